@@ -1,0 +1,145 @@
+// Adapter weights across device, host and source, each tier bounded in bytes.
+//
+// A lease keeps a generation on the device until it is destroyed; only unleased,
+// unpinned generations are evicted, least recently used first. Loads are
+// single-flight per generation and run on loader threads of low priority; a failure
+// is remembered for a short, jittered time in a bounded table.
+//
+// Threads. TryAcquire, Poll and the destruction of leases belong to the engine's
+// thread: they own the arena and never wait. Load, Evict, Pin, Unpin, Lookup and
+// stats may be called from any thread; their changes to the device tier are made by
+// the next Poll.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "absl/time/time.h"
+#include "adapters/adapter.h"
+#include "kernels/backend.h"
+#include "kernels/block_arena.h"
+
+namespace lorica {
+
+enum class AdapterTier : uint8_t { kSource, kHost, kDevice };
+
+// Makes images: PeftLoader in the product, a faulty one in the simulator.
+class ImageLoader {
+ public:
+  virtual ~ImageLoader() = default;
+  virtual absl::StatusOr<std::shared_ptr<const LoraImage>> LoadImage(
+      const Generation& generation) = 0;
+};
+
+// Runs work on loader threads; the simulator runs it when it likes.
+class LoaderExecutor {
+ public:
+  virtual ~LoaderExecutor() = default;
+  virtual void Run(std::function<void()> work) = 0;
+};
+
+// `threads` threads at the lowest scheduling priority, joined on destruction.
+std::unique_ptr<LoaderExecutor> MakeLoaderThreads(int threads);
+
+struct PoolOptions {
+  int64_t host_bytes_max = 0;         // 0 = no host copies are kept
+  int loads_max = 8;                  // loads in flight
+  int failures_max = 1024;            // remembered failures
+  absl::Duration failure_ttl = absl::Seconds(10);
+};
+
+class AdapterPool;
+
+// Move-only; ends its lease when destroyed. On the engine's thread only.
+class AdapterLease {
+ public:
+  AdapterLease() = default;
+  AdapterLease(AdapterLease&& other) noexcept;
+  AdapterLease& operator=(AdapterLease&& other) noexcept;
+  ~AdapterLease();
+  explicit operator bool() const { return pool_ != nullptr; }
+  const MountedAdapter* mounted() const { return mounted_; }
+  void Release();
+
+ private:
+  friend class AdapterPool;
+  AdapterPool* pool_ = nullptr;
+  int64_t entry_ = 0;
+  const MountedAdapter* mounted_ = nullptr;
+};
+
+// One generation as an operator sees it.
+struct PoolEntryInfo {
+  std::string digest;
+  AdapterTier tier = AdapterTier::kSource;
+  AdapterTier pinned = AdapterTier::kSource;  // kSource = not pinned
+  bool loading = false;
+  absl::Status last_error;
+  int64_t device_bytes = 0;
+  int64_t hit_count = 0;
+  int64_t load_count = 0;
+  int32_t lease_count = 0;
+  absl::Time last_used = absl::InfinitePast();
+  absl::Duration last_load = absl::ZeroDuration();
+};
+
+struct TierStats {
+  int64_t bytes = 0;
+  int64_t byte_limit = 0;
+  int32_t generations = 0;
+  int64_t hits = 0;       // acquisitions or loads that found it here
+  int64_t misses = 0;     // ... that did not: hits + misses = look-ups of this tier
+  int64_t evictions = 0;
+  int64_t insertions = 0; // insertions - evictions - removals = generations
+  int64_t removals = 0;   // taken out by request
+};
+
+struct PoolStats {
+  TierStats device;
+  TierStats host;
+  int64_t loads_started = 0;
+  int64_t loads_finished = 0;
+  int64_t loads_failed = 0;
+  int32_t loading = 0;
+};
+
+class AdapterPool {
+ public:
+  // All pointers outlive the pool. `cache` says where blocks lie.
+  AdapterPool(PoolOptions options, ImageLoader* loader, LoaderExecutor* executor,
+              Backend* backend, const KvCache& cache, BlockArena* arena);
+  ~AdapterPool();
+
+  // OK: on the device now. Unavailable: loading or waiting for room, ask again on a
+  // later step. Any other code: this generation cannot be had; the load's error.
+  // Never waits, never reads a file.
+  absl::StatusOr<AdapterLease> TryAcquire(const GenerationPtr& generation, absl::Time now);
+  // Takes finished loads and copies, applies requests of other threads. Once a step.
+  void Poll(absl::Time now);
+  // Called (on any thread) when Poll has something to do, so that an idle engine wakes.
+  void SetWakeCallback(std::function<void()> wake);
+
+  // `done` is called once, from Poll: OK when the tier is reached.
+  void Load(const GenerationPtr& generation, AdapterTier tier, std::function<void(absl::Status)> done);
+  // FailedPrecondition while leased (unless `wait`) or pinned.
+  void Evict(const std::string& digest, AdapterTier down_to, bool wait,
+             std::function<void(absl::Status)> done);
+  void Pin(const GenerationPtr& generation, AdapterTier tier, std::function<void(absl::Status)> done);
+  void Unpin(const std::string& digest, std::function<void(absl::Status)> done);
+
+  PoolEntryInfo Lookup(const std::string& digest) const;
+  PoolStats stats() const;
+  // Tiers, arena units, leases and byte counts agree; aborts otherwise.
+  void CheckInvariants() const;
+
+ private:
+  friend class AdapterLease;
+  struct Impl;
+  std::unique_ptr<Impl> impl_;
+};
+
+}  // namespace lorica

@@ -1,0 +1,69 @@
+// PEFT folder -> generation (checked, nothing loaded) -> device-ready image.
+//
+// Plan reads adapter_config.json and the safetensors header, maps every tensor to a
+// target of the base model, checks shapes, ranks and scales, and lays the tiles out;
+// LoadImage then reads the tensors, verifies the digest, converts and fills the
+// image. What cannot be served is FailedPrecondition with a sentence that says what
+// and why; content that changed or is not finite is DataLoss. Stateless apart from
+// the shared base shape: thread-safe. Formats: PEFT's save format
+// (https://github.com/huggingface/peft, docs/source/developer_guides/checkpoint.md).
+#pragma once
+
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "absl/container/flat_hash_map.h"
+#include "absl/status/statusor.h"
+#include "absl/types/span.h"
+#include "adapters/adapter.h"
+#include "kernels/backend.h"
+
+namespace lorica {
+
+// One LoRA pair, located in the weight file.
+struct PlannedModule {
+  const LoraTarget* target = nullptr;
+  int rank = 0;
+  double scale = 0.0;
+  DType file_dtype = DType::kF32;
+  int64_t a_begin = 0;          // file offsets
+  int64_t b_begin = 0;
+  int64_t magnitude_begin = -1; // DoRA; -1 = none
+  DType magnitude_dtype = DType::kF32;
+};
+
+struct AdapterPlan {
+  AdapterConfig config;
+  std::vector<PlannedModule> modules;     // by (layer, module)
+  std::vector<ModuleTiles> layout;        // same order, slices filled in
+  int64_t exact_tile_bytes = 0;
+  int32_t block_count = 0;
+  int64_t file_bytes = 0;
+  int rank_max = 0;
+  std::vector<std::string> warnings;
+};
+
+class PeftLoader {
+ public:
+  // `targets` and `backend` outlive the loader. block_bytes: of the arena.
+  PeftLoader(std::vector<LoraTarget> targets, Backend* backend, int64_t block_bytes);
+
+  // Everything that can be said without reading weights. NotFound: no such folder.
+  absl::StatusOr<AdapterPlan> Plan(Source& source, const std::string& location) const;
+  // Hashes both files: the digest parts of `location` as it is now.
+  absl::StatusOr<GenerationPtr> Identify(std::shared_ptr<Source> source,
+                                         const std::string& location) const;
+  // Reads, verifies against generation.digest, converts. On a loader thread.
+  absl::StatusOr<std::shared_ptr<const LoraImage>> LoadImage(const Generation& generation) const;
+
+  int64_t block_bytes() const { return block_bytes_; }
+
+ private:
+  std::vector<LoraTarget> targets_;
+  absl::flat_hash_map<std::string, const LoraTarget*> by_name_;
+  Backend* backend_;
+  int64_t block_bytes_;
+};
+
+}  // namespace lorica

@@ -1,0 +1,168 @@
+// A Backend is one device and a short list of verbs: memory, order, and the steps
+// of a decoder pass, cut where kernels can fuse.
+//
+// The CPU backend composes each verb from plain loops in fp32 and is the
+// definition of the right answer. On it a row's results are the same bits alone
+// or mixed, prefilled or decoded, in any chunking: every output element is one
+// chain of operations whose order depends on the weight's shape alone.
+//
+// Threads. The verbs between BeginStep and Sample belong to one thread, the
+// engine's. PackWeight, DoraGain, NewHostBuffer, StartCopy and Mount may be called
+// from any thread at any time. Tensors, weights and buffers passed in are borrowed
+// until the step has completed.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "absl/types/span.h"
+#include "kernels/lora_tiles.h"
+#include "kernels/step_batch.h"
+#include "kernels/tensor.h"
+
+namespace lorica {
+
+struct BackendOptions {
+  int threads = 0;          // 0 = one a core that this process may use
+  int rows_max = 512;       // most rows of a step
+};
+
+// The shape of attention, the same in every layer of a model.
+struct AttentionShape {
+  int layers = 0;
+  int heads = 0;
+  int kv_heads = 0;
+  int head_size = 0;
+  float scale = 0.0f;       // usually head_size^-0.5
+  int32_t window = 0;       // 0 = full; else keys (p - window, p]
+  float softcap = 0.0f;     // 0 = off
+};
+
+// Rotary tables for all positions: cos and sin fp32 [positions, rotary / 2], pairs
+// (i, i + rotary / 2) of each head are rotated (Hugging Face order).
+struct RopeTable {
+  std::vector<float> cos;
+  std::vector<float> sin;
+  int rotary_size = 0;
+  int64_t positions = 0;
+};
+
+enum class Activation : uint8_t { kSilu, kGeluTanh };
+
+// Where one layer's K and V lie: in blocks of the arena. A block holds
+// kBlockTokens tokens of all layers; the order inside is the backend's own.
+struct KvCache {
+  void* arena = nullptr;     // base of all blocks
+  int64_t block_bytes = 0;   // stride of blocks
+  AttentionShape shape;
+};
+
+// One block on its way to the device.
+struct BlockCopy {
+  const std::byte* source = nullptr;  // host memory that outlives the copy
+  BlockId target = 0;
+};
+
+// Progress of StartCopy. Done() may be polled from any thread; once true, it
+// stays true and the blocks may be read by steps launched afterwards.
+class CopyTicket {
+ public:
+  virtual ~CopyTicket() = default;
+  virtual bool Done() const = 0;
+  virtual absl::Status status() const = 0;  // meaningful once Done
+};
+
+class Backend {
+ public:
+  virtual ~Backend() = default;
+
+  virtual std::string name() const = 0;   // "cpu (avx2, 2 threads)"
+  virtual int threads() const = 0;
+  // True where verbs only launch work: then results of a step are read one step
+  // later and Synchronize waits. False: a verb has finished when it returns.
+  virtual bool asynchronous() const = 0;
+
+  // --- memory and weights -------------------------------------------------
+  // Device memory, zeroed. ResourceExhausted names the bytes.
+  virtual absl::StatusOr<std::unique_ptr<Buffer>> Allocate(int64_t bytes) = 0;
+  // Host memory that copies to the device at full speed (pinned on CUDA), zeroed.
+  virtual absl::StatusOr<std::unique_ptr<Buffer>> NewHostBuffer(int64_t bytes) = 0;
+  virtual void Upload(void* device, const void* host, int64_t bytes) = 0;
+  virtual void Download(void* host, const void* device, int64_t bytes) = 0;
+  // Bytes of a Tensor of this shape.
+  virtual int64_t TensorBytes(int64_t rows, int64_t columns) const = 0;
+
+  // Packs matrices stacked along their rows into one weight. `parts` are read
+  // before it returns. REQUIRES: equal columns; rows > 0.
+  virtual absl::StatusOr<std::unique_ptr<Weight>> PackWeight(
+      absl::Span<const HostMatrix> parts) = 0;
+
+  // --- KV blocks and adapters ---------------------------------------------
+  // Bytes of one block for this shape: kBlockTokens of K and V in all layers,
+  // rounded up to kTileAlignment.
+  virtual int64_t BlockBytesFor(const AttentionShape& shape) const = 0;
+  // The dtype that tiles of a file of `file_dtype` are stored in.
+  virtual DType TileDType(DType file_dtype) const = 0;
+  // DoRA's g for rows [target.weight_row_begin, + out_features) of the base:
+  //   g_i = m_i / || W_i + s (B A)_i ||
+  // A is fp32 [rank, in], B fp32 [out, rank], magnitude [out]. One thread, low
+  // priority, no engine resources. DataLoss when a norm is zero or not finite.
+  virtual absl::StatusOr<std::vector<float>> DoraGain(const LoraTarget& target,
+                                                      absl::Span<const float> a,
+                                                      absl::Span<const float> b, int rank,
+                                                      float scale,
+                                                      absl::Span<const float> magnitude) = 0;
+  // Copies whole blocks on a stream of their own, beside running steps.
+  virtual std::unique_ptr<CopyTicket> StartCopy(const KvCache& cache,
+                                                absl::Span<const BlockCopy> copies) = 0;
+  // Resolves an image's slices against the blocks that now hold it. block_ids[i]
+  // is where image block i went. REQUIRES: the copy is done.
+  virtual absl::StatusOr<std::unique_ptr<MountedAdapter>> Mount(
+      const LoraImage& image, const KvCache& cache, absl::Span<const BlockId> block_ids) = 0;
+
+  // --- one step, in this order --------------------------------------------
+  // Takes the step's tables. The batch is borrowed until the step has completed.
+  virtual void BeginStep(const StepBatch& batch) = 0;
+  // out[i] = table[token of row i].                       out [rows, hidden]
+  virtual void Embed(Tensor out, const Weight& table) = 0;
+  // out = norm(x) with fp32 weights:  x / rms(x) * w.      [rows, hidden]
+  virtual void RmsNorm(Tensor out, Tensor x, const float* weight, float epsilon) = 0;
+  // y = W x, no bias.                    y [rows, out_features], x [rows, in_features]
+  virtual void Linear(Tensor y, Tensor x, const Weight& weight) = 0;
+  // u = A x for all terms of all segments that touch (layer, group); kept inside
+  // the backend until the matching post verb has used it.
+  virtual void LoraShrink(Tensor x, int layer, LoraGroup group) = 0;
+  // qkv [rows, (heads + 2 kv_heads) head_size] is W x for q, k, v stacked: adds the
+  // LoRA expand (and gain), the optional bias [same columns], rotates q and k, and
+  // stores K and V of `layer` in the cache. q stays in the first columns of qkv.
+  virtual void QkvPost(Tensor qkv, const float* bias, const RopeTable& rope, int layer,
+                       const KvCache& cache) = 0;
+  // out [rows, heads head_size] = attention of q (first columns of qkv) over pages.
+  virtual void Attend(Tensor out, Tensor qkv, int layer, const KvCache& cache) = 0;
+  // projection [rows, hidden] = W x of o or down: adds expand, gain and bias, then
+  //   residual += projection;  out = norm(residual) with next_weight.
+  // next_weight null: no norm, out unused.
+  virtual void ResidualNorm(Tensor out, Tensor residual, Tensor projection, const float* bias,
+                            int layer, LoraGroup group, const float* next_weight,
+                            float epsilon) = 0;
+  // gate_up [rows, 2 ffn] = W x of gate and up stacked: adds expand and gain, then
+  //   out [rows, ffn] = activation(gate) * up.
+  virtual void GluPost(Tensor out, Tensor gate_up, Activation activation, int layer) = 0;
+  // out[j] = x[samples[j].row].                             out [samples, columns]
+  virtual void GatherRows(Tensor out, Tensor x) = 0;
+  // Chooses one token for each sample row from logits [samples, vocabulary], puts it
+  // into its token slot and writes results[j] (on an asynchronous device: by the time
+  // Synchronize returns). `vocabulary_used` <= columns: ids beyond it are padding.
+  virtual void Sample(Tensor logits, int32_t vocabulary_used,
+                      absl::Span<SampleResult> results) = 0;
+  // Waits for everything launched. A sticky device error is Internal.
+  virtual absl::Status Synchronize() = 0;
+};
+
+// The CPU backend. InvalidArgument for options that cannot be met.
+absl::StatusOr<std::unique_ptr<Backend>> MakeCpuBackend(const BackendOptions& options);
+
+}  // namespace lorica

@@ -1,0 +1,140 @@
+// The use cases in plain structs: what gRPC and HTTP both translate to.
+//
+// Generate checks cheapest first, resolves the adapters to generations, renders and
+// tokenises, and submits to the engine. Blocking work (hashing a folder, templates,
+// tokenising) runs on the caller's thread, which is one of the bounded work pool's,
+// never a transport's event thread. Thread-safe.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "absl/time/time.h"
+#include "adapters/adapter_catalog.h"
+#include "adapters/adapter_pool.h"
+#include "server/engine/engine.h"
+#include "server/text/chat_template.h"
+#include "server/text/tokenizer.h"
+
+namespace lorica {
+
+inline constexpr int kStopStringsMax = 16;
+inline constexpr int kStopStringBytesMax = 256;
+inline constexpr int kStopTokensMax = 64;
+inline constexpr int kLogitBiasMax = 1024;
+inline constexpr int kMaxTokensDefault = 256;
+inline constexpr int64_t kPromptBytesMax = 4 << 20;
+
+struct AdapterChoice {
+  std::string adapter_id;
+  double weight = 1.0;
+};
+
+// Everything a client can ask for, after the transport's translation. Optional fields
+// that are absent take the defaults of proto/lorica/v1/inference.proto.
+struct GenerateCall {
+  std::string tenant = "default";
+  std::vector<std::string> adapter_headers;  // every x-adapter-id that came
+  std::string adapter_id;
+  std::vector<AdapterChoice> adapters;
+  std::optional<std::string> prompt;
+  std::vector<ChatTurn> messages;
+  std::vector<int32_t> token_ids;
+  std::optional<int32_t> max_tokens;
+  std::optional<double> temperature;
+  std::optional<int32_t> top_k;
+  std::optional<double> top_p;
+  std::optional<double> min_p;
+  std::optional<double> repetition_penalty;
+  std::optional<double> presence_penalty;
+  std::optional<double> frequency_penalty;
+  std::optional<uint64_t> seed;
+  std::vector<std::pair<int32_t, double>> logit_bias;
+  std::optional<int32_t> logprobs;
+  std::vector<std::string> stop;
+  std::vector<int32_t> stop_token_ids;
+  bool ignore_eos = false;
+  bool skip_special_tokens = true;
+  absl::Time deadline = absl::InfiniteFuture();
+};
+
+struct AdapterUse {
+  std::string adapter_id;
+  std::string generation;
+  double weight = 1.0;
+};
+
+// One piece of an answer, text already cut to whole characters and stop strings.
+struct AnswerChunk {
+  std::vector<TokenEvent::Token> tokens;
+  std::string text;
+};
+
+struct AnswerEnd {
+  absl::Status status;
+  StopReason reason = StopReason::kNone;
+  std::vector<AdapterUse> adapters;  // empty = base
+  int32_t prompt_tokens = 0;
+  int32_t completion_tokens = 0;
+  int32_t cached_tokens = 0;
+  RequestTimings timings;
+};
+
+// A running answer. Chunks wait here until the transport takes them: while nobody
+// takes, tokens coalesce; beyond kPendingTokensMax the request is paused, and after
+// kSlowReaderLimit cancelled. Thread-safe.
+inline constexpr int kPendingTokensMax = 64;
+inline constexpr absl::Duration kSlowReaderLimit = absl::Seconds(30);
+
+class Answer {
+ public:
+  virtual ~Answer() = default;
+  // Takes what is there. True: `chunk` has something or the answer has ended.
+  virtual bool Take(AnswerChunk* chunk, std::optional<AnswerEnd>* end) = 0;
+  // `ready` runs once, soon, on any thread, when Take may return true; must not block.
+  virtual void NotifyWhenReady(std::function<void()> ready) = 0;
+  // Idempotent; resources are free after the next step.
+  virtual void Cancel() = 0;
+};
+
+struct GatewayLimits {
+  int64_t context_tokens = 0;
+  int32_t vocabulary = 0;       // valid input ids are below this
+  std::vector<int32_t> end_tokens;
+};
+
+class Gateway {
+ public:
+  // tokenizer and chat_template may be null: then text is FailedPrecondition.
+  Gateway(GatewayLimits limits, Engine* engine, AdapterCatalog* catalog, AdapterPool* pool,
+          const Tokenizer* tokenizer, const ChatTemplate* chat_template);
+  ~Gateway();
+
+  absl::StatusOr<std::shared_ptr<Answer>> Generate(const GenerateCall& call);
+
+  struct Tokenized {
+    std::vector<int32_t> token_ids;
+    std::vector<std::string> tokens;
+  };
+  absl::StatusOr<Tokenized> Tokenize(const std::optional<std::string>& prompt,
+                                     const std::vector<ChatTurn>& messages) const;
+
+  AdapterCatalog* catalog() const { return catalog_; }
+  AdapterPool* pool() const { return pool_; }
+  Engine* engine() const { return engine_; }
+
+ private:
+  const GatewayLimits limits_;
+  Engine* const engine_;
+  AdapterCatalog* const catalog_;
+  AdapterPool* const pool_;
+  const Tokenizer* const tokenizer_;
+  const ChatTemplate* const chat_template_;
+};
+
+}  // namespace lorica

@@ -1,0 +1,32 @@
+// One step as the scheduler decided it: spans of requests and their tile lists.
+// A plain value: it can be logged, replayed, compared, sent to another rank. Equal
+// plans give equal bits.
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include "kernels/step_batch.h"
+#include "server/engine/request.h"
+
+namespace lorica {
+
+// Consecutive tokens of one request. Spans of one request follow each other in
+// position; a span that reaches the request's last known token samples the next.
+struct Span {
+  RequestId request = 0;
+  int32_t position_begin = 0;
+  int32_t token_count = 0;
+  bool samples = false;
+  int32_t tile_list = -1;   // index into StepPlan::tile_lists; -1 = base
+};
+
+struct StepPlan {
+  uint64_t step = 0;
+  // Ordered so that equal tile lists are neighbours; base spans first.
+  std::vector<Span> spans;
+  std::vector<std::vector<LoraTerm>> tile_lists;
+  int32_t rows = 0;
+};
+
+}  // namespace lorica

@@ -1,0 +1,75 @@
+// A base model on a backend: weights, LoRA targets and the one decoder pass.
+//
+// Immutable after Load apart from its activation buffers, which belong to the
+// engine's thread. Weights come from a GGUF file or a Hugging Face folder
+// (config.json, model*.safetensors, tokenizer.json).
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "absl/types/span.h"
+#include "kernels/backend.h"
+#include "server/models/model_config.h"
+
+namespace lorica {
+
+// Text resources that come with the weights. Empty strings: not there.
+struct ModelText {
+  std::string tokenizer_json;      // Hugging Face folder
+  std::string chat_template;
+  std::string bos_token;
+  std::string eos_token;
+  std::string gguf_model;          // GGUF: tokenizer.ggml.*
+  std::string gguf_pre;
+  std::vector<std::string> gguf_tokens;
+  std::vector<int64_t> gguf_token_types;
+  std::vector<std::string> gguf_merges;
+};
+
+class Model {
+ public:
+  struct Options {
+    int64_t context_tokens = 0;  // 0 = the model's own
+    int rows_max = 512;          // most rows of a Forward
+    int samples_max = 64;        // most sample rows of a Forward
+  };
+
+  // InvalidArgument / FailedPrecondition name the field that is wrong.
+  static absl::StatusOr<std::unique_ptr<Model>> Load(const std::string& path, Backend* backend,
+                                                     const Options& options);
+  ~Model();
+
+  const ModelConfig& config() const { return config_; }
+  const ModelText& text() const { return text_; }
+  const std::vector<LoraTarget>& lora_targets() const { return targets_; }
+  int64_t context_tokens() const { return context_tokens_; }
+  int64_t weight_bytes() const { return weight_bytes_; }
+  const std::string& weight_format() const { return weight_format_; }  // "GGUF Q4_1", ...
+
+  // The decoder pass over a batch. Afterwards logits() has a row for each sample.
+  // REQUIRES: batch.rows() <= rows_max, samples <= samples_max; cache has this shape.
+  void Forward(const StepBatch& batch, const KvCache& cache);
+  // [samples of the last Forward, vocabulary], on the device.
+  Tensor logits() const;
+
+ private:
+  struct Weights;
+  struct Buffers;
+  Model() = default;
+
+  ModelConfig config_;
+  ModelText text_;
+  std::vector<LoraTarget> targets_;
+  int64_t context_tokens_ = 0;
+  int64_t weight_bytes_ = 0;
+  std::string weight_format_;
+  Backend* backend_ = nullptr;
+  std::unique_ptr<Weights> weights_;
+  std::unique_ptr<Buffers> buffers_;
+};
+
+}  // namespace lorica

@@ -1,0 +1,54 @@
+// Chat messages to prompt parts through the model's own Jinja template.
+//
+// The template comes from the base model on the operator's disk, never from a
+// request or an adapter. Source size, nesting, loop counts, rendered bytes and time are
+// capped. Parts keep template text apart from message text, so that special
+// tokens written by a user stay plain text when tokenised. Immutable: thread-safe.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "absl/types/span.h"
+
+namespace lorica {
+
+inline constexpr int64_t kTemplateSourceBytesMax = 256 << 10;
+inline constexpr int kTemplateNestingMax = 64;
+inline constexpr int64_t kTemplateRangeMax = 10'000;
+inline constexpr int64_t kTemplateRenderedBytesMax = 8 << 20;
+inline constexpr int64_t kTemplateStepsMax = 2'000'000;
+inline constexpr int kChatMessagesMax = 4096;
+
+struct ChatTurn {
+  std::string role;
+  std::string content;
+};
+
+struct PromptPart {
+  std::string text;
+  bool from_message = false;  // true: encode without recognising special tokens
+};
+
+struct TemplateTokens {
+  std::string bos;
+  std::string eos;
+};
+
+class ChatTemplate {
+ public:
+  virtual ~ChatTemplate() = default;
+  // InvalidArgument: no messages, too many, the template raised, or a cap was hit.
+  virtual absl::StatusOr<std::vector<PromptPart>> Render(absl::Span<const ChatTurn> messages,
+                                                         bool add_generation_prompt) const = 0;
+};
+
+// FailedPrecondition: the template does not parse or is beyond a cap.
+absl::StatusOr<std::unique_ptr<ChatTemplate>> MakeChatTemplate(std::string_view source,
+                                                               const TemplateTokens& tokens);
+
+}  // namespace lorica
