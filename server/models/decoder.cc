@@ -1,1 +1,72 @@
-// Stub.
+// The one decoder pass: every family, every backend.
+#include "kernels/check.h"
+#include "server/models/model.h"
+#include "server/models/weights.h"
+
+namespace lorica {
+namespace {
+
+const float* Floats(const std::unique_ptr<Buffer>& buffer) {
+  return buffer ? static_cast<const float*>(buffer->data()) : nullptr;
+}
+
+Tensor View(const std::unique_ptr<Buffer>& buffer, int64_t rows, int64_t columns) {
+  return {buffer->data(), rows, columns};
+}
+
+}  // namespace
+
+void Model::Forward(const StepBatch& batch, const KvCache& cache) {
+  Backend& device = *backend_;
+  const int64_t rows = batch.rows();
+  const int64_t samples = static_cast<int64_t>(batch.samples.size());
+  LORICA_CHECK(rows <= buffers_->rows_max, rows, buffers_->rows_max);
+  LORICA_CHECK(samples <= buffers_->samples_max, samples, buffers_->samples_max);
+
+  const int64_t q_columns = int64_t{config_.heads} * config_.head_size;
+  const int64_t kv_columns = int64_t{config_.kv_heads} * config_.head_size;
+  const Tensor residual = View(buffers_->residual, rows, config_.hidden);
+  const Tensor normed = View(buffers_->normed, rows, config_.hidden);
+  const Tensor qkv = View(buffers_->qkv, rows, q_columns + 2 * kv_columns);
+  const Tensor attended = View(buffers_->attended, rows, q_columns);
+  const Tensor projected = View(buffers_->projected, rows, config_.hidden);
+  const Tensor gate_up = View(buffers_->gate_up, rows, 2 * config_.ffn);
+  const Tensor activated = View(buffers_->activated, rows, config_.ffn);
+  const Weights& weights = *weights_;
+  const float epsilon = config_.norm_epsilon;
+
+  device.BeginStep(batch);
+  device.Embed(residual, *weights.embedding);
+  device.RmsNorm(normed, residual, Floats(weights.layers[0].attention_norm), epsilon);
+  for (int index = 0; index < config_.layers; ++index) {
+    const LayerWeights& layer = weights.layers[index];
+    device.LoraShrink(normed, index, LoraGroup::kQkv);
+    device.Linear(qkv, normed, *layer.qkv);
+    device.QkvPost(qkv, Floats(layer.qkv_bias), weights.rope, index, cache);
+    device.Attend(attended, qkv, index, cache);
+    device.LoraShrink(attended, index, LoraGroup::kO);
+    device.Linear(projected, attended, *layer.o);
+    device.ResidualNorm(normed, residual, projected, nullptr, index, LoraGroup::kO,
+                        Floats(layer.mlp_norm), epsilon);
+    device.LoraShrink(normed, index, LoraGroup::kGateUp);
+    device.Linear(gate_up, normed, *layer.gate_up);
+    device.GluPost(activated, gate_up, config_.activation, index);
+    device.LoraShrink(activated, index, LoraGroup::kDown);
+    device.Linear(projected, activated, *layer.down);
+    const bool last = index + 1 == config_.layers;
+    const auto& next_norm = last ? weights.final_norm : weights.layers[index + 1].attention_norm;
+    device.ResidualNorm(normed, residual, projected, nullptr, index, LoraGroup::kDown,
+                        Floats(next_norm), epsilon);
+  }
+  buffers_->samples = samples;
+  if (samples == 0) return;
+  const Tensor gathered = View(buffers_->gathered, samples, config_.hidden);
+  device.GatherRows(gathered, normed);
+  device.Linear(logits(), gathered, weights.output());
+}
+
+Tensor Model::logits() const {
+  return View(buffers_->logits, buffers_->samples, config_.vocabulary);
+}
+
+}  // namespace lorica

@@ -1,1 +1,89 @@
-// Stub.
+#include "server/models/model.h"
+
+#include <algorithm>
+#include <filesystem>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "server/models/families/family.h"
+#include "server/models/weights.h"
+
+namespace lorica {
+namespace {
+
+absl::StatusOr<OpenedModel> OpenModel(const std::string& path) {
+  std::error_code error;
+  if (std::filesystem::is_directory(path, error)) return OpenHfLlama(path);
+  if (!std::filesystem::exists(path, error)) {
+    return absl::NotFoundError(absl::StrCat(
+        "no model at ", path, ": give a .gguf file or a folder with config.json and safetensors"));
+  }
+  return OpenGgufLlama(path);
+}
+
+struct BufferShape {
+  std::unique_ptr<Buffer>* buffer;
+  int64_t rows;
+  int64_t columns;
+};
+
+absl::StatusOr<std::unique_ptr<Model::Buffers>> MakeBuffers(const ModelConfig& config,
+                                                            const Model::Options& options,
+                                                            Backend& backend) {
+  auto buffers = std::make_unique<Model::Buffers>();
+  buffers->rows_max = options.rows_max;
+  buffers->samples_max = options.samples_max;
+  const int64_t q_columns = int64_t{config.heads} * config.head_size;
+  const int64_t kv_columns = int64_t{config.kv_heads} * config.head_size;
+  const int64_t rows = options.rows_max;
+  const BufferShape shapes[] = {
+      {&buffers->residual, rows, config.hidden},
+      {&buffers->normed, rows, config.hidden},
+      {&buffers->qkv, rows, q_columns + 2 * kv_columns},
+      {&buffers->attended, rows, q_columns},
+      {&buffers->projected, rows, config.hidden},
+      {&buffers->gate_up, rows, 2 * config.ffn},
+      {&buffers->activated, rows, config.ffn},
+      {&buffers->gathered, options.samples_max, config.hidden},
+      {&buffers->logits, options.samples_max, config.vocabulary},
+  };
+  for (const BufferShape& shape : shapes) {
+    auto buffer = backend.Allocate(backend.TensorBytes(shape.rows, shape.columns));
+    if (!buffer.ok()) return buffer.status();
+    *shape.buffer = std::move(*buffer);
+  }
+  return buffers;
+}
+
+}  // namespace
+
+Model::~Model() = default;
+
+absl::StatusOr<std::unique_ptr<Model>> Model::Load(const std::string& path, Backend* backend,
+                                                   const Options& options) {
+  auto opened = OpenModel(path);
+  if (!opened.ok()) return opened.status();
+  if (options.context_tokens > opened->config.context_tokens) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("the model's context is ", opened->config.context_tokens,
+                     " tokens; it cannot be served with ", options.context_tokens));
+  }
+  std::unique_ptr<Model> model(new Model());
+  model->backend_ = backend;
+  model->context_tokens_ =
+      options.context_tokens > 0 ? options.context_tokens : opened->config.context_tokens;
+  auto weights = PackWeights(*opened, model->context_tokens_, *backend);
+  if (!weights.ok()) return weights.status();
+  auto buffers = MakeBuffers(opened->config, options, *backend);
+  if (!buffers.ok()) return buffers.status();
+  model->weights_ = std::move(*weights);
+  model->buffers_ = std::move(*buffers);
+  model->config_ = std::move(opened->config);
+  model->text_ = std::move(opened->text);
+  model->weight_format_ = std::move(opened->weight_format);
+  model->weight_bytes_ = model->weights_->resident_bytes();
+  model->targets_ = MakeLoraTargets(model->config_, *model->weights_);
+  return model;
+}
+
+}  // namespace lorica

@@ -19,11 +19,11 @@ namespace lorica {
 
 // Text resources that come with the weights. Empty strings: not there.
 struct ModelText {
-  std::string tokenizer_json;      // Hugging Face folder
+  std::string tokenizer_json;  // Hugging Face folder
   std::string chat_template;
   std::string bos_token;
   std::string eos_token;
-  std::string gguf_model;          // GGUF: tokenizer.ggml.*
+  std::string gguf_model;  // GGUF: tokenizer.ggml.*
   std::string gguf_pre;
   std::vector<std::string> gguf_tokens;
   std::vector<int64_t> gguf_token_types;
@@ -32,6 +32,9 @@ struct ModelText {
 
 class Model {
  public:
+  struct Weights;  // private to server/models
+  struct Buffers;
+
   struct Options {
     int64_t context_tokens = 0;  // 0 = the model's own
     int rows_max = 512;          // most rows of a Forward
@@ -57,8 +60,6 @@ class Model {
   Tensor logits() const;
 
  private:
-  struct Weights;
-  struct Buffers;
   Model() = default;
 
   ModelConfig config_;

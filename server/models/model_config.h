@@ -14,18 +14,20 @@ inline constexpr int kLayersMax = 512;
 inline constexpr int64_t kHiddenMax = 65536;
 inline constexpr int64_t kVocabularyMax = 1 << 20;
 
-// Frequency scaling of rotary embeddings (kind: "default", "linear", "llama3").
+// Frequency scaling of rotary embeddings (kind: "default", "linear", "llama3",
+// "divisors").
 struct RopeScaling {
   std::string kind = "default";
   double factor = 1.0;
   double low_freq_factor = 1.0;
   double high_freq_factor = 4.0;
   int64_t original_context = 8192;
+  std::vector<double> divisors;  // kind "divisors": frequency i is divided by divisors[i]
 };
 
 struct ModelConfig {
-  std::string name;            // folder or file name, or general.name
-  std::string architecture;    // "llama"
+  std::string name;          // folder or file name, or general.name
+  std::string architecture;  // "llama"
   int layers = 0;
   int64_t hidden = 0;
   int64_t ffn = 0;
@@ -47,7 +49,8 @@ struct ModelConfig {
   AttentionShape attention() const;
 };
 
-// cos and sin for `positions` positions, computed in double.
+// cos and sin for `positions` positions; the angle is rounded to fp32 first, as the
+// reference does.
 RopeTable MakeRopeTable(const ModelConfig& config, int64_t positions);
 
 }  // namespace lorica
