@@ -1,0 +1,150 @@
+#!/usr/bin/env bash
+# Builds Lorica on Debian 12, fetches a small model, starts the server with the demo
+# adapters, and asks eight questions of five adapters and the base model at once, in one
+# batch. Repeat it as often as you like: what is done already is not done again.
+#
+#   deploy/quickstart.sh [options]
+#
+#   --setup-only  install, build and fetch; start nothing
+#   --keep        leave the server running at the end
+#   --cuda        build for NVIDIA GPUs (refused: this version has the CPU backend alone)
+#   --help        this text
+#
+# Leaves build/release/bin/loricad, build/release/bin/lorica and the model in
+# ${XDG_CACHE_HOME:-~/.cache}/lorica. Never waits for input.
+set -euo pipefail
+# shellcheck source-path=SCRIPTDIR source=common.sh
+source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
+cd "$lorica_root"
+
+setup_only=false
+keep=false
+for argument in "$@"; do
+  case $argument in
+    --setup-only) setup_only=true ;;
+    --keep) keep=true ;;
+    --cuda) die "there is no CUDA backend yet. Without --cuda the server runs on the CPU." 2 ;;
+    --help | -h)
+      sed -n '2,/^set /{/^set /d;s/^# \{0,1\}//p}' "${BASH_SOURCE[0]}"
+      exit 0
+      ;;
+    *) die "unknown option $argument (try --help)" 2 ;;
+  esac
+done
+
+model=$lorica_cache/SmolLM2-135M-Instruct.Q4_1.gguf
+bin=build/release/bin
+state=$lorica_root/build/quickstart
+server_pid=
+
+# 50051 if it is free, else one that the kernel picks.
+free_port() {
+  python3 - <<'PYTHON'
+import socket
+for port in (50051, 0):
+    with socket.socket() as probe:
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError:
+            continue
+        print(probe.getsockname()[1])
+        break
+PYTHON
+}
+
+stop_server() {
+  [ -n "$server_pid" ] || return 0
+  kill -TERM "$server_pid" 2>/dev/null || true
+  wait "$server_pid" 2>/dev/null || true
+  server_pid=
+}
+
+start_server() {
+  local port
+  port=$(free_port)
+  address=127.0.0.1:$port
+  [ "$port" = 50051 ] || say "port 50051 is busy, taking $port"
+  say "starting loricad on $address (log: $state/server.log)"
+  # In a session of its own, so that Ctrl-C and a closed terminal spare a kept server.
+  setsid "$bin/loricad" --model "$model" --adapters-dir deploy/demo/adapters \
+    --data-dir "$state/data" --grpc-address "$address" >"$state/server.log" 2>&1 </dev/null &
+  server_pid=$!
+  trap stop_server EXIT
+  local tries
+  for ((tries = 0; tries < 300; ++tries)); do
+    "$bin/lorica" --server "$address" status >/dev/null 2>&1 && return 0
+    kill -0 "$server_pid" 2>/dev/null || break
+    sleep 0.2
+  done
+  tail -n 15 "$state/server.log" >&2
+  die "the server did not come up; the end of its log is above"
+}
+
+# Prints who was asked what and said what, then the speed of the whole batch.
+show_answers() {
+  python3 - deploy/demo/prompts.jsonl "$state/answers.jsonl" "$1" <<'PYTHON'
+import json, sys
+prompts, answers = ([json.loads(line) for line in open(path)] for path in sys.argv[1:3])
+seconds = float(sys.argv[3])
+failed = tokens = 0
+for prompt, answer in zip(prompts, answers, strict=True):
+    print(f"\n{prompt.get('adapter_id', '(base model)')}")
+    print("  asked: " + prompt["messages"][-1]["content"].replace("\n", "\n         "))
+    if "error" in answer:
+        failed += 1
+        print(f"  error: {answer['error']['code']}: {answer['error']['message']}")
+        continue
+    tokens += answer["usage"]["completion_tokens"]
+    print("  said:  " + answer["text"].strip().replace("\n", "\n         "))
+print(f"\n{len(answers)} streams in one batch: {tokens} tokens in {seconds:.1f} s, "
+      f"{tokens / seconds:.0f} tok/s together")
+sys.exit(1 if failed else 0)
+PYTHON
+}
+
+ask_all() {
+  local count began ended
+  count=$(wc -l <deploy/demo/prompts.jsonl)
+  say "asking $count questions at once"
+  began=$(date +%s.%N)
+  "$bin/lorica" --server "$address" batch --file deploy/demo/prompts.jsonl --concurrency "$count" \
+    >"$state/answers.jsonl" || die "the batch did not run; see $state/server.log"
+  ended=$(date +%s.%N)
+  show_answers "$(awk "BEGIN {print $ended - $began}")"
+}
+
+show_next_steps() {
+  cat <<TEXT
+
+How to go on:
+  cache=\${XDG_CACHE_HOME:-~/.cache}/lorica
+  $bin/loricad --model \$cache/SmolLM2-135M-Instruct.Q4_1.gguf --adapters-dir deploy/demo/adapters \\
+    --data-dir /tmp/lorica --grpc-address 127.0.0.1:50051 &
+  $bin/lorica adapters list
+  $bin/lorica generate --adapter headline "Article: ..."
+  $bin/lorica chat
+  $bin/lorica --help
+TEXT
+}
+
+began=$SECONDS
+install_packages "${product_packages[@]}"
+deploy/fetch.sh
+build_preset release
+say "set up in $((SECONDS - began)) s: $bin/loricad, $bin/lorica"
+if $setup_only; then
+  exit 0
+fi
+
+mkdir -p "$state"
+start_server
+ask_all
+show_next_steps
+if $keep; then
+  trap - EXIT
+  echo
+  echo "The server goes on at $address; stop it with: kill $server_pid"
+else
+  stop_server
+  say "server stopped"
+fi

@@ -1,0 +1,60 @@
+#!/usr/bin/env bash
+# Builds and runs Lorica's tests; closes with ctest's own summary and exit code.
+#
+#   tests/run.sh [options] [-- ctest options]
+#
+#   --filter REGEX  only tests whose name matches
+#   --long          also the tests labelled `long` (soak runs, longer simulations)
+#   --fuzz          also the tests labelled `fuzz`
+#   --asan          with the address and undefined-behaviour sanitizers, in build/asan
+#   --tsan          with the thread sanitizer, in build/tsan
+#   --gpu           refused: there are no GPU tests yet
+#   --help          this text
+#
+# Installs missing Debian packages (as root, or with sudo where it asks no password), fetches
+# the pinned parts and the model, builds. LORICA_FIXTURES may name a folder with adapters that
+# are too large for the repository. Never waits for input.
+set -euo pipefail
+# shellcheck source-path=SCRIPTDIR source=../deploy/common.sh
+source "$(dirname "${BASH_SOURCE[0]}")/../deploy/common.sh"
+cd "$lorica_root"
+
+preset=tests
+skipped_labels=(long fuzz)
+ctest_options=()
+while [ $# -gt 0 ]; do
+  case $1 in
+    --filter)
+      [ $# -ge 2 ] || die "--filter needs a regular expression" 2
+      ctest_options+=(-R "$2")
+      shift
+      ;;
+    --long) skipped_labels=("${skipped_labels[@]/#long/}") ;;
+    --fuzz) skipped_labels=("${skipped_labels[@]/#fuzz/}") ;;
+    --asan) preset=asan ;;
+    --tsan) preset=tsan ;;
+    --gpu) die "there is no CUDA backend yet, so there are no GPU tests to run" 2 ;;
+    --help | -h)
+      sed -n '2,/^set /{/^set /d;s/^# \{0,1\}//p}' "${BASH_SOURCE[0]}"
+      exit 0
+      ;;
+    --)
+      shift
+      ctest_options+=("$@")
+      break
+      ;;
+    *) die "unknown option $1 (try --help)" 2 ;;
+  esac
+  shift
+done
+
+install_packages "${product_packages[@]}" libgtest-dev libgmock-dev libbenchmark-dev mold \
+  python3-grpcio python3-protobuf
+deploy/fetch.sh
+build_preset "$preset"
+
+skipped=$(printf '%s\n' "${skipped_labels[@]}" | sed '/^$/d' | paste -sd '|')
+[ -z "$skipped" ] || ctest_options+=(-LE "^($skipped)\$")
+say "running the tests in build/$preset${skipped:+ (without those labelled $skipped)}"
+exec ctest --test-dir "build/$preset" --parallel 2 --timeout 300 --output-on-failure \
+  --no-tests=error "${ctest_options[@]}"
