@@ -1,0 +1,77 @@
+// A real loricad as a child process on a free port, and small helpers around it.
+#pragma once
+
+#include <sys/types.h>
+
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "absl/time/time.h"
+#include "client/lorica_client.h"
+
+namespace lorica {
+
+// A folder under the test's temporary directory, removed with everything in it.
+class TemporaryFolder {
+ public:
+  TemporaryFolder();
+  ~TemporaryFolder();
+  TemporaryFolder(const TemporaryFolder&) = delete;
+  TemporaryFolder& operator=(const TemporaryFolder&) = delete;
+  const std::string& path() const { return path_; }
+
+ private:
+  std::string path_;
+};
+
+class ServerProcess {
+ public:
+  struct Options {
+    std::string model;
+    std::string adapters_dir;
+    std::vector<std::string> flags;  // further ones
+    absl::Duration start_limit = absl::Seconds(60);
+  };
+
+  // Starts and waits until it serves. The error holds the end of its log.
+  static absl::StatusOr<std::unique_ptr<ServerProcess>> Start(const Options& options);
+  // Ends it with SIGTERM; with SIGKILL after a minute.
+  ~ServerProcess();
+
+  const std::string& address() const { return address_; }
+  pid_t pid() const { return pid_; }
+  // A client of its own connection.
+  std::unique_ptr<LoricaClient> NewClient() const;
+  void Signal(int signal) const;
+  // Exit status, or 128 + signal; -1 if it is still running after `limit`.
+  int WaitForExit(absl::Duration limit);
+  std::string Log() const;
+  int64_t ResidentBytes() const;
+
+ private:
+  ServerProcess() = default;
+  absl::Status WaitUntilServing(absl::Duration limit);
+
+  TemporaryFolder folder_;
+  std::string address_;
+  pid_t pid_ = -1;
+  bool exited_ = false;
+  int exit_code_ = -1;
+};
+
+// Tokens and text of one request, for comparisons.
+struct Generated {
+  std::vector<int32_t> token_ids;
+  std::string text;
+  std::vector<double> logprobs;
+  absl::Status status;
+  v1::GenerateResponse response;
+};
+
+// Runs all requests at once over `streams` threads; results in the order of requests.
+std::vector<Generated> GenerateAll(const ServerProcess& server,
+                                   const std::vector<v1::GenerateRequest>& requests, int streams);
+
+}  // namespace lorica
