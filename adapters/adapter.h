@@ -2,7 +2,8 @@
 //
 // A generation is an immutable set of weights named by its content digest: SHA-256
 // over the sorted (file name, SHA-256) pairs of adapter_config.json and the weight
-// file. Requests, leases, KV and metrics use the generation, never the name.
+// file, written as one line each: the name, a blank, 64 lower-case hex digits and a
+// line feed. Requests, leases, KV and metrics use the generation, never the name.
 // All types here are plain or immutable and shared by shared_ptr.
 #pragma once
 
@@ -38,8 +39,9 @@ struct AdapterConfig {
   // In file order: PEFT takes the first key that matches (.*\.)?(KEY)$.
   std::vector<std::pair<std::string, int>> rank_pattern;
   std::vector<std::pair<std::string, double>> alpha_pattern;
-  std::string base_model;                // informational
-  std::vector<std::string> warnings;     // what was accepted and ignored
+  std::vector<std::string> target_modules;  // informational; empty unless it is a list
+  std::string base_model;                   // informational
+  std::vector<std::string> warnings;        // what was accepted and ignored
 };
 
 // Parses and refuses: FailedPrecondition with a sentence for what PEFT can write and
@@ -47,19 +49,19 @@ struct AdapterConfig {
 absl::StatusOr<AdapterConfig> ParseAdapterConfig(std::string_view json);
 
 struct Generation {
-  std::string digest;                 // 64 lower-case hex digits
+  std::string digest;  // 64 lower-case hex digits
   std::shared_ptr<Source> source;
-  std::string location;               // in the source
+  std::string location;  // in the source
   FileStamp config_stamp;
   FileStamp weights_stamp;
-  std::string config_sha256;          // hex
+  std::string config_sha256;  // hex
   std::string weights_sha256;
   AdapterConfig config;
-  int64_t file_bytes = 0;             // of the weight file
-  int64_t exact_tile_bytes = 0;       // tiles and gains as they will lie in blocks
-  int32_t block_count = 0;            // whole blocks it will take
+  int64_t file_bytes = 0;        // of the weight file
+  int64_t exact_tile_bytes = 0;  // tiles and gains as they will lie in blocks
+  int32_t block_count = 0;       // whole blocks it will take
   int rank_max = 0;
-  int module_count = 0;               // (layer, module) pairs
+  int module_count = 0;  // (layer, module) pairs
 };
 
 using GenerationPtr = std::shared_ptr<const Generation>;

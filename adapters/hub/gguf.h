@@ -20,7 +20,7 @@ namespace lorica {
 
 inline constexpr int64_t kGgufKeysMax = 65536;
 inline constexpr int64_t kGgufTensorsMax = 65536;
-inline constexpr int64_t kGgufArrayMax = 1 << 24;       // items of one array
+inline constexpr int64_t kGgufArrayMax = 1 << 24;  // items of one array
 inline constexpr int64_t kGgufStringBytesMax = 16 << 20;
 
 using GgufValue = std::variant<int64_t, uint64_t, double, bool, std::string, std::vector<int64_t>,
@@ -42,7 +42,7 @@ class GgufFile {
   const GgufTensor* FindTensor(std::string_view name) const;  // null if absent
   const std::vector<GgufTensor>& tensors() const { return tensors_; }
   const std::byte* data(const GgufTensor& tensor) const { return bytes_.data() + tensor.begin; }
-  const GgufValue* FindValue(std::string_view key) const;     // null if absent
+  const GgufValue* FindValue(std::string_view key) const;  // null if absent
   // Typed look-ups; integers of any width are accepted. nullopt: absent or of another kind.
   std::optional<int64_t> Int(std::string_view key) const;
   std::optional<double> Number(std::string_view key) const;

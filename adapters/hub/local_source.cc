@@ -1,1 +1,168 @@
-// Stub.
+#include <dirent.h>
+#include <fcntl.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <cstring>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_split.h"
+#include "adapters/hub/beneath.h"
+#include "adapters/hub/quoted.h"
+#include "adapters/hub/source.h"
+
+namespace lorica {
+namespace {
+
+constexpr char kConfigFile[] = "adapter_config.json";
+constexpr int kLocationPartsMax = 2;
+constexpr int kFolderEntriesMax = 1'000'000;
+
+bool IsPlainName(absl::string_view name) {
+  return !name.empty() && name != "." && name != ".." &&
+         name.find('/') == absl::string_view::npos && name.find('\0') == absl::string_view::npos;
+}
+
+absl::Status CheckLocation(const std::string& location, const std::string& file) {
+  const std::vector<absl::string_view> parts = absl::StrSplit(location, '/');
+  const bool plain = parts.size() <= kLocationPartsMax && IsPlainName(file) &&
+                     std::all_of(parts.begin(), parts.end(), IsPlainName);
+  if (plain) return absl::OkStatus();
+  return absl::NotFoundError(
+      absl::StrCat(Quoted(location), " is not a folder name beneath the adapters folder"));
+}
+
+int64_t Nanoseconds(const timespec& time) {
+  return int64_t{time.tv_sec} * 1'000'000'000 + time.tv_nsec;
+}
+
+FileStamp StampOf(const struct stat& info) {
+  return {info.st_dev, info.st_ino, info.st_size, Nanoseconds(info.st_mtim),
+          Nanoseconds(info.st_ctim)};
+}
+
+class LocalFile : public SourceFile {
+ public:
+  LocalFile(UniqueFd fd, std::string name, const struct stat& info)
+      : fd_(std::move(fd)), name_(std::move(name)), stamp_(StampOf(info)) {}
+
+  int64_t size_bytes() const override { return stamp_.size_bytes; }
+
+  FileStamp stamp() const override {
+    struct stat info = {};
+    return fstat(fd_.get(), &info) == 0 ? StampOf(info) : FileStamp{};
+  }
+
+  absl::Status ReadAt(int64_t offset, absl::Span<std::byte> out) const override {
+    while (!out.empty()) {
+      const ssize_t count = pread(fd_.get(), out.data(), out.size(), offset);
+      if (count < 0 && errno == EINTR) continue;
+      if (count < 0) {
+        return absl::UnavailableError(
+            absl::StrCat("reading ", Quoted(name_), " failed: ", std::strerror(errno)));
+      }
+      if (count == 0) {
+        return absl::DataLossError(absl::StrCat(Quoted(name_), " ends at ", offset,
+                                                " bytes: it was cut while it was read"));
+      }
+      offset += count;
+      out.remove_prefix(count);
+    }
+    return absl::OkStatus();
+  }
+
+ private:
+  const UniqueFd fd_;
+  const std::string name_;
+  const FileStamp stamp_;  // when it was opened
+};
+
+class LocalSource : public Source {
+ public:
+  explicit LocalSource(UniqueFd root) : root_(std::move(root)) {}
+
+  absl::StatusOr<std::unique_ptr<SourceFile>> Open(const std::string& location,
+                                                   const std::string& file) override {
+    if (absl::Status s = CheckLocation(location, file); !s.ok()) return s;
+    const std::string path = absl::StrCat(location, "/", file);
+    // Without O_NONBLOCK opening a FIFO would wait for its writer.
+    absl::StatusOr<UniqueFd> fd = OpenBeneath(root_.get(), path, O_RDONLY | O_NONBLOCK | O_NOCTTY);
+    if (!fd.ok()) return fd.status();
+    struct stat info = {};
+    if (fstat(fd->get(), &info) != 0 || !S_ISREG(info.st_mode)) {
+      return absl::FailedPreconditionError(absl::StrCat(Quoted(path), " is not a regular file"));
+    }
+    return std::make_unique<LocalFile>(*std::move(fd), path, info);
+  }
+
+  absl::StatusOr<std::vector<std::string>> List(int limit) override {
+    std::vector<std::string> found;
+    absl::StatusOr<std::vector<std::string>> names = FolderNames(".");
+    if (!names.ok()) return names.status();
+    for (const std::string& name : *names) {
+      if (std::ssize(found) >= limit) break;
+      if (HasConfig(name)) {
+        found.push_back(name);
+      } else {
+        ListOwner(name, limit, found);
+      }
+    }
+    std::sort(found.begin(), found.end());
+    return found;
+  }
+
+ private:
+  bool HasConfig(const std::string& location) const {
+    return OpenBeneath(root_.get(), absl::StrCat(location, "/", kConfigFile), O_PATH).ok();
+  }
+
+  void ListOwner(const std::string& owner, int limit, std::vector<std::string>& found) const {
+    absl::StatusOr<std::vector<std::string>> names = FolderNames(owner);
+    if (!names.ok()) return;
+    for (const std::string& name : *names) {
+      if (std::ssize(found) >= limit) return;
+      const std::string location = absl::StrCat(owner, "/", name);
+      if (HasConfig(location)) found.push_back(location);
+    }
+  }
+
+  // Names in a folder that may be folders, sorted; hidden ones are left out.
+  absl::StatusOr<std::vector<std::string>> FolderNames(const std::string& path) const {
+    absl::StatusOr<UniqueFd> fd = OpenBeneath(root_.get(), path, O_RDONLY | O_DIRECTORY);
+    if (!fd.ok()) return fd.status();
+    DIR* folder = fdopendir(fd->get());
+    if (folder == nullptr) return absl::UnavailableError("reading the adapters folder failed");
+    fd->release();
+    std::vector<std::string> names;
+    for (const dirent* entry = readdir(folder); entry != nullptr; entry = readdir(folder)) {
+      const bool maybe_folder =
+          entry->d_type == DT_DIR || entry->d_type == DT_LNK || entry->d_type == DT_UNKNOWN;
+      if (maybe_folder && entry->d_name[0] != '.') names.emplace_back(entry->d_name);
+      if (names.size() == kFolderEntriesMax) break;
+    }
+    closedir(folder);
+    std::sort(names.begin(), names.end());
+    return names;
+  }
+
+  const UniqueFd root_;
+};
+
+}  // namespace
+
+absl::StatusOr<std::unique_ptr<Source>> MakeLocalSource(const std::string& root) {
+  UniqueFd fd(open(root.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC));
+  if (fd.get() < 0) {
+    return absl::NotFoundError(absl::StrCat("adapters folder ", Quoted(root),
+                                            " cannot be opened: ", std::strerror(errno)));
+  }
+  return std::make_unique<LocalSource>(std::move(fd));
+}
+
+}  // namespace lorica

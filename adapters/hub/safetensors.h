@@ -22,15 +22,15 @@ inline constexpr int kSafetensorsNameBytesMax = 512;
 
 struct SafetensorsEntry {
   std::string name;
-  std::string dtype;            // "F32", "F16", "BF16", "I64", ... as in the file
+  std::string dtype;  // "F32", "F16", "BF16", "I64", ... as in the file
   std::vector<int64_t> shape;
-  int64_t begin = 0;            // from the start of the file, checked
+  int64_t begin = 0;  // from the start of the file, checked
   int64_t end = 0;
 };
 
 struct SafetensorsHeader {
-  std::vector<SafetensorsEntry> entries;        // by name
-  std::map<std::string, std::string> metadata;  // "__metadata__"
+  std::vector<SafetensorsEntry> entries;                      // by name
+  std::map<std::string, std::string> metadata;                // "__metadata__"
   const SafetensorsEntry* Find(std::string_view name) const;  // null if absent
 };
 
@@ -39,7 +39,6 @@ absl::StatusOr<int64_t> SafetensorsHeaderBytes(absl::Span<const std::byte> first
                                                int64_t file_bytes);
 
 // `json` is the header's text; file_bytes the size of the whole file.
-absl::StatusOr<SafetensorsHeader> ParseSafetensorsHeader(std::string_view json,
-                                                         int64_t file_bytes);
+absl::StatusOr<SafetensorsHeader> ParseSafetensorsHeader(std::string_view json, int64_t file_bytes);
 
 }  // namespace lorica
