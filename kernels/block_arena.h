@@ -11,10 +11,12 @@
 // Not thread-safe: one thread, the engine's, owns it.
 #pragma once
 
+#include <array>
 #include <cstdint>
 #include <functional>
-#include <list>
-#include <string>
+#include <memory>
+#include <set>
+#include <tuple>
 #include <vector>
 
 #include "absl/container/flat_hash_map.h"
@@ -43,6 +45,7 @@ class BlockArena {
   using EvictCallback = std::function<void(UnitId)>;
 
   explicit BlockArena(int32_t block_count);
+  ~BlockArena();
 
   // A new unit of `block_count` blocks with one lease.
   // ResourceExhausted: not even evicting every idle unit would make room; nothing changed.
@@ -76,13 +79,28 @@ class BlockArena {
 
  private:
   struct Unit;
-  bool MakeRoom(int32_t block_count);
-  void Release(Unit& unit);
+  // Idle, unpinned units in the order they are evicted.
+  using LruKey = std::tuple<uint64_t, bool, UnitId>;  // use tick, lacks a host copy, unit
 
-  int32_t block_count_ = 0;
+  Unit& Get(UnitId unit);
+  const Unit& Get(UnitId unit) const;
+  static bool Evictable(const Unit& unit);
+  static LruKey KeyOf(const Unit& unit);
+  // Takes a unit out of the LRU while `change` runs, as it changes what orders it.
+  template <typename Change>
+  void Reorder(UnitId unit, Change change);
+  absl::Status MakeRoom(int32_t block_count);
+  void GiveBlocks(Unit& unit, int32_t count);
+  void Release(const Unit& unit);
+
+  const int32_t block_count_;
   std::vector<BlockId> free_;
   UnitId next_unit_ = 1;
   absl::flat_hash_map<UnitId, std::unique_ptr<Unit>> units_;
+  std::set<LruKey> idle_;
+  int32_t idle_blocks_ = 0;
+  std::array<int32_t, 2> kind_blocks_ = {};
+  std::array<int64_t, 2> evictions_ = {};
 };
 
 }  // namespace lorica
