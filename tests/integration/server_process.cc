@@ -71,9 +71,17 @@ absl::StatusOr<std::unique_ptr<ServerProcess>> ServerProcess::Start(const Option
   std::unique_ptr<ServerProcess> server(new ServerProcess());
   const std::string& folder = server->folder_.path();
   std::vector<std::string> arguments = {
-      LORICAD_PATH,         "--model",     options.model,    "--adapters-dir",
-      options.adapters_dir, "--data-dir",  folder + "/data", "--grpc-address",
-      "127.0.0.1:0",        "--port-file", folder + "/port"};
+      LORICAD_PATH,
+      "--model",
+      options.model,
+      "--adapters-dir",
+      options.adapters_dir,
+      "--data-dir",
+      options.data_dir.empty() ? folder + "/data" : options.data_dir,
+      "--grpc-address",
+      "127.0.0.1:0",
+      "--port-file",
+      folder + "/port"};
   arguments.insert(arguments.end(), options.flags.begin(), options.flags.end());
   const pid_t pid = ::fork();
   if (pid < 0) return absl::InternalError("fork failed");

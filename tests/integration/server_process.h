@@ -32,6 +32,7 @@ class ServerProcess {
     std::string model;
     std::string adapters_dir;
     std::vector<std::string> flags;  // further ones
+    std::string data_dir;            // empty = one of its own
     absl::Duration start_limit = absl::Seconds(60);
   };
 
