@@ -56,7 +56,7 @@ TEST(Accuracy, EveryTaskIsAnsweredAsWellAsTrained) {
       continue;
     }
     std::ifstream file(std::string(LORICA_TEST_DATA) + "/tasks/" + kTasks[task].examples +
-                       "_public.jsonl");
+                       ".jsonl");
     for (std::string line; std::getline(file, line);) {
       const auto example = nlohmann::json::parse(line);
       v1::GenerateRequest request;
