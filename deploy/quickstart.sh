@@ -118,8 +118,8 @@ show_next_steps() {
 
 How to go on:
   cache=\${XDG_CACHE_HOME:-~/.cache}/lorica
-  $bin/loricad --model \$cache/SmolLM2-135M-Instruct.Q4_1.gguf --adapters-dir deploy/demo/adapters \\
-    --data-dir /tmp/lorica --grpc-address 127.0.0.1:50051 &
+  $bin/loricad --model \$cache/SmolLM2-135M-Instruct.Q4_1.gguf \\
+    --adapters-dir deploy/demo/adapters --data-dir build/data --grpc-address 127.0.0.1:50051 &
   $bin/lorica adapters list
   $bin/lorica generate --adapter headline "Article: ..."
   $bin/lorica chat
