@@ -10,7 +10,6 @@
 #include "absl/strings/ascii.h"
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
-#include "absl/strings/str_join.h"
 #include "adapters/adapter.h"
 #include "adapters/hub/quoted.h"
 #include "adapters/module_pattern.h"
@@ -23,7 +22,6 @@ using Json = nlohmann::ordered_json;
 
 constexpr int kDepthMax = 32;
 constexpr int kKeysMax = 2 * kPatternEntriesMax + 1024;  // of all objects together
-constexpr int kNamesListed = 10;
 
 absl::Status Bad(const std::string& what) {
   return absl::FailedPreconditionError(absl::StrCat("adapter_config.json: ", what));
@@ -309,14 +307,10 @@ void WarnAboutUnknown(const Json& json, AdapterConfig& config) {
                                                                          "runtime_config"};
   std::vector<std::string> unknown;
   for (const auto& [key, value] : json.items()) {
-    if (!kKnown->contains(key)) unknown.push_back(Quoted(key));
+    if (!kKnown->contains(key)) unknown.push_back(key);
   }
   if (unknown.empty()) return;
-  const int rest = static_cast<int>(unknown.size()) - kNamesListed;
-  if (rest > 0) unknown.resize(kNamesListed);
-  config.warnings.push_back(
-      absl::StrCat("unknown fields are ignored: ", absl::StrJoin(unknown, ", "),
-                   rest > 0 ? absl::StrCat(" and ", rest, " more") : ""));
+  config.warnings.push_back(absl::StrCat("unknown fields are ignored: ", QuotedList(unknown)));
 }
 
 void WarnAboutAlpha(AdapterConfig& config) {

@@ -1,1 +1,300 @@
-// Stub.
+#include "adapters/peft_loader.h"
+
+#include <algorithm>
+#include <utility>
+
+#include "absl/status/status.h"
+#include "absl/strings/str_cat.h"
+#include "absl/time/clock.h"
+#include "adapters/adapter_planner.h"
+#include "adapters/hub/foreign_file.h"
+#include "adapters/hub/quoted.h"
+#include "adapters/hub/safetensors.h"
+#include "adapters/image_builder.h"
+#include "adapters/sha256.h"
+
+namespace lorica {
+namespace {
+
+constexpr char kConfigFile[] = "adapter_config.json";
+constexpr char kWeightsFile[] = "adapter_model.safetensors";
+constexpr int64_t kSliceBytes = 1 << 20;
+// Longer than the step of a file system's clock: a write after this age shows.
+constexpr absl::Duration kStampSettles = absl::Milliseconds(20);
+
+absl::Status Refuse(absl::string_view what) { return absl::FailedPreconditionError(what); }
+
+absl::Status Changed(const std::string& location) {
+  return absl::DataLossError(
+      absl::StrCat("the content of ", Quoted(location), " changed while it was read: try again"));
+}
+
+// Reads a file from its beginning to its end and hashes all of it on the way.
+class HashingReader {
+ public:
+  explicit HashingReader(const SourceFile& file) : file_(file) {}
+
+  absl::Status Read(absl::Span<std::byte> out) {
+    while (!out.empty()) {
+      const absl::Span<std::byte> slice = out.subspan(0, kSliceBytes);
+      if (absl::Status s = file_.ReadAt(position_, slice); !s.ok()) return s;
+      hash_.Update(slice);
+      position_ += std::ssize(slice);
+      out.remove_prefix(slice.size());
+    }
+    return absl::OkStatus();
+  }
+
+  // Hashes what was not read yet.
+  absl::StatusOr<std::string> Finish() {
+    std::vector<std::byte> slice(kSliceBytes);
+    while (position_ < file_.size_bytes()) {
+      const int64_t bytes = std::min(kSliceBytes, file_.size_bytes() - position_);
+      if (absl::Status s = Read(absl::MakeSpan(slice).subspan(0, bytes)); !s.ok()) return s;
+    }
+    return hash_.Finish();
+  }
+
+ private:
+  const SourceFile& file_;
+  Sha256 hash_;
+  int64_t position_ = 0;
+};
+
+absl::Span<std::byte> BytesOf(std::string& text) {
+  return {reinterpret_cast<std::byte*>(text.data()), text.size()};
+}
+
+bool Exists(Source& source, const std::string& location, const std::string& file) {
+  return source.Open(location, file).ok();
+}
+
+absl::Status WithoutWeights(Source& source, const std::string& location) {
+  if (Exists(source, location, "adapter_model.bin") ||
+      Exists(source, location, "adapter_model.pt")) {
+    return Refuse(
+        "only safetensors adapters are served: convert adapter_model.bin with safetensors");
+  }
+  if (Exists(source, location, "adapter_model.safetensors.index.json")) {
+    return Refuse("sharded adapters are not served: save it as one adapter_model.safetensors");
+  }
+  return Refuse(absl::StrCat(Quoted(location), " has no ", kWeightsFile));
+}
+
+absl::StatusOr<std::string> ReadConfig(HashingReader& reader, const SourceFile& file) {
+  if (file.size_bytes() > kAdapterConfigBytesMax) {
+    return Refuse(absl::StrCat(kConfigFile, " has ", file.size_bytes(), " bytes, at most ",
+                               kAdapterConfigBytesMax, " are read"));
+  }
+  std::string text(file.size_bytes(), '\0');
+  if (absl::Status s = reader.Read(BytesOf(text)); !s.ok()) return s;
+  return text;
+}
+
+// `status` with what the file looks like, if that is known.
+absl::Status Explain(const SourceFile& file, const absl::Status& status) {
+  std::string head(std::min<int64_t>(kForeignFileHeadBytes, file.size_bytes()), '\0');
+  if (absl::Status s = file.ReadAt(0, BytesOf(head)); !s.ok()) return s;
+  const std::string kind = DescribeForeignFile(head);
+  return kind.empty() ? status
+                      : Refuse(absl::StrCat(kWeightsFile, " is not a safetensors file: ", kind));
+}
+
+absl::StatusOr<std::string> ReadHeader(HashingReader& reader, const SourceFile& file) {
+  if (file.size_bytes() > kAdapterFileBytesMax) {
+    return Refuse(absl::StrCat(kWeightsFile, " has ", file.size_bytes(), " bytes, at most ",
+                               kAdapterFileBytesMax, " are served"));
+  }
+  std::string length(std::min<int64_t>(8, file.size_bytes()), '\0');
+  if (absl::Status s = reader.Read(BytesOf(length)); !s.ok()) return s;
+  absl::StatusOr<int64_t> bytes = SafetensorsHeaderBytes(BytesOf(length), file.size_bytes());
+  if (!bytes.ok()) return Explain(file, bytes.status());
+  std::string text(*bytes, '\0');
+  if (absl::Status s = reader.Read(BytesOf(text)); !s.ok()) return s;
+  return text;
+}
+
+// A stamp is only worth keeping when a later write would change it.
+void WaitUntilSettled(const FileStamp& stamp) {
+  const absl::Duration age = absl::Now() - absl::FromUnixNanos(stamp.changed_ns);
+  if (age >= absl::ZeroDuration() && age < kStampSettles) absl::SleepFor(kStampSettles - age);
+}
+
+// One tensor of the file and where it goes.
+struct Part {
+  enum class Kind { kA, kB, kMagnitude };
+  int64_t begin = 0;
+  int64_t bytes = 0;
+  int module = 0;
+  Kind kind = Kind::kA;
+};
+
+std::vector<Part> PartsInFileOrder(const AdapterPlan& plan) {
+  std::vector<Part> parts;
+  for (int i = 0; i < std::ssize(plan.modules); ++i) {
+    const PlannedModule& module = plan.modules[i];
+    const int64_t rank = module.rank;
+    const int64_t out = module.target->out_features;
+    parts.push_back({module.a_begin, RowBytes(module.a_dtype, rank * module.target->in_features), i,
+                     Part::Kind::kA});
+    parts.push_back({module.b_begin, RowBytes(module.b_dtype, rank * out), i, Part::Kind::kB});
+    if (module.magnitude_begin < 0) continue;
+    parts.push_back(
+        {module.magnitude_begin, RowBytes(module.magnitude_dtype, out), i, Part::Kind::kMagnitude});
+  }
+  std::sort(parts.begin(), parts.end(),
+            [](const Part& a, const Part& b) { return a.begin < b.begin; });
+  return parts;
+}
+
+absl::Status AddPart(const Part& part, absl::Span<const std::byte> bytes, ImageBuilder& builder) {
+  switch (part.kind) {
+    case Part::Kind::kA:
+      return builder.AddA(part.module, bytes);
+    case Part::Kind::kB:
+      return builder.AddB(part.module, bytes);
+    case Part::Kind::kMagnitude:
+      return builder.AddMagnitude(part.module, bytes);
+  }
+  return absl::OkStatus();
+}
+
+// The header was checked to leave no holes, so tensors in file order are the rest of
+// the file.
+absl::Status ReadTensors(const AdapterPlan& plan, HashingReader& reader, ImageBuilder& builder) {
+  std::vector<std::byte> bytes;
+  for (const Part& part : PartsInFileOrder(plan)) {
+    bytes.resize(part.bytes);
+    if (absl::Status s = reader.Read(absl::MakeSpan(bytes)); !s.ok()) return s;
+    if (absl::Status s = AddPart(part, bytes, builder); !s.ok()) return s;
+  }
+  return absl::OkStatus();
+}
+
+}  // namespace
+
+// Both files, read as far as their headers, and what they say.
+struct PeftLoader::Opened {
+  std::unique_ptr<SourceFile> config_file;
+  std::unique_ptr<SourceFile> weights_file;
+  std::unique_ptr<HashingReader> config;
+  std::unique_ptr<HashingReader> weights;
+  std::string config_text;
+  std::string header_text;
+
+  static absl::StatusOr<Opened> Open(Source& source, const std::string& location);
+  absl::Status ReadHeads();
+};
+
+absl::StatusOr<PeftLoader::Opened> PeftLoader::Opened::Open(Source& source,
+                                                            const std::string& location) {
+  Opened opened;
+  auto config_file = source.Open(location, kConfigFile);
+  if (!config_file.ok()) return config_file.status();
+  opened.config_file = *std::move(config_file);
+  auto weights_file = source.Open(location, kWeightsFile);
+  if (absl::IsNotFound(weights_file.status())) return WithoutWeights(source, location);
+  if (!weights_file.ok()) return weights_file.status();
+  opened.weights_file = *std::move(weights_file);
+  opened.config = std::make_unique<HashingReader>(*opened.config_file);
+  opened.weights = std::make_unique<HashingReader>(*opened.weights_file);
+  return opened;
+}
+
+absl::Status PeftLoader::Opened::ReadHeads() {
+  absl::StatusOr<std::string> config = ReadConfig(*this->config, *config_file);
+  if (!config.ok()) return config.status();
+  config_text = *std::move(config);
+  absl::StatusOr<std::string> header = ReadHeader(*weights, *weights_file);
+  if (!header.ok()) return header.status();
+  header_text = *std::move(header);
+  return absl::OkStatus();
+}
+
+PeftLoader::PeftLoader(std::vector<LoraTarget> targets, Backend* backend, int64_t block_bytes)
+    : targets_(std::move(targets)), backend_(backend), block_bytes_(block_bytes) {
+  for (const LoraTarget& target : targets_) by_name_[target.name] = &target;
+}
+
+absl::StatusOr<AdapterPlan> PeftLoader::PlanOpened(const Opened& opened) const {
+  absl::StatusOr<AdapterConfig> config = ParseAdapterConfig(opened.config_text);
+  if (!config.ok()) return config.status();
+  const SourceFile& file = *opened.weights_file;
+  absl::StatusOr<SafetensorsHeader> header =
+      ParseSafetensorsHeader(opened.header_text, file.size_bytes());
+  if (!header.ok()) return Explain(file, header.status());
+  const PlanTargets targets = {by_name_, *backend_, block_bytes_};
+  return PlanAdapter(targets, *std::move(config), *header, file.size_bytes());
+}
+
+absl::StatusOr<AdapterPlan> PeftLoader::Plan(Source& source, const std::string& location) const {
+  absl::StatusOr<Opened> opened = Opened::Open(source, location);
+  if (!opened.ok()) return opened.status();
+  if (absl::Status s = opened->ReadHeads(); !s.ok()) return s;
+  return PlanOpened(*opened);
+}
+
+absl::StatusOr<GenerationPtr> PeftLoader::Identify(std::shared_ptr<Source> source,
+                                                   const std::string& location) const {
+  absl::StatusOr<Opened> opened = Opened::Open(*source, location);
+  if (!opened.ok()) return opened.status();
+  auto generation = std::make_shared<Generation>();
+  generation->config_stamp = opened->config_file->stamp();
+  generation->weights_stamp = opened->weights_file->stamp();
+  WaitUntilSettled(generation->config_stamp);
+  WaitUntilSettled(generation->weights_stamp);
+
+  if (absl::Status s = opened->ReadHeads(); !s.ok()) return s;
+  absl::StatusOr<AdapterPlan> plan = PlanOpened(*opened);
+  if (!plan.ok()) return plan.status();
+  absl::StatusOr<std::string> config_sha256 = opened->config->Finish();
+  if (!config_sha256.ok()) return config_sha256.status();
+  absl::StatusOr<std::string> weights_sha256 = opened->weights->Finish();
+  if (!weights_sha256.ok()) return weights_sha256.status();
+  if (opened->config_file->stamp() != generation->config_stamp ||
+      opened->weights_file->stamp() != generation->weights_stamp) {
+    return Changed(location);
+  }
+
+  generation->config_sha256 = *std::move(config_sha256);
+  generation->weights_sha256 = *std::move(weights_sha256);
+  generation->digest = GenerationDigest(generation->config_sha256, generation->weights_sha256);
+  generation->source = std::move(source);
+  generation->location = location;
+  generation->file_bytes = plan->file_bytes;
+  generation->exact_tile_bytes = plan->exact_tile_bytes;
+  generation->block_count = plan->block_count;
+  generation->rank_max = plan->rank_max;
+  generation->module_count = static_cast<int>(plan->modules.size());
+  generation->config = std::move(plan->config);
+  return generation;
+}
+
+absl::StatusOr<std::shared_ptr<const LoraImage>> PeftLoader::LoadImage(
+    const Generation& generation) {
+  absl::StatusOr<Opened> opened = Opened::Open(*generation.source, generation.location);
+  if (!opened.ok()) return opened.status();
+  // The content was servable when it was identified: whatever is wrong now is a change.
+  if (opened->weights_file->size_bytes() != generation.file_bytes) {
+    return Changed(generation.location);
+  }
+  if (absl::Status s = opened->ReadHeads(); !s.ok()) return s;
+  absl::StatusOr<AdapterPlan> plan = PlanOpened(*opened);
+  if (!plan.ok() || plan->block_count != generation.block_count) {
+    return Changed(generation.location);
+  }
+
+  absl::StatusOr<ImageBuilder> builder = ImageBuilder::Make(*plan, block_bytes_, backend_);
+  if (!builder.ok()) return builder.status();
+  if (absl::Status s = ReadTensors(*plan, *opened->weights, *builder); !s.ok()) return s;
+  absl::StatusOr<std::string> config_sha256 = opened->config->Finish();
+  if (!config_sha256.ok()) return config_sha256.status();
+  absl::StatusOr<std::string> weights_sha256 = opened->weights->Finish();
+  if (!weights_sha256.ok()) return weights_sha256.status();
+  if (GenerationDigest(*config_sha256, *weights_sha256) != generation.digest) {
+    return Changed(generation.location);
+  }
+  return builder->Finish();
+}
+
+}  // namespace lorica

@@ -17,6 +17,7 @@
 #include "absl/status/statusor.h"
 #include "absl/types/span.h"
 #include "adapters/adapter.h"
+#include "adapters/image_loader.h"
 #include "kernels/backend.h"
 
 namespace lorica {
@@ -26,17 +27,19 @@ struct PlannedModule {
   const LoraTarget* target = nullptr;
   int rank = 0;
   double scale = 0.0;
-  DType file_dtype = DType::kF32;
-  int64_t a_begin = 0;          // file offsets
+  DType a_dtype = DType::kF32;  // in the file
+  DType b_dtype = DType::kF32;
+  DType file_dtype = DType::kF32;  // that holds both: F32 where they differ
+  int64_t a_begin = 0;             // file offsets
   int64_t b_begin = 0;
-  int64_t magnitude_begin = -1; // DoRA; -1 = none
+  int64_t magnitude_begin = -1;  // DoRA; -1 = none
   DType magnitude_dtype = DType::kF32;
 };
 
 struct AdapterPlan {
   AdapterConfig config;
-  std::vector<PlannedModule> modules;     // by (layer, module)
-  std::vector<ModuleTiles> layout;        // same order, slices filled in
+  std::vector<PlannedModule> modules;  // by (layer, module)
+  std::vector<ModuleTiles> layout;     // same order, slices filled in
   int64_t exact_tile_bytes = 0;
   int32_t block_count = 0;
   int64_t file_bytes = 0;
@@ -44,10 +47,12 @@ struct AdapterPlan {
   std::vector<std::string> warnings;
 };
 
-class PeftLoader {
+class PeftLoader : public ImageLoader {
  public:
   // `targets` and `backend` outlive the loader. block_bytes: of the arena.
   PeftLoader(std::vector<LoraTarget> targets, Backend* backend, int64_t block_bytes);
+  PeftLoader(const PeftLoader&) = delete;
+  PeftLoader& operator=(const PeftLoader&) = delete;
 
   // Everything that can be said without reading weights. NotFound: no such folder.
   absl::StatusOr<AdapterPlan> Plan(Source& source, const std::string& location) const;
@@ -55,15 +60,19 @@ class PeftLoader {
   absl::StatusOr<GenerationPtr> Identify(std::shared_ptr<Source> source,
                                          const std::string& location) const;
   // Reads, verifies against generation.digest, converts. On a loader thread.
-  absl::StatusOr<std::shared_ptr<const LoraImage>> LoadImage(const Generation& generation) const;
+  // DataLoss: the content changed since Identify, or holds NaN or infinity.
+  absl::StatusOr<std::shared_ptr<const LoraImage>> LoadImage(const Generation& generation) override;
 
   int64_t block_bytes() const { return block_bytes_; }
 
  private:
-  std::vector<LoraTarget> targets_;
+  struct Opened;
+  absl::StatusOr<AdapterPlan> PlanOpened(const Opened& opened) const;
+
+  const std::vector<LoraTarget> targets_;
   absl::flat_hash_map<std::string, const LoraTarget*> by_name_;
-  Backend* backend_;
-  int64_t block_bytes_;
+  Backend* const backend_;
+  const int64_t block_bytes_;
 };
 
 }  // namespace lorica

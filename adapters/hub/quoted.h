@@ -6,20 +6,17 @@
 
 #include <string>
 #include <string_view>
-
-#include "absl/strings/escaping.h"
-#include "absl/strings/str_cat.h"
-#include "absl/strings/string_view.h"
+#include <vector>
 
 namespace lorica {
 
-inline constexpr size_t kQuotedBytesMax = 120;
+inline constexpr int kQuotedBytesMax = 80;  // of one text, once escaped
+inline constexpr int kQuotedNamesMax = 10;  // of a list
 
-// 'text' in quotes, escaped, cut after kQuotedBytesMax bytes of the original.
-inline std::string Quoted(std::string_view text) {
-  const bool cut = text.size() > kQuotedBytesMax;
-  const absl::string_view kept(text.data(), cut ? kQuotedBytesMax : text.size());
-  return absl::StrCat("'", absl::CHexEscape(kept), cut ? "...'" : "'");
-}
+// 'text' in quotes, escaped, cut after kQuotedBytesMax bytes.
+std::string Quoted(std::string_view text);
+
+// 'a', 'b' and 7 more.
+std::string QuotedList(const std::vector<std::string>& texts);
 
 }  // namespace lorica

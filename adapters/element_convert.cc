@@ -1,0 +1,75 @@
+#include "adapters/element_convert.h"
+
+#include <bit>
+#include <cstring>
+
+#include "kernels/check.h"
+
+namespace lorica {
+namespace {
+
+// An element is finite unless all bits of its exponent are set.
+template <typename Bits>
+bool AllBelow(absl::Span<const std::byte> elements, Bits exponent_mask) {
+  bool finite = true;
+  for (size_t i = 0; i < elements.size(); i += sizeof(Bits)) {
+    Bits bits;
+    std::memcpy(&bits, elements.data() + i, sizeof(bits));
+    finite &= (bits & exponent_mask) != exponent_mask;
+  }
+  return finite;
+}
+
+uint16_t BfloatFromFloat(float value) {
+  const uint32_t bits = std::bit_cast<uint32_t>(value);
+  return static_cast<uint16_t>((bits + 0x7fff + ((bits >> 16) & 1)) >> 16);
+}
+
+// Adding a power of two of the right size makes the float unit round where a half's
+// mantissa ends; what is left are the half's bits.
+uint16_t HalfFromFloat(float value) {
+  const uint32_t bits = std::bit_cast<uint32_t>(value);
+  const uint32_t sign = (bits >> 16) & 0x8000u;
+  const uint32_t magnitude = bits & 0x7fffffffu;
+  if (magnitude >= 0x477ff000u) return static_cast<uint16_t>(sign | 0x7c00u);
+  if (magnitude < 0x38800000u) {  // below 2^-14: a subnormal, in steps of 2^-24
+    const float rounded = std::bit_cast<float>(magnitude) + 0.5f;
+    return static_cast<uint16_t>(sign | (std::bit_cast<uint32_t>(rounded) - 0x3f000000u));
+  }
+  const uint32_t rounded = magnitude + 0xfff + ((magnitude >> 13) & 1);
+  return static_cast<uint16_t>(sign | ((rounded - 0x38000000u) >> 13));
+}
+
+}  // namespace
+
+bool AllFinite(DType dtype, absl::Span<const std::byte> elements) {
+  switch (dtype) {
+    case DType::kF32:
+      return AllBelow<uint32_t>(elements, 0x7f800000u);
+    case DType::kF16:
+      return AllBelow<uint16_t>(elements, 0x7c00u);
+    case DType::kBF16:
+      return AllBelow<uint16_t>(elements, 0x7f80u);
+    default:
+      LORICA_CHECK(false, "not an adapter's dtype", DTypeName(dtype));
+  }
+}
+
+std::vector<std::byte> ConvertElements(DType from, DType to, absl::Span<const std::byte> elements) {
+  LORICA_CHECK(BlockElements(from) == 1 && BlockElements(to) == 1);
+  const int64_t count = std::ssize(elements) / BlockBytes(from);
+  std::vector<std::byte> converted(count * BlockBytes(to));
+  for (int64_t i = 0; i < count; ++i) {
+    float value = 0;
+    Dequantize(from, elements.data() + i * BlockBytes(from), 1, &value);
+    if (to == DType::kF32) {
+      std::memcpy(converted.data() + i * sizeof(value), &value, sizeof(value));
+      continue;
+    }
+    const uint16_t bits = to == DType::kF16 ? HalfFromFloat(value) : BfloatFromFloat(value);
+    std::memcpy(converted.data() + i * sizeof(bits), &bits, sizeof(bits));
+  }
+  return converted;
+}
+
+}  // namespace lorica

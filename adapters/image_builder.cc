@@ -1,0 +1,191 @@
+#include "adapters/image_builder.h"
+
+#include <algorithm>
+#include <cstring>
+#include <string>
+#include <utility>
+
+#include "absl/status/status.h"
+#include "absl/strings/str_cat.h"
+#include "adapters/element_convert.h"
+#include "adapters/tile_layout.h"
+
+namespace lorica {
+namespace {
+
+// Which elements of a matrix a tile holds.
+struct TileRange {
+  int rank_begin = 0;
+  int rank_count = 0;
+  int64_t wide_begin = 0;
+  int width = 0;
+};
+
+TileRange RangeOf(const ModuleTiles& tiles, int64_t features, int tile) {
+  const int wide_tiles = WideTiles(features);
+  TileRange range;
+  range.rank_begin = tile / wide_tiles * kTileRanks;
+  range.rank_count = std::min(kTileRanks, tiles.rank - range.rank_begin);
+  range.wide_begin = int64_t{kTileWidth} * (tile % wide_tiles);
+  range.width = TileWidth(features, tile % wide_tiles);
+  return range;
+}
+
+// A [rank, in] in the file, [width][kTileRanks] in a tile.
+template <int element_bytes>
+void PackA(const std::byte* a, int64_t in_features, const TileRange& range, std::byte* tile) {
+  for (int rank = 0; rank < range.rank_count; ++rank) {
+    const std::byte* row =
+        a + ((range.rank_begin + rank) * in_features + range.wide_begin) * element_bytes;
+    for (int i = 0; i < range.width; ++i) {
+      std::memcpy(tile + (i * kTileRanks + rank) * element_bytes, row + i * element_bytes,
+                  element_bytes);
+    }
+  }
+}
+
+// B [out, rank] in the file, [kTileRanks][width] in a tile.
+template <int element_bytes>
+void PackB(const std::byte* b, int rank_total, const TileRange& range, std::byte* tile) {
+  for (int i = 0; i < range.width; ++i) {
+    const std::byte* row =
+        b + ((range.wide_begin + i) * rank_total + range.rank_begin) * element_bytes;
+    for (int rank = 0; rank < range.rank_count; ++rank) {
+      std::memcpy(tile + (rank * range.width + i) * element_bytes, row + rank * element_bytes,
+                  element_bytes);
+    }
+  }
+}
+
+// The elements in the type of the tiles, in `storage` where they had to be converted.
+absl::StatusOr<const std::byte*> InTileType(const std::string& name, DType from, DType to,
+                                            absl::Span<const std::byte> elements,
+                                            std::vector<std::byte>& storage) {
+  if (!AllFinite(from, elements)) {
+    return absl::DataLossError(absl::StrCat(name, " holds NaN or infinity"));
+  }
+  if (from == to) return elements.data();
+  storage = ConvertElements(from, to, elements);
+  if (!AllFinite(to, storage)) {
+    return absl::FailedPreconditionError(absl::StrCat(name, " holds a value that is too large for ",
+                                                      std::string(DTypeName(to)),
+                                                      ", which this device computes in"));
+  }
+  return storage.data();
+}
+
+}  // namespace
+
+absl::StatusOr<ImageBuilder> ImageBuilder::Make(const AdapterPlan& plan, int64_t block_bytes,
+                                                Backend* backend) {
+  ImageBuilder builder(plan, backend);
+  builder.image_ = std::make_shared<LoraImage>();
+  LoraImage& image = *builder.image_;
+  auto blocks = backend->NewHostBuffer(plan.block_count * block_bytes);
+  if (!blocks.ok()) return blocks.status();
+  image.blocks = *std::move(blocks);
+  image.modules = plan.layout;
+  image.block_bytes = block_bytes;
+  image.block_count = plan.block_count;
+  image.exact_tile_bytes = plan.exact_tile_bytes;
+  image.dora = plan.config.use_dora;
+  for (const ModuleTiles& tiles : plan.layout) {
+    image.layer_count = std::max(image.layer_count, tiles.layer + 1);
+  }
+  builder.magnitudes_.resize(plan.modules.size());
+  return builder;
+}
+
+std::byte* ImageBuilder::At(const BlockSlice& slice) const {
+  return static_cast<std::byte*>(image_->blocks->data()) + slice.block_index * image_->block_bytes +
+         slice.offset_bytes;
+}
+
+absl::Status ImageBuilder::AddA(int index, absl::Span<const std::byte> elements) {
+  const PlannedModule& module = plan_->modules[index];
+  const ModuleTiles& tiles = plan_->layout[index];
+  std::vector<std::byte> storage;
+  absl::StatusOr<const std::byte*> a = InTileType(absl::StrCat(module.target->name, ".lora_A"),
+                                                  module.a_dtype, tiles.dtype, elements, storage);
+  if (!a.ok()) return a.status();
+  const auto pack = BlockBytes(tiles.dtype) == 4 ? PackA<4> : PackA<2>;
+  for (int tile = 0; tile < std::ssize(tiles.a_tiles); ++tile) {
+    pack(*a, tiles.in_features, RangeOf(tiles, tiles.in_features, tile), At(tiles.a_tiles[tile]));
+  }
+  return absl::OkStatus();
+}
+
+absl::Status ImageBuilder::AddB(int index, absl::Span<const std::byte> elements) {
+  const PlannedModule& module = plan_->modules[index];
+  const ModuleTiles& tiles = plan_->layout[index];
+  std::vector<std::byte> storage;
+  absl::StatusOr<const std::byte*> b = InTileType(absl::StrCat(module.target->name, ".lora_B"),
+                                                  module.b_dtype, tiles.dtype, elements, storage);
+  if (!b.ok()) return b.status();
+  const auto pack = BlockBytes(tiles.dtype) == 4 ? PackB<4> : PackB<2>;
+  for (int tile = 0; tile < std::ssize(tiles.b_tiles); ++tile) {
+    pack(*b, tiles.rank, RangeOf(tiles, tiles.out_features, tile), At(tiles.b_tiles[tile]));
+  }
+  return absl::OkStatus();
+}
+
+absl::Status ImageBuilder::AddMagnitude(int index, absl::Span<const std::byte> elements) {
+  const PlannedModule& module = plan_->modules[index];
+  if (!AllFinite(module.magnitude_dtype, elements)) {
+    return absl::DataLossError(
+        absl::StrCat(module.target->name, ".lora_magnitude_vector holds NaN or infinity"));
+  }
+  std::vector<float>& magnitude = magnitudes_[index];
+  magnitude.resize(module.target->out_features);
+  Dequantize(module.magnitude_dtype, elements.data(), std::ssize(magnitude), magnitude.data());
+  return absl::OkStatus();
+}
+
+std::vector<float> ImageBuilder::UnpackA(const ModuleTiles& tiles) const {
+  std::vector<float> a(int64_t{tiles.rank} * tiles.in_features);
+  std::vector<float> tile(int64_t{kTileRanks} * kTileWidth);
+  for (int t = 0; t < std::ssize(tiles.a_tiles); ++t) {
+    const TileRange range = RangeOf(tiles, tiles.in_features, t);
+    Dequantize(tiles.dtype, At(tiles.a_tiles[t]), int64_t{kTileRanks} * range.width, tile.data());
+    for (int rank = 0; rank < range.rank_count; ++rank) {
+      float* row = &a[int64_t{range.rank_begin + rank} * tiles.in_features + range.wide_begin];
+      for (int i = 0; i < range.width; ++i) row[i] = tile[i * kTileRanks + rank];
+    }
+  }
+  return a;
+}
+
+std::vector<float> ImageBuilder::UnpackB(const ModuleTiles& tiles) const {
+  std::vector<float> b(int64_t{tiles.out_features} * tiles.rank);
+  std::vector<float> tile(int64_t{kTileRanks} * kTileWidth);
+  for (int t = 0; t < std::ssize(tiles.b_tiles); ++t) {
+    const TileRange range = RangeOf(tiles, tiles.out_features, t);
+    Dequantize(tiles.dtype, At(tiles.b_tiles[t]), int64_t{kTileRanks} * range.width, tile.data());
+    for (int i = 0; i < range.width; ++i) {
+      float* row = &b[(range.wide_begin + i) * tiles.rank + range.rank_begin];
+      for (int rank = 0; rank < range.rank_count; ++rank) row[rank] = tile[rank * range.width + i];
+    }
+  }
+  return b;
+}
+
+// From the tiles, so that g fits the weights as they are served.
+absl::Status ImageBuilder::WriteGain(int index) {
+  const ModuleTiles& tiles = plan_->layout[index];
+  absl::StatusOr<std::vector<float>> gain =
+      backend_->DoraGain(*plan_->modules[index].target, UnpackA(tiles), UnpackB(tiles), tiles.rank,
+                         tiles.scale, magnitudes_[index]);
+  if (!gain.ok()) return gain.status();
+  std::memcpy(At(tiles.gain), gain->data(), gain->size() * sizeof(float));
+  return absl::OkStatus();
+}
+
+absl::StatusOr<std::shared_ptr<const LoraImage>> ImageBuilder::Finish() {
+  for (int i = 0; i < std::ssize(plan_->layout); ++i) {
+    if (!plan_->layout[i].has_gain) continue;
+    if (absl::Status s = WriteGain(i); !s.ok()) return s;
+  }
+  return image_;
+}
+
+}  // namespace lorica
