@@ -121,7 +121,7 @@ How to go on:
   $bin/loricad --model \$cache/SmolLM2-135M-Instruct.Q4_1.gguf \\
     --adapters-dir deploy/demo/adapters --data-dir build/data --grpc-address 127.0.0.1:50051 &
   $bin/lorica adapters list
-  $bin/lorica generate --adapter headline "Article: ..."
+  $bin/lorica generate --chat --adapter headline "Article: ..."
   $bin/lorica chat
   $bin/lorica --help
 TEXT
