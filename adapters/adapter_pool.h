@@ -21,20 +21,13 @@
 #include "absl/time/time.h"
 #include "absl/types/span.h"
 #include "adapters/adapter.h"
+#include "adapters/image_loader.h"
 #include "kernels/backend.h"
 #include "kernels/block_arena.h"
 
 namespace lorica {
 
 enum class AdapterTier : uint8_t { kSource, kHost, kDevice };
-
-// Makes images: PeftLoader in the product, a faulty one in the simulator.
-class ImageLoader {
- public:
-  virtual ~ImageLoader() = default;
-  virtual absl::StatusOr<std::shared_ptr<const LoraImage>> LoadImage(
-      const Generation& generation) = 0;
-};
 
 // Runs work on loader threads; the simulator runs it when it likes.
 class LoaderExecutor {

@@ -1,1 +1,340 @@
-// Stub.
+#include "server/engine/engine.h"
+
+#include <algorithm>
+#include <deque>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "kernels/check.h"
+#include "server/engine/batch_builder.h"
+#include "server/engine/engine_inbox.h"
+#include "server/engine/request_check.h"
+#include "server/engine/scheduler.h"
+
+namespace lorica {
+
+struct Engine::Impl {
+  // A step on the device and whose tokens it samples, in order.
+  struct Flight {
+    uint64_t step = 0;
+    std::vector<RequestId> samples;
+  };
+
+  Impl(EngineOptions options, Executor* executor, AdapterPool* pool, BlockArena* arena);
+  ~Impl();
+
+  StepReport Step(absl::Time now);
+  void TakeArrivals();
+  void Apply(RequestId id, const Wish& wish);
+  void DropExpired(absl::Time now);
+  StepPlan PlanStep(absl::Time now);
+  void Launch(const StepPlan& plan);
+  bool CollectDue(bool launched);
+  void Deliver(const Flight& flight, const std::vector<SampleResult>& results);
+  void DeliverToken(RequestState& request, const SampleResult& result);
+  StopReason ReasonToStop(const RequestState& request, int32_t token) const;
+  void End(RequestId id, absl::Status status, StopReason reason);
+  void EndAll(const absl::Status& status);
+  void LoseDevice(const absl::Status& status);
+  void LeaveQueue(RequestState& request);
+  void EndStep(bool worked, absl::Time began);
+  EngineStats Stats() const;
+
+  const EngineOptions options;
+  Executor* const executor;
+  AdapterPool* const pool;
+  BlockArena* const arena;
+  EngineInbox inbox;
+  Scheduler scheduler;
+
+  uint64_t last_step = 0;
+  std::deque<Flight> flights;
+  absl::Status device;
+  absl::Time now;
+  absl::Time next_expiry = absl::InfiniteFuture();
+  bool worked = false;
+
+  // Since the last EndStep.
+  QueueShare left_queue;
+  std::vector<RequestId> ended;
+  EngineStats totals;  // the counters among them
+};
+
+Engine::Impl::Impl(EngineOptions options, Executor* executor, AdapterPool* pool, BlockArena* arena)
+    : options(options),
+      executor(executor),
+      pool(pool),
+      arena(arena),
+      inbox(options),
+      scheduler({.rows_max = options.rows_max,
+                 .chunk_tokens = options.chunk_tokens,
+                 .running_max = options.running_max,
+                 .overtake_steps_max = options.overtake_steps_max},
+                pool, arena) {
+  LORICA_CHECK(options.rows_max > 0 && options.chunk_tokens > 0 && options.running_max > 0,
+               options.rows_max, options.chunk_tokens, options.running_max);
+  LORICA_CHECK(executor->depth() == 0 || executor->depth() == 1, "depth", executor->depth());
+  pool->SetWakeCallback([this] { inbox.Wake(); });
+}
+
+Engine::Impl::~Impl() {
+  pool->SetWakeCallback(nullptr);
+  const absl::Status status = absl::UnavailableError("the server is shutting down");
+  inbox.Close(status);
+  TakeArrivals();
+  EndAll(status);
+  while (!flights.empty() && device.ok()) CollectDue(false);
+}
+
+// --- the turn ------------------------------------------------------------------------
+
+StepReport Engine::Impl::Step(absl::Time time) {
+  now = time;
+  const absl::Time began = options.clock();
+  TakeArrivals();
+  pool->Poll(now);
+  DropExpired(now);
+  StepReport report;
+  report.plan = PlanStep(now);
+  const bool launched = !report.plan.spans.empty();
+  if (launched) Launch(report.plan);
+  const bool collected = CollectDue(launched);
+  report.worked = launched || collected || !ended.empty();
+  report.device = device;
+  EndStep(report.worked, began);
+  return report;
+}
+
+void Engine::Impl::TakeArrivals() {
+  Arrivals arrivals = inbox.Take();
+  for (std::unique_ptr<RequestState>& request : arrivals.requests) {
+    next_expiry =
+        std::min({next_expiry, request->request.deadline, request->submitted + options.queue_ttl});
+    scheduler.Add(std::move(request));
+  }
+  for (const auto& [id, wish] : arrivals.wishes) Apply(id, wish);
+  if (arrivals.abort.has_value()) EndAll(*arrivals.abort);
+  if (!device.ok()) EndAll(device);
+}
+
+void Engine::Impl::Apply(RequestId id, const Wish& wish) {
+  RequestState* request = scheduler.Find(id);
+  if (request == nullptr) return;
+  if (wish.paused.has_value()) request->paused = *wish.paused;
+  if (wish.end == Wish::End::kCancel) {
+    End(id, absl::CancelledError("the request was cancelled"), StopReason::kNone);
+  } else if (wish.end == Wish::End::kFinish) {
+    End(id, absl::OkStatus(), wish.reason);
+  }
+}
+
+void Engine::Impl::DropExpired(absl::Time now) {
+  if (now < next_expiry) return;
+  next_expiry = absl::InfiniteFuture();
+  std::vector<std::pair<RequestId, absl::Status>> expired;
+  for (const auto& [id, request] : scheduler.requests()) {
+    const absl::Time queue_end =
+        request->was_scheduled ? absl::InfiniteFuture() : request->submitted + options.queue_ttl;
+    if (request->request.deadline <= now) {
+      expired.emplace_back(id, absl::DeadlineExceededError("the request's deadline has passed"));
+    } else if (queue_end <= now) {
+      expired.emplace_back(id, absl::UnavailableError(absl::StrCat(
+                                   "the request waited in the queue for ",
+                                   absl::FormatDuration(options.queue_ttl), "; try again later")));
+    } else {
+      next_expiry = std::min({next_expiry, request->request.deadline, queue_end});
+    }
+  }
+  for (auto& [id, status] : expired) End(id, std::move(status), StopReason::kNone);
+}
+
+StepPlan Engine::Impl::PlanStep(absl::Time now) {
+  std::vector<Scheduler::Failure> failures;
+  StepPlan plan = scheduler.Schedule(last_step + 1, now, &failures);
+  for (Scheduler::Failure& failure : failures) {
+    End(failure.id, std::move(failure.status), StopReason::kNone);
+  }
+  for (const Span& span : plan.spans) LeaveQueue(*scheduler.Find(span.request));
+  return plan;
+}
+
+void Engine::Impl::Launch(const StepPlan& plan) {
+  std::unique_ptr<StepBatch> batch = BuildBatch(plan, scheduler, *arena);
+  scheduler.Launched(plan);
+  last_step = plan.step;
+  Flight& flight = flights.emplace_back();
+  flight.step = plan.step;
+  for (const Span& span : plan.spans) {
+    if (span.samples) flight.samples.push_back(span.request);
+  }
+  ++totals.steps;
+  totals.rows += plan.rows;
+  executor->Launch(std::move(batch));
+}
+
+bool Engine::Impl::CollectDue(bool launched) {
+  const size_t may_stay = launched ? executor->depth() : 0;
+  if (flights.size() <= may_stay) return false;
+  const Flight flight = std::move(flights.front());
+  flights.pop_front();
+  absl::StatusOr<std::vector<SampleResult>> results = executor->Collect();
+  if (!results.ok()) {
+    LoseDevice(results.status());
+    return true;
+  }
+  LORICA_CHECK(results->size() == flight.samples.size(), "step", flight.step, "results",
+               results->size(), "samples", flight.samples.size());
+  scheduler.Collected(flight.step);
+  Deliver(flight, *results);
+  return true;
+}
+
+void Engine::Impl::Deliver(const Flight& flight, const std::vector<SampleResult>& results) {
+  for (size_t i = 0; i < results.size(); ++i) {
+    // Who ended since the launch gets nothing: its last token was surplus.
+    RequestState* request = scheduler.Find(flight.samples[i]);
+    if (request != nullptr) DeliverToken(*request, results[i]);
+  }
+}
+
+// --- one request -----------------------------------------------------------------------
+
+void Engine::Impl::DeliverToken(RequestState& request, const SampleResult& result) {
+  --request.pending;
+  if (!result.finite) {
+    End(request.id,
+        absl::InternalError("the model's output for this request is not finite, or every token "
+                            "is banned; an adapter may be broken"),
+        StopReason::kNone);
+    return;
+  }
+  request.output.push_back(result.token);
+  ++totals.generated_tokens;
+  if (!std::exchange(request.has_first_token, true)) {
+    request.timings.first_token = options.clock() - request.submitted;
+  }
+  TokenEvent event;
+  event.tokens.push_back({result.token, result.logprob, result.top});
+  request.request.sink->OnTokens(event);
+  const StopReason reason = ReasonToStop(request, result.token);
+  if (reason != StopReason::kNone) End(request.id, absl::OkStatus(), reason);
+}
+
+StopReason Engine::Impl::ReasonToStop(const RequestState& request, int32_t token) const {
+  const auto has = [token](const std::vector<int32_t>& ids) {
+    return std::find(ids.begin(), ids.end(), token) != ids.end();
+  };
+  const EngineRequest& asked = request.request;
+  if (has(asked.stop_token_ids)) return StopReason::kEndToken;
+  if (!asked.ignore_end && has(asked.end_tokens)) return StopReason::kEndToken;
+  const bool full = static_cast<int32_t>(request.output.size()) >= asked.max_tokens;
+  return full ? StopReason::kLength : StopReason::kNone;
+}
+
+void Engine::Impl::End(RequestId id, absl::Status status, StopReason reason) {
+  const std::unique_ptr<RequestState> request = scheduler.Remove(id);
+  LeaveQueue(*request);
+  ended.push_back(id);
+  if (status.ok()) {
+    ++totals.finished;
+  } else {
+    ++(absl::IsCancelled(status) ? totals.cancelled : totals.failed);
+  }
+  FinishEvent event;
+  event.status = std::move(status);
+  event.reason = reason;
+  event.prompt_tokens = static_cast<int32_t>(request->request.prompt.size());
+  event.completion_tokens = static_cast<int32_t>(request->output.size());
+  event.timings = request->timings;
+  event.timings.total = options.clock() - request->submitted;
+  if (!request->was_scheduled) event.timings.queue = event.timings.total;
+  request->request.sink->OnFinish(event);
+}
+
+void Engine::Impl::EndAll(const absl::Status& status) {
+  std::vector<RequestId> ids;
+  for (const auto& [id, request] : scheduler.requests()) ids.push_back(id);
+  for (RequestId id : ids) End(id, status, StopReason::kNone);
+}
+
+void Engine::Impl::LoseDevice(const absl::Status& status) {
+  device = absl::UnavailableError(absl::StrCat("the device is gone: ", status.message()));
+  inbox.Close(device);
+  flights.clear();
+  scheduler.Collected(last_step);
+  EndAll(device);
+}
+
+void Engine::Impl::LeaveQueue(RequestState& request) {
+  if (!request.in_queue) return;
+  request.in_queue = false;
+  const QueueShare share = ShareOf(request.request);
+  left_queue.requests += share.requests;
+  left_queue.tokens += share.tokens;
+  left_queue.bytes += share.bytes;
+  if (request.was_scheduled) totals.prompt_tokens += request.request.prompt.size();
+}
+
+// --- books -------------------------------------------------------------------------------
+
+void Engine::Impl::EndStep(bool step_worked, absl::Time began) {
+  worked = step_worked;
+  const double step_ms = worked ? absl::ToDoubleMilliseconds(options.clock() - began) : -1.0;
+  inbox.EndStep(left_queue, ended, Stats(), !flights.empty(), step_ms);
+  left_queue = {};
+  ended.clear();
+}
+
+EngineStats Engine::Impl::Stats() const {
+  EngineStats stats = totals;
+  stats.running = scheduler.running_count();
+  stats.queued = static_cast<int32_t>(scheduler.requests().size()) - stats.running;
+  stats.waiting_for_adapter = scheduler.waiting_for_adapter();
+  stats.preemptions = scheduler.preemptions();
+  for (const auto& [id, request] : scheduler.requests()) stats.paused += request->paused;
+  stats.free_blocks = arena->free_blocks();
+  stats.kv_blocks = arena->blocks_of(UnitKind::kKv);
+  stats.adapter_blocks = arena->blocks_of(UnitKind::kAdapter);
+  return stats;
+}
+
+// --- Engine --------------------------------------------------------------------------------
+
+Engine::Engine(EngineOptions options, Executor* executor, AdapterPool* pool, BlockArena* arena)
+    : impl_(std::make_unique<Impl>(std::move(options), executor, pool, arena)) {}
+
+Engine::~Engine() = default;
+
+absl::StatusOr<RequestId> Engine::Submit(EngineRequest request, absl::Time now) {
+  auto state = CheckRequest(std::move(request), impl_->options, impl_->arena->block_count(), now);
+  if (!state.ok()) {
+    impl_->inbox.CountRefusal();
+    return state.status();
+  }
+  return impl_->inbox.Submit(*std::move(state));
+}
+
+void Engine::Cancel(RequestId id) { impl_->inbox.Send(id, {.end = Wish::End::kCancel}); }
+
+void Engine::Finish(RequestId id, StopReason reason) {
+  impl_->inbox.Send(id, {.end = Wish::End::kFinish, .reason = reason});
+}
+
+void Engine::Pause(RequestId id) { impl_->inbox.Send(id, {.paused = true}); }
+void Engine::Resume(RequestId id) { impl_->inbox.Send(id, {.paused = false}); }
+void Engine::StartDrain() { impl_->inbox.StartDrain(); }
+void Engine::Abort(const absl::Status& status) { impl_->inbox.Abort(status); }
+StepReport Engine::Step(absl::Time now) { return impl_->Step(now); }
+
+void Engine::WaitForWork(absl::Duration timeout) {
+  if (impl_->worked) return;
+  timeout = std::min(timeout, impl_->next_expiry - impl_->now);
+  if (impl_->pool->copies_in_flight() > 0) timeout = std::min(timeout, absl::Milliseconds(1));
+  impl_->inbox.Wait(std::max(timeout, absl::ZeroDuration()));
+}
+
+bool Engine::idle() const { return impl_->inbox.idle(); }
+EngineStats Engine::stats() const { return impl_->inbox.stats(); }
+void Engine::CheckInvariants() const { impl_->scheduler.CheckInvariants(); }
+
+}  // namespace lorica

@@ -1,13 +1,14 @@
 // Continuous batching over one model with any mixture of adapters.
 //
-// Submit, Cancel, Pause, Resume and stats may be called from any thread; Step is
-// called by one thread, which owns everything else. It reads: take arrivals, drop the
+// All but Step, WaitForWork and CheckInvariants may be called from any thread; these
+// are called by one thread, which owns everything else. It reads: take arrivals, drop the
 // cancelled, admit and schedule, launch, collect, deliver. It never waits for a
 // network, a disk or a lock held during I/O: an adapter that is not there makes its
 // request wait in the queue while others go on.
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <vector>
 
@@ -22,16 +23,18 @@
 namespace lorica {
 
 struct EngineOptions {
-  int rows_max = 512;               // rows (tokens) of one step
-  int chunk_tokens = 256;           // most prompt tokens of a step; decode rows come first
-  int running_max = 64;             // requests that hold KV at a time
-  int queue_requests_max = 1024;    // waiting ones; more is Unavailable
-  int64_t queue_tokens_max = 4 << 20;     // prompt + max_tokens of the waiting ones
+  int rows_max = 512;                  // rows (tokens) of one step
+  int chunk_tokens = 256;              // most prompt tokens of a step; decode rows come first
+  int running_max = 64;                // requests that hold KV at a time
+  int queue_requests_max = 1024;       // waiting ones; more is Unavailable
+  int64_t queue_tokens_max = 4 << 20;  // prompt + max_tokens of the waiting ones
   int64_t queue_bytes_max = 256 << 20;
-  int overtake_steps_max = 256;     // how long a request whose adapter loads may be overtaken
+  int overtake_steps_max = 256;  // how long a request whose adapter loads may be overtaken
   int64_t context_tokens = 0;
   int32_t vocabulary = 0;
-  absl::Duration queue_ttl = absl::InfiniteDuration();
+  absl::Duration queue_ttl = absl::InfiniteDuration();  // never scheduled by then: Unavailable
+  // For step_ms and RequestTimings alone; nothing is decided by it.
+  std::function<absl::Time()> clock = absl::Now;
 };
 
 struct EngineStats {
@@ -40,7 +43,7 @@ struct EngineStats {
   int32_t running = 0;
   int32_t paused = 0;
   int64_t accepted = 0;
-  int64_t finished = 0;             // with an OK status
+  int64_t finished = 0;  // with an OK status
   int64_t cancelled = 0;
   int64_t failed = 0;
   int64_t refused = 0;
@@ -52,25 +55,29 @@ struct EngineStats {
   int32_t free_blocks = 0;
   int32_t kv_blocks = 0;
   int32_t adapter_blocks = 0;
-  double step_ms_p50 = 0.0;         // over the last 1,024 steps
+  double step_ms_p50 = 0.0;  // over the last 1,024 steps
   double step_ms_p99 = 0.0;
 };
 
 struct StepReport {
-  bool worked = false;              // false: nothing was runnable
-  StepPlan plan;                    // what was launched; empty when !worked
-  absl::Status device;              // not OK: the device is gone, the engine has ended all requests
+  bool worked = false;  // false: nothing was runnable
+  StepPlan plan;        // what was launched; empty when !worked
+  absl::Status device;  // not OK: the device is gone, the engine has ended all requests
 };
 
 class Engine {
  public:
   // All pointers outlive the engine.
+  // REQUIRES: rows_max, chunk_tokens and running_max at least 1.
   Engine(EngineOptions options, Executor* executor, AdapterPool* pool, BlockArena* arena);
+  // Ends what is left with Unavailable.
   ~Engine();
 
   // Unavailable (with the queue's limit in the text): the queue is full in requests,
-  // tokens or bytes, or the engine drains. InvalidArgument: beyond the context, or more
-  // blocks (adapters + KV of prompt + max_tokens) than the arena has.
+  // tokens or bytes, the engine drains or the device is gone. DeadlineExceeded: it is
+  // over. InvalidArgument: a bad token id or mix, beyond the context, or more blocks
+  // (adapters + KV of prompt + max_tokens) than the arena has. After an error the sink
+  // hears nothing.
   absl::StatusOr<RequestId> Submit(EngineRequest request, absl::Time now);
   // Its sink hears OnFinish(Cancelled) by the next step border, unless it has ended. A
   // stop string found in the text ends a request the same way but with `reason`.
@@ -81,16 +88,16 @@ class Engine {
   void Resume(RequestId id);
   // No new requests are taken; queued and running ones go on.
   void StartDrain();
-  // Ends everything with `status`.
+  // Ends everything that is there with `status`, by the next step border.
   void Abort(const absl::Status& status);
 
-  // One turn. REQUIRES: always the same thread.
+  // One turn. `now` never goes back. REQUIRES: always the same thread.
   StepReport Step(absl::Time now);
   // Waits until Step may have something to do, at most `timeout`. Same thread as Step.
   void WaitForWork(absl::Duration timeout);
-  bool idle() const;                // nothing queued or running
+  bool idle() const;  // nothing queued or running
 
-  EngineStats stats() const;        // any thread
+  EngineStats stats() const;  // any thread
   // Blocks, leases, slots and requests add up; aborts otherwise. Between steps.
   void CheckInvariants() const;
 

@@ -24,9 +24,9 @@ struct MixTerm {
 enum class StopReason : uint8_t { kNone, kEndToken, kStopString, kLength };
 
 struct RequestTimings {
-  absl::Duration queue;       // submitted to first scheduled
-  absl::Duration load;        // of that, waiting for an adapter
-  absl::Duration first_token; // submitted to first token
+  absl::Duration queue;        // submitted to first scheduled
+  absl::Duration load;         // of that, waiting for an adapter
+  absl::Duration first_token;  // submitted to first token
   absl::Duration total;
   int32_t preemptions = 0;
 };
@@ -63,14 +63,14 @@ class TokenSink {
 
 struct EngineRequest {
   std::string tenant;
-  std::vector<int32_t> prompt;            // not empty
-  int32_t max_tokens = 0;                 // >= 1
+  std::vector<int32_t> prompt;  // not empty
+  int32_t max_tokens = 0;       // >= 1
   SampleParams params;
   std::vector<TokenBias> logit_bias;
-  std::vector<int32_t> end_tokens;        // any of them ends it, unless ignore_end
-  std::vector<int32_t> stop_token_ids;    // these end it even with ignore_end
+  std::vector<int32_t> end_tokens;      // any of them ends it, unless ignore_end
+  std::vector<int32_t> stop_token_ids;  // these end it even with ignore_end
   bool ignore_end = false;
-  std::vector<MixTerm> mix;               // empty = base; at most kMixTermsMax
+  std::vector<MixTerm> mix;  // empty = base; at most kMixTermsMax
   absl::Time deadline = absl::InfiniteFuture();
   std::shared_ptr<TokenSink> sink;
 };

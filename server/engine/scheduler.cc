@@ -1,1 +1,369 @@
-// Stub.
+#include "server/engine/scheduler.h"
+
+#include <algorithm>
+#include <map>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "kernels/check.h"
+
+namespace lorica {
+
+Scheduler::Scheduler(SchedulerOptions options, AdapterPool* pool, BlockArena* arena)
+    : options_(options), pool_(pool), arena_(arena) {
+  for (int32_t slot = options_.running_max - 1; slot >= 0; --slot) free_slots_.push_back(slot);
+}
+
+Scheduler::~Scheduler() {
+  for (auto& [id, request] : requests_) Bury(*request);
+  for (Grave& grave : graves_) Release(grave);
+}
+
+void Scheduler::Add(std::unique_ptr<RequestState> request) {
+  const RequestId id = request->id;
+  waiting_.emplace(id, request.get());
+  requests_.emplace(id, std::move(request));
+}
+
+RequestState* Scheduler::Find(RequestId id) const {
+  auto found = requests_.find(id);
+  return found == requests_.end() ? nullptr : found->second.get();
+}
+
+std::unique_ptr<RequestState> Scheduler::Remove(RequestId id) {
+  auto found = requests_.find(id);
+  LORICA_CHECK(found != requests_.end(), "request", id);
+  std::unique_ptr<RequestState> request = std::move(found->second);
+  requests_.erase(found);
+  waiting_.erase(id);
+  running_.erase(id);
+  Bury(*request);
+  return request;
+}
+
+// --- one step ------------------------------------------------------------------------
+
+StepPlan Scheduler::Schedule(uint64_t step, absl::Time now, std::vector<Failure>* failures) {
+  failures_ = failures;
+  StepPlan plan;
+  plan.step = step;
+  Budget budget{options_.rows_max, options_.chunk_tokens};
+  MakeRoomForSenior();
+  PlaceDecodeRows(budget, plan);
+  Admit(now);
+  PlaceChunks(budget, plan);
+  OrderSpans(plan);
+  failures_ = nullptr;
+  return plan;
+}
+
+void Scheduler::ForEachRunnable(const std::function<void(RequestState&)>& visit) {
+  // A visit may preempt requests that are further on.
+  for (auto it = running_.begin(); it != running_.end();) {
+    const RequestId id = it->first;
+    if (it->second->runnable()) visit(*it->second);
+    it = running_.upper_bound(id);
+  }
+}
+
+void Scheduler::PlaceDecodeRows(Budget& budget, StepPlan& plan) {
+  ForEachRunnable([&](RequestState& request) {
+    if (!request.feeds_one() || budget.rows == 0) return;
+    const Room room = Grow(request);
+    if (room == Room::kYes) {
+      PlaceSpan(request, 1, plan);
+      --budget.rows;
+    } else if (room == Room::kNever) {
+      Fail(request, absl::ResourceExhaustedError(
+                        "pinned adapters leave too few blocks for this request to go on"));
+    }
+  });
+}
+
+void Scheduler::PlaceChunks(Budget& budget, StepPlan& plan) {
+  ForEachRunnable([&](RequestState& request) {
+    if (request.feeds_one()) return;
+    const int tokens = std::min({request.remaining(), budget.rows, budget.chunk});
+    if (tokens == 0) return;
+    PlaceSpan(request, tokens, plan);
+    budget.rows -= tokens;
+    budget.chunk -= tokens;
+  });
+}
+
+void Scheduler::PlaceSpan(RequestState& request, int32_t tokens, StepPlan& plan) {
+  plan.spans.push_back({.request = request.id,
+                        .position_begin = request.scheduled,
+                        .token_count = tokens,
+                        .samples = tokens == request.remaining()});
+  plan.rows += tokens;
+}
+
+void Scheduler::OrderSpans(StepPlan& plan) const {
+  std::map<std::string, std::vector<Span>> by_tiles;  // "" is the base and comes first
+  for (const Span& span : plan.spans) by_tiles[Find(span.request)->tile_key].push_back(span);
+  plan.spans.clear();
+  for (auto& [key, spans] : by_tiles) {
+    std::sort(spans.begin(), spans.end(),
+              [](const Span& a, const Span& b) { return a.request < b.request; });
+    if (!key.empty()) {
+      const RequestState& request = *Find(spans.front().request);
+      std::vector<LoraTerm>& terms = plan.tile_lists.emplace_back();
+      for (size_t i = 0; i < request.leases.size(); ++i) {
+        terms.push_back({request.leases[i].mounted(), request.request.mix[i].weight});
+      }
+    }
+    for (Span& span : spans) {
+      span.tile_list = key.empty() ? -1 : static_cast<int32_t>(plan.tile_lists.size()) - 1;
+      plan.spans.push_back(span);
+    }
+  }
+}
+
+void Scheduler::Launched(const StepPlan& plan) {
+  for (const Span& span : plan.spans) {
+    RequestState& request = *Find(span.request);
+    request.scheduled += span.token_count;
+    request.pending += span.samples ? 1 : 0;
+    request.last_step = plan.step;
+  }
+}
+
+void Scheduler::Collected(uint64_t step) {
+  collected_ = step;
+  std::vector<Grave> later;
+  for (Grave& grave : graves_) {
+    if (grave.step > collected_) {
+      later.push_back(std::move(grave));
+    } else {
+      grave_blocks_ -= grave.blocks;
+      Release(grave);
+    }
+  }
+  graves_ = std::move(later);
+}
+
+// --- admission -------------------------------------------------------------------------
+
+void Scheduler::Admit(absl::Time now) {
+  std::vector<RequestState*> candidates;
+  candidates.reserve(waiting_.size());
+  for (const auto& [id, request] : waiting_) candidates.push_back(request);
+  RequestId first_blocked = 0;
+  senior_ = 0;
+  waiting_for_adapter_ = 0;
+  for (RequestState* request : candidates) {
+    if (request->paused || InFlight(*request)) continue;
+    const Admission admission = TryAdmit(*request, now);
+    if (admission == Admission::kAdmitted || admission == Admission::kFailed) continue;
+    if (first_blocked == 0) first_blocked = request->id;
+    if (request->id != first_blocked) request->leases.clear();
+    if (admission != Admission::kNoRoom) ++waiting_for_adapter_;
+    if (admission == Admission::kLoading) continue;
+    if (senior_ == 0) senior_ = request->id;
+    ++request->room_steps;
+    if (admission == Admission::kNoRoom || WaitedEnough(*request)) break;
+  }
+  HoldOnly(first_blocked);
+}
+
+void Scheduler::HoldOnly(RequestId holder) {
+  if (holder_ != holder) {
+    auto before = waiting_.find(holder_);
+    if (before != waiting_.end()) before->second->leases.clear();
+  }
+  holder_ = holder;
+}
+
+Scheduler::Admission Scheduler::TryAdmit(RequestState& request, absl::Time now) {
+  if (!CanEverHave(request, request.blocks_max())) {
+    Fail(request, absl::ResourceExhaustedError(absl::StrCat(
+                      "the request needs up to ", request.blocks_max(),
+                      " blocks, pinned adapters leave too few of ", arena_->block_count())));
+    return Admission::kFailed;
+  }
+  const Admission adapters = AcquireAdapters(request, now);
+  if (adapters == Admission::kLoading || adapters == Admission::kAdapterRoom) {
+    request.load_wait_began = std::min(request.load_wait_began, now);
+  }
+  if (adapters != Admission::kAdmitted) return adapters;
+  if (request.load_wait_began < now) request.timings.load += now - request.load_wait_began;
+  request.load_wait_began = absl::InfiniteFuture();
+  return TakeRoom(request, now);
+}
+
+Scheduler::Admission Scheduler::AcquireAdapters(RequestState& request, absl::Time now) {
+  const std::vector<MixTerm>& mix = request.request.mix;
+  request.leases.resize(mix.size());
+  Admission result = Admission::kAdmitted;
+  for (size_t i = 0; i < mix.size(); ++i) {
+    if (request.leases[i]) continue;
+    absl::StatusOr<AdapterLease> lease = pool_->TryAcquire(mix[i].generation, now);
+    if (lease.ok()) {
+      request.leases[i] = *std::move(lease);
+      continue;
+    }
+    const AdapterWait wait =
+        absl::IsUnavailable(lease.status()) ? pool_->WaitOf(mix[i].generation) : AdapterWait::kNone;
+    if (wait == AdapterWait::kNone) {
+      Fail(request, lease.status());
+      return Admission::kFailed;
+    }
+    if (wait == AdapterWait::kLoading) result = Admission::kLoading;
+    if (wait == AdapterWait::kRoom && result == Admission::kAdmitted) {
+      result = Admission::kAdapterRoom;
+    }
+  }
+  return result;
+}
+
+Scheduler::Admission Scheduler::TakeRoom(RequestState& request, absl::Time now) {
+  if (free_slots_.empty()) return Admission::kNoRoom;
+  // One block a running request is left, so that a newcomer does not cause preemption
+  // at once.
+  const int32_t reserve = WaitedEnough(request) ? 0 : running_count();
+  const int32_t blocks = KvBlocksFor(std::min(request.known() + 1, request.positions_max()));
+  if (arena_->available_blocks() < blocks + reserve) return Admission::kNoRoom;
+  absl::StatusOr<UnitId> unit = arena_->Allocate(UnitKind::kKv, blocks, nullptr);
+  LORICA_CHECK(unit.ok(), unit.status().ToString());
+  request.kv = *unit;
+  request.slot = free_slots_.back();
+  free_slots_.pop_back();
+  request.scheduled = 0;
+  request.room_steps = 0;
+  request.running = true;
+  if (!std::exchange(request.was_scheduled, true)) request.timings.queue = now - request.submitted;
+  waiting_.erase(request.id);
+  running_.emplace(request.id, &request);
+  return Admission::kAdmitted;
+}
+
+bool Scheduler::CanEverHave(const RequestState& request, int32_t blocks) const {
+  return blocks <= arena_->block_count() - pool_->PinnedBlocksBesides(request.generations);
+}
+
+void Scheduler::Fail(const RequestState& request, absl::Status status) {
+  failures_->push_back({request.id, std::move(status)});
+}
+
+// --- room --------------------------------------------------------------------------------
+
+Scheduler::Room Scheduler::Grow(RequestState& request) {
+  const auto has = static_cast<int32_t>(arena_->blocks(request.kv).size());
+  const int32_t more = KvBlocksFor(request.scheduled + 1) - has;
+  if (more <= 0) return Room::kYes;
+  if (!CanEverHave(request, request.adapter_blocks + has + more)) return Room::kNever;
+  while (!arena_->Extend(request.kv, more).ok()) {
+    if (arena_->available_blocks() + grave_blocks_ >= more) return Room::kLater;
+    if (RequestState* victim = Victim(request.id)) {
+      Preempt(*victim);
+    } else if (holder_ != 0) {
+      HoldOnly(0);
+    } else {
+      return Room::kLater;
+    }
+  }
+  return Room::kYes;
+}
+
+bool Scheduler::WaitedEnough(const RequestState& request) const {
+  if (request.room_steps > options_.overtake_steps_max) return true;
+  return std::all_of(running_.begin(), running_.end(),
+                     [](const auto& entry) { return entry.second->paused; });
+}
+
+int32_t Scheduler::BlocksMissing(const RequestState& request) const {
+  int32_t blocks = KvBlocksFor(std::min(request.known() + 1, request.positions_max()));
+  for (const GenerationPtr& generation : request.generations) {
+    bool held = false;
+    for (size_t i = 0; i < request.leases.size(); ++i) {
+      held |= request.leases[i] && request.request.mix[i].generation->digest == generation->digest;
+    }
+    if (!held) blocks += generation->block_count;
+  }
+  return blocks;
+}
+
+void Scheduler::MakeRoomForSenior() {
+  auto found = waiting_.find(senior_);
+  if (found == waiting_.end() || !WaitedEnough(*found->second)) return;
+  const RequestState& senior = *found->second;
+  const auto fits = [&] {
+    const bool slot = !free_slots_.empty() || !graves_.empty();
+    return slot && arena_->available_blocks() + grave_blocks_ >= BlocksMissing(senior);
+  };
+  while (!fits()) {
+    if (RequestState* victim = Victim(senior.id)) {
+      Preempt(*victim);
+    } else if (holder_ != 0 && holder_ != senior.id) {
+      HoldOnly(0);
+    } else {
+      return;
+    }
+  }
+}
+
+RequestState* Scheduler::Victim(RequestId beneficiary) const {
+  for (auto it = running_.rbegin(); it != running_.rend(); ++it) {
+    if (it->second->paused && it->first != beneficiary) return it->second;
+  }
+  if (running_.empty() || running_.rbegin()->first <= beneficiary) return nullptr;
+  return running_.rbegin()->second;
+}
+
+void Scheduler::Preempt(RequestState& request) {
+  Bury(request);
+  request.running = false;
+  request.scheduled = 0;
+  ++request.timings.preemptions;
+  ++preemptions_;
+  running_.erase(request.id);
+  waiting_.emplace(request.id, &request);
+}
+
+void Scheduler::Bury(RequestState& request) {
+  Grave grave{request.last_step, std::exchange(request.kv, 0), std::exchange(request.slot, -1), 0,
+              std::move(request.leases)};
+  request.leases.clear();
+  if (grave.kv == 0 || !InFlight(request)) {
+    Release(grave);
+    return;
+  }
+  grave.blocks = static_cast<int32_t>(arena_->blocks(grave.kv).size()) + request.adapter_blocks;
+  grave_blocks_ += grave.blocks;
+  graves_.push_back(std::move(grave));
+}
+
+void Scheduler::Release(Grave& grave) {
+  if (grave.kv != 0) arena_->Free(grave.kv);
+  if (grave.slot >= 0) free_slots_.push_back(grave.slot);
+  grave.leases.clear();
+}
+
+// --- books -------------------------------------------------------------------------------
+
+void Scheduler::CheckInvariants() const {
+  int32_t kv_blocks = 0;
+  const auto count_unit = [&](UnitId unit) {
+    kv_blocks += static_cast<int32_t>(arena_->blocks(unit).size());
+  };
+  for (const auto& [id, request] : requests_) {
+    LORICA_CHECK(request->running == running_.contains(id), "request", id);
+    LORICA_CHECK(request->running != waiting_.contains(id), "request", id);
+    LORICA_CHECK(request->running == (request->kv != 0), "request", id);
+    LORICA_CHECK(request->pending >= 0 && request->pending <= 1, "request", id);
+    if (request->running) count_unit(request->kv);
+    const bool holds = std::any_of(request->leases.begin(), request->leases.end(),
+                                   [](const AdapterLease& lease) { return bool{lease}; });
+    LORICA_CHECK(!holds || request->running || id == holder_, "waiting request holds", id);
+  }
+  for (const Grave& grave : graves_) {
+    LORICA_CHECK(grave.step > collected_, grave.step, collected_);
+    count_unit(grave.kv);
+  }
+  LORICA_CHECK(kv_blocks == arena_->blocks_of(UnitKind::kKv), "KV blocks", kv_blocks);
+  const size_t slots = free_slots_.size() + running_.size() + graves_.size();
+  LORICA_CHECK(slots == static_cast<size_t>(options_.running_max), "slots", slots);
+}
+
+}  // namespace lorica

@@ -18,7 +18,7 @@ struct Span {
   int32_t position_begin = 0;
   int32_t token_count = 0;
   bool samples = false;
-  int32_t tile_list = -1;   // index into StepPlan::tile_lists; -1 = base
+  int32_t tile_list = -1;  // index into StepPlan::tile_lists; -1 = base
 };
 
 struct StepPlan {

@@ -1,0 +1,76 @@
+#include "server/engine/batch_builder.h"
+
+#include "kernels/check.h"
+
+namespace lorica {
+namespace {
+
+void AddRows(const Span& span, const RequestState& request, StepBatch& batch) {
+  for (int32_t i = 0; i < span.token_count; ++i) {
+    batch.tokens.push_back(request.TokenAt(span.position_begin + i));
+    batch.positions.push_back(span.position_begin + i);
+  }
+}
+
+void AddAttention(const Span& span, absl::Span<const BlockId> blocks, StepBatch& batch) {
+  const int32_t pages = KvBlocksFor(span.position_begin + span.token_count);
+  LORICA_CHECK(pages <= static_cast<int32_t>(blocks.size()), "request", span.request, "pages",
+               pages, "has", blocks.size());
+  batch.spans.push_back({.row_begin = static_cast<int32_t>(batch.rows()) - span.token_count,
+                         .row_count = span.token_count,
+                         .position_begin = span.position_begin,
+                         .page_begin = static_cast<int32_t>(batch.pages.size()),
+                         .page_count = pages});
+  batch.pages.insert(batch.pages.end(), blocks.begin(), blocks.begin() + pages);
+}
+
+void AddSample(const RequestState& request, StepBatch& batch) {
+  SampleRow sample;
+  sample.row = static_cast<int32_t>(batch.rows()) - 1;
+  sample.slot = request.slot;
+  sample.token_index = static_cast<int64_t>(request.output.size()) + request.pending;
+  sample.params = request.request.params;
+  if (request.needs_history()) {
+    sample.prompt = request.request.prompt.data();
+    sample.prompt_count = static_cast<int32_t>(request.request.prompt.size());
+    sample.output = request.output.data();
+    sample.output_count = static_cast<int32_t>(request.output.size());
+  }
+  if (!request.request.logit_bias.empty()) {
+    sample.bias = request.request.logit_bias.data();
+    sample.bias_count = static_cast<int32_t>(request.request.logit_bias.size());
+  }
+  batch.samples.push_back(sample);
+}
+
+void AddSegment(const StepPlan& plan, const Span& span, bool joins, StepBatch& batch) {
+  if (joins) {
+    batch.segments.back().row_count += span.token_count;
+    return;
+  }
+  const std::vector<LoraTerm>& terms = plan.tile_lists[span.tile_list];
+  batch.segments.push_back({.row_begin = static_cast<int32_t>(batch.rows()) - span.token_count,
+                            .row_count = span.token_count,
+                            .term_begin = static_cast<int32_t>(batch.terms.size()),
+                            .term_count = static_cast<int32_t>(terms.size())});
+  batch.terms.insert(batch.terms.end(), terms.begin(), terms.end());
+}
+
+}  // namespace
+
+std::unique_ptr<StepBatch> BuildBatch(const StepPlan& plan, const Scheduler& scheduler,
+                                      const BlockArena& arena) {
+  auto batch = std::make_unique<StepBatch>();
+  int32_t tiles_before = -1;
+  for (const Span& span : plan.spans) {
+    const RequestState& request = *scheduler.Find(span.request);
+    AddRows(span, request, *batch);
+    AddAttention(span, arena.blocks(request.kv), *batch);
+    if (span.tile_list >= 0) AddSegment(plan, span, span.tile_list == tiles_before, *batch);
+    if (span.samples) AddSample(request, *batch);
+    tiles_before = span.tile_list;
+  }
+  return batch;
+}
+
+}  // namespace lorica

@@ -1,0 +1,19 @@
+// StepPlan -> StepBatch: the same step as the device reads it.
+#pragma once
+
+#include <memory>
+
+#include "kernels/block_arena.h"
+#include "kernels/step_batch.h"
+#include "server/engine/scheduler.h"
+#include "server/engine/step_plan.h"
+
+namespace lorica {
+
+// REQUIRES: the plan comes from this scheduler's last Schedule and is not yet Launched.
+// Sample rows borrow histories and biases of the requests, which stay unchanged until
+// the step has been collected.
+std::unique_ptr<StepBatch> BuildBatch(const StepPlan& plan, const Scheduler& scheduler,
+                                      const BlockArena& arena);
+
+}  // namespace lorica

@@ -1,0 +1,152 @@
+#include "server/engine/engine_inbox.h"
+
+#include <algorithm>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+
+namespace lorica {
+
+QueueShare ShareOf(const EngineRequest& request) {
+  QueueShare share;
+  share.requests = 1;
+  share.tokens = static_cast<int64_t>(request.prompt.size()) + request.max_tokens;
+  share.bytes = static_cast<int64_t>(
+      sizeof(RequestState) + request.tenant.size() +
+      sizeof(int32_t) *
+          (request.prompt.size() + request.end_tokens.size() + request.stop_token_ids.size()) +
+      sizeof(TokenBias) * request.logit_bias.size() + sizeof(MixTerm) * request.mix.size());
+  return share;
+}
+
+EngineInbox::EngineInbox(const EngineOptions& options) : options_(options) {}
+
+absl::Status EngineInbox::Admissible(const QueueShare& share) const {
+  if (!closed_.ok()) return closed_;
+  if (draining_) return absl::UnavailableError("the server is shutting down");
+  const auto full = [](int64_t limit, const char* what) {
+    return absl::UnavailableError(
+        absl::StrCat("the queue is full: its limit is ", limit, " ", what, "; try again later"));
+  };
+  if (queue_.requests + share.requests > options_.queue_requests_max) {
+    return full(options_.queue_requests_max, "requests");
+  }
+  if (queue_.tokens + share.tokens > options_.queue_tokens_max) {
+    return full(options_.queue_tokens_max, "tokens");
+  }
+  if (queue_.bytes + share.bytes > options_.queue_bytes_max) {
+    return full(options_.queue_bytes_max, "bytes");
+  }
+  return absl::OkStatus();
+}
+
+absl::StatusOr<RequestId> EngineInbox::Submit(std::unique_ptr<RequestState> request) {
+  const QueueShare share = ShareOf(request->request);
+  absl::MutexLock lock(&mutex_);
+  if (absl::Status status = Admissible(share); !status.ok()) {
+    ++refused_;
+    return status;
+  }
+  queue_.requests += share.requests;
+  queue_.tokens += share.tokens;
+  queue_.bytes += share.bytes;
+  ++accepted_;
+  const RequestId id = next_id_++;
+  request->id = id;
+  live_.insert(id);
+  arrivals_.requests.push_back(std::move(request));
+  woken_ = true;
+  return id;
+}
+
+void EngineInbox::CountRefusal() {
+  absl::MutexLock lock(&mutex_);
+  ++refused_;
+}
+
+void EngineInbox::Send(RequestId id, const Wish& wish) {
+  absl::MutexLock lock(&mutex_);
+  if (!live_.contains(id)) return;
+  Wish& kept = arrivals_.wishes[id];
+  if (kept.end == Wish::End::kNone) {
+    kept.end = wish.end;
+    kept.reason = wish.reason;
+  }
+  if (wish.paused.has_value()) kept.paused = wish.paused;
+  woken_ = true;
+}
+
+void EngineInbox::Abort(const absl::Status& status) {
+  absl::MutexLock lock(&mutex_);
+  arrivals_.abort = status;
+  woken_ = true;
+}
+
+void EngineInbox::StartDrain() {
+  absl::MutexLock lock(&mutex_);
+  draining_ = true;
+  woken_ = true;
+}
+
+void EngineInbox::Close(const absl::Status& status) {
+  absl::MutexLock lock(&mutex_);
+  closed_ = status;
+}
+
+void EngineInbox::Wake() {
+  absl::MutexLock lock(&mutex_);
+  woken_ = true;
+}
+
+Arrivals EngineInbox::Take() {
+  absl::MutexLock lock(&mutex_);
+  woken_ = false;
+  return std::exchange(arrivals_, {});
+}
+
+void EngineInbox::EndStep(const QueueShare& left_queue, const std::vector<RequestId>& ended,
+                          const EngineStats& stats, bool steps_in_flight, double step_ms) {
+  absl::MutexLock lock(&mutex_);
+  queue_.requests -= left_queue.requests;
+  queue_.tokens -= left_queue.tokens;
+  queue_.bytes -= left_queue.bytes;
+  for (RequestId id : ended) {
+    live_.erase(id);
+    arrivals_.wishes.erase(id);
+  }
+  stats_ = stats;
+  steps_in_flight_ = steps_in_flight;
+  if (step_ms < 0) return;
+  step_ms_[step_ms_count_++ % step_ms_.size()] = static_cast<float>(step_ms);
+}
+
+void EngineInbox::Wait(absl::Duration timeout) {
+  absl::MutexLock lock(&mutex_);
+  mutex_.AwaitWithTimeout(absl::Condition(this, &EngineInbox::Woken), timeout);
+}
+
+bool EngineInbox::idle() const {
+  absl::MutexLock lock(&mutex_);
+  return live_.empty() && !steps_in_flight_;
+}
+
+EngineStats EngineInbox::stats() const {
+  EngineStats stats;
+  std::vector<float> times;
+  {
+    absl::MutexLock lock(&mutex_);
+    stats = stats_;
+    stats.accepted = accepted_;
+    stats.refused = refused_;
+    stats.queued += static_cast<int32_t>(arrivals_.requests.size());
+    const auto kept = std::min<int64_t>(step_ms_count_, step_ms_.size());
+    times.assign(step_ms_.begin(), step_ms_.begin() + kept);
+  }
+  if (times.empty()) return stats;
+  std::sort(times.begin(), times.end());
+  stats.step_ms_p50 = times[(times.size() - 1) / 2];
+  stats.step_ms_p99 = times[(times.size() - 1) * 99 / 100];
+  return stats;
+}
+
+}  // namespace lorica

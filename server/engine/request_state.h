@@ -1,0 +1,76 @@
+// A request while the engine has it: what came, what was generated, what it holds.
+// Belongs to the engine's thread.
+#pragma once
+
+#include <algorithm>
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "adapters/adapter_pool.h"
+#include "kernels/block_arena.h"
+#include "server/engine/request.h"
+
+namespace lorica {
+
+inline int32_t KvBlocksFor(int64_t tokens) {
+  return static_cast<int32_t>((tokens + kBlockTokens - 1) / kBlockTokens);
+}
+
+struct RequestState {
+  RequestId id = 0;  // ids grow with arrival: smaller is older
+  EngineRequest request;
+  std::string tile_key;                    // ordered (digest, weight); "" = base
+  std::vector<GenerationPtr> generations;  // distinct ones of the mix
+  int32_t adapter_blocks = 0;              // of those
+  std::vector<int32_t> output;             // tokens delivered
+
+  bool paused = false;
+  bool running = false;              // holds leases, KV and a slot
+  std::vector<AdapterLease> leases;  // one a term; some, while the mix loads
+  UnitId kv = 0;
+  int32_t slot = -1;
+  int32_t scheduled = 0;   // positions whose K and V are launched
+  int32_t pending = 0;     // samples launched and not collected
+  uint64_t last_step = 0;  // the last launched step that names it
+  int64_t room_steps = 0;  // steps it has waited for room
+
+  bool in_queue = true;  // counts against the queue's limits
+  bool was_scheduled = false;
+  absl::Time submitted;
+  absl::Time load_wait_began = absl::InfiniteFuture();
+  bool has_first_token = false;
+  RequestTimings timings;
+
+  int32_t known() const { return static_cast<int32_t>(request.prompt.size() + output.size()); }
+  // Tokens that exist, on the host or in the token slot.
+  int32_t extent() const { return known() + pending; }
+  int32_t remaining() const { return extent() - scheduled; }
+  // One token to go on with, rather than the start of a prompt.
+  bool feeds_one() const { return remaining() == 1 && scheduled > 0; }
+  // Positions that ever need K and V: the last token is not fed back.
+  int32_t positions_max() const {
+    return static_cast<int32_t>(request.prompt.size()) + request.max_tokens - 1;
+  }
+  int32_t blocks_max() const { return adapter_blocks + KvBlocksFor(positions_max()); }
+  int32_t TokenAt(int32_t position) const {
+    const auto prompt = static_cast<int32_t>(request.prompt.size());
+    if (position < prompt) return request.prompt[position];
+    if (position < known()) return output[position - prompt];
+    return -1 - slot;
+  }
+  bool needs_history() const {
+    const SampleParams& params = request.params;
+    return params.repetition_penalty != 1.0f || params.presence_penalty != 0.0f ||
+           params.frequency_penalty != 0.0f;
+  }
+  // Whether a row may be launched now. A token that is not yet read can be fed back
+  // from its slot, but not counted in a penalty: such rows skip a beat.
+  bool runnable() const {
+    if (!running || paused || remaining() == 0) return false;
+    if (pending > 0 && needs_history()) return false;
+    return static_cast<int32_t>(output.size()) + pending < request.max_tokens;
+  }
+};
+
+}  // namespace lorica

@@ -1,0 +1,129 @@
+// Decides each step: who is admitted, who gives way, which tokens of whom are rows.
+//
+// Order is by arrival. Running requests with one token to feed come first, then prompt
+// chunks, oldest first, then admissions. A request whose adapter is loading is
+// overtaken. One that waits for room is not: by nobody when KV or a slot is missing,
+// for overtake_steps_max steps when its adapter has no room; after as many steps more
+// recent requests are preempted for it. Whoever is preempted keeps its tokens and
+// computes its KV again later. A request gives way to older ones alone (a paused one to
+// all), so the oldest that can run always does.
+//
+// What a request holds is released when the last launched step that names it has been
+// collected. One thread, the engine's.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <vector>
+
+#include "absl/container/btree_map.h"
+#include "absl/status/status.h"
+#include "absl/time/time.h"
+#include "adapters/adapter_pool.h"
+#include "kernels/block_arena.h"
+#include "server/engine/request_state.h"
+#include "server/engine/step_plan.h"
+
+namespace lorica {
+
+struct SchedulerOptions {
+  int rows_max = 512;
+  int chunk_tokens = 256;
+  int running_max = 64;
+  int overtake_steps_max = 256;
+};
+
+class Scheduler {
+ public:
+  struct Failure {
+    RequestId id = 0;
+    absl::Status status;
+  };
+
+  Scheduler(SchedulerOptions options, AdapterPool* pool, BlockArena* arena);
+  ~Scheduler();
+
+  void Add(std::unique_ptr<RequestState> request);
+  RequestState* Find(RequestId id) const;
+  // Takes a request out; what it holds is released in time.
+  std::unique_ptr<RequestState> Remove(RequestId id);
+
+  // The plan of step `step`; empty spans when nothing can run. `failures` gets the
+  // requests that can never run; the caller removes them.
+  StepPlan Schedule(uint64_t step, absl::Time now, std::vector<Failure>* failures);
+  // The plan's batch was launched / its results have been read.
+  void Launched(const StepPlan& plan);
+  void Collected(uint64_t step);
+
+  const absl::btree_map<RequestId, std::unique_ptr<RequestState>>& requests() const {
+    return requests_;
+  }
+  int32_t running_count() const { return static_cast<int32_t>(running_.size()); }
+  int32_t waiting_for_adapter() const { return waiting_for_adapter_; }
+  int64_t preemptions() const { return preemptions_; }
+  void CheckInvariants() const;
+
+ private:
+  enum class Admission : uint8_t { kAdmitted, kLoading, kAdapterRoom, kNoRoom, kFailed };
+  enum class Room : uint8_t { kYes, kLater, kNever };
+  struct Budget {
+    int rows = 0;
+    int chunk = 0;
+  };
+  // Resources that a launched step still reads.
+  struct Grave {
+    uint64_t step = 0;
+    UnitId kv = 0;
+    int32_t slot = -1;
+    int32_t blocks = 0;  // at most so many become available
+    std::vector<AdapterLease> leases;
+  };
+  using RequestMap = absl::btree_map<RequestId, RequestState*>;
+
+  void ForEachRunnable(const std::function<void(RequestState&)>& visit);
+  void PlaceDecodeRows(Budget& budget, StepPlan& plan);
+  void PlaceChunks(Budget& budget, StepPlan& plan);
+  void PlaceSpan(RequestState& request, int32_t tokens, StepPlan& plan);
+  void OrderSpans(StepPlan& plan) const;
+
+  void Admit(absl::Time now);
+  Admission TryAdmit(RequestState& request, absl::Time now);
+  Admission AcquireAdapters(RequestState& request, absl::Time now);
+  Admission TakeRoom(RequestState& request, absl::Time now);
+  void HoldOnly(RequestId holder);
+
+  Room Grow(RequestState& request);
+  void MakeRoomForSenior();
+  bool WaitedEnough(const RequestState& request) const;
+  int32_t BlocksMissing(const RequestState& request) const;
+  RequestState* Victim(RequestId beneficiary) const;
+  bool CanEverHave(const RequestState& request, int32_t blocks) const;
+  void Fail(const RequestState& request, absl::Status status);
+
+  bool InFlight(const RequestState& request) const { return request.last_step > collected_; }
+  void Preempt(RequestState& request);
+  void Bury(RequestState& request);
+  void Release(Grave& grave);
+
+  const SchedulerOptions options_;
+  AdapterPool* const pool_;
+  BlockArena* const arena_;
+
+  absl::btree_map<RequestId, std::unique_ptr<RequestState>> requests_;
+  RequestMap waiting_;
+  RequestMap running_;
+  std::vector<int32_t> free_slots_;
+  std::vector<Grave> graves_;
+  int32_t grave_blocks_ = 0;
+  uint64_t collected_ = 0;
+  // The one waiting request that may hold leases before it has all it needs: the
+  // oldest that is blocked. 0 = none.
+  RequestId holder_ = 0;
+  RequestId senior_ = 0;  // the oldest that waited for room in the last step; 0 = none
+  int32_t waiting_for_adapter_ = 0;
+  int64_t preemptions_ = 0;
+  std::vector<Failure>* failures_ = nullptr;  // during Schedule
+};
+
+}  // namespace lorica
