@@ -1,1 +1,213 @@
-// Stub.
+#include "server/api/gateway.h"
+
+#include <algorithm>
+#include <random>
+
+#include "absl/strings/str_cat.h"
+#include "absl/strings/string_view.h"
+#include "server/api/field_error.h"
+#include "server/api/prompt_encoder.h"
+#include "server/api/request_checks.h"
+#include "server/api/running_answer.h"
+
+namespace lorica {
+namespace {
+
+// Seeds of calls that name none: unlike each other, not secret.
+uint64_t NextSeed() {
+  thread_local std::mt19937_64 generator{std::random_device{}()};
+  return generator();
+}
+
+absl::Status NoText(absl::string_view what) {
+  return absl::FailedPreconditionError(
+      absl::StrCat("this model came without ", what, "; send token_ids instead"));
+}
+
+std::string OneTokenText(const Tokenizer& tokenizer, int32_t id) {
+  const int32_t ids[] = {id};
+  return Decode(tokenizer, ids, /*skip_special_tokens=*/false);
+}
+
+}  // namespace
+
+class Gateway::EngineControl final : public RequestControl {
+ public:
+  explicit EngineControl(Engine* engine) : engine_(engine) {}
+  void Cancel(RequestId id) override { engine_->Cancel(id); }
+  void Finish(RequestId id, StopReason reason) override { engine_->Finish(id, reason); }
+  void Pause(RequestId id) override { engine_->Pause(id); }
+  void Resume(RequestId id) override { engine_->Resume(id); }
+
+ private:
+  Engine* const engine_;
+};
+
+// What a call's adapters came to: all of them to report, those that count to run.
+struct Gateway::Mix {
+  std::vector<AdapterUse> uses;
+  std::vector<MixTerm> terms;
+};
+
+Gateway::Gateway(GatewayLimits limits, Engine* engine, AdapterCatalog* catalog, AdapterPool* pool,
+                 const Tokenizer* tokenizer, const ChatTemplate* chat_template)
+    : limits_(std::move(limits)),
+      engine_(engine),
+      catalog_(catalog),
+      pool_(pool),
+      tokenizer_(tokenizer),
+      chat_template_(chat_template),
+      control_(std::make_unique<EngineControl>(engine)) {}
+
+Gateway::~Gateway() = default;
+
+absl::StatusOr<std::shared_ptr<Answer>> Gateway::Generate(const GenerateCall& call) {
+  auto answer = Admit(call);
+  if (!answer.ok()) refused_count_.fetch_add(1, std::memory_order_relaxed);
+  return answer;
+}
+
+absl::StatusOr<std::shared_ptr<Answer>> Gateway::Admit(const GenerateCall& call) {
+  const absl::Time now = limits_.clock();
+  if (call.deadline <= now) {
+    return absl::DeadlineExceededError("the deadline had passed when the call arrived");
+  }
+  if (draining_.load(std::memory_order_relaxed)) {
+    return TryLater("the server is shutting down; send the call to another one");
+  }
+  const absl::Status fields = CheckFields(call, limits_);
+  if (!fields.ok()) return fields;
+  absl::StatusOr<Mix> mix = ResolveMix(call);
+  if (!mix.ok()) return mix.status();
+  absl::StatusOr<std::vector<int32_t>> prompt = PromptTokens(call);
+  if (!prompt.ok()) return prompt.status();
+  return Submit(call, *std::move(mix), *std::move(prompt), now);
+}
+
+absl::StatusOr<Gateway::Mix> Gateway::ResolveMix(const GenerateCall& call) {
+  const auto choices = ChooseAdapters(call, limits_.base_name);
+  if (!choices.ok()) return choices.status();
+  Mix mix;
+  for (const AdapterChoice& choice : *choices) {
+    auto generation = catalog_->Resolve(call.tenant, choice.adapter_id);
+    if (!generation.ok()) return generation.status();
+    mix.uses.push_back({choice.adapter_id, (*generation)->digest, choice.weight});
+    if (choice.weight == 0.0) continue;
+    mix.terms.push_back({*generation, static_cast<float>(choice.weight)});
+  }
+  const bool plain = mix.terms.size() == 1 && mix.terms[0].weight == 1.0f;
+  for (const MixTerm& term : mix.terms) {
+    if (plain || !term.generation->config.use_dora) continue;
+    return FieldError("adapters",
+                      "hold a DoRA adapter, whose norm fits it alone at weight 1; name it by "
+                      "itself or leave it out of the mix");
+  }
+  return mix;
+}
+
+absl::StatusOr<std::vector<int32_t>> Gateway::PromptTokens(const GenerateCall& call) const {
+  if (!call.stop.empty() && tokenizer_ == nullptr) return NoText("a tokenizer, which stop needs");
+  if (!call.token_ids.empty()) return call.token_ids;
+  auto tokenized = Tokenize(call.prompt, call.messages, /*with_text=*/false);
+  if (!tokenized.ok()) return tokenized.status();
+  return std::move(tokenized->token_ids);
+}
+
+absl::StatusOr<std::shared_ptr<Answer>> Gateway::Submit(const GenerateCall& call, Mix mix,
+                                                        std::vector<int32_t> prompt,
+                                                        absl::Time now) {
+  const int64_t room = limits_.context_tokens - static_cast<int64_t>(prompt.size());
+  const int64_t wanted = call.max_tokens.value_or(std::min<int64_t>(kMaxTokensDefault, room));
+  if (room < 1 || wanted > room) {
+    return FieldError(call.max_tokens && room >= 1 ? "max_tokens" : "prompt",
+                      absl::StrCat("does not fit: the prompt has ", prompt.size(), " tokens, ",
+                                   call.max_tokens ? wanted : 1, " more are to be generated, and ",
+                                   "the context holds ", limits_.context_tokens));
+  }
+  AnswerOptions options{tokenizer_, call.skip_special_tokens, call.stop};
+  options.end_ids.insert(call.stop_token_ids.begin(), call.stop_token_ids.end());
+  if (!call.ignore_eos) {
+    options.end_ids.insert(limits_.end_tokens.begin(), limits_.end_tokens.end());
+  }
+  options.adapters = std::move(mix.uses);
+  auto answer = std::make_shared<RunningAnswer>(std::move(options), control_.get());
+
+  EngineRequest request;
+  request.tenant = call.tenant;
+  request.prompt = std::move(prompt);
+  request.max_tokens = static_cast<int32_t>(wanted);
+  request.params = ToSampleParams(call, NextSeed());
+  request.logit_bias = ToTokenBias(call);
+  request.end_tokens = limits_.end_tokens;
+  request.stop_token_ids = call.stop_token_ids;
+  request.ignore_end = call.ignore_eos;
+  request.mix = std::move(mix.terms);
+  request.deadline = std::min(call.deadline, now + kGenerateDeadlineMax);
+  request.sink = answer;
+  const absl::StatusOr<RequestId> id = engine_->Submit(std::move(request), now);
+  if (!id.ok()) return id.status();
+  answer->Admitted(*id);
+  absl::MutexLock lock(&mutex_);
+  answers_.push_back(answer);
+  return answer;
+}
+
+absl::StatusOr<Gateway::Tokenized> Gateway::Tokenize(const std::optional<std::string>& prompt,
+                                                     const std::vector<ChatTurn>& messages,
+                                                     bool with_text) const {
+  if (prompt.has_value() == !messages.empty()) {
+    return FieldError("prompt", "and messages: give exactly one of the two");
+  }
+  const absl::Status text = CheckText(prompt, messages);
+  if (!text.ok()) return text;
+  if (tokenizer_ == nullptr) return NoText("a tokenizer that this server can run");
+  Tokenized result;
+  if (prompt) {
+    const absl::Status status = tokenizer_->Encode(*prompt, true, &result.token_ids);
+    if (!status.ok()) return status;
+  } else {
+    if (chat_template_ == nullptr) return NoText("a chat template");
+    const auto parts = chat_template_->Render(messages, /*add_generation_prompt=*/true);
+    if (!parts.ok()) return parts.status();
+    auto ids = EncodeParts(*tokenizer_, *parts);
+    if (!ids.ok()) return ids.status();
+    result.token_ids = *std::move(ids);
+  }
+  if (result.token_ids.empty()) {
+    return FieldError(prompt ? "prompt" : "messages", "have no token in this model's vocabulary");
+  }
+  if (!with_text) return result;
+  for (const int32_t id : result.token_ids) {
+    result.tokens.push_back(OneTokenText(*tokenizer_, id));
+  }
+  return result;
+}
+
+void Gateway::Tick(absl::Time now) {
+  std::vector<std::shared_ptr<RunningAnswer>> live;
+  {
+    absl::MutexLock lock(&mutex_);
+    std::erase_if(answers_, [&live](const std::weak_ptr<RunningAnswer>& weak) {
+      auto answer = weak.lock();
+      if (answer == nullptr || answer->ended()) return true;
+      live.push_back(std::move(answer));
+      return false;
+    });
+  }
+  for (const auto& answer : live) answer->CheckStalled(now);
+}
+
+void Gateway::StartDrain() {
+  draining_.store(true, std::memory_order_relaxed);
+  engine_->StartDrain();
+}
+
+int64_t Gateway::open_answers() const {
+  absl::MutexLock lock(&mutex_);
+  return std::count_if(answers_.begin(), answers_.end(), [](const auto& weak) {
+    const auto answer = weak.lock();
+    return answer != nullptr && !answer->ended();
+  });
+}
+
+}  // namespace lorica

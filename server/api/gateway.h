@@ -6,14 +6,18 @@
 // never a transport's event thread. Thread-safe.
 #pragma once
 
+#include <atomic>
 #include <cstdint>
 #include <functional>
 #include <memory>
 #include <optional>
 #include <string>
+#include <utility>
 #include <vector>
 
+#include "absl/base/thread_annotations.h"
 #include "absl/status/statusor.h"
+#include "absl/synchronization/mutex.h"
 #include "absl/time/time.h"
 #include "adapters/adapter_catalog.h"
 #include "adapters/adapter_pool.h"
@@ -29,6 +33,16 @@ inline constexpr int kStopTokensMax = 64;
 inline constexpr int kLogitBiasMax = 1024;
 inline constexpr int kMaxTokensDefault = 256;
 inline constexpr int64_t kPromptBytesMax = 4 << 20;
+inline constexpr int kRoleBytesMax = 64;
+inline constexpr double kTemperatureMax = 100.0;
+// Below this the largest logit has all the probability: taken as greedy.
+inline constexpr double kTemperatureGreedy = 1e-4;
+inline constexpr double kRepetitionPenaltyMin = 0.01;
+inline constexpr double kPenaltyMax = 100.0;
+inline constexpr double kBiasMax = 100.0;
+inline constexpr double kAdapterWeightMax = 100.0;
+// Longest life of a call, whatever deadline its client set.
+inline constexpr absl::Duration kGenerateDeadlineMax = absl::Minutes(10);
 
 struct AdapterChoice {
   std::string adapter_id;
@@ -98,15 +112,22 @@ class Answer {
   virtual bool Take(AnswerChunk* chunk, std::optional<AnswerEnd>* end) = 0;
   // `ready` runs once, soon, on any thread, when Take may return true; must not block.
   virtual void NotifyWhenReady(std::function<void()> ready) = 0;
+  // `stalled` runs at most once, on any thread, when something has waited to be taken
+  // for kSlowReaderLimit: the transport should drop its stream. Must not block.
+  virtual void NotifyWhenStalled(std::function<void()> stalled) = 0;
   // Idempotent; resources are free after the next step.
   virtual void Cancel() = 0;
 };
 
 struct GatewayLimits {
   int64_t context_tokens = 0;
-  int32_t vocabulary = 0;       // valid input ids are below this
+  int32_t vocabulary = 0;  // valid input ids are below this
   std::vector<int32_t> end_tokens;
+  std::string base_name;  // as an adapter id it means the base model
+  std::function<absl::Time()> clock = absl::Now;
 };
+
+class RunningAnswer;
 
 class Gateway {
  public:
@@ -121,20 +142,48 @@ class Gateway {
     std::vector<int32_t> token_ids;
     std::vector<std::string> tokens;
   };
+  // `tokens` is filled with each token's text if `with_text`.
   absl::StatusOr<Tokenized> Tokenize(const std::optional<std::string>& prompt,
-                                     const std::vector<ChatTurn>& messages) const;
+                                     const std::vector<ChatTurn>& messages,
+                                     bool with_text = true) const;
 
+  // Cancels answers that nobody has read for kSlowReaderLimit. To be called about
+  // once a second, also while nothing runs.
+  void Tick(absl::Time now);
+  // From now on Generate is Unavailable; running answers go on.
+  void StartDrain();
+  // Answers whose end has not been taken yet.
+  int64_t open_answers() const;
+  // Calls that Generate refused.
+  int64_t refused_count() const { return refused_count_.load(std::memory_order_relaxed); }
+
+  const GatewayLimits& limits() const { return limits_; }
   AdapterCatalog* catalog() const { return catalog_; }
   AdapterPool* pool() const { return pool_; }
   Engine* engine() const { return engine_; }
 
  private:
+  class EngineControl;
+  struct Mix;
+
+  absl::StatusOr<std::shared_ptr<Answer>> Admit(const GenerateCall& call);
+  absl::StatusOr<Mix> ResolveMix(const GenerateCall& call);
+  absl::StatusOr<std::vector<int32_t>> PromptTokens(const GenerateCall& call) const;
+  absl::StatusOr<std::shared_ptr<Answer>> Submit(const GenerateCall& call, Mix mix,
+                                                 std::vector<int32_t> prompt, absl::Time now);
+
   const GatewayLimits limits_;
   Engine* const engine_;
   AdapterCatalog* const catalog_;
   AdapterPool* const pool_;
   const Tokenizer* const tokenizer_;
   const ChatTemplate* const chat_template_;
+  const std::unique_ptr<EngineControl> control_;
+  std::atomic<bool> draining_{false};
+  std::atomic<int64_t> refused_count_{0};
+  mutable absl::Mutex mutex_;
+  // Expired ones are dropped by Tick.
+  std::vector<std::weak_ptr<RunningAnswer>> answers_ ABSL_GUARDED_BY(mutex_);
 };
 
 }  // namespace lorica

@@ -1,1 +1,115 @@
-// Stub.
+#include "server/api/grpc_service.h"
+
+#include <chrono>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "grpcpp/ext/proto_server_reflection_plugin.h"
+#include "grpcpp/health_check_service_interface.h"
+#include "grpcpp/resource_quota.h"
+#include "grpcpp/server.h"
+#include "grpcpp/server_builder.h"
+#include "server/api/adapter_service.h"
+#include "server/api/inference_service.h"
+#include "server/api/work_pool.h"
+
+namespace lorica {
+namespace {
+
+constexpr const char* kHealthNames[] = {"lorica.v1.InferenceService", "lorica.v1.AdapterService",
+                                        "lorica.v1.ServerService"};
+
+void SetLimits(grpc::ServerBuilder* builder) {
+  grpc::ResourceQuota quota("lorica");
+  quota.Resize(kTransportBytesMax);
+  quota.SetMaxThreads(kTransportThreadsMax);
+  builder->SetResourceQuota(quota);
+  builder->SetMaxReceiveMessageSize(kMessageBytesMax);
+  const auto set_ms = [builder](const char* name, absl::Duration value) {
+    builder->AddChannelArgument(name, static_cast<int>(absl::ToInt64Milliseconds(value)));
+  };
+  builder->AddChannelArgument(GRPC_ARG_MAX_METADATA_SIZE, kMetadataBytesMax);
+  builder->AddChannelArgument(GRPC_ARG_MAX_CONCURRENT_STREAMS, kStreamsPerConnectionMax);
+  builder->AddChannelArgument(GRPC_ARG_ALLOW_REUSEPORT, 0);  // a taken port is an error
+  builder->AddChannelArgument(GRPC_ARG_KEEPALIVE_PERMIT_WITHOUT_CALLS, 1);
+  set_ms(GRPC_ARG_KEEPALIVE_TIME_MS, kKeepaliveTime);
+  set_ms(GRPC_ARG_KEEPALIVE_TIMEOUT_MS, kKeepaliveTimeout);
+  set_ms(GRPC_ARG_HTTP2_MIN_RECV_PING_INTERVAL_WITHOUT_DATA_MS, kClientPingMin);
+}
+
+}  // namespace
+
+// In order of construction: the transport, last, goes first.
+struct GrpcService::Parts {
+  Parts(const GrpcOptions& options, ServerFacts facts, const std::atomic<ServingState>* state,
+        Gateway* gateway)
+      : work(options.work_threads, options.work_queue),
+        delivery(1, options.work_queue),
+        inference(gateway, {&work, &delivery}),
+        adapters(gateway->catalog(), gateway->pool(), {&work, &delivery}, options.block_bytes),
+        status(std::move(facts), state, gateway) {}
+
+  WorkPool work;
+  WorkPool delivery;
+  InferenceService inference;
+  AdapterService adapters;
+  ServerService status;
+  std::unique_ptr<grpc::Server> server;
+};
+
+GrpcService::GrpcService() = default;
+
+GrpcService::~GrpcService() { Stop(absl::ZeroDuration()); }
+
+absl::StatusOr<std::unique_ptr<GrpcService>> GrpcService::Start(const GrpcOptions& options,
+                                                                ServerFacts facts,
+                                                                Gateway* gateway) {
+  std::unique_ptr<GrpcService> service(new GrpcService);
+  service->parts_ = std::make_unique<Parts>(options, std::move(facts), &service->state_, gateway);
+  const absl::Status status = service->Listen(options);
+  if (!status.ok()) return status;
+  return service;
+}
+
+absl::Status GrpcService::Listen(const GrpcOptions& options) {
+  grpc::EnableDefaultHealthCheckService(true);
+  if (options.reflection) grpc::reflection::InitProtoReflectionServerBuilderPlugin();
+  grpc::ServerBuilder builder;
+  SetLimits(&builder);
+  builder.AddListeningPort(options.address, grpc::InsecureServerCredentials(), &port_);
+  builder.RegisterService(&parts_->inference);
+  builder.RegisterService(&parts_->adapters);
+  builder.RegisterService(&parts_->status);
+  parts_->server = builder.BuildAndStart();
+  if (parts_->server == nullptr || port_ == 0) {
+    parts_->server = nullptr;
+    return absl::UnavailableError(absl::StrCat(
+        "cannot listen on ", options.address,
+        ": the port is taken or the address is not this machine's; choose another with "
+        "--grpc-address"));
+  }
+  SetState(ServingState::kStarting);
+  return absl::OkStatus();
+}
+
+void GrpcService::SetState(ServingState state) {
+  state_.store(state);
+  grpc::HealthCheckServiceInterface* health = parts_->server->GetHealthCheckService();
+  const bool serving = state == ServingState::kServing;
+  health->SetServingStatus(serving);  // every name it knows, and ""
+  for (const char* name : kHealthNames) health->SetServingStatus(name, serving);
+}
+
+void GrpcService::StartDrain() {
+  SetState(ServingState::kDraining);
+  parts_->adapters.StartDrain();
+}
+
+void GrpcService::Stop(absl::Duration grace) {
+  if (parts_->server == nullptr) return;
+  parts_->server->Shutdown(std::chrono::system_clock::now() + absl::ToChronoMilliseconds(grace));
+  parts_->server->Wait();
+  parts_->server = nullptr;
+}
+
+}  // namespace lorica

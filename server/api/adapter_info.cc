@@ -1,0 +1,136 @@
+#include "server/api/adapter_info.h"
+
+#include <algorithm>
+#include <map>
+#include <set>
+
+#include "server/api/status_map.h"
+
+namespace lorica {
+namespace {
+
+v1::Tier ToTier(AdapterTier tier) {
+  switch (tier) {
+    case AdapterTier::kHost:
+      return v1::TIER_HOST;
+    case AdapterTier::kDevice:
+      return v1::TIER_DEVICE;
+    case AdapterTier::kSource:
+      break;
+  }
+  return v1::TIER_SOURCE;
+}
+
+void FillGeneration(const Generation& generation, v1::Adapter* message) {
+  message->set_generation(generation.digest);
+  message->set_rank_max(generation.rank_max);
+  message->set_dora(generation.config.use_dora);
+  message->set_module_count(generation.module_count);
+  message->set_file_bytes(generation.file_bytes);
+}
+
+void FillPool(const PoolEntryInfo& info, absl::Time now, v1::Adapter* message) {
+  message->set_tier(ToTier(info.tier));
+  if (info.pinned != AdapterTier::kSource) message->set_pinned(ToTier(info.pinned));
+  message->set_device_bytes(info.device_bytes);
+  message->set_hit_count(info.hit_count);
+  message->set_load_count(info.load_count);
+  message->set_lease_count(info.lease_count);
+  message->set_last_load_ms(absl::ToDoubleMilliseconds(info.last_load));
+  if (info.last_used != absl::InfinitePast()) {
+    message->set_last_used_seconds_ago(std::max(0.0, absl::ToDoubleSeconds(now - info.last_used)));
+  }
+  if (!info.last_error.ok()) message->set_error(CleanErrorText(info.last_error.message()));
+}
+
+struct ModuleSummary {
+  std::set<int> layers;
+  int rank_min = kLoraRankMax;
+  int rank_max = 0;
+  double scale_min = 0.0;
+  double scale_max = 0.0;
+};
+
+void Add(const PlannedModule& module, ModuleSummary* summary) {
+  const bool first = summary->layers.empty();
+  summary->layers.insert(module.target->layer);
+  summary->rank_min = std::min(summary->rank_min, module.rank);
+  summary->rank_max = std::max(summary->rank_max, module.rank);
+  summary->scale_min = first ? module.scale : std::min(summary->scale_min, module.scale);
+  summary->scale_max = first ? module.scale : std::max(summary->scale_max, module.scale);
+}
+
+void FillPlan(const AdapterPlan& plan, v1::CheckAdapterResponse* response) {
+  for (const std::string& warning : plan.warnings) {
+    response->add_warnings(CleanErrorText(warning));
+  }
+  std::map<LoraModule, ModuleSummary> summaries;
+  for (const PlannedModule& module : plan.modules) Add(module, &summaries[module.target->module]);
+  for (const auto& [module, summary] : summaries) {
+    v1::CheckedModule* message = response->add_modules();
+    message->set_name(std::string(LoraModuleName(module)));
+    message->set_layers(static_cast<int32_t>(summary.layers.size()));
+    message->set_rank_min(summary.rank_min);
+    message->set_rank_max(summary.rank_max);
+    message->set_scale_min(summary.scale_min);
+    message->set_scale_max(summary.scale_max);
+  }
+  v1::Adapter* adapter = response->mutable_adapter();
+  adapter->set_rank_max(plan.rank_max);
+  adapter->set_dora(plan.config.use_dora);
+  adapter->set_module_count(static_cast<int32_t>(plan.modules.size()));
+  adapter->set_file_bytes(plan.file_bytes);
+  response->set_exact_tile_bytes(plan.exact_tile_bytes);
+  response->set_blocks(plan.block_count);
+}
+
+}  // namespace
+
+v1::Adapter DescribeEntry(const CatalogEntry& entry, const AdapterPool& pool, absl::Time now) {
+  v1::Adapter message;
+  message.set_adapter_id(entry.adapter_id);
+  message.set_source(entry.location);
+  message.set_tier(v1::TIER_SOURCE);
+  message.set_last_used_seconds_ago(-1.0);
+  bool loading = false;
+  if (entry.generation != nullptr) {
+    FillGeneration(*entry.generation, &message);
+    const PoolEntryInfo info = pool.Lookup(entry.generation->digest);
+    FillPool(info, now, &message);
+    loading = info.loading;
+  }
+  if (!entry.error.ok()) message.set_error(CleanErrorText(entry.error.message()));
+  message.set_state(loading                   ? v1::ADAPTER_STATE_LOADING
+                    : message.error().empty() ? v1::ADAPTER_STATE_AVAILABLE
+                                              : v1::ADAPTER_STATE_FAILED);
+  return message;
+}
+
+absl::StatusOr<v1::Adapter> DescribeAdapter(const std::string& adapter_id, AdapterCatalog* catalog,
+                                            const AdapterPool& pool, absl::Time now) {
+  const absl::StatusOr<CatalogEntry> entry = catalog->Get(kDefaultTenant, adapter_id);
+  if (!entry.ok()) return entry.status();
+  return DescribeEntry(*entry, pool, now);
+}
+
+absl::StatusOr<v1::CheckAdapterResponse> ExplainAdapter(const std::string& source,
+                                                        AdapterCatalog* catalog,
+                                                        int64_t block_bytes) {
+  v1::CheckAdapterResponse response;
+  response.set_block_bytes(block_bytes);
+  response.mutable_adapter()->set_adapter_id(source);
+  response.mutable_adapter()->set_source(source);
+  const absl::StatusOr<AdapterPlan> plan = catalog->Check(kDefaultTenant, source);
+  if (plan.ok()) {
+    response.set_servable(true);
+    FillPlan(*plan, &response);
+    return response;
+  }
+  if (!absl::IsFailedPrecondition(plan.status()) && !absl::IsDataLoss(plan.status())) {
+    return plan.status();
+  }
+  response.set_reason(CleanErrorText(plan.status().message()));
+  return response;
+}
+
+}  // namespace lorica

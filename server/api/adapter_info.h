@@ -1,0 +1,32 @@
+// An adapter as operators see it: the catalog's entry and the pool's, in one message.
+//
+// Free functions over thread-safe parts. Thread: one that may block, for the catalog
+// may read the adapters' folder.
+#pragma once
+
+#include <string>
+
+#include "absl/status/statusor.h"
+#include "absl/time/time.h"
+#include "adapters/adapter_catalog.h"
+#include "adapters/adapter_pool.h"
+#include "lorica/v1/adapters.pb.h"
+
+namespace lorica {
+
+// The tenant of every call until there are keys.
+inline constexpr char kDefaultTenant[] = "default";
+
+v1::Adapter DescribeEntry(const CatalogEntry& entry, const AdapterPool& pool, absl::Time now);
+
+// NotFound: no such adapter.
+absl::StatusOr<v1::Adapter> DescribeAdapter(const std::string& adapter_id, AdapterCatalog* catalog,
+                                            const AdapterPool& pool, absl::Time now);
+
+// What Check says: whether the loader would take it, and its arithmetic. A reason not
+// to is part of the answer; NotFound and InvalidArgument are errors.
+absl::StatusOr<v1::CheckAdapterResponse> ExplainAdapter(const std::string& source,
+                                                        AdapterCatalog* catalog,
+                                                        int64_t block_bytes);
+
+}  // namespace lorica

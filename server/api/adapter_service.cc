@@ -1,0 +1,317 @@
+#include "server/api/adapter_service.h"
+
+#include <chrono>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "grpcpp/alarm.h"
+#include "server/api/adapter_info.h"
+#include "server/api/field_error.h"
+#include "server/api/refusal_log.h"
+
+namespace lorica {
+namespace {
+
+// A reply that gives up by itself.
+class WaitReply final : public Reply {
+ public:
+  void LimitWait() {
+    const std::weak_ptr<Reply> weak = weak_from_this();
+    alarm_.Set(std::chrono::system_clock::now() + absl::ToChronoSeconds(kAdapterWaitMax),
+               [weak](bool expired) {
+                 const auto self = weak.lock();
+                 if (self == nullptr || !expired) return;
+                 self->Fail(absl::DeadlineExceededError(absl::StrCat(
+                     "the adapter was not there after ", absl::FormatDuration(kAdapterWaitMax))));
+               });
+  }
+  void OnCancel() override {
+    Reply::OnCancel();
+    Fail(absl::CancelledError("the client cancelled the call"));
+  }
+
+ private:
+  grpc::Alarm alarm_;
+};
+
+std::shared_ptr<Reply> MakeWaitReply() {
+  auto reply = Reply::Make<WaitReply>();
+  reply->LimitWait();
+  return reply;
+}
+
+absl::Status CheckId(const std::string& id) {
+  if (id.empty()) return FieldError("adapter_id", "is missing");
+  const absl::Status status = CheckAdapterId(id);
+  if (status.ok()) return status;
+  return FieldError("adapter_id", absl::StrCat("is not valid: ", status.message()));
+}
+
+absl::Status CheckSource(const std::string& source) {
+  const absl::Status status = CheckAdapterId(source);
+  if (status.ok()) return status;
+  return FieldError("source", absl::StrCat("must name a folder beneath the adapters folder, as "
+                                           "\"name\" or \"group/name\": ",
+                                           status.message()));
+}
+
+// Where Load and Pin may bring an adapter.
+absl::StatusOr<AdapterTier> UpperTier(v1::Tier tier) {
+  if (tier == v1::TIER_UNSPECIFIED || tier == v1::TIER_DEVICE) return AdapterTier::kDevice;
+  if (tier == v1::TIER_HOST) return AdapterTier::kHost;
+  return FieldError("tier", "must be TIER_DEVICE or TIER_HOST");
+}
+
+absl::StatusOr<AdapterTier> LowerTier(v1::Tier tier) {
+  if (tier == v1::TIER_UNSPECIFIED || tier == v1::TIER_SOURCE) return AdapterTier::kSource;
+  if (tier == v1::TIER_HOST) return AdapterTier::kHost;
+  return FieldError("down_to", "must be TIER_SOURCE or TIER_HOST");
+}
+
+}  // namespace
+
+AdapterService::AdapterService(AdapterCatalog* catalog, AdapterPool* pool, CallPools pools,
+                               int64_t block_bytes)
+    : catalog_(catalog), pool_(pool), pools_(pools), block_bytes_(block_bytes) {}
+
+void AdapterService::Refuse(const Job& job, const absl::Status& status) {
+  LogRefusal(job.method, job.adapter_id, status, absl::Now());
+  job.reply->Fail(status);
+}
+
+grpc::ServerUnaryReactor* AdapterService::Run(Job job, std::function<absl::Status()> work) {
+  Reply* const reactor = job.reply.get();
+  const bool taken = pools_.work->TryRun([job, work = std::move(work)] {
+    const absl::Status status =
+        job.reply->cancelled() ? absl::CancelledError("the client cancelled the call") : work();
+    if (!status.ok()) Refuse(job, status);
+  });
+  if (!taken) Refuse(job, TryLater("the server has too many calls to look at; try again"));
+  return reactor;
+}
+
+template <typename Response>
+AdapterService::Done AdapterService::AnswerWithAdapter(const Job& job, Response* response) {
+  return [this, alive = std::weak_ptr<bool>(alive_), job, response](const absl::Status& moved) {
+    if (alive.expired()) return;
+    pools_.work->RunAdmitted([this, job, response, moved] {
+      if (!moved.ok()) return Refuse(job, moved);
+      auto adapter = DescribeAdapter(job.adapter_id, catalog_, *pool_, absl::Now());
+      if (!adapter.ok()) return Refuse(job, adapter.status());
+      job.reply->Succeed([&] { *response->mutable_adapter() = *std::move(adapter); });
+    });
+  };
+}
+
+grpc::ServerUnaryReactor* AdapterService::RegisterAdapter(grpc::CallbackServerContext*,
+                                                          const v1::RegisterAdapterRequest* request,
+                                                          v1::RegisterAdapterResponse* response) {
+  const Job job{"RegisterAdapter", request->adapter_id(), Reply::Make()};
+  return Run(job, [this, job, response,
+                   options = AdapterCatalog::RegisterOptions{request->source(), request->replace(),
+                                                             request->expected_generation()}] {
+    absl::Status status = CheckId(job.adapter_id);
+    if (status.ok() && !options.location.empty()) status = CheckSource(options.location);
+    if (!status.ok()) return status;
+    const auto registered = catalog_->Register(kDefaultTenant, job.adapter_id, options);
+    if (!registered.ok()) return registered.status();
+    auto adapter = DescribeAdapter(job.adapter_id, catalog_, *pool_, absl::Now());
+    if (!adapter.ok()) return adapter.status();
+    job.reply->Succeed([&] {
+      *response->mutable_adapter() = *std::move(adapter);
+      response->set_created(registered->created);
+    });
+    return absl::OkStatus();
+  });
+}
+
+grpc::ServerUnaryReactor* AdapterService::CheckAdapter(grpc::CallbackServerContext*,
+                                                       const v1::CheckAdapterRequest* request,
+                                                       v1::CheckAdapterResponse* response) {
+  const Job job{"CheckAdapter", request->source(), Reply::Make()};
+  return Run(job, [this, job, response] {
+    const absl::Status status = CheckSource(job.adapter_id);
+    if (!status.ok()) return status;
+    auto explained = ExplainAdapter(job.adapter_id, catalog_, block_bytes_);
+    if (!explained.ok()) return explained.status();
+    job.reply->Succeed([&] { *response = *std::move(explained); });
+    return absl::OkStatus();
+  });
+}
+
+grpc::ServerUnaryReactor* AdapterService::GetAdapter(grpc::CallbackServerContext*,
+                                                     const v1::GetAdapterRequest* request,
+                                                     v1::GetAdapterResponse* response) {
+  const Job job{"GetAdapter", request->adapter_id(), Reply::Make()};
+  return Run(job, [this, job, response] {
+    const absl::Status status = CheckId(job.adapter_id);
+    if (!status.ok()) return status;
+    auto adapter = DescribeAdapter(job.adapter_id, catalog_, *pool_, absl::Now());
+    if (!adapter.ok()) return adapter.status();
+    job.reply->Succeed([&] { *response->mutable_adapter() = *std::move(adapter); });
+    return absl::OkStatus();
+  });
+}
+
+grpc::ServerUnaryReactor* AdapterService::ListAdapters(grpc::CallbackServerContext*,
+                                                       const v1::ListAdaptersRequest* request,
+                                                       v1::ListAdaptersResponse* response) {
+  const Job job{"ListAdapters", "", Reply::Make()};
+  return Run(job, [this, job, response, request = *request] {
+    if (request.page_size() < 0 || request.page_size() > kListPageMax) {
+      return FieldError("page_size", absl::StrCat("must be from 0 to ", kListPageMax));
+    }
+    if (request.prefix().size() > kAdapterIdBytesMax) {
+      return FieldError("prefix", "is longer than an adapter id can be");
+    }
+    if (request.page_token().size() > kAdapterIdBytesMax) {
+      return FieldError("page_token", "is none that this server gave out");
+    }
+    const size_t page = request.page_size() == 0 ? kListPageDefault : request.page_size();
+    const auto entries = catalog_->List(kDefaultTenant, request.prefix(), request.page_token(),
+                                        static_cast<int>(page) + 1);
+    if (!entries.ok()) return entries.status();
+    job.reply->Succeed([&] {
+      for (size_t i = 0; i < entries->size() && i < page; ++i) {
+        *response->add_adapters() = DescribeEntry((*entries)[i], *pool_, absl::Now());
+      }
+      if (entries->size() > page) {
+        response->set_next_page_token((*entries)[page - 1].adapter_id);
+      }
+    });
+    return absl::OkStatus();
+  });
+}
+
+grpc::ServerUnaryReactor* AdapterService::LoadAdapter(grpc::CallbackServerContext*,
+                                                      const v1::LoadAdapterRequest* request,
+                                                      v1::LoadAdapterResponse* response) {
+  const Job job{"LoadAdapter", request->adapter_id(), MakeWaitReply()};
+  return Run(job, [this, job, response, wanted = request->tier()] {
+    const absl::Status status = CheckId(job.adapter_id);
+    if (!status.ok()) return status;
+    const auto tier = UpperTier(wanted);
+    if (!tier.ok()) return tier.status();
+    const auto generation = catalog_->Resolve(kDefaultTenant, job.adapter_id);
+    if (!generation.ok()) return generation.status();
+    pool_->Load(*generation, *tier, AnswerWithAdapter(job, response));
+    return absl::OkStatus();
+  });
+}
+
+grpc::ServerUnaryReactor* AdapterService::PinAdapter(grpc::CallbackServerContext*,
+                                                     const v1::PinAdapterRequest* request,
+                                                     v1::PinAdapterResponse* response) {
+  const Job job{"PinAdapter", request->adapter_id(), MakeWaitReply()};
+  return Run(job, [this, job, response, wanted = request->tier()] {
+    const absl::Status status = CheckId(job.adapter_id);
+    if (!status.ok()) return status;
+    const auto tier = UpperTier(wanted);
+    if (!tier.ok()) return tier.status();
+    const auto generation = catalog_->Resolve(kDefaultTenant, job.adapter_id);
+    if (!generation.ok()) return generation.status();
+    pool_->Pin(*generation, *tier, AnswerWithAdapter(job, response));
+    return absl::OkStatus();
+  });
+}
+
+grpc::ServerUnaryReactor* AdapterService::EvictAdapter(grpc::CallbackServerContext*,
+                                                       const v1::EvictAdapterRequest* request,
+                                                       v1::EvictAdapterResponse* response) {
+  const Job job{"EvictAdapter", request->adapter_id(), MakeWaitReply()};
+  return Run(job, [this, job, response, wanted = request->down_to(), wait = request->wait()] {
+    const absl::Status status = CheckId(job.adapter_id);
+    if (!status.ok()) return status;
+    const auto tier = LowerTier(wanted);
+    if (!tier.ok()) return tier.status();
+    const auto entry = catalog_->Get(kDefaultTenant, job.adapter_id);
+    if (!entry.ok()) return entry.status();
+    Done done = AnswerWithAdapter(job, response);
+    if (entry->generation == nullptr) {
+      done(absl::OkStatus());  // nobody has looked at it, so it is nowhere
+    } else {
+      pool_->Evict(entry->generation->digest, *tier, wait, std::move(done));
+    }
+    return absl::OkStatus();
+  });
+}
+
+grpc::ServerUnaryReactor* AdapterService::UnpinAdapter(grpc::CallbackServerContext*,
+                                                       const v1::UnpinAdapterRequest* request,
+                                                       v1::UnpinAdapterResponse* response) {
+  const Job job{"UnpinAdapter", request->adapter_id(), MakeWaitReply()};
+  return Run(job, [this, job, response] {
+    const absl::Status status = CheckId(job.adapter_id);
+    if (!status.ok()) return status;
+    const auto entry = catalog_->Get(kDefaultTenant, job.adapter_id);
+    if (!entry.ok()) return entry.status();
+    Done done = AnswerWithAdapter(job, response);
+    if (entry->generation == nullptr) {
+      done(absl::OkStatus());
+    } else {
+      pool_->Unpin(entry->generation->digest, std::move(done));
+    }
+    return absl::OkStatus();
+  });
+}
+
+grpc::ServerUnaryReactor* AdapterService::DeleteAdapter(grpc::CallbackServerContext*,
+                                                        const v1::DeleteAdapterRequest* request,
+                                                        v1::DeleteAdapterResponse*) {
+  const Job job{"DeleteAdapter", request->adapter_id(), Reply::Make()};
+  return Run(job, [this, job] {
+    absl::Status status = CheckId(job.adapter_id);
+    if (status.ok()) status = catalog_->Delete(kDefaultTenant, job.adapter_id);
+    if (status.ok()) job.reply->Succeed([] {});
+    return status;
+  });
+}
+
+absl::Status AdapterService::AdmitWatch(absl::Duration interval,
+                                        const std::shared_ptr<AdapterWatch>& watch) {
+  if (interval < kWatchIntervalMin || interval > kWatchIntervalMax) {
+    return FieldError(
+        "interval_ms",
+        absl::StrCat("must be 0 or from ", absl::ToInt64Milliseconds(kWatchIntervalMin), " to ",
+                     absl::ToInt64Milliseconds(kWatchIntervalMax)));
+  }
+  absl::MutexLock lock(&mutex_);
+  if (draining_) return TryLater("the server is shutting down; watch another one");
+  std::erase_if(watches_, [](const auto& weak) { return weak.expired(); });
+  if (watches_.size() >= kWatchersMax) {
+    return absl::ResourceExhaustedError(
+        absl::StrCat("there are ", kWatchersMax, " watches already; end one first"));
+  }
+  watches_.push_back(watch);
+  return absl::OkStatus();
+}
+
+grpc::ServerWriteReactor<v1::WatchAdaptersResponse>* AdapterService::WatchAdapters(
+    grpc::CallbackServerContext*, const v1::WatchAdaptersRequest* request) {
+  const absl::Duration interval = request->interval_ms() == 0
+                                      ? kWatchIntervalDefault
+                                      : absl::Milliseconds(request->interval_ms());
+  auto watch = std::make_shared<AdapterWatch>(catalog_, pool_, pools_, interval);
+  const absl::Status status = AdmitWatch(interval, watch);
+  if (!status.ok()) {
+    LogRefusal("WatchAdapters", "", status, absl::Now());
+    watch->Refuse(status);
+    return watch.get();
+  }
+  watch->Start();
+  return watch.get();
+}
+
+void AdapterService::StartDrain() {
+  std::vector<std::weak_ptr<AdapterWatch>> watches;
+  {
+    absl::MutexLock lock(&mutex_);
+    draining_ = true;
+    watches.swap(watches_);
+  }
+  for (const auto& weak : watches) {
+    if (const auto watch = weak.lock()) watch->End(TryLater("the server is shutting down"));
+  }
+}
+
+}  // namespace lorica

@@ -1,0 +1,93 @@
+// lorica.v1.AdapterService over the catalog and the pool.
+//
+// Whatever may read a folder runs on the work pool; moves between tiers are asked of
+// the pool and answered from its callbacks, so no thread waits for a load. A wait ends
+// with the client's deadline, at most kAdapterWaitMax. Thread-safe; everything given
+// outlives it and its calls.
+#pragma once
+
+#include <functional>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "absl/base/thread_annotations.h"
+#include "absl/synchronization/mutex.h"
+#include "absl/time/time.h"
+#include "lorica/v1/adapters.grpc.pb.h"
+#include "server/api/adapter_watch.h"
+#include "server/api/call_pump.h"
+#include "server/api/reply.h"
+
+namespace lorica {
+
+inline constexpr absl::Duration kAdapterWaitMax = absl::Seconds(60);
+inline constexpr int kListPageDefault = 100;
+inline constexpr int kListPageMax = 1000;
+
+class AdapterService final : public v1::AdapterService::CallbackService {
+ public:
+  AdapterService(AdapterCatalog* catalog, AdapterPool* pool, CallPools pools, int64_t block_bytes);
+
+  // Ends the watches; new ones are Unavailable.
+  void StartDrain();
+
+  grpc::ServerUnaryReactor* RegisterAdapter(grpc::CallbackServerContext* context,
+                                            const v1::RegisterAdapterRequest* request,
+                                            v1::RegisterAdapterResponse* response) override;
+  grpc::ServerUnaryReactor* CheckAdapter(grpc::CallbackServerContext* context,
+                                         const v1::CheckAdapterRequest* request,
+                                         v1::CheckAdapterResponse* response) override;
+  grpc::ServerUnaryReactor* GetAdapter(grpc::CallbackServerContext* context,
+                                       const v1::GetAdapterRequest* request,
+                                       v1::GetAdapterResponse* response) override;
+  grpc::ServerUnaryReactor* ListAdapters(grpc::CallbackServerContext* context,
+                                         const v1::ListAdaptersRequest* request,
+                                         v1::ListAdaptersResponse* response) override;
+  grpc::ServerUnaryReactor* LoadAdapter(grpc::CallbackServerContext* context,
+                                        const v1::LoadAdapterRequest* request,
+                                        v1::LoadAdapterResponse* response) override;
+  grpc::ServerUnaryReactor* EvictAdapter(grpc::CallbackServerContext* context,
+                                         const v1::EvictAdapterRequest* request,
+                                         v1::EvictAdapterResponse* response) override;
+  grpc::ServerUnaryReactor* PinAdapter(grpc::CallbackServerContext* context,
+                                       const v1::PinAdapterRequest* request,
+                                       v1::PinAdapterResponse* response) override;
+  grpc::ServerUnaryReactor* UnpinAdapter(grpc::CallbackServerContext* context,
+                                         const v1::UnpinAdapterRequest* request,
+                                         v1::UnpinAdapterResponse* response) override;
+  grpc::ServerUnaryReactor* DeleteAdapter(grpc::CallbackServerContext* context,
+                                          const v1::DeleteAdapterRequest* request,
+                                          v1::DeleteAdapterResponse* response) override;
+  grpc::ServerWriteReactor<v1::WatchAdaptersResponse>* WatchAdapters(
+      grpc::CallbackServerContext* context, const v1::WatchAdaptersRequest* request) override;
+
+ private:
+  using Done = std::function<void(absl::Status)>;
+  // One call: which, about what.
+  struct Job {
+    std::string method;
+    std::string adapter_id;
+    std::shared_ptr<Reply> reply;
+  };
+
+  // Runs `work` on the work pool; its error is the answer.
+  grpc::ServerUnaryReactor* Run(Job job, std::function<absl::Status()> work);
+  static void Refuse(const Job& job, const absl::Status& status);
+  // A callback for the pool that answers with the adapter as it is then.
+  template <typename Response>
+  Done AnswerWithAdapter(const Job& job, Response* response);
+  absl::Status AdmitWatch(absl::Duration interval, const std::shared_ptr<AdapterWatch>& watch);
+
+  AdapterCatalog* const catalog_;
+  AdapterPool* const pool_;
+  const CallPools pools_;
+  const int64_t block_bytes_;
+  // The pool may still hold callbacks when the service is gone: they look here first.
+  const std::shared_ptr<bool> alive_ = std::make_shared<bool>(true);
+  absl::Mutex mutex_;
+  bool draining_ ABSL_GUARDED_BY(mutex_) = false;
+  std::vector<std::weak_ptr<AdapterWatch>> watches_ ABSL_GUARDED_BY(mutex_);
+};
+
+}  // namespace lorica

@@ -1,0 +1,82 @@
+#include "server/api/call_pump.h"
+
+#include <utility>
+
+#include "absl/time/time.h"
+#include "server/api/field_error.h"
+#include "server/api/refusal_log.h"
+
+namespace lorica {
+
+void CallPump::Begin(GenerateCall call) {
+  auto shared = std::make_shared<GenerateCall>(std::move(call));
+  const bool taken = pools_.work->TryRun([self = Share(), shared] { self->Admit(*shared); });
+  if (!taken) Refuse(*shared, TryLater("the server has too many calls to look at; try again"));
+}
+
+void CallPump::Refuse(const GenerateCall& call, const absl::Status& status) {
+  LogRefusal(method_, call.adapter_id, status, absl::Now());
+  OnRefused(status);
+}
+
+void CallPump::Admit(const GenerateCall& call) {
+  {
+    absl::MutexLock lock(&mutex_);
+    if (cancelled_) {
+      OnRefused(absl::CancelledError("the client cancelled the call"));
+      return;
+    }
+  }
+  absl::StatusOr<std::shared_ptr<Answer>> answer = gateway_->Generate(call);
+  if (!answer.ok()) {
+    Refuse(call, answer.status());
+    return;
+  }
+  (*answer)->NotifyWhenStalled([weak = std::weak_ptr<CallPump>(Share()), pools = pools_] {
+    pools.delivery->RunAdmitted([weak] {
+      if (const auto self = weak.lock()) self->OnStalled();
+    });
+  });
+  {
+    absl::MutexLock lock(&mutex_);
+    answer_ = *answer;
+    if (cancelled_) answer_->Cancel();
+  }
+  Pump();
+}
+
+void CallPump::Continue() {
+  pools_.delivery->RunAdmitted([self = Share()] { self->Pump(); });
+}
+
+void CallPump::CancelCall() {
+  absl::MutexLock lock(&mutex_);
+  cancelled_ = true;
+  if (answer_ != nullptr) answer_->Cancel();
+}
+
+void CallPump::Pump() {
+  std::shared_ptr<Answer> answer;
+  {
+    absl::MutexLock lock(&mutex_);
+    answer = answer_;
+  }
+  AnswerChunk chunk;
+  std::optional<AnswerEnd> end;
+  if (answer->Take(&chunk, &end)) {
+    OnPiece(std::move(chunk), std::move(end));
+    return;
+  }
+  answer->NotifyWhenReady([self = Share()] { self->Continue(); });
+}
+
+void FillFromContext(const grpc::CallbackServerContext& context, GenerateCall* call) {
+  const auto& metadata = context.client_metadata();
+  const auto [begin, end] = metadata.equal_range("x-adapter-id");
+  for (auto header = begin; header != end; ++header) {
+    call->adapter_headers.emplace_back(header->second.data(), header->second.size());
+  }
+  call->deadline = absl::FromChrono(context.deadline());
+}
+
+}  // namespace lorica

@@ -1,0 +1,26 @@
+// Errors that carry more than a code and a text, without knowing any transport.
+//
+// A refused field and a time to wait ride on absl::Status as payloads; each transport
+// turns them into its own form (gRPC: google.rpc.BadRequest and RetryInfo). Free
+// functions: share them freely.
+#pragma once
+
+#include <optional>
+#include <string>
+
+#include "absl/status/status.h"
+#include "absl/strings/string_view.h"
+#include "absl/time/time.h"
+
+namespace lorica {
+
+// InvalidArgument "<field> <what>", e.g. FieldError("top_p", "must be above 0").
+absl::Status FieldError(absl::string_view field, absl::string_view what);
+// The field of a FieldError.
+std::optional<std::string> FieldOf(const absl::Status& status);
+
+// Unavailable: this server cannot now; the same call may be tried again after `delay`.
+absl::Status TryLater(absl::string_view what, absl::Duration delay = absl::Seconds(1));
+std::optional<absl::Duration> RetryDelayOf(const absl::Status& status);
+
+}  // namespace lorica

@@ -1,0 +1,63 @@
+// The gRPC face: one port with the three services of lorica/v1, health and reflection.
+//
+// Owns the transport, the work pool and the delivery pool. Health says NOT_SERVING
+// until SetState(kServing) and again from drain or failure on. The caller keeps the
+// engine's thread running until Stop has returned, so that open calls can end. All
+// methods may be called from any thread; Start, Stop once each.
+#pragma once
+
+#include <atomic>
+#include <cstdint>
+#include <memory>
+#include <string>
+
+#include "absl/status/statusor.h"
+#include "absl/time/time.h"
+#include "server/api/gateway.h"
+#include "server/api/server_service.h"
+
+namespace lorica {
+
+inline constexpr int kMessageBytesMax = 4 << 20;
+inline constexpr int kMetadataBytesMax = 8 << 10;
+inline constexpr int kStreamsPerConnectionMax = 256;
+inline constexpr int kTransportBytesMax = 256 << 20;  // buffers of all connections
+inline constexpr int kTransportThreadsMax = 64;
+inline constexpr absl::Duration kKeepaliveTime = absl::Seconds(60);
+inline constexpr absl::Duration kKeepaliveTimeout = absl::Seconds(20);
+inline constexpr absl::Duration kClientPingMin = absl::Seconds(10);
+
+struct GrpcOptions {
+  std::string address = "127.0.0.1:50051";  // port 0: any free one
+  bool reflection = true;
+  int work_threads = 2;
+  int work_queue = 1024;    // calls that wait to be looked at
+  int64_t block_bytes = 0;  // of the arena, for CheckAdapter
+};
+
+class GrpcService {
+ public:
+  // The gateway outlives it. Unavailable: the address cannot be listened on.
+  static absl::StatusOr<std::unique_ptr<GrpcService>> Start(const GrpcOptions& options,
+                                                            ServerFacts facts, Gateway* gateway);
+  ~GrpcService();
+
+  int port() const { return port_; }
+  ServingState state() const { return state_.load(); }
+  void SetState(ServingState state);
+  // Ends watches; Generate refuses through the gateway.
+  void StartDrain();
+  // Ends the transport: calls that are still open after `grace` are cut.
+  void Stop(absl::Duration grace);
+
+ private:
+  struct Parts;
+  GrpcService();
+  absl::Status Listen(const GrpcOptions& options);
+
+  std::atomic<ServingState> state_{ServingState::kStarting};
+  int port_ = 0;
+  std::unique_ptr<Parts> parts_;
+};
+
+}  // namespace lorica

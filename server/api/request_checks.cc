@@ -1,0 +1,264 @@
+#include "server/api/request_checks.h"
+
+#include <algorithm>
+#include <cmath>
+#include <string>
+
+#include "absl/container/flat_hash_set.h"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/string_view.h"
+#include "server/api/field_error.h"
+#include "server/text/utf8.h"
+
+namespace lorica {
+namespace {
+
+std::string Indexed(absl::string_view list, size_t index, absl::string_view field = "") {
+  return absl::StrCat(list, "[", index, "]", field.empty() ? "" : ".", field);
+}
+
+absl::Status CheckRange(absl::string_view field, std::optional<double> value, double low,
+                        double high) {
+  if (!value || (*value >= low && *value <= high)) return absl::OkStatus();  // NaN: neither
+  return FieldError(field, absl::StrCat("must be from ", low, " to ", high, ", not ", *value));
+}
+
+absl::Status CheckCount(absl::string_view field, size_t count, size_t count_max) {
+  if (count <= count_max) return absl::OkStatus();
+  return FieldError(field,
+                    absl::StrCat("has ", count, " entries; at most ", count_max, " are taken"));
+}
+
+absl::Status CheckToken(const std::string& field, int32_t token, int32_t vocabulary) {
+  if (token >= 0 && token < vocabulary) return absl::OkStatus();
+  return FieldError(field, absl::StrCat("is ", token, "; token ids are 0 to ", vocabulary - 1));
+}
+
+absl::Status CheckUtf8Field(const std::string& field, const std::string& text) {
+  const absl::Status status = CheckUtf8(text);
+  if (status.ok()) return status;
+  return FieldError(field, absl::StrCat("is not valid UTF-8: ", status.message()));
+}
+
+absl::Status CheckSampling(const GenerateCall& call) {
+  const struct {
+    absl::string_view field;
+    std::optional<double> value;
+    double low;
+    double high;
+  } ranges[] = {
+      {"temperature", call.temperature, 0.0, kTemperatureMax},
+      {"min_p", call.min_p, 0.0, 1.0},
+      {"top_p", call.top_p, 0.0, 1.0},
+      {"repetition_penalty", call.repetition_penalty, kRepetitionPenaltyMin, kPenaltyMax},
+      {"presence_penalty", call.presence_penalty, -kPenaltyMax, kPenaltyMax},
+      {"frequency_penalty", call.frequency_penalty, -kPenaltyMax, kPenaltyMax},
+      {"logprobs", call.logprobs, 0.0, kLogprobsMax},
+  };
+  for (const auto& range : ranges) {
+    const absl::Status status = CheckRange(range.field, range.value, range.low, range.high);
+    if (!status.ok()) return status;
+  }
+  if (call.top_p && *call.top_p == 0.0) {
+    return FieldError("top_p", "must be above 0; leave it out (or 1) to switch it off");
+  }
+  if (call.top_k.value_or(0) < 0) {
+    return FieldError("top_k", "must be 0 (off) or more");
+  }
+  if (call.max_tokens.value_or(1) < 1) {
+    return FieldError("max_tokens", "must be 1 or more; leave it out for the default");
+  }
+  return absl::OkStatus();
+}
+
+absl::Status CheckBias(const GenerateCall& call, int32_t vocabulary) {
+  absl::Status status = CheckCount("logit_bias", call.logit_bias.size(), kLogitBiasMax);
+  if (!status.ok()) return status;
+  absl::flat_hash_set<int32_t> seen;
+  for (size_t i = 0; i < call.logit_bias.size(); ++i) {
+    const auto& [token, bias] = call.logit_bias[i];
+    status = CheckToken(Indexed("logit_bias", i, "token_id"), token, vocabulary);
+    if (!status.ok()) return status;
+    if (!std::isfinite(bias) || bias > kBiasMax) {
+      return FieldError(Indexed("logit_bias", i, "bias"),
+                        absl::StrCat("must be a finite number of at most ", kBiasMax,
+                                     " (-100 or less bans the token)"));
+    }
+    if (!seen.insert(token).second) {
+      return FieldError(Indexed("logit_bias", i, "token_id"), "is there twice");
+    }
+  }
+  return absl::OkStatus();
+}
+
+absl::Status CheckStops(const GenerateCall& call, int32_t vocabulary) {
+  absl::Status status = CheckCount("stop", call.stop.size(), kStopStringsMax);
+  if (!status.ok()) return status;
+  for (size_t i = 0; i < call.stop.size(); ++i) {
+    if (call.stop[i].empty() || call.stop[i].size() > kStopStringBytesMax) {
+      return FieldError(Indexed("stop", i),
+                        absl::StrCat("has ", call.stop[i].size(), " bytes; 1 to ",
+                                     kStopStringBytesMax, " are taken"));
+    }
+    status = CheckUtf8Field(Indexed("stop", i), call.stop[i]);
+    if (!status.ok()) return status;
+  }
+  status = CheckCount("stop_token_ids", call.stop_token_ids.size(), kStopTokensMax);
+  if (!status.ok()) return status;
+  for (size_t i = 0; i < call.stop_token_ids.size(); ++i) {
+    status = CheckToken(Indexed("stop_token_ids", i), call.stop_token_ids[i], vocabulary);
+    if (!status.ok()) return status;
+  }
+  return absl::OkStatus();
+}
+
+absl::Status CheckMessages(absl::Span<const ChatTurn> messages) {
+  absl::Status status = CheckCount("messages", messages.size(), kChatMessagesMax);
+  if (!status.ok()) return status;
+  int64_t bytes = 0;
+  for (size_t i = 0; i < messages.size(); ++i) {
+    const ChatTurn& turn = messages[i];
+    if (turn.role.empty() || turn.role.size() > kRoleBytesMax) {
+      return FieldError(
+          Indexed("messages", i, "role"),
+          absl::StrCat("must have 1 to ", kRoleBytesMax, " bytes, e.g. \"user\" or \"assistant\""));
+    }
+    bytes += turn.content.size();
+    if (bytes > kPromptBytesMax) {
+      return FieldError("messages", absl::StrCat("hold more than ", kPromptBytesMax, " bytes"));
+    }
+    status = CheckUtf8Field(Indexed("messages", i, "role"), turn.role);
+    if (status.ok()) status = CheckUtf8Field(Indexed("messages", i, "content"), turn.content);
+    if (!status.ok()) return status;
+  }
+  return absl::OkStatus();
+}
+
+absl::Status CheckTokenIds(const GenerateCall& call, const GatewayLimits& limits) {
+  if (static_cast<int64_t>(call.token_ids.size()) > limits.context_tokens) {
+    return FieldError("token_ids",
+                      absl::StrCat("has ", call.token_ids.size(), " tokens; the context holds ",
+                                   limits.context_tokens));
+  }
+  for (size_t i = 0; i < call.token_ids.size(); ++i) {
+    const absl::Status status =
+        CheckToken(Indexed("token_ids", i), call.token_ids[i], limits.vocabulary);
+    if (!status.ok()) return status;
+  }
+  return absl::OkStatus();
+}
+
+absl::Status CheckWeight(const std::string& field, double weight) {
+  if (std::isfinite(weight) && std::abs(weight) <= kAdapterWeightMax) return absl::OkStatus();
+  return FieldError(field, absl::StrCat("must be a finite number from ", -kAdapterWeightMax, " to ",
+                                        kAdapterWeightMax));
+}
+
+// An id as a field error; "" and the base model's name pass.
+absl::Status CheckChoice(absl::string_view field, const std::string& id,
+                         const std::string& base_name) {
+  if (id.empty() || id == base_name) return absl::OkStatus();
+  const absl::Status status = CheckAdapterId(id);
+  if (status.ok()) return status;
+  return FieldError(field, absl::StrCat("is not a valid adapter id: ", status.message()));
+}
+
+absl::Status CheckMix(absl::Span<const AdapterChoice> mix, const std::string& base_name) {
+  absl::Status status = CheckCount("adapters", mix.size(), kMixTermsMax);
+  if (!status.ok()) return status;
+  absl::flat_hash_set<absl::string_view> seen;
+  for (size_t i = 0; i < mix.size(); ++i) {
+    const std::string id_field = Indexed("adapters", i, "adapter_id");
+    if (mix[i].adapter_id.empty() || mix[i].adapter_id == base_name) {
+      return FieldError(id_field, "names the base model, which is part of every mix already");
+    }
+    status = CheckChoice(id_field, mix[i].adapter_id, base_name);
+    if (status.ok()) status = CheckWeight(Indexed("adapters", i, "weight"), mix[i].weight);
+    if (!status.ok()) return status;
+    if (!seen.insert(mix[i].adapter_id).second) {
+      return FieldError(id_field, "is there twice; add the weights up instead");
+    }
+  }
+  return absl::OkStatus();
+}
+
+}  // namespace
+
+absl::Status CheckText(const std::optional<std::string>& prompt,
+                       absl::Span<const ChatTurn> messages) {
+  if (!messages.empty()) return CheckMessages(messages);
+  if (prompt->empty()) return FieldError("prompt", "is empty; give at least one character");
+  if (prompt->size() > kPromptBytesMax) {
+    return FieldError("prompt", absl::StrCat("has ", prompt->size(), " bytes; at most ",
+                                             kPromptBytesMax, " are taken"));
+  }
+  return CheckUtf8Field("prompt", *prompt);
+}
+
+absl::Status CheckFields(const GenerateCall& call, const GatewayLimits& limits) {
+  const int inputs = call.prompt.has_value() + !call.messages.empty() + !call.token_ids.empty();
+  if (inputs == 0) {
+    return FieldError("prompt", "is missing: give prompt, messages or token_ids");
+  }
+  if (inputs > 1) {
+    return FieldError(call.prompt ? "prompt" : "messages",
+                      "cannot be combined: give only one of prompt, messages and token_ids");
+  }
+  absl::Status status = CheckSampling(call);
+  if (status.ok()) status = CheckBias(call, limits.vocabulary);
+  if (status.ok()) status = CheckStops(call, limits.vocabulary);
+  if (!status.ok()) return status;
+  if (!call.token_ids.empty()) return CheckTokenIds(call, limits);
+  return CheckText(call.prompt, call.messages);
+}
+
+absl::StatusOr<std::vector<AdapterChoice>> ChooseAdapters(const GenerateCall& call,
+                                                          const std::string& base_name) {
+  if (call.adapter_headers.size() > 1) {
+    return FieldError("x-adapter-id", "was sent more than once; send one header");
+  }
+  const std::string header = call.adapter_headers.empty() ? "" : call.adapter_headers[0];
+  absl::Status status = CheckChoice("x-adapter-id", header, base_name);
+  if (status.ok()) status = CheckChoice("adapter_id", call.adapter_id, base_name);
+  if (status.ok()) status = CheckMix(call.adapters, base_name);
+  if (!status.ok()) return status;
+  if (!call.adapter_id.empty() && !call.adapters.empty()) {
+    return FieldError("adapters", "cannot be combined with adapter_id");
+  }
+  const std::string field =
+      call.adapters.size() == 1 ? call.adapters[0].adapter_id : call.adapter_id;
+  if (!header.empty() && (call.adapters.size() > 1 || (!field.empty() && field != header))) {
+    return FieldError("x-adapter-id", "differs from the adapter that the message names");
+  }
+  if (!call.adapters.empty()) return call.adapters;
+  const std::string& id = call.adapter_id.empty() ? header : call.adapter_id;
+  if (id.empty() || id == base_name) return std::vector<AdapterChoice>();
+  return std::vector<AdapterChoice>{{.adapter_id = id}};
+}
+
+SampleParams ToSampleParams(const GenerateCall& call, uint64_t seed) {
+  constexpr float kSmallest = 1e-30f;  // keeps tiny doubles from becoming 0
+  SampleParams params;
+  const double temperature = call.temperature.value_or(0.0);
+  params.temperature = temperature < kTemperatureGreedy ? 0.0f : static_cast<float>(temperature);
+  params.top_k = call.top_k.value_or(0);
+  params.top_p = std::max(static_cast<float>(call.top_p.value_or(1.0)), kSmallest);
+  params.min_p = static_cast<float>(call.min_p.value_or(0.0));
+  params.repetition_penalty = static_cast<float>(call.repetition_penalty.value_or(1.0));
+  params.presence_penalty = static_cast<float>(call.presence_penalty.value_or(0.0));
+  params.frequency_penalty = static_cast<float>(call.frequency_penalty.value_or(0.0));
+  params.seed = call.seed.value_or(seed);
+  params.logprobs = call.logprobs.value_or(-1);
+  return params;
+}
+
+std::vector<TokenBias> ToTokenBias(const GenerateCall& call) {
+  std::vector<TokenBias> result;
+  result.reserve(call.logit_bias.size());
+  for (const auto& [token, bias] : call.logit_bias) {
+    result.push_back({token, static_cast<float>(std::max(bias, -kBiasMax))});
+  }
+  return result;
+}
+
+}  // namespace lorica

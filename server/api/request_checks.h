@@ -1,0 +1,33 @@
+// The checks of a call that need nothing but the call: ids, ranges, sizes, UTF-8.
+//
+// Pure functions, in the order from cheap to dear; each refusal is a FieldError that
+// names the field and says what it may be.
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "absl/types/span.h"
+#include "server/api/gateway.h"
+
+namespace lorica {
+
+// Field ranges, list sizes, exactly one input, UTF-8.
+absl::Status CheckFields(const GenerateCall& call, const GatewayLimits& limits);
+
+// prompt or messages (one of them), their sizes and their UTF-8.
+absl::Status CheckText(const std::optional<std::string>& prompt,
+                       absl::Span<const ChatTurn> messages);
+
+// The adapters a call names, headers and fields brought together, in order; empty = base.
+// Grammar, conflicts, weights and doubles are checked; a weight of 0 stays in the list.
+absl::StatusOr<std::vector<AdapterChoice>> ChooseAdapters(const GenerateCall& call,
+                                                          const std::string& base_name);
+
+// REQUIRES: CheckFields passed. `seed` is used when the call has none.
+SampleParams ToSampleParams(const GenerateCall& call, uint64_t seed);
+std::vector<TokenBias> ToTokenBias(const GenerateCall& call);
+
+}  // namespace lorica

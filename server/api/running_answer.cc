@@ -1,0 +1,173 @@
+#include "server/api/running_answer.h"
+
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+
+namespace lorica {
+
+RunningAnswer::RunningAnswer(AnswerOptions options, RequestControl* control)
+    : control_(control),
+      end_ids_(std::move(options.end_ids)),
+      adapters_(std::move(options.adapters)),
+      stop_(std::move(options.stop)) {
+  if (options.tokenizer != nullptr) {
+    detokenizer_ = std::make_unique<Detokenizer>(options.tokenizer, options.skip_special_tokens);
+  }
+}
+
+void RunningAnswer::Admitted(RequestId id) {
+  absl::MutexLock lock(&mutex_);
+  id_ = id;
+  admitted_ = true;
+  if (paused_) control_->Pause(id_);
+}
+
+bool RunningAnswer::HasSomething() const {
+  return !pending_.empty() || (finish_.has_value() && !ended_);
+}
+
+std::function<void()> RunningAnswer::TakeReady() {
+  return HasSomething() ? std::exchange(ready_, nullptr) : nullptr;
+}
+
+void RunningAnswer::OnTokens(const TokenEvent& event) {
+  std::function<void()> ready;
+  {
+    absl::MutexLock lock(&mutex_);
+    if (stop_found_) return;
+    pending_.insert(pending_.end(), event.tokens.begin(), event.tokens.end());
+    if (!paused_ && pending_.size() > kPendingTokensMax) {
+      paused_ = true;
+      if (admitted_) control_->Pause(id_);
+    }
+    ready = TakeReady();
+  }
+  if (ready) ready();
+}
+
+void RunningAnswer::OnFinish(const FinishEvent& event) {
+  std::function<void()> ready;
+  {
+    absl::MutexLock lock(&mutex_);
+    if (finish_) return;
+    finish_ = event;
+    ready = TakeReady();
+  }
+  if (ready) ready();
+}
+
+bool RunningAnswer::Take(AnswerChunk* chunk, std::optional<AnswerEnd>* end) {
+  absl::MutexLock reader(&reader_mutex_);
+  std::vector<Token> tokens;
+  std::optional<FinishEvent> finish;
+  {
+    absl::MutexLock lock(&mutex_);
+    if (ended_) return false;
+    tokens.swap(pending_);
+    finish = finish_;
+    waiting_since_.reset();
+    if (paused_ && !too_slow_) {
+      paused_ = false;
+      control_->Resume(id_);
+    }
+  }
+  for (Token& token : tokens) {
+    if (stop_.stopped()) break;
+    Append(std::move(token), chunk);
+  }
+  if (finish) {
+    if (finish->status.ok()) Flush(chunk);
+    *end = MakeEnd(*finish);
+    absl::MutexLock lock(&mutex_);
+    ended_ = true;
+  } else if (stop_.stopped()) {
+    FoundStop();
+  }
+  return !chunk->tokens.empty() || !chunk->text.empty() || end->has_value();
+}
+
+void RunningAnswer::Append(Token token, AnswerChunk* chunk) {
+  ++delivered_tokens_;
+  if (detokenizer_ != nullptr && !end_ids_.contains(token.id)) {
+    chunk->text += stop_.Push(detokenizer_->Push(token.id));
+  }
+  chunk->tokens.push_back(std::move(token));
+}
+
+void RunningAnswer::Flush(AnswerChunk* chunk) {
+  if (detokenizer_ == nullptr || stop_.stopped()) return;
+  chunk->text += stop_.Push(detokenizer_->Finish());
+  chunk->text += stop_.Finish();
+}
+
+void RunningAnswer::FoundStop() {
+  absl::MutexLock lock(&mutex_);
+  if (std::exchange(stop_found_, true)) return;
+  pending_.clear();
+  if (!finish_) control_->Finish(id_, StopReason::kStopString);
+}
+
+AnswerEnd RunningAnswer::MakeEnd(const FinishEvent& finish) {
+  AnswerEnd end;
+  end.status = finish.status;
+  end.reason = finish.reason;
+  end.adapters = adapters_;
+  end.prompt_tokens = finish.prompt_tokens;
+  end.completion_tokens = delivered_tokens_;
+  end.cached_tokens = finish.cached_tokens;
+  end.timings = finish.timings;
+  if (stop_.stopped()) {  // complete, whatever happened to the request afterwards
+    end.status = absl::OkStatus();
+    end.reason = StopReason::kStopString;
+  }
+  absl::MutexLock lock(&mutex_);
+  if (too_slow_ && !end.status.ok()) {
+    end.status = absl::ResourceExhaustedError(absl::StrCat("the answer was not read for ",
+                                                           absl::FormatDuration(kSlowReaderLimit),
+                                                           "; read streams as they come"));
+  }
+  return end;
+}
+
+void RunningAnswer::NotifyWhenReady(std::function<void()> ready) {
+  {
+    absl::MutexLock lock(&mutex_);
+    if (!HasSomething()) {
+      ready_ = std::move(ready);
+      return;
+    }
+  }
+  ready();
+}
+
+void RunningAnswer::NotifyWhenStalled(std::function<void()> stalled) {
+  absl::MutexLock lock(&mutex_);
+  stalled_ = std::move(stalled);
+}
+
+void RunningAnswer::Cancel() {
+  absl::MutexLock lock(&mutex_);
+  if (!finish_) control_->Cancel(id_);
+}
+
+void RunningAnswer::CheckStalled(absl::Time now) {
+  std::function<void()> stalled;
+  {
+    absl::MutexLock lock(&mutex_);
+    if (!HasSomething() || too_slow_) return;
+    if (!waiting_since_) waiting_since_ = now;
+    if (now - *waiting_since_ < kSlowReaderLimit) return;
+    too_slow_ = true;
+    if (!finish_) control_->Cancel(id_);
+    stalled = std::exchange(stalled_, nullptr);
+  }
+  if (stalled) stalled();
+}
+
+bool RunningAnswer::ended() const {
+  absl::MutexLock lock(&mutex_);
+  return ended_;
+}
+
+}  // namespace lorica

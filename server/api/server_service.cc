@@ -1,0 +1,89 @@
+#include "server/api/server_service.h"
+
+#include <unistd.h>
+
+#include <fstream>
+
+#include "server/api/reply.h"
+
+namespace lorica {
+namespace {
+
+v1::ServingState ToProto(ServingState state) {
+  switch (state) {
+    case ServingState::kStarting:
+      return v1::SERVING_STATE_STARTING;
+    case ServingState::kServing:
+      return v1::SERVING_STATE_SERVING;
+    case ServingState::kDraining:
+      return v1::SERVING_STATE_DRAINING;
+    case ServingState::kFailed:
+      break;
+  }
+  return v1::SERVING_STATE_FAILED;
+}
+
+int64_t ResidentBytes() {
+  int64_t pages = 0;
+  int64_t resident_pages = 0;
+  std::ifstream("/proc/self/statm") >> pages >> resident_pages;
+  return resident_pages * sysconf(_SC_PAGESIZE);
+}
+
+void FillEngine(const EngineStats& stats, v1::GetStatusResponse* response) {
+  v1::Counters* counters = response->mutable_counters();
+  counters->set_requests_accepted(stats.accepted);
+  counters->set_requests_finished(stats.finished);
+  counters->set_requests_cancelled(stats.cancelled);
+  counters->set_requests_failed(stats.failed);
+  counters->set_prompt_tokens(stats.prompt_tokens);
+  counters->set_generated_tokens(stats.generated_tokens);
+  counters->set_steps(stats.steps);
+  counters->set_preemptions(stats.preemptions);
+  response->set_running(stats.running);
+  response->set_queued(stats.queued);
+  response->set_free_blocks(stats.free_blocks);
+  response->set_kv_blocks(stats.kv_blocks);
+  response->set_adapter_blocks(stats.adapter_blocks);
+  response->set_step_ms_p50(stats.step_ms_p50);
+  response->set_step_ms_p99(stats.step_ms_p99);
+}
+
+void FillTier(const TierStats& stats, v1::TierCounters* tier) {
+  tier->set_bytes(stats.bytes);
+  tier->set_byte_limit(stats.byte_limit);
+  tier->set_adapters(stats.generations);
+  tier->set_hits(stats.hits);
+  tier->set_misses(stats.misses);
+  tier->set_evictions(stats.evictions);
+}
+
+void FillPool(const PoolStats& stats, v1::GetStatusResponse* response) {
+  FillTier(stats.device, response->mutable_device_tier());
+  FillTier(stats.host, response->mutable_host_tier());
+  response->set_loading_adapters(stats.loading);
+  response->mutable_counters()->set_adapter_loads(stats.loads_finished);
+  response->mutable_counters()->set_adapter_load_failures(stats.loads_failed);
+}
+
+}  // namespace
+
+grpc::ServerUnaryReactor* ServerService::GetStatus(grpc::CallbackServerContext*,
+                                                   const v1::GetStatusRequest*,
+                                                   v1::GetStatusResponse* response) {
+  response->set_state(ToProto(state_->load()));
+  response->set_version(facts_.version);
+  response->set_device(facts_.device);
+  response->set_uptime_seconds(absl::ToDoubleSeconds(absl::Now() - facts_.started));
+  *response->mutable_model() = facts_.model;
+  *response->mutable_limits() = facts_.limits;
+  FillEngine(gateway_->engine()->stats(), response);
+  FillPool(gateway_->pool()->stats(), response);
+  response->mutable_counters()->set_requests_refused(gateway_->refused_count());
+  response->set_resident_bytes(ResidentBytes());
+  const auto reply = Reply::Make();
+  reply->Succeed([] {});
+  return reply.get();
+}
+
+}  // namespace lorica

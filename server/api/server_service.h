@@ -1,0 +1,43 @@
+// lorica.v1.ServerService: what is served, the limits as started, the counters now.
+//
+// Reads plain facts and the stats of gateway, engine and pool; never waits. Thread-safe.
+#pragma once
+
+#include <atomic>
+#include <cstdint>
+#include <string>
+
+#include "absl/time/time.h"
+#include "lorica/v1/server.grpc.pb.h"
+#include "server/api/gateway.h"
+
+namespace lorica {
+
+enum class ServingState : uint8_t { kStarting, kServing, kDraining, kFailed };
+
+// What does not change while the server runs.
+struct ServerFacts {
+  std::string version;
+  std::string device;
+  absl::Time started;
+  v1::ModelInfo model;
+  v1::Limits limits;
+};
+
+class ServerService final : public v1::ServerService::CallbackService {
+ public:
+  // `state` and `gateway` outlive it.
+  ServerService(ServerFacts facts, const std::atomic<ServingState>* state, Gateway* gateway)
+      : facts_(std::move(facts)), state_(state), gateway_(gateway) {}
+
+  grpc::ServerUnaryReactor* GetStatus(grpc::CallbackServerContext* context,
+                                      const v1::GetStatusRequest* request,
+                                      v1::GetStatusResponse* response) override;
+
+ private:
+  const ServerFacts facts_;
+  const std::atomic<ServingState>* const state_;
+  Gateway* const gateway_;
+};
+
+}  // namespace lorica
