@@ -56,7 +56,7 @@ struct Generation {
   FileStamp weights_stamp;
   std::string config_sha256;  // hex
   std::string weights_sha256;
-  AdapterConfig config;
+  AdapterConfig config;          // without its patterns
   int64_t file_bytes = 0;        // of the weight file
   int64_t exact_tile_bytes = 0;  // tiles and gains as they will lie in blocks
   int32_t block_count = 0;       // whole blocks it will take

@@ -267,6 +267,9 @@ absl::StatusOr<GenerationPtr> PeftLoader::Identify(std::shared_ptr<Source> sourc
   generation->rank_max = plan->rank_max;
   generation->module_count = static_cast<int>(plan->modules.size());
   generation->config = std::move(plan->config);
+  // Large at worst, and only the plan needs them.
+  generation->config.rank_pattern = {};
+  generation->config.alpha_pattern = {};
   return generation;
 }
 
