@@ -83,22 +83,28 @@ start_server() {
 # Prints who was asked what and said what, then the speed of the whole batch.
 show_answers() {
   python3 - deploy/demo/prompts.jsonl "$state/answers.jsonl" "$1" <<'PYTHON'
-import json, sys
+import json, sys, textwrap
+
+def show(label, text):
+    lines = [part for line in text.strip().splitlines() for part in textwrap.wrap(line, 92) or [""]]
+    print(f"  {label} " + "\n         ".join(lines))
+
 prompts, answers = ([json.loads(line) for line in open(path)] for path in sys.argv[1:3])
 seconds = float(sys.argv[3])
 failed = tokens = 0
 for prompt, answer in zip(prompts, answers, strict=True):
     print(f"\n{prompt.get('adapter_id', '(base model)')}")
-    print("  asked: " + prompt["messages"][-1]["content"].replace("\n", "\n         "))
+    show("asked:", prompt["messages"][-1]["content"])
     if "error" in answer:
         failed += 1
-        print(f"  error: {answer['error']['code']}: {answer['error']['message']}")
+        show("error:", f"{answer['error']['code']}: {answer['error']['message']}")
         continue
     tokens += answer["usage"]["completion_tokens"]
-    print("  said:  " + answer["text"].strip().replace("\n", "\n         "))
+    show("said: ", answer["text"])
 print(f"\n{len(answers)} streams in one batch: {tokens} tokens in {seconds:.1f} s, "
-      f"{tokens / seconds:.0f} tok/s together")
-sys.exit(1 if failed else 0)
+      f"{tokens / seconds:.0f} tok/s together, adapters loaded on the way")
+if failed:
+    sys.exit(f"{failed} of {len(answers)} requests failed")
 PYTHON
 }
 
@@ -113,18 +119,29 @@ ask_all() {
   show_answers "$(awk "BEGIN {print $ended - $began}")"
 }
 
-show_next_steps() {
+# Commands that work from the repository root with the server at $1.
+show_commands() {
   cat <<TEXT
-
-How to go on:
-  cache=\${XDG_CACHE_HOME:-~/.cache}/lorica
-  $bin/loricad --model \$cache/SmolLM2-135M-Instruct.Q4_1.gguf \\
-    --adapters-dir deploy/demo/adapters --data-dir build/data --grpc-address 127.0.0.1:50051 &
-  $bin/lorica adapters list
-  $bin/lorica generate --chat --adapter headline "Article: ..."
-  $bin/lorica chat
+  $bin/lorica $1adapters list
+  $bin/lorica $1generate --chat --adapter intent "my card got stuck in the machine"
+  $bin/lorica $1chat
   $bin/lorica --help
 TEXT
+}
+
+show_next_steps() {
+  printf '\nHow to go on, in %s:\n' "$lorica_root"
+  if $keep; then
+    show_commands "--server $address "
+    printf '\nThe server goes on at %s; stop it with: kill %s\n' "$address" "$server_pid"
+    return
+  fi
+  cat <<TEXT
+  $bin/loricad --model $model \\
+    --adapters-dir deploy/demo/adapters --data-dir build/data
+and in another terminal:
+TEXT
+  show_commands ""
 }
 
 began=$SECONDS
@@ -139,12 +156,10 @@ fi
 mkdir -p "$state"
 start_server
 ask_all
-show_next_steps
 if $keep; then
   trap - EXIT
-  echo
-  echo "The server goes on at $address; stop it with: kill $server_pid"
 else
   stop_server
   say "server stopped"
 fi
+show_next_steps
