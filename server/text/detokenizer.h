@@ -7,6 +7,7 @@
 // One per stream; not thread-safe. The tokenizer outlives it.
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 #include <string>
 #include <string_view>
@@ -35,10 +36,12 @@ class Detokenizer {
 std::string Decode(const Tokenizer& tokenizer, absl::Span<const int32_t> ids,
                    bool skip_special_tokens);
 
-// Finds the first of several stop strings in a text that arrives in pieces.
+// Finds the first of several stop strings in a text that arrives in pieces: the one that
+// is complete first, the longest of those that are complete together. How the text was cut
+// makes no difference. Time: bytes of text times stop strings.
 class StopMatcher {
  public:
-  explicit StopMatcher(std::vector<std::string> stops);  // none empty
+  explicit StopMatcher(std::vector<std::string> stops);  // empty ones never match
   // Text that is certain not to belong to a stop string. Once stopped() it is the
   // text before the match, and later calls return nothing.
   std::string Push(std::string_view text);
@@ -46,7 +49,16 @@ class StopMatcher {
   bool stopped() const { return stopped_; }
 
  private:
-  std::vector<std::string> stops_;
+  struct Pattern {
+    bool Advance(char byte);  // true: the text so far ends with it
+
+    std::string text;
+    std::vector<size_t> border;  // [i]: longest proper prefix that ends text[0..i]
+    size_t matched = 0;          // bytes of it that the text so far ends with
+  };
+  std::string Stop(std::string_view text, size_t stop_bytes);
+
+  std::vector<Pattern> patterns_;
   std::string held_;
   bool stopped_ = false;
 };

@@ -12,11 +12,14 @@
 #include <string_view>
 #include <vector>
 
+#include "absl/status/status.h"
 #include "absl/status/statusor.h"
 
 namespace lorica {
 
 inline constexpr int64_t kTokenizerJsonBytesMax = 64 << 20;
+inline constexpr int64_t kEncodeBytesMax = 16 << 20;  // of one text
+inline constexpr int32_t kVocabularyMax = 1 << 22;    // ids are below this
 
 struct AddedToken {
   int32_t id = 0;
@@ -29,8 +32,8 @@ struct AddedToken {
 
 // What GGUF metadata says (keys tokenizer.ggml.*).
 struct GgufVocabulary {
-  std::string model;               // "gpt2" is byte-level BPE
-  std::string pre;                 // name of the pre-tokeniser: "smollm", "llama-bpe", "qwen2", ...
+  std::string model;  // "gpt2" is byte-level BPE
+  std::string pre;    // name of the pre-tokeniser: "smollm", "llama-bpe", "qwen2", ...
   std::vector<std::string> tokens;
   std::vector<int64_t> token_types;  // 1 normal, 3 control, 4 user defined, ...
   std::vector<std::string> merges;
@@ -43,7 +46,8 @@ class Tokenizer {
   // Appends the ids of `text`. With `parse_special` added tokens written in the text
   // are recognised; without, they are plain text (chat contents). Nothing is added in
   // front or behind. Bytes that the vocabulary cannot express vanish, as in the
-  // reference. InvalidArgument: not valid UTF-8.
+  // reference. InvalidArgument, and `ids` as it was: not valid UTF-8, or beyond
+  // kEncodeBytesMax.
   virtual absl::Status Encode(std::string_view text, bool parse_special,
                               std::vector<int32_t>* ids) const = 0;
   // The bytes of one token: may be part of a character. Empty for ids without a token.

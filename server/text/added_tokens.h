@@ -1,0 +1,36 @@
+// Finds added tokens in text: the longest at the leftmost place, as the reference does.
+// Immutable once built: thread-safe.
+#pragma once
+
+#include <cstdint>
+#include <string_view>
+#include <vector>
+
+#include "absl/container/flat_hash_map.h"
+#include "absl/functional/function_ref.h"
+#include "server/text/tokenizer.h"
+
+namespace lorica {
+
+class AddedTokenMatcher {
+ public:
+  // Tokens without content never match. Of equal contents the last one counts.
+  explicit AddedTokenMatcher(std::vector<AddedToken> tokens);
+
+  // Calls `piece` for the text between tokens (id -1) and for each token, in order.
+  // Blanks a token swallows (lstrip, rstrip) belong to no piece.
+  void Split(std::string_view text, absl::FunctionRef<void(std::string_view, int32_t)> piece) const;
+
+ private:
+  struct Match {
+    const AddedToken* token = nullptr;
+    size_t end = 0;
+  };
+  Match LongestAt(std::string_view text, size_t at) const;
+
+  std::vector<AddedToken> tokens_;
+  absl::flat_hash_map<uint64_t, int32_t> edges_;  // node << 8 | byte -> node; 0 is the root
+  std::vector<int32_t> token_at_node_;            // index into tokens_, or -1
+};
+
+}  // namespace lorica

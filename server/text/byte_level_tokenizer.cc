@@ -1,0 +1,153 @@
+#include "server/text/byte_level_tokenizer.h"
+
+#include <algorithm>
+
+#include "absl/strings/str_cat.h"
+#include "server/text/added_tokens.h"
+#include "server/text/bpe.h"
+#include "server/text/string_map.h"
+#include "server/text/unicode.h"
+#include "server/text/utf8.h"
+
+namespace lorica {
+namespace {
+
+// What tokenizer files spell in the byte alphabet; other spellings stand for themselves.
+std::string BytesOf(std::string_view spelling) {
+  return SpellingToBytes(spelling).value_or(std::string(spelling));
+}
+
+absl::Status CheckIds(const ByteLevelParts& parts) {
+  const auto in_range = [](const auto& token) {
+    return token.id >= 0 && token.id < kVocabularyMax;
+  };
+  if (std::all_of(parts.vocabulary.begin(), parts.vocabulary.end(), in_range) &&
+      std::all_of(parts.added_tokens.begin(), parts.added_tokens.end(), in_range) &&
+      std::all_of(parts.normalized_added_tokens.begin(), parts.normalized_added_tokens.end(),
+                  in_range)) {
+    return absl::OkStatus();
+  }
+  return absl::FailedPreconditionError(absl::StrCat(
+      "the tokenizer has a token id outside 0..", kVocabularyMax - 1, ": check the model's files"));
+}
+
+class ByteLevelTokenizer final : public Tokenizer {
+ public:
+  explicit ByteLevelTokenizer(ByteLevelParts parts)
+      : nfc_(parts.nfc),
+        steps_(parts.steps),
+        raw_matcher_(parts.added_tokens),
+        normalized_matcher_(Normalized(parts.normalized_added_tokens, parts.nfc)) {
+    encoder_.set_ignore_merges(parts.ignore_merges);
+    encoder_.set_unknown(parts.unknown_id, parts.fuse_unknown);
+    for (const auto& entry : parts.vocabulary) SetToken(entry.id, BytesOf(entry.spelling), false);
+    for (const auto& token : parts.added_tokens) AddAdded(token);
+    for (const auto& token : parts.normalized_added_tokens) AddAdded(token);
+  }
+
+  absl::Status BuildEncoder(const ByteLevelParts& parts) {
+    for (const auto& entry : parts.vocabulary) {
+      const auto bytes = SpellingToBytes(entry.spelling);
+      // A word must not become a control token merely by being spelled like one.
+      const bool hidden = parts.ignore_merges && special_[entry.id];
+      if (bytes && !bytes->empty() && !hidden) encoder_.AddToken(*bytes, entry.id);
+    }
+    for (const auto& [left, right] : parts.merges) {
+      if (!encoder_.AddMerge(BytesOf(left), BytesOf(right)).ok()) {
+        return absl::FailedPreconditionError(
+            absl::StrCat("the tokenizer merges '", left, "' and '", right,
+                         "', but one of them or the result is not in its vocabulary"));
+      }
+    }
+    if (parts.byte_fallback && !encoder_.has_all_bytes()) {
+      return absl::FailedPreconditionError(
+          "a BPE tokenizer with byte_fallback is not served: send token_ids");
+    }
+    return absl::OkStatus();
+  }
+
+  absl::Status Encode(std::string_view text, bool parse_special,
+                      std::vector<int32_t>* ids) const override {
+    if (text.size() > kEncodeBytesMax) {
+      return absl::InvalidArgumentError(absl::StrCat("the text has ", text.size(), " bytes, limit ",
+                                                     kEncodeBytesMax, ": send less"));
+    }
+    if (auto status = CheckUtf8(text); !status.ok()) return status;
+    BpeScratch scratch;
+    if (!parse_special) {
+      EncodePlain(Normalize(text), &scratch, ids);
+      return absl::OkStatus();
+    }
+    raw_matcher_.Split(text, [&](std::string_view piece, int32_t id) {
+      if (id >= 0) return ids->push_back(id);
+      const std::string normal = Normalize(piece);
+      normalized_matcher_.Split(normal, [&](std::string_view inner, int32_t inner_id) {
+        if (inner_id >= 0) return ids->push_back(inner_id);
+        EncodePlain(inner, &scratch, ids);
+      });
+    });
+    return absl::OkStatus();
+  }
+
+  std::string_view TokenBytes(int32_t id) const override {
+    return id < 0 || id >= size() ? std::string_view() : bytes_[id];
+  }
+  bool IsSpecial(int32_t id) const override { return id >= 0 && id < size() && special_[id]; }
+  int32_t size() const override { return static_cast<int32_t>(bytes_.size()); }
+
+  int32_t IdOf(std::string_view token) const override {
+    if (const auto added = added_ids_.find(token); added != added_ids_.end()) return added->second;
+    const auto bytes = SpellingToBytes(token);
+    return bytes ? encoder_.IdOf(*bytes) : -1;
+  }
+
+ private:
+  static std::vector<AddedToken> Normalized(std::vector<AddedToken> tokens, bool nfc) {
+    for (auto& token : tokens) {
+      if (nfc) token.content = unicode::NormalizeNfc(token.content);
+    }
+    return tokens;
+  }
+
+  std::string Normalize(std::string_view text) const {
+    return nfc_ ? unicode::NormalizeNfc(text) : std::string(text);
+  }
+
+  void EncodePlain(std::string_view text, BpeScratch* scratch, std::vector<int32_t>* ids) const {
+    steps_.Split(text, [&](std::string_view word) { encoder_.Encode(word, scratch, ids); });
+  }
+
+  void SetToken(int32_t id, std::string bytes, bool special) {
+    if (id >= size()) {
+      bytes_.resize(id + 1);
+      special_.resize(id + 1);
+    }
+    bytes_[id] = std::move(bytes);
+    special_[id] = special;
+  }
+
+  void AddAdded(const AddedToken& token) {
+    SetToken(token.id, token.content, token.special);
+    added_ids_[token.content] = token.id;
+  }
+
+  bool nfc_;
+  PreTokenizer steps_;
+  AddedTokenMatcher raw_matcher_;
+  AddedTokenMatcher normalized_matcher_;
+  BytePairEncoder encoder_;
+  std::vector<std::string> bytes_;  // by id
+  std::vector<bool> special_;       // by id
+  StringMap<int32_t> added_ids_;
+};
+
+}  // namespace
+
+absl::StatusOr<std::unique_ptr<Tokenizer>> MakeByteLevelTokenizer(ByteLevelParts parts) {
+  if (auto status = CheckIds(parts); !status.ok()) return status;
+  auto tokenizer = std::make_unique<ByteLevelTokenizer>(parts);
+  if (auto status = tokenizer->BuildEncoder(parts); !status.ok()) return status;
+  return tokenizer;
+}
+
+}  // namespace lorica
