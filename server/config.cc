@@ -1,1 +1,237 @@
-// Stub.
+#include "server/config.h"
+
+#include <algorithm>
+#include <limits>
+
+#include "CLI/CLI.hpp"
+#include "absl/strings/match.h"
+#include "absl/strings/numbers.h"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
+#include "absl/strings/strip.h"
+
+namespace lorica {
+namespace {
+
+constexpr char kIntroduction[] =
+    "loricad serves one base model and any number of LoRA adapters on top of it over gRPC.\n"
+    "Each request names its own adapter; all of them share one continuous batch.\n";
+
+constexpr char kEpilogue[] =
+    "Example:\n"
+    "  loricad --model SmolLM2-135M-Instruct.Q4_1.gguf --adapters-dir adapters\n"
+    "  lorica generate --adapter my-adapter \"Hello\"\n"
+    "\n"
+    "Signals: SIGTERM and SIGINT drain (no new requests, running streams end within\n"
+    "--drain-seconds); a second one stops at once.\n"
+    "Exit codes: 0 stopped by a signal, 1 could not start (the last line says why), 2 bad\n"
+    "flags, 3 the device failed while serving, 130 a second signal.";
+
+struct Unit {
+  const char* suffix;
+  int64_t bytes;
+};
+constexpr Unit kUnits[] = {{"KiB", int64_t{1} << 10},
+                           {"MiB", int64_t{1} << 20},
+                           {"GiB", int64_t{1} << 30},
+                           {"TiB", int64_t{1} << 40}};
+
+std::string FormatBytes(int64_t bytes) {
+  for (const Unit* unit = std::end(kUnits) - 1; unit >= kUnits; --unit) {
+    if (bytes != 0 && bytes % unit->bytes == 0) {
+      return absl::StrCat(bytes / unit->bytes, unit->suffix);
+    }
+  }
+  return absl::StrCat(bytes);
+}
+
+std::string CheckBetween(int64_t value, int64_t low, int64_t high) {
+  if (value >= low && value <= high) return "";
+  return absl::StrCat(value, " is out of bounds: give ", low, " to ", high);
+}
+
+class Registrar {
+ public:
+  explicit Registrar(CLI::App* app) : app_(*app) {}
+
+  void Text(const char* name, std::string* value, const char* kind, const char* help) {
+    app_.add_option(name, *value, help)->type_name(kind)->capture_default_str();
+  }
+  void Choice(const char* name, std::string* value, std::vector<std::string> choices,
+              const char* help) {
+    const std::string list = absl::StrJoin(choices, "|");
+    app_.add_option(name, *value, help)
+        ->type_name(list)
+        ->capture_default_str()
+        ->check([choices, list](const std::string& text) {
+          const bool known = std::find(choices.begin(), choices.end(), text) != choices.end();
+          return known ? "" : absl::StrCat(text, " is none of ", list);
+        });
+  }
+  void Count(const char* name, int64_t* value, int64_t low, int64_t high, const char* help) {
+    AddParsed(name, "N", absl::StrCat(*value), help, value, low, high, [](const std::string& text) {
+      int64_t number = 0;
+      if (absl::SimpleAtoi(text, &number)) return absl::StatusOr<int64_t>(number);
+      return absl::StatusOr<int64_t>(
+          absl::InvalidArgumentError(absl::StrCat("'", text, "' is not a whole number")));
+    });
+  }
+  void Bytes(const char* name, int64_t* value, int64_t low, int64_t high, const char* help) {
+    AddParsed(name, "BYTES", FormatBytes(*value), help, value, low, high, ParseBytes);
+  }
+  void Switch(const char* name, bool* value, const char* help) {
+    const std::string both = absl::StrCat(name, ",!--no-", name + 2);
+    app_.add_flag(*value ? both : name, *value,
+                  absl::StrCat(help, *value ? " (on unless switched off)" : ""));
+  }
+
+ private:
+  template <typename Parse>
+  void AddParsed(const char* name, const char* kind, const std::string& shown, const char* help,
+                 int64_t* value, int64_t low, int64_t high, Parse parse) {
+    const auto take = [=](const std::string& text) {
+      const absl::StatusOr<int64_t> parsed = parse(text);
+      const std::string wrong =
+          parsed.ok() ? CheckBetween(*parsed, low, high) : std::string(parsed.status().message());
+      if (!wrong.empty()) throw CLI::ValidationError(name, wrong);
+      *value = *parsed;
+    };
+    app_.add_option_function<std::string>(name, take, help)->type_name(kind)->default_str(shown);
+  }
+
+  CLI::App& app_;
+};
+
+class Printer {
+ public:
+  void Text(const char* name, const std::string* value, const char*, const char*) {
+    if (!value->empty()) Add(name, *value);
+  }
+  void Choice(const char* name, const std::string* value, const std::vector<std::string>&,
+              const char*) {
+    Add(name, *value);
+  }
+  void Count(const char* name, const int64_t* value, int64_t, int64_t, const char*) {
+    Add(name, absl::StrCat(*value));
+  }
+  void Bytes(const char* name, const int64_t* value, int64_t, int64_t, const char*) {
+    Add(name, FormatBytes(*value));
+  }
+  void Switch(const char* name, const bool* value, const char*) {
+    parts_.push_back(*value ? name : absl::StrCat("--no-", name + 2));
+  }
+  std::string text() const { return absl::StrJoin(parts_, " "); }
+
+ private:
+  void Add(const char* name, const std::string& value) {
+    parts_.push_back(absl::StrCat(name, " ", value));
+  }
+  std::vector<std::string> parts_;
+};
+
+// Host of "host:port" or "[host]:port"; empty if it is neither.
+std::string HostOf(const std::string& address) {
+  const size_t colon = address.rfind(':');
+  if (colon == std::string::npos || colon == 0) return "";
+  int port = -1;
+  if (!absl::SimpleAtoi(address.substr(colon + 1), &port) || port < 0 || port > 65535) return "";
+  const std::string host = address.substr(0, colon);
+  const bool bracketed = host.front() == '[' && host.back() == ']';
+  if (bracketed) return host.substr(1, host.size() - 2);
+  return absl::StrContains(host, ':') ? "" : host;
+}
+
+absl::Status CheckAddress(const Config& config) {
+  const std::string host = HostOf(config.grpc_address);
+  if (host.empty()) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("--grpc-address ", config.grpc_address,
+                     " is not HOST:PORT, e.g. 127.0.0.1:50051 or [::1]:50051"));
+  }
+  const bool loopback = host == "localhost" || host == "::1" || absl::StartsWith(host, "127.");
+  if (loopback || config.insecure) return absl::OkStatus();
+  return absl::InvalidArgumentError(
+      absl::StrCat("--grpc-address ", config.grpc_address,
+                   " can be reached from other machines, and this server has no keys and no TLS: "
+                   "put a proxy in front of 127.0.0.1, or add --insecure if the network is yours"));
+}
+
+}  // namespace
+
+absl::StatusOr<int64_t> ParseBytes(const std::string& text) {
+  absl::string_view digits = text;
+  int64_t unit_bytes = 1;
+  for (const Unit& unit : kUnits) {
+    if (absl::ConsumeSuffix(&digits, unit.suffix)) {
+      unit_bytes = unit.bytes;
+      break;
+    }
+  }
+  int64_t count = 0;
+  const bool number = !digits.empty() && std::all_of(digits.begin(), digits.end(), [](char c) {
+    return c >= '0' && c <= '9';
+  }) && absl::SimpleAtoi(digits, &count);
+  if (!number || count > std::numeric_limits<int64_t>::max() / unit_bytes) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("'", text,
+                     "' is not a size: give bytes, or a number with KiB, MiB, GiB or "
+                     "TiB, e.g. 512MiB"));
+  }
+  return count * unit_bytes;
+}
+
+ParsedFlags ParseFlags(std::vector<std::string> arguments) {
+  ParsedFlags result;
+  Config config;
+  CLI::App app(kIntroduction, "loricad");
+  app.footer(kEpilogue);
+  app.set_version_flag("--version", "loricad " LORICA_VERSION);
+  VisitFlags(config, Registrar(&app));
+  app.get_option("--model")->required();
+  std::ostringstream out;
+  try {
+    std::reverse(arguments.begin(), arguments.end());  // CLI11 takes them from the back
+    app.parse(std::move(arguments));
+  } catch (const CLI::ParseError& error) {
+    const bool asked = app.exit(error, out, out) == 0;
+    result.exit_code = asked ? kExitOk : kExitBadFlags;
+    result.text = out.str();
+    return result;
+  }
+  const absl::Status status = CheckConfig(config);
+  if (!status.ok()) {
+    result.exit_code = kExitBadFlags;
+    result.text = absl::StrCat(status.message(), "\n");
+    return result;
+  }
+  result.config = std::move(config);
+  return result;
+}
+
+absl::Status CheckConfig(const Config& config) {
+  if (config.device != "cpu") {
+    return absl::InvalidArgumentError(
+        absl::StrCat("--device ", config.device, ": this build has no such backend; use cpu"));
+  }
+  if (config.running_requests > config.batch_rows) {
+    return absl::InvalidArgumentError(absl::StrCat("--running-requests ", config.running_requests,
+                                                   " needs a row each in a "
+                                                   "step: raise --batch-rows (",
+                                                   config.batch_rows, ") to at least that"));
+  }
+  if (config.chunk_tokens > config.batch_rows) {
+    return absl::InvalidArgumentError(absl::StrCat("--chunk-tokens ", config.chunk_tokens,
+                                                   " is more than --batch-rows ", config.batch_rows,
+                                                   " of a step"));
+  }
+  return CheckAddress(config);
+}
+
+std::string DescribeConfig(const Config& config) {
+  Config copy = config;
+  Printer printer;
+  VisitFlags(copy, printer);
+  return printer.text();
+}
+
+}  // namespace lorica

@@ -1,1 +1,105 @@
-// Stub.
+// loricad: flags, log, signals; everything else is Server.
+#include <pthread.h>
+#include <signal.h>
+#include <unistd.h>
+
+#include <cstdio>
+#include <mutex>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "server/config.h"
+#include "server/server.h"
+#include "spdlog/sinks/stdout_sinks.h"
+#include "spdlog/spdlog.h"
+
+namespace lorica {
+namespace {
+
+void SetUpLog(const Config& config) {
+  auto logger = spdlog::stderr_logger_mt("loricad");
+  logger->set_pattern("%Y-%m-%dT%H:%M:%S.%e%z %l %v");
+  logger->set_level(spdlog::level::from_str(config.log_level));
+  logger->flush_on(spdlog::level::trace);
+  spdlog::set_default_logger(std::move(logger));
+}
+
+// All threads inherit the block, so that signals wait for the thread that takes them.
+sigset_t BlockSignals() {
+  ::signal(SIGPIPE, SIG_IGN);
+  sigset_t signals;
+  sigemptyset(&signals);
+  sigaddset(&signals, SIGTERM);
+  sigaddset(&signals, SIGINT);
+  pthread_sigmask(SIG_BLOCK, &signals, nullptr);
+  return signals;
+}
+
+// The first signal stops the server, or the process while there is none; the second
+// ends the process.
+class Signals {
+ public:
+  Signals() : signals_(BlockSignals()) {
+    std::thread([this] { Loop(); }).detach();
+  }
+  void StopThis(Server* server) {
+    std::lock_guard<std::mutex> lock(mutex_);
+    server_ = server;
+  }
+
+ private:
+  void Loop() {
+    Take();
+    {
+      std::lock_guard<std::mutex> lock(mutex_);
+      if (server_ == nullptr) ::_exit(kExitOk);
+      server_->RequestStop();
+    }
+    Take();
+    ::_exit(kExitSecondSignal);
+  }
+  void Take() {
+    int signal = 0;
+    sigwait(&signals_, &signal);
+    spdlog::info("got {}", signal == SIGTERM ? "SIGTERM" : "SIGINT");
+  }
+
+  const sigset_t signals_;
+  std::mutex mutex_;
+  Server* server_ = nullptr;
+};
+
+int Run(const Config& config) {
+  static Signals& signals = *new Signals;
+  SetUpLog(config);
+  spdlog::info("starting: {}", DescribeConfig(config));
+  auto server = Server::Start(config);
+  if (!server.ok()) {
+    spdlog::error("cannot start: {}", std::string(server.status().message()));
+    return kExitCannotStart;
+  }
+  signals.StopThis(server->get());
+  spdlog::info("serving on port {}", (*server)->port());
+  const absl::Status ended = (*server)->Wait();
+  if (ended.ok()) {
+    spdlog::info("draining for at most {} s", config.drain_seconds);
+    (*server)->Drain();
+  }
+  (*server)->Stop();
+  spdlog::info("stopped");
+  return ended.ok() ? kExitOk : kExitDeviceFailed;
+}
+
+}  // namespace
+}  // namespace lorica
+
+int main(int argc, char** argv) {
+  const lorica::ParsedFlags flags =
+      lorica::ParseFlags(std::vector<std::string>(argv + 1, argv + argc));
+  if (!flags.config) {
+    std::fputs(flags.text.c_str(), flags.exit_code == lorica::kExitOk ? stdout : stderr);
+    return flags.exit_code;
+  }
+  return lorica::Run(*flags.config);
+}

@@ -1,1 +1,338 @@
-// Stub.
+#include "server/server.h"
+
+#include <algorithm>
+#include <cstdio>
+#include <fstream>
+#include <utility>
+#include <vector>
+
+#include "absl/strings/str_cat.h"
+#include "absl/synchronization/notification.h"
+#include "adapters/adapter_catalog.h"
+#include "adapters/adapter_pool.h"
+#include "adapters/peft_loader.h"
+#include "kernels/backend.h"
+#include "kernels/block_arena.h"
+#include "server/api/field_error.h"
+#include "server/api/gateway.h"
+#include "server/api/grpc_service.h"
+#include "server/data_dir.h"
+#include "server/engine/engine.h"
+#include "server/engine/model_executor.h"
+#include "server/models/model.h"
+#include "server/text/chat_template.h"
+#include "server/text/tokenizer.h"
+#include "spdlog/spdlog.h"
+
+namespace lorica {
+namespace {
+
+constexpr absl::Duration kDrainPoll = absl::Milliseconds(20);
+
+// Stands for --adapters-dir where there is none.
+class NoAdapters final : public Source {
+ public:
+  absl::StatusOr<std::unique_ptr<SourceFile>> Open(const std::string&,
+                                                   const std::string&) override {
+    return absl::NotFoundError("this server was started without --adapters-dir");
+  }
+  absl::StatusOr<std::vector<std::string>> List(int) override { return std::vector<std::string>(); }
+};
+
+absl::StatusOr<std::unique_ptr<Tokenizer>> MakeTokenizer(const ModelText& text) {
+  if (!text.tokenizer_json.empty()) return MakeTokenizerFromJson(text.tokenizer_json);
+  if (text.gguf_tokens.empty()) {
+    return absl::FailedPreconditionError("the model came without a tokenizer");
+  }
+  return MakeTokenizerFromGguf(
+      {text.gguf_model, text.gguf_pre, text.gguf_tokens, text.gguf_token_types, text.gguf_merges});
+}
+
+absl::Status WritePortFile(const std::string& path, int port) {
+  const std::string temporary = path + ".new";
+  std::ofstream file(temporary, std::ios::trunc);
+  file << port << '\n';
+  file.close();
+  if (file.fail() || std::rename(temporary.c_str(), path.c_str()) != 0) {
+    return absl::FailedPreconditionError(absl::StrCat("--port-file ", path, " cannot be written"));
+  }
+  return absl::OkStatus();
+}
+
+}  // namespace
+
+// In order of construction; what comes later uses what came before.
+struct Server::Parts {
+  absl::Time started = absl::Now();
+  std::unique_ptr<DataDir> data_dir;
+  std::unique_ptr<Backend> backend;
+  std::unique_ptr<Model> model;
+  int32_t vocabulary = 0;  // token ids in use; the model may have padding rows beyond
+  std::unique_ptr<Tokenizer> tokenizer;
+  std::unique_ptr<ChatTemplate> chat_template;
+  std::unique_ptr<Buffer> arena_memory;
+  std::unique_ptr<BlockArena> arena;
+  KvCache cache;
+  std::unique_ptr<PeftLoader> loader;
+  std::unique_ptr<AdapterCatalog> catalog;
+  std::unique_ptr<LoaderExecutor> loader_threads;
+  std::unique_ptr<AdapterPool> pool;
+  std::unique_ptr<ModelExecutor> executor;
+  std::unique_ptr<Engine> engine;
+  std::unique_ptr<Gateway> gateway;
+  std::unique_ptr<GrpcService> grpc;
+};
+
+Server::Server(const Config& config) : config_(config), parts_(std::make_unique<Parts>()) {}
+
+Server::~Server() { Stop(); }
+
+absl::StatusOr<std::unique_ptr<Server>> Server::Start(const Config& config) {
+  std::unique_ptr<Server> server(new Server(config));
+  absl::Status status = server->Build();
+  if (!status.ok()) return status;
+  server->engine_thread_ = std::thread([raw = server.get()] { raw->EngineLoop(); });
+  status = server->Listen();
+  if (status.ok()) status = server->WarmUp();
+  if (!status.ok()) return status;
+  server->parts_->grpc->SetState(ServingState::kServing);
+  return server;
+}
+
+absl::Status Server::Build() {
+  if (!config_.data_dir.empty()) {
+    auto data_dir = DataDir::Lock(config_.data_dir);
+    if (!data_dir.ok()) return data_dir.status();
+    parts_->data_dir = *std::move(data_dir);
+  }
+  absl::Status status = BuildModel();
+  if (status.ok()) status = BuildText();
+  if (status.ok()) status = BuildAdapters();
+  if (status.ok()) status = BuildEngine();
+  return status;
+}
+
+absl::Status Server::BuildModel() {
+  auto backend = MakeCpuBackend({.threads = static_cast<int>(config_.threads),
+                                 .rows_max = static_cast<int>(config_.batch_rows)});
+  if (!backend.ok()) return backend.status();
+  parts_->backend = *std::move(backend);
+  Model::Options options;
+  options.context_tokens = config_.context_tokens;
+  options.rows_max = static_cast<int>(config_.batch_rows);
+  options.samples_max = static_cast<int>(config_.running_requests);
+  auto model = Model::Load(config_.model, parts_->backend.get(), options);
+  if (!model.ok()) {
+    return absl::Status(model.status().code(),
+                        absl::StrCat("--model ", config_.model, ": ", model.status().message()));
+  }
+  parts_->model = *std::move(model);
+  return absl::OkStatus();
+}
+
+absl::Status Server::BuildText() {
+  const Model& model = *parts_->model;
+  parts_->vocabulary = static_cast<int32_t>(model.config().vocabulary);
+  auto tokenizer = MakeTokenizer(model.text());
+  if (!tokenizer.ok()) {
+    spdlog::warn("text is refused, token_ids work: {}", tokenizer.status().ToString());
+    return absl::OkStatus();
+  }
+  parts_->tokenizer = *std::move(tokenizer);
+  parts_->vocabulary = std::min(parts_->vocabulary, parts_->tokenizer->size());
+  if (model.text().chat_template.empty()) return absl::OkStatus();
+  auto chat_template = MakeChatTemplate(model.text().chat_template,
+                                        {model.text().bos_token, model.text().eos_token});
+  if (!chat_template.ok()) {
+    spdlog::warn("messages are refused, prompts work: {}", chat_template.status().ToString());
+    return absl::OkStatus();
+  }
+  parts_->chat_template = *std::move(chat_template);
+  return absl::OkStatus();
+}
+
+absl::Status Server::BuildAdapters() {
+  Parts& parts = *parts_;
+  const AttentionShape shape = parts.model->config().attention();
+  const int64_t block_bytes = parts.backend->BlockBytesFor(shape);
+  const int64_t blocks = std::min<int64_t>(config_.arena_bytes / block_bytes, INT32_MAX);
+  if (blocks < 1) {
+    return absl::InvalidArgumentError(absl::StrCat("--arena-bytes ", config_.arena_bytes,
+                                                   " does not hold one block of this model (",
+                                                   block_bytes, " bytes)"));
+  }
+  auto memory = parts.backend->Allocate(blocks * block_bytes);
+  if (!memory.ok()) return memory.status();
+  parts.arena_memory = *std::move(memory);
+  parts.arena = std::make_unique<BlockArena>(static_cast<int32_t>(blocks));
+  parts.cache = {parts.arena_memory->data(), block_bytes, shape};
+
+  std::shared_ptr<Source> root = std::make_shared<NoAdapters>();
+  if (!config_.adapters_dir.empty()) {
+    auto local = MakeLocalSource(config_.adapters_dir);
+    if (!local.ok()) {
+      return absl::Status(
+          local.status().code(),
+          absl::StrCat("--adapters-dir ", config_.adapters_dir, ": ", local.status().message()));
+    }
+    root = *std::move(local);
+  }
+  parts.loader =
+      std::make_unique<PeftLoader>(parts.model->lora_targets(), parts.backend.get(), block_bytes);
+  parts.catalog =
+      std::make_unique<AdapterCatalog>(root, parts.loader.get(), parts.model->config().name);
+  parts.loader_threads = MakeLoaderThreads(static_cast<int>(config_.loader_threads));
+  PoolOptions pool_options;
+  pool_options.host_bytes_max = config_.host_bytes;
+  parts.pool =
+      std::make_unique<AdapterPool>(pool_options, parts.loader.get(), parts.loader_threads.get(),
+                                    parts.backend.get(), parts.cache, parts.arena.get());
+  return absl::OkStatus();
+}
+
+absl::Status Server::BuildEngine() {
+  Parts& parts = *parts_;
+  const Model& model = *parts.model;
+  parts.executor = std::make_unique<ModelExecutor>(parts.model.get(), parts.backend.get(),
+                                                   parts.cache, parts.vocabulary);
+  EngineOptions options;
+  options.rows_max = static_cast<int>(config_.batch_rows);
+  options.chunk_tokens = static_cast<int>(config_.chunk_tokens);
+  options.running_max = static_cast<int>(config_.running_requests);
+  options.queue_requests_max = static_cast<int>(config_.queue_requests);
+  options.queue_tokens_max = config_.queue_tokens;
+  options.context_tokens = model.context_tokens();
+  options.vocabulary = parts.vocabulary;
+  parts.engine =
+      std::make_unique<Engine>(options, parts.executor.get(), parts.pool.get(), parts.arena.get());
+  GatewayLimits limits;
+  limits.context_tokens = model.context_tokens();
+  limits.vocabulary = parts.vocabulary;
+  limits.end_tokens = model.config().end_tokens;
+  limits.base_name = model.config().name;
+  parts.gateway =
+      std::make_unique<Gateway>(limits, parts.engine.get(), parts.catalog.get(), parts.pool.get(),
+                                parts.tokenizer.get(), parts.chat_template.get());
+  return absl::OkStatus();
+}
+
+absl::Status Server::Listen() {
+  Parts& parts = *parts_;
+  const ModelConfig& model = parts.model->config();
+  ServerFacts facts;
+  facts.version = LORICA_VERSION;
+  facts.device = parts.backend->name();
+  facts.started = parts.started;
+  facts.model.set_name(model.name);
+  facts.model.set_architecture(model.architecture);
+  facts.model.set_weight_format(parts.model->weight_format());
+  facts.model.set_layers(model.layers);
+  facts.model.set_hidden_size(static_cast<int32_t>(model.hidden));
+  facts.model.set_vocabulary(parts.vocabulary);
+  facts.model.set_context_tokens(static_cast<int32_t>(parts.model->context_tokens()));
+  facts.model.set_weight_bytes(parts.model->weight_bytes());
+  facts.model.set_has_tokenizer(parts.tokenizer != nullptr);
+  facts.model.set_has_chat_template(parts.chat_template != nullptr);
+  facts.limits.set_context_tokens(static_cast<int32_t>(parts.model->context_tokens()));
+  facts.limits.set_batch_rows(static_cast<int32_t>(config_.batch_rows));
+  facts.limits.set_running_requests(static_cast<int32_t>(config_.running_requests));
+  facts.limits.set_queue_requests(static_cast<int32_t>(config_.queue_requests));
+  facts.limits.set_queue_tokens(config_.queue_tokens);
+  facts.limits.set_arena_bytes(parts.arena_memory->size_bytes());
+  facts.limits.set_block_bytes(parts.cache.block_bytes);
+  facts.limits.set_arena_blocks(parts.arena->block_count());
+  facts.limits.set_host_bytes(config_.host_bytes);
+  facts.limits.set_message_bytes(kMessageBytesMax);
+  facts.limits.set_adapter_rank(kLoraRankMax);
+  facts.limits.set_mix_adapters(kMixTermsMax);
+  facts.limits.set_threads(parts.backend->threads());
+  facts.limits.set_concurrent_streams(kStreamsPerConnectionMax);
+
+  GrpcOptions options;
+  options.address = config_.grpc_address;
+  options.reflection = config_.reflection;
+  options.block_bytes = parts.cache.block_bytes;
+  auto grpc = GrpcService::Start(options, std::move(facts), parts.gateway.get());
+  if (!grpc.ok()) return grpc.status();
+  parts.grpc = *std::move(grpc);
+  if (config_.port_file.empty()) return absl::OkStatus();
+  return WritePortFile(config_.port_file, parts.grpc->port());
+}
+
+// The first generation touches all weights, so that the first client does not wait.
+absl::Status Server::WarmUp() {
+  GenerateCall call;
+  call.token_ids = {std::max(0, parts_->model->config().bos_token)};
+  call.max_tokens = static_cast<int32_t>(std::min<int64_t>(2, parts_->model->context_tokens() - 1));
+  call.ignore_eos = true;
+  call.deadline = absl::Now() + kWarmUpLimit;
+  auto answer = parts_->gateway->Generate(call);
+  if (!answer.ok()) return answer.status();
+  std::optional<AnswerEnd> end;
+  while (!end) {
+    absl::Notification ready;
+    (*answer)->NotifyWhenReady([&ready] { ready.Notify(); });
+    ready.WaitForNotification();
+    AnswerChunk chunk;
+    (*answer)->Take(&chunk, &end);
+  }
+  if (end->status.ok()) return absl::OkStatus();
+  return absl::Status(end->status.code(),
+                      absl::StrCat("the first generation failed: ", end->status.message()));
+}
+
+void Server::EngineLoop() {
+  absl::Time last_tick = absl::InfinitePast();
+  while (!stop_engine_.load()) {
+    const absl::Time now = absl::Now();
+    const StepReport report = parts_->engine->Step(now);
+    if (!report.device.ok()) return Fail(report.device);
+    if (now - last_tick >= kTickInterval) {
+      parts_->gateway->Tick(now);
+      last_tick = now;
+    }
+    if (!report.worked) parts_->engine->WaitForWork(kTickInterval);
+  }
+}
+
+void Server::Fail(const absl::Status& device) {
+  spdlog::critical("the device failed, nothing more can be served: {}", device.ToString());
+  absl::MutexLock lock(&mutex_);
+  failure_ = absl::InternalError(device.message());
+}
+
+int Server::port() const { return parts_->grpc->port(); }
+
+void Server::RequestStop() {
+  absl::MutexLock lock(&mutex_);
+  stop_requested_ = true;
+}
+
+absl::Status Server::Wait() {
+  absl::MutexLock lock(&mutex_);
+  const auto over = [this]() ABSL_SHARED_LOCKS_REQUIRED(mutex_) {
+    return stop_requested_ || !failure_.ok();
+  };
+  mutex_.Await(absl::Condition(&over));
+  if (!failure_.ok()) parts_->grpc->SetState(ServingState::kFailed);
+  return failure_;
+}
+
+void Server::Drain() {
+  Parts& parts = *parts_;
+  parts.grpc->StartDrain();
+  parts.gateway->StartDrain();
+  const absl::Time end = absl::Now() + absl::Seconds(config_.drain_seconds);
+  while (parts.gateway->open_answers() > 0 && absl::Now() < end) absl::SleepFor(kDrainPoll);
+  const int64_t cut = parts.gateway->open_answers();
+  if (cut > 0) spdlog::warn("cutting {} answers that did not end in time", cut);
+  parts.engine->Abort(TryLater("the server is shutting down"));
+}
+
+void Server::Stop() {
+  if (parts_->grpc != nullptr) parts_->grpc->Stop(kStopGrace);
+  stop_engine_.store(true);
+  if (engine_thread_.joinable()) engine_thread_.join();
+}
+
+}  // namespace lorica

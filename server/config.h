@@ -1,0 +1,108 @@
+// Every flag of loricad, once: name, type, default, bounds, what it is for.
+//
+// Plain data and pure functions. A new flag is a member and one line in VisitFlags;
+// parsing, --help and the start-up line all follow from it.
+#pragma once
+
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+
+namespace lorica {
+
+// What loricad exits with; --help lists them.
+enum ExitCode : int {
+  kExitOk = 0,           // stopped by a signal, after draining
+  kExitCannotStart = 1,  // the last log line says why
+  kExitBadFlags = 2,
+  kExitDeviceFailed = 3,  // while serving: start it again
+  kExitSecondSignal = 130,
+};
+
+struct Config {
+  std::string model;
+  std::string adapters_dir;  // empty: the base model alone
+  std::string data_dir;      // empty: nothing is kept
+  std::string grpc_address = "127.0.0.1:50051";
+  std::string port_file;
+  bool insecure = false;
+  bool reflection = true;
+  std::string device = "cpu";
+  int64_t threads = 0;         // 0 = one a core
+  int64_t context_tokens = 0;  // 0 = the model's own
+  int64_t batch_rows = 512;
+  int64_t chunk_tokens = 256;
+  int64_t running_requests = 64;
+  int64_t queue_requests = 1024;
+  int64_t queue_tokens = 4 << 20;
+  int64_t arena_bytes = int64_t{1} << 30;
+  int64_t host_bytes = int64_t{1} << 30;
+  int64_t loader_threads = 2;
+  int64_t drain_seconds = 60;
+  std::string log_level = "info";
+};
+
+// Calls visitor.Text, .Choice, .Count, .Bytes or .Switch for each flag, in --help's order.
+template <typename Visitor>
+void VisitFlags(Config& config, Visitor&& visitor) {
+  constexpr int64_t kTiB = int64_t{1} << 40;
+  visitor.Text("--model", &config.model, "PATH",
+               "Base model: a .gguf file, or a Hugging Face folder (config.json, "
+               "model*.safetensors, tokenizer.json)");
+  visitor.Text("--adapters-dir", &config.adapters_dir, "DIR",
+               "Folder of PEFT adapters; a folder's name is its adapter id");
+  visitor.Text("--data-dir", &config.data_dir, "DIR",
+               "Folder of this server's own files; made if missing, used by one server at a time");
+  visitor.Text("--grpc-address", &config.grpc_address, "HOST:PORT",
+               "Where to listen; port 0 takes a free one");
+  visitor.Text("--port-file", &config.port_file, "FILE",
+               "Write the port here once it is listened on");
+  visitor.Switch("--insecure", &config.insecure,
+                 "Allow an address that other machines reach: there are no keys and no TLS");
+  visitor.Switch("--reflection", &config.reflection, "Let clients ask which services there are");
+  visitor.Choice("--device", &config.device, {"cpu", "cuda"}, "What computes");
+  visitor.Count("--threads", &config.threads, 0, 1024, "Compute threads; 0 = one a core");
+  visitor.Count("--context-tokens", &config.context_tokens, 0, 16 << 20,
+                "Most tokens of a request, prompt and answer; 0 = the model's own limit");
+  visitor.Count("--batch-rows", &config.batch_rows, 1, 65536, "Most tokens of one step");
+  visitor.Count("--chunk-tokens", &config.chunk_tokens, 1, 65536,
+                "Most prompt tokens of one step; smaller lets running streams breathe");
+  visitor.Count("--running-requests", &config.running_requests, 1, 4096,
+                "Requests decoded at a time");
+  visitor.Count("--queue-requests", &config.queue_requests, 1, 1'000'000,
+                "Requests that may wait; more are refused as UNAVAILABLE");
+  visitor.Count("--queue-tokens", &config.queue_tokens, 1, int64_t{1} << 40,
+                "Tokens (prompt + max_tokens) of all that wait");
+  visitor.Bytes("--arena-bytes", &config.arena_bytes, 1 << 14, 64 * kTiB,
+                "Memory for KV and adapters on the device, e.g. 512MiB or 2GiB");
+  visitor.Bytes("--host-bytes", &config.host_bytes, 0, 64 * kTiB,
+                "Memory for adapters ready to be copied to the device; 0 keeps none");
+  visitor.Count("--loader-threads", &config.loader_threads, 1, 64, "Threads that load adapters");
+  visitor.Count("--drain-seconds", &config.drain_seconds, 0, 3600,
+                "How long running streams may take to end after SIGTERM");
+  visitor.Choice("--log-level", &config.log_level, {"debug", "info", "warn", "error"},
+                 "What is logged to stderr");
+}
+
+struct ParsedFlags {
+  std::optional<Config> config;  // absent: print `text` and exit with `exit_code`
+  int exit_code = kExitOk;
+  std::string text;
+};
+// `arguments` without the program's name.
+ParsedFlags ParseFlags(std::vector<std::string> arguments);
+
+// What no single flag can say: InvalidArgument names the flags that do not go together.
+absl::Status CheckConfig(const Config& config);
+
+// "--model x --threads 0 ...": all flags as they came out, for the log.
+std::string DescribeConfig(const Config& config);
+
+// "512MiB", "2GiB", "64KiB", "1048576".
+absl::StatusOr<int64_t> ParseBytes(const std::string& text);
+
+}  // namespace lorica

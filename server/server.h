@@ -1,0 +1,65 @@
+// One running server: model, arena, adapters, engine thread and the gRPC face.
+//
+// Start builds it bottom up and returns once it serves; Wait, Drain and Stop take it
+// through its end. Owned by one thread; RequestStop alone may be called from any.
+#pragma once
+
+#include <atomic>
+#include <memory>
+#include <thread>
+
+#include "absl/base/thread_annotations.h"
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "absl/synchronization/mutex.h"
+#include "absl/time/time.h"
+#include "server/config.h"
+
+namespace lorica {
+
+inline constexpr absl::Duration kWarmUpLimit = absl::Minutes(2);
+inline constexpr absl::Duration kTickInterval = absl::Milliseconds(500);
+// After the last answer ended or was cut, for its bytes to leave.
+inline constexpr absl::Duration kStopGrace = absl::Seconds(2);
+
+class Server {
+ public:
+  // Loads, listens, warms up. The error says what to do.
+  static absl::StatusOr<std::unique_ptr<Server>> Start(const Config& config);
+  ~Server();
+
+  int port() const;
+  // Makes Wait return.
+  void RequestStop();
+  // OK: somebody asked to stop. Internal: the device is gone; calls have ended UNAVAILABLE.
+  absl::Status Wait();
+  // NOT_SERVING, new calls are Unavailable, running ones end within drain_seconds or
+  // are cut with Unavailable.
+  void Drain();
+  // Ends transport and engine. Idempotent.
+  void Stop();
+
+ private:
+  struct Parts;
+  explicit Server(const Config& config);
+
+  absl::Status Build();
+  absl::Status BuildModel();
+  absl::Status BuildText();
+  absl::Status BuildAdapters();
+  absl::Status BuildEngine();
+  absl::Status Listen();
+  absl::Status WarmUp();
+  void EngineLoop();
+  void Fail(const absl::Status& device);
+
+  const Config config_;
+  std::unique_ptr<Parts> parts_;
+  std::thread engine_thread_;
+  std::atomic<bool> stop_engine_{false};
+  absl::Mutex mutex_;
+  bool stop_requested_ ABSL_GUARDED_BY(mutex_) = false;
+  absl::Status failure_ ABSL_GUARDED_BY(mutex_);
+};
+
+}  // namespace lorica
