@@ -19,7 +19,7 @@ std::string BytesOf(std::string_view spelling) {
 
 absl::Status CheckIds(const ByteLevelParts& parts) {
   const auto in_range = [](const auto& token) {
-    return token.id >= 0 && token.id < kVocabularyMax;
+    return token.id >= 0 && token.id < kTokenizerVocabularyMax;
   };
   if (std::all_of(parts.vocabulary.begin(), parts.vocabulary.end(), in_range) &&
       std::all_of(parts.added_tokens.begin(), parts.added_tokens.end(), in_range) &&
@@ -27,8 +27,9 @@ absl::Status CheckIds(const ByteLevelParts& parts) {
                   in_range)) {
     return absl::OkStatus();
   }
-  return absl::FailedPreconditionError(absl::StrCat(
-      "the tokenizer has a token id outside 0..", kVocabularyMax - 1, ": check the model's files"));
+  return absl::FailedPreconditionError(absl::StrCat("the tokenizer has a token id outside 0..",
+                                                    kTokenizerVocabularyMax - 1,
+                                                    ": check the model's files"));
 }
 
 class ByteLevelTokenizer final : public Tokenizer {

@@ -19,7 +19,7 @@ namespace lorica {
 
 inline constexpr int64_t kTokenizerJsonBytesMax = 64 << 20;
 inline constexpr int64_t kEncodeBytesMax = 16 << 20;  // of one text
-inline constexpr int32_t kVocabularyMax = 1 << 22;    // ids are below this
+inline constexpr int32_t kTokenizerVocabularyMax = 1 << 22;    // ids are below this
 
 struct AddedToken {
   int32_t id = 0;

@@ -57,9 +57,10 @@ absl::Status CheckVocabulary(const GgufVocabulary& vocabulary) {
         absl::StrCat("the GGUF's tokenizer '", vocabulary.model, "' (tokenizer.ggml.model) is not ",
                      "served, only byte-level BPE ('gpt2') is: send token_ids"));
   }
-  if (vocabulary.tokens.size() > kVocabularyMax) {
-    return absl::FailedPreconditionError(absl::StrCat(
-        "tokenizer.ggml.tokens has ", vocabulary.tokens.size(), " items, limit ", kVocabularyMax));
+  if (vocabulary.tokens.size() > kTokenizerVocabularyMax) {
+    return absl::FailedPreconditionError(absl::StrCat("tokenizer.ggml.tokens has ",
+                                                      vocabulary.tokens.size(), " items, limit ",
+                                                      kTokenizerVocabularyMax));
   }
   const bool typed = !vocabulary.token_types.empty();
   if (typed && vocabulary.token_types.size() != vocabulary.tokens.size()) {

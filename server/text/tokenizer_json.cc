@@ -149,7 +149,7 @@ absl::Status ReadModel(const Json& model, ByteLevelParts* parts) {
   const Json& vocabulary = model.at("vocab");
   for (const auto& [spelling, id] : vocabulary.items()) {
     const int64_t number = id.is_number_integer() ? id.get<int64_t>() : -1;
-    const bool in_range = number >= 0 && number < kVocabularyMax;
+    const bool in_range = number >= 0 && number < kTokenizerVocabularyMax;
     parts->vocabulary.push_back({spelling, in_range ? static_cast<int32_t>(number) : -1});
   }
   for (const auto& merge : model.at("merges")) {
@@ -171,7 +171,7 @@ void ReadAddedTokens(const Json& document, ByteLevelParts* parts) {
     // Where the two disagree the vocabulary is right.
     const auto known = vocabulary.find(added.content);
     const int64_t id = (known == vocabulary.end() ? token.at("id") : *known).get<int64_t>();
-    added.id = id >= 0 && id < kVocabularyMax ? static_cast<int32_t>(id) : -1;
+    added.id = id >= 0 && id < kTokenizerVocabularyMax ? static_cast<int32_t>(id) : -1;
     added.special = token.value("special", false);
     added.lstrip = token.value("lstrip", false);
     added.rstrip = token.value("rstrip", false);

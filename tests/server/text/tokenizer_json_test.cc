@@ -157,11 +157,11 @@ TEST(TokenizerJsonTest, FilesThatLieAreRefused) {
 
 TEST(TokenizerJsonTest, TheLargestIdIsServed) {
   Json json = SmallTokenizer();
-  json["model"]["vocab"]["a"] = kVocabularyMax - 1;
+  json["model"]["vocab"]["a"] = kTokenizerVocabularyMax - 1;
   auto tokenizer = Make(json);
   ASSERT_TRUE(tokenizer.ok()) << tokenizer.status();
-  EXPECT_EQ((*tokenizer)->size(), kVocabularyMax);
-  EXPECT_EQ((*tokenizer)->TokenBytes(kVocabularyMax - 1), "a");
+  EXPECT_EQ((*tokenizer)->size(), kTokenizerVocabularyMax);
+  EXPECT_EQ((*tokenizer)->TokenBytes(kTokenizerVocabularyMax - 1), "a");
   EXPECT_EQ((*tokenizer)->TokenBytes(0), "");
 }
 
