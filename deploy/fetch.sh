@@ -85,7 +85,7 @@ fetch_model() {
 
 mkdir -p "$lorica_cache"
 exec 9>"$lorica_cache/.fetch.lock"
-flock 9  # two fetches at a time would do the work twice
+flock -n 9 || { say "waiting for another fetch to end"; flock 9; }
 
 # Beside its destination, so that the last step is a rename.
 work=$(mktemp -d "$lorica_cache/.fetch.XXXXXX")
