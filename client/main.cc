@@ -1,1 +1,71 @@
-// Stub.
+// The `lorica` command: flags all commands share, then the command's own file.
+#include <exception>
+#include <string>
+
+#include "CLI/CLI.hpp"
+#include "client/commands/command.h"
+
+namespace {
+
+constexpr char kFooter[] = R"(First steps:
+  lorica status
+  lorica adapters list
+  lorica generate --adapter NAME "Hello"
+  lorica COMMAND --help          each with examples
+
+Exit codes: 0 done · 1 the server refused or failed · 2 the command line is wrong ·
+3 nobody answers at the address · 4 `status`: the server is not SERVING.
+Results go to stdout, all else to stderr. NO_COLOR=1 switches colours off.)";
+
+void AddGlobals(CLI::App* app, lorica::CommandContext* context) {
+  app->add_option("--server", context->server, "Where the server is")
+      ->type_name("HOST:PORT")
+      ->envname("LORICA_SERVER")
+      ->capture_default_str();
+  app->add_flag("--json", context->json, "Machine-readable output");
+  app->add_option("--timeout", context->timeout_s,
+                  "A call may take so long in all; 0 = the server's limit")
+      ->check(lorica::Seconds(0.0))
+      ->type_name("SECONDS");
+  app->add_option("--wait", context->wait_s, "Wait so long for a server that is starting")
+      ->check(lorica::Seconds(0.0))
+      ->type_name("SECONDS");
+  app->add_option("--retries", context->retries,
+                  "Repetitions after UNAVAILABLE before the first token")
+      ->check(CLI::Range(0, 100))
+      ->capture_default_str();
+}
+
+int Main(int argc, char** argv) {
+  CLI::App app("Talk to a Lorica server: many LoRA adapters on one base model.", "lorica");
+  lorica::CommandContext context;
+  lorica::Action action;
+  AddGlobals(&app, &context);
+  app.require_subcommand(1);
+  app.footer(kFooter);
+  app.get_formatter()->column_width(34);
+  lorica::AddGenerate(&app, &context, &action);
+  lorica::AddChat(&app, &context, &action);
+  lorica::AddBatch(&app, &context, &action);
+  lorica::AddAdapters(&app, &context, &action);
+  lorica::AddStatus(&app, &context, &action);
+  lorica::AddTokenize(&app, &context, &action);
+  lorica::AddBench(&app, &context, &action);
+  for (CLI::App* sub : app.get_subcommands({})) sub->fallthrough();
+  try {
+    app.parse(argc, argv);
+  } catch (const CLI::ParseError& error) {
+    return app.exit(error) == 0 ? lorica::kExitOk : lorica::kExitUsage;
+  }
+  return action();
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  try {
+    return Main(argc, argv);
+  } catch (const std::exception& error) {
+    return lorica::FailUsage(error.what());
+  }
+}

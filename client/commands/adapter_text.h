@@ -1,0 +1,25 @@
+// Adapters in words: for tables, single lines and details.
+#pragma once
+
+#include <cstdio>
+#include <string>
+#include <vector>
+
+#include "lorica/v1/adapters.pb.h"
+
+namespace lorica {
+
+// One row each, in the order given; headers in bold when `stream` is a terminal.
+std::string AdapterTable(const std::vector<v1::Adapter>& adapters, FILE* stream);
+
+// "ticket-triage@1a2b3c4d on device (pinned), rank 16, 3.1 MiB"
+std::string AdapterLine(const v1::Adapter& adapter);
+
+// Several lines, "label  value".
+std::string AdapterDetails(const v1::Adapter& adapter, FILE* stream);
+
+// The verdict, warnings, modules and the arithmetic of a dry run.
+std::string CheckText(const std::string& source, const v1::CheckAdapterResponse& check,
+                      FILE* stream);
+
+}  // namespace lorica

@@ -1,0 +1,312 @@
+// `lorica adapters …`: name, inspect and move adapters.
+#include <cstdio>
+#include <map>
+#include <memory>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "absl/strings/str_cat.h"
+#include "client/commands/adapter_text.h"
+#include "client/commands/command.h"
+#include "client/commands/terminal.h"
+
+namespace lorica {
+namespace {
+
+constexpr char kExamples[] = R"(Examples:
+  lorica adapters list
+  lorica adapters check ticket-triage          what the loader would say; changes nothing
+  lorica adapters register support --source ticket-triage
+  lorica adapters load support headline        bring both to the device and wait
+  lorica adapters pin support --tier host
+  lorica adapters evict support --down-to source --wait-for-streams
+  lorica adapters watch --json
+
+Tiers: source (a folder), host (images in memory), device (ready to run).)";
+
+struct AdapterFlags {
+  std::vector<std::string> ids;
+  std::string source;
+  std::string prefix;
+  std::string tier = "device";
+  std::string down_to = "source";
+  std::string expected_generation;
+  bool replace = false;
+  bool wait_for_streams = false;
+  int interval_ms = 0;
+  int count = 0;
+};
+
+const std::map<std::string, v1::Tier>& Tiers() {
+  static const auto* tiers = new std::map<std::string, v1::Tier>{
+      {"source", v1::TIER_SOURCE}, {"host", v1::TIER_HOST}, {"device", v1::TIER_DEVICE}};
+  return *tiers;
+}
+
+int List(const CommandContext& context, const AdapterFlags& flags) {
+  auto adapters = context.MakeClient()->AllAdapters(flags.prefix, context.Call());
+  if (!adapters.ok()) return Fail(context, adapters.status());
+  if (context.json) {
+    Json json = {{"adapters", Json::array()}};
+    for (const v1::Adapter& adapter : *adapters) {
+      json["adapters"].push_back(MessageToJson(adapter));
+    }
+    PrintJson(json);
+  } else if (adapters->empty()) {
+    std::fprintf(stderr, "no adapters%s: put PEFT folders under the server's --adapters-dir\n",
+                 flags.prefix.empty() ? "" : " that start so");
+  } else {
+    std::printf("%s", AdapterTable(*adapters, stdout).c_str());
+  }
+  return kExitOk;
+}
+
+int Get(const CommandContext& context, const AdapterFlags& flags) {
+  v1::GetAdapterRequest request;
+  request.set_adapter_id(flags.ids.front());
+  auto response = context.MakeClient()->GetAdapter(request, context.Call());
+  if (!response.ok()) return Fail(context, response.status());
+  if (context.json) {
+    PrintJson(MessageToJson(response->adapter()));
+  } else {
+    std::printf("%s", AdapterDetails(response->adapter(), stdout).c_str());
+  }
+  return kExitOk;
+}
+
+int Check(const CommandContext& context, const AdapterFlags& flags) {
+  v1::CheckAdapterRequest request;
+  request.set_source(flags.ids.front());
+  auto response = context.MakeClient()->CheckAdapter(request, context.Call());
+  if (!response.ok()) return Fail(context, response.status());
+  if (context.json) {
+    PrintJson(MessageToJson(*response));
+  } else {
+    std::printf("%s", CheckText(flags.ids.front(), *response, stdout).c_str());
+  }
+  return response->servable() ? kExitOk : kExitFailed;
+}
+
+int Register(const CommandContext& context, const AdapterFlags& flags) {
+  v1::RegisterAdapterRequest request;
+  request.set_adapter_id(flags.ids.front());
+  request.set_source(flags.source);
+  request.set_replace(flags.replace);
+  request.set_expected_generation(flags.expected_generation);
+  auto response = context.MakeClient()->RegisterAdapter(request, context.Call());
+  if (!response.ok()) return Fail(context, response.status());
+  if (context.json) {
+    PrintJson(MessageToJson(*response));
+  } else {
+    std::printf("%s %s\n", response->created() ? "registered" : "already there:",
+                AdapterLine(response->adapter()).c_str());
+  }
+  return kExitOk;
+}
+
+using OneAdapter = std::function<absl::StatusOr<v1::Adapter>(const std::string& id)>;
+
+// Runs `call` for each id, with a bar while one waits; goes on after a failure and
+// returns the last one.
+int ForEach(const CommandContext& context, const AdapterFlags& flags, const std::string& verb,
+            const OneAdapter& call) {
+  int code = kExitOk;
+  Json json = {{"adapters", Json::array()}};
+  ProgressBar progress(verb);
+  for (size_t i = 0; i < flags.ids.size(); ++i) {
+    const std::string& id = flags.ids[i];
+    progress.Update(static_cast<double>(i) / flags.ids.size(), id);
+    absl::StatusOr<v1::Adapter> adapter = call(id);
+    progress.Clear();
+    if (!adapter.ok()) {
+      CommandContext plain = context;
+      plain.json = false;
+      code = Fail(plain, adapter.status());
+      Json error = ErrorToJson(adapter.status());
+      error["adapter_id"] = id;
+      json["adapters"].push_back(error);
+    } else {
+      json["adapters"].push_back(MessageToJson(*adapter));
+      if (!context.json) std::printf("%s %s\n", verb.c_str(), AdapterLine(*adapter).c_str());
+    }
+  }
+  if (context.json) PrintJson(json);
+  return code;
+}
+
+// Response -> its adapter.
+template <class Response>
+absl::StatusOr<v1::Adapter> AdapterOf(const absl::StatusOr<Response>& response) {
+  if (!response.ok()) return response.status();
+  return response->adapter();
+}
+
+int Load(const CommandContext& context, const AdapterFlags& flags) {
+  auto client = context.MakeClient();
+  return ForEach(context, flags, "loaded", [&](const std::string& id) {
+    v1::LoadAdapterRequest request;
+    request.set_adapter_id(id);
+    request.set_tier(Tiers().at(flags.tier));
+    return AdapterOf(client->LoadAdapter(request, context.Call()));
+  });
+}
+
+int Evict(const CommandContext& context, const AdapterFlags& flags) {
+  auto client = context.MakeClient();
+  return ForEach(context, flags, "evicted", [&](const std::string& id) {
+    v1::EvictAdapterRequest request;
+    request.set_adapter_id(id);
+    request.set_down_to(Tiers().at(flags.down_to));
+    request.set_wait(flags.wait_for_streams);
+    return AdapterOf(client->EvictAdapter(request, context.Call()));
+  });
+}
+
+int Pin(const CommandContext& context, const AdapterFlags& flags) {
+  auto client = context.MakeClient();
+  return ForEach(context, flags, "pinned", [&](const std::string& id) {
+    v1::PinAdapterRequest request;
+    request.set_adapter_id(id);
+    request.set_tier(Tiers().at(flags.tier));
+    return AdapterOf(client->PinAdapter(request, context.Call()));
+  });
+}
+
+int Unpin(const CommandContext& context, const AdapterFlags& flags) {
+  auto client = context.MakeClient();
+  return ForEach(context, flags, "unpinned", [&](const std::string& id) {
+    v1::UnpinAdapterRequest request;
+    request.set_adapter_id(id);
+    return AdapterOf(client->UnpinAdapter(request, context.Call()));
+  });
+}
+
+int Delete(const CommandContext& context, const AdapterFlags& flags) {
+  auto client = context.MakeClient();
+  return ForEach(context, flags, "deleted",
+                 [&](const std::string& id) -> absl::StatusOr<v1::Adapter> {
+                   v1::DeleteAdapterRequest request;
+                   request.set_adapter_id(id);
+                   absl::Status status = client->DeleteAdapter(request, context.Call());
+                   if (!status.ok()) return status;
+                   v1::Adapter gone;
+                   gone.set_adapter_id(id);
+                   return gone;
+                 });
+}
+
+void PrintEvent(const v1::WatchAdaptersResponse& event, bool json) {
+  if (json) {
+    std::printf("%s\n", ToLine(MessageToJson(event)).c_str());
+  } else {
+    const std::string now = absl::FormatTime("%H:%M:%S", absl::Now(), absl::LocalTimeZone());
+    for (const v1::Adapter& adapter : event.adapters()) {
+      std::printf("%s  %s\n", now.c_str(), AdapterLine(adapter).c_str());
+    }
+    for (const std::string& id : event.removed_ids()) {
+      std::printf("%s  %s removed\n", now.c_str(), Printable(id).c_str());
+    }
+  }
+  std::fflush(stdout);
+}
+
+int Watch(const CommandContext& context, const AdapterFlags& flags) {
+  v1::WatchAdaptersRequest request;
+  request.set_interval_ms(flags.interval_ms);
+  int seen = 0;
+  absl::Status status = context.MakeClient()->WatchAdapters(
+      request,
+      [&](const v1::WatchAdaptersResponse& event) {
+        PrintEvent(event, context.json);
+        return flags.count == 0 || ++seen < flags.count;
+      },
+      context.Call());
+  return status.ok() ? kExitOk : Fail(context, status);
+}
+
+using Handler = int (*)(const CommandContext&, const AdapterFlags&);
+
+// Declares the subcommands of `adapters`, which share one AdapterFlags.
+class Declare {
+ public:
+  Declare(CLI::App* parent, const CommandContext* context, Action* action)
+      : parent_(parent), context_(context), action_(action) {}
+
+  CLI::App* Sub(const char* name, const char* help, Handler handler) {
+    CLI::App* sub = parent_->add_subcommand(name, help);
+    sub->callback([context = context_, action = action_, flags = flags_, handler] {
+      *action = [=] { return handler(*context, *flags); };
+    });
+    return sub;
+  }
+  CLI::App* OneId(const char* name, const char* what, const char* help, Handler handler) {
+    CLI::App* sub = Sub(name, help, handler);
+    sub->add_option("id", flags_->ids, what)->required()->expected(1);
+    return sub;
+  }
+  CLI::App* ManyIds(const char* name, const char* help, Handler handler) {
+    CLI::App* sub = Sub(name, help, handler);
+    sub->add_option("ids", flags_->ids, "Adapter ids")->required()->expected(1, -1);
+    return sub;
+  }
+  void Tier(CLI::App* sub, const char* flag, std::string AdapterFlags::*value, const char* help,
+            const std::vector<std::string>& names) {
+    sub->add_option(flag, flags_.get()->*value, help)
+        ->check(CLI::IsMember(names))
+        ->capture_default_str();
+  }
+  AdapterFlags* flags() { return flags_.get(); }
+
+ private:
+  CLI::App* const parent_;
+  const CommandContext* const context_;
+  Action* const action_;
+  const std::shared_ptr<AdapterFlags> flags_ = std::make_shared<AdapterFlags>();
+};
+
+void DeclareNaming(Declare* declare) {
+  CLI::App* add = declare->OneId("register", "The name to give", "Give a folder a name", Register);
+  add->add_option("--source", declare->flags()->source,
+                  "Folder beneath the adapters root (default: the one called like the name)");
+  add->add_flag("--replace", declare->flags()->replace,
+                "Move the name to other content; running streams keep the old");
+  add->add_option("--expected-generation", declare->flags()->expected_generation,
+                  "Only if the name has this content now");
+  CLI::App* list = declare->Sub("list", "All adapters and where they are", List);
+  list->add_option("--prefix", declare->flags()->prefix, "Only ids that start so");
+  declare->OneId("get", "Adapter id", "Everything about one adapter", Get);
+  declare->OneId("check", "Folder beneath the root, or adapter id",
+                 "Dry run of the loader; 0 only when it can be served", Check);
+  declare->ManyIds("delete", "Remove names", Delete);
+}
+
+void DeclareMoving(Declare* declare) {
+  CLI::App* load = declare->ManyIds("load", "Bring to a tier and wait until there", Load);
+  declare->Tier(load, "--tier", &AdapterFlags::tier, "Where to", {"host", "device"});
+  CLI::App* evict = declare->ManyIds("evict", "Take down to a tier", Evict);
+  declare->Tier(evict, "--down-to", &AdapterFlags::down_to, "Where to", {"source", "host"});
+  evict->add_flag("--wait-for-streams", declare->flags()->wait_for_streams,
+                  "Wait until the streams that use it have ended");
+  CLI::App* pin = declare->ManyIds("pin", "Keep in a tier until unpinned", Pin);
+  declare->Tier(pin, "--tier", &AdapterFlags::tier, "Where", {"host", "device"});
+  declare->ManyIds("unpin", "Let it be evicted again", Unpin);
+  CLI::App* watch = declare->Sub("watch", "Print changes until Ctrl-C", Watch);
+  watch->add_option("--interval-ms", declare->flags()->interval_ms,
+                    "How often the server looks (500)");
+  watch->add_option("--count", declare->flags()->count, "Leave after so many events; 0 = never");
+}
+
+}  // namespace
+
+void AddAdapters(CLI::App* app, const CommandContext* context, Action* action) {
+  CLI::App* parent = app->add_subcommand("adapters", "Name, inspect and move adapters");
+  parent->require_subcommand(1);
+  parent->footer(kExamples);
+  Declare declare(parent, context, action);
+  DeclareNaming(&declare);
+  DeclareMoving(&declare);
+  for (CLI::App* sub : parent->get_subcommands({})) sub->fallthrough();
+}
+
+}  // namespace lorica

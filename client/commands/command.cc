@@ -1,0 +1,47 @@
+#include "client/commands/command.h"
+
+#include <cstdio>
+
+#include "absl/strings/str_cat.h"
+#include "client/commands/terminal.h"
+
+namespace lorica {
+
+std::unique_ptr<LoricaClient> CommandContext::MakeClient() const {
+  ClientOptions options;
+  options.server = server;
+  options.connect_wait = absl::Seconds(wait_s);
+  options.retry.attempts_max = retries + 1;
+  return std::make_unique<LoricaClient>(options);
+}
+
+CallOptions CommandContext::Call(Cancellation* cancellation) const {
+  CallOptions options;
+  if (timeout_s > 0) options.timeout = absl::Seconds(timeout_s);
+  options.cancellation = cancellation;
+  return options;
+}
+
+int Fail(const CommandContext& context, const absl::Status& status) {
+  const std::string code = absl::StatusCodeToString(status.code());
+  const std::string message = IsNoServer(status) ? std::string(status.message())
+                                                 : absl::StrCat(code, ": ", status.message());
+  std::fprintf(stderr, "%s %s\n", Paint(Ink::kRed, "lorica:", stderr).c_str(),
+               Printable(message).c_str());
+  if (context.json) PrintJson(ErrorToJson(status));
+  return IsNoServer(status) ? kExitNoServer : kExitFailed;
+}
+
+int FailUsage(const std::string& message) {
+  std::fprintf(stderr, "%s %s\n", Paint(Ink::kRed, "lorica:", stderr).c_str(), message.c_str());
+  return kExitUsage;
+}
+
+CLI::Validator Seconds(double least) { return CLI::Range(least, 1e6).description(""); }
+
+void PrintJson(const Json& json) {
+  std::printf("%s\n", json.dump(2, ' ', false, Json::error_handler_t::replace).c_str());
+  std::fflush(stdout);
+}
+
+}  // namespace lorica

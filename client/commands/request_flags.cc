@@ -1,0 +1,156 @@
+#include "client/commands/request_flags.h"
+
+#include <utility>
+
+#include "absl/strings/numbers.h"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_split.h"
+#include "absl/strings/strip.h"
+
+namespace lorica {
+namespace {
+
+// CLI11 fills a plain value; ours must know whether the flag was there.
+template <class T>
+void AddOptional(CLI::App* app, const std::string& name, std::optional<T>* value,
+                 const std::string& help) {
+  app->add_option_function<T>(
+         name, [value](const T& given) { *value = given; }, help)
+      ->group("Sampling");
+}
+
+void AddSamplingFlags(CLI::App* app, RequestFlags* flags) {
+  AddOptional(app, "-n,--max-tokens", &flags->max_tokens, "Most tokens to generate (256)");
+  AddOptional(app, "-t,--temperature", &flags->temperature, "0 = greedy (0)");
+  AddOptional(app, "--top-k", &flags->top_k, "Only the k best tokens; 0 = off (0)");
+  AddOptional(app, "--top-p", &flags->top_p, "Only the best tokens that add up to p (1 = off)");
+  AddOptional(app, "--min-p", &flags->min_p,
+              "Only tokens at least p times as likely as the best (0 = off)");
+  AddOptional(app, "--repetition-penalty", &flags->repetition_penalty,
+              "Divide logits of tokens already there (1 = off)");
+  AddOptional(app, "--presence-penalty", &flags->presence_penalty,
+              "Subtract once from tokens already generated (0 = off)");
+  AddOptional(app, "--frequency-penalty", &flags->frequency_penalty,
+              "Subtract for each time a token was generated (0 = off)");
+  AddOptional(app, "--seed", &flags->seed, "Equal seeds give equal answers (server's choice)");
+  AddOptional(app, "--logprobs", &flags->logprobs,
+              "Log-probabilities of the chosen token and of this many best ones, 0 to 20");
+}
+
+void AddEndingFlags(CLI::App* app, RequestFlags* flags) {
+  app->add_option("--logit-bias", flags->logit_bias,
+                  "ID=BIAS: add to that token's logit; -100 bans it. Repeatable")
+      ->allow_extra_args(false)
+      ->group("Sampling");
+  app->add_option("--stop", flags->stop,
+                  "Text that ends the answer and is not part of it. Repeatable")
+      ->allow_extra_args(false)
+      ->group("Sampling");
+  app->add_option("--stop-token-id", flags->stop_token_ids, "Token that ends it. Repeatable")
+      ->allow_extra_args(false)
+      ->group("Sampling");
+  app->add_flag("--ignore-eos", flags->ignore_eos, "Go on past the model's end token")
+      ->group("Sampling");
+  app->add_flag("--keep-special-tokens", flags->keep_special_tokens,
+                "Show special tokens in the text")
+      ->group("Sampling");
+}
+
+template <class T, class Set>
+void Copy(const std::optional<T>& value, Set set) {
+  if (value.has_value()) set(*value);
+}
+
+void CopySampling(const RequestFlags& flags, v1::GenerateRequest* request) {
+  Copy(flags.max_tokens, [&](int32_t v) { request->set_max_tokens(v); });
+  Copy(flags.temperature, [&](double v) { request->set_temperature(v); });
+  Copy(flags.top_k, [&](int32_t v) { request->set_top_k(v); });
+  Copy(flags.top_p, [&](double v) { request->set_top_p(v); });
+  Copy(flags.min_p, [&](double v) { request->set_min_p(v); });
+  Copy(flags.repetition_penalty, [&](double v) { request->set_repetition_penalty(v); });
+  Copy(flags.presence_penalty, [&](double v) { request->set_presence_penalty(v); });
+  Copy(flags.frequency_penalty, [&](double v) { request->set_frequency_penalty(v); });
+  Copy(flags.seed, [&](uint64_t v) { request->set_seed(v); });
+  Copy(flags.logprobs, [&](int32_t v) { request->set_logprobs(v); });
+  for (const std::string& stop : flags.stop) request->add_stop(stop);
+  for (const int32_t id : flags.stop_token_ids) request->add_stop_token_ids(id);
+  request->set_ignore_eos(flags.ignore_eos);
+  if (flags.keep_special_tokens) request->set_skip_special_tokens(false);
+}
+
+}  // namespace
+
+void AddRequestFlags(CLI::App* app, RequestFlags* flags) {
+  CLI::Option* adapter =
+      app->add_option("-a,--adapter", flags->adapter, "Adapter that answers (none = base model)");
+  app->add_option("--mix", flags->mix, "Several adapters at once, weighted: a=0.7,b=0.3")
+      ->excludes(adapter);
+  AddSamplingFlags(app, flags);
+  AddEndingFlags(app, flags);
+}
+
+absl::StatusOr<v1::GenerateRequest> RequestFromFlags(const RequestFlags& flags) {
+  v1::GenerateRequest request;
+  request.set_adapter_id(flags.adapter);
+  if (!flags.mix.empty()) {
+    auto mix = ParseMix(flags.mix);
+    if (!mix.ok()) return mix.status();
+    request.mutable_adapters()->Assign(mix->begin(), mix->end());
+  }
+  for (const std::string& text : flags.logit_bias) {
+    auto bias = ParseLogitBias(text);
+    if (!bias.ok()) return bias.status();
+    *request.add_logit_bias() = *std::move(bias);
+  }
+  CopySampling(flags, &request);
+  return request;
+}
+
+absl::StatusOr<std::vector<v1::AdapterWeight>> ParseMix(absl::string_view text) {
+  std::vector<v1::AdapterWeight> mix;
+  for (absl::string_view part : absl::StrSplit(text, ',')) {
+    const size_t equals = part.rfind('=');
+    v1::AdapterWeight entry;
+    entry.set_adapter_id(std::string(absl::StripAsciiWhitespace(part.substr(0, equals))));
+    double weight = 1;
+    const bool weighted = equals != absl::string_view::npos;
+    const bool valid = !weighted || absl::SimpleAtod(part.substr(equals + 1), &weight);
+    if (entry.adapter_id().empty() || !valid) {
+      return absl::InvalidArgumentError(absl::StrCat(
+          "--mix: expected NAME=WEIGHT,NAME=WEIGHT such as a=0.7,b=0.3, got \"", part, "\""));
+    }
+    if (weighted) entry.set_weight(weight);
+    mix.push_back(std::move(entry));
+  }
+  return mix;
+}
+
+absl::StatusOr<v1::LogitBias> ParseLogitBias(absl::string_view text) {
+  const std::pair<absl::string_view, absl::string_view> parts =
+      absl::StrSplit(text, absl::MaxSplits('=', 1));
+  int32_t token_id = 0;
+  double value = 0;
+  if (!absl::SimpleAtoi(parts.first, &token_id) || !absl::SimpleAtod(parts.second, &value)) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("--logit-bias: expected TOKEN_ID=BIAS such as 50=-100, got \"", text, "\""));
+  }
+  v1::LogitBias bias;
+  bias.set_token_id(token_id);
+  bias.set_bias(value);
+  return bias;
+}
+
+absl::StatusOr<std::vector<int32_t>> ParseTokenIds(absl::string_view text) {
+  std::vector<int32_t> ids;
+  for (absl::string_view part : absl::StrSplit(text, ',')) {
+    int32_t id = 0;
+    if (!absl::SimpleAtoi(part, &id)) {
+      return absl::InvalidArgumentError(absl::StrCat(
+          "--token-ids: expected numbers with commas such as 1,2,3, got \"", part, "\""));
+    }
+    ids.push_back(id);
+  }
+  return ids;
+}
+
+}  // namespace lorica
