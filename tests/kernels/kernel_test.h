@@ -1,0 +1,245 @@
+// What the kernel tests share: backends to run on, seeded data, device tensors,
+// adapters made of plain matrices. A CUDA backend joins by one more BackendCase.
+#pragma once
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+#include <functional>
+#include <memory>
+#include <random>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "gtest/gtest.h"
+#include "kernels/backend.h"
+
+namespace lorica::testing {
+
+struct BackendCase {
+  std::string name;
+  std::function<std::unique_ptr<Backend>(int rows_max)> make;
+  bool bit_equal_rows;  // a row's bits do not depend on the rows beside it
+};
+
+inline std::unique_ptr<Backend> MakeCpu(int threads, int rows_max = 512) {
+  auto backend = MakeCpuBackend({.threads = threads, .rows_max = rows_max});
+  EXPECT_TRUE(backend.ok()) << backend.status();
+  return *std::move(backend);
+}
+
+inline std::vector<BackendCase> AllBackends() {
+  return {{"Cpu1", [](int rows_max) { return MakeCpu(1, rows_max); }, true},
+          {"Cpu2", [](int rows_max) { return MakeCpu(2, rows_max); }, true},
+          {"Cpu3", [](int rows_max) { return MakeCpu(3, rows_max); }, true}};
+}
+
+class KernelTest : public ::testing::TestWithParam<BackendCase> {
+ protected:
+  KernelTest() : backend_(GetParam().make(512)) { RecordProperty("seed", kSeed); }
+
+  static constexpr int kSeed = 20261122;
+
+  float Normal() { return std::normal_distribution<float>()(random_); }
+  int Below(int bound) { return std::uniform_int_distribution<int>(0, bound - 1)(random_); }
+  std::vector<float> Normals(int64_t count, float scale = 1.0f) {
+    std::vector<float> values(count);
+    for (float& v : values) v = scale * Normal();
+    return values;
+  }
+
+  // Device memory as fp32 rows, filled from `values` when there are any.
+  class DeviceTensor {
+   public:
+    DeviceTensor(Backend& backend, int64_t rows, int64_t columns,
+                 const std::vector<float>& values = {})
+        : backend_(backend), rows_(rows), columns_(columns) {
+      buffer_ = *backend.Allocate(backend.TensorBytes(rows, columns));
+      if (!values.empty()) backend.Upload(buffer_->data(), values.data(), values.size() * 4);
+    }
+    Tensor tensor() const { return {buffer_->data(), rows_, columns_}; }
+    std::vector<float> Read() const {
+      std::vector<float> values(rows_ * columns_);
+      EXPECT_TRUE(backend_.Synchronize().ok());
+      backend_.Download(values.data(), buffer_->data(), values.size() * 4);
+      return values;
+    }
+
+   private:
+    Backend& backend_;
+    int64_t rows_;
+    int64_t columns_;
+    std::unique_ptr<Buffer> buffer_;
+  };
+
+  DeviceTensor Upload(int64_t rows, int64_t columns, const std::vector<float>& values) {
+    return DeviceTensor(*backend_, rows, columns, values);
+  }
+  DeviceTensor Zeros(int64_t rows, int64_t columns) {
+    return DeviceTensor(*backend_, rows, columns);
+  }
+
+  std::unique_ptr<Backend> backend_;
+  std::mt19937_64 random_{kSeed};
+};
+
+// A matrix as a file holds it, and what it means.
+struct StoredMatrix {
+  DType dtype;
+  int64_t rows;
+  int64_t columns;
+  std::vector<std::byte> bytes;
+  std::vector<float> values;
+
+  HostMatrix view() const { return {dtype, rows, columns, bytes.data()}; }
+};
+
+// f16 bits of a value that f16 holds exactly or nearly (test data only: normal range).
+inline uint16_t HalfBits(float value) {
+  uint32_t bits;
+  std::memcpy(&bits, &value, 4);
+  if ((bits & 0x7fffffff) == 0) return static_cast<uint16_t>(bits >> 16);
+  const int exponent = static_cast<int>(bits >> 23 & 0xff) - 112;
+  if (exponent <= 0) return static_cast<uint16_t>(bits >> 16 & 0x8000);
+  return static_cast<uint16_t>((bits >> 16 & 0x8000) | exponent << 10 | (bits >> 13 & 0x3ff));
+}
+
+inline StoredMatrix RandomMatrix(DType dtype, int64_t rows, int64_t columns,
+                                 std::mt19937_64& random, float scale = 0.05f) {
+  StoredMatrix m{dtype, rows, columns, {}, {}};
+  m.bytes.resize(rows * RowBytes(dtype, columns));
+  std::normal_distribution<float> normal(0.0f, scale);
+  const int64_t block = BlockBytes(dtype);
+  for (size_t i = 0; i < m.bytes.size(); i += block) {
+    std::byte* to = &m.bytes[i];
+    const float value = normal(random);
+    const uint16_t half = HalfBits(value);
+    if (dtype == DType::kF32) std::memcpy(to, &value, 4);
+    if (dtype == DType::kF16) std::memcpy(to, &half, 2);
+    if (dtype == DType::kBF16) std::memcpy(to, reinterpret_cast<const char*>(&value) + 2, 2);
+    if (BlockElements(dtype) == 1) continue;
+    for (int64_t b = 0; b < block; ++b) to[b] = static_cast<std::byte>(random());
+    const uint16_t d = HalfBits(dtype == DType::kQ8_0 ? value / 64 : value / 4);
+    const uint16_t minimum = HalfBits(-2 * value);
+    std::memcpy(to, &d, 2);
+    if (dtype == DType::kQ4_1) std::memcpy(to + 2, &minimum, 2);
+  }
+  m.values.resize(rows * columns);
+  Dequantize(dtype, m.bytes.data(), rows * columns, m.values.data());
+  return m;
+}
+
+// Compares y = W x with doubles; the error may be `tolerance` of the sum of |w x|.
+inline void ExpectProduct(const std::vector<float>& y, const std::vector<float>& x,
+                          const std::vector<float>& w, int64_t rows, int64_t out, int64_t in,
+                          double tolerance) {
+  ASSERT_EQ(static_cast<int64_t>(y.size()), rows * out);
+  for (int64_t r = 0; r < rows; ++r) {
+    for (int64_t o = 0; o < out; ++o) {
+      double sum = 0, magnitude = 0;
+      for (int64_t k = 0; k < in; ++k) {
+        const double product = double{x[r * in + k]} * w[o * in + k];
+        sum += product;
+        magnitude += std::abs(product);
+      }
+      ASSERT_NEAR(y[r * out + o], sum, tolerance * magnitude) << "row " << r << " output " << o;
+    }
+  }
+}
+
+inline void ExpectNear(const std::vector<float>& got, const std::vector<double>& want,
+                       double tolerance) {
+  ASSERT_EQ(got.size(), want.size());
+  for (size_t i = 0; i < got.size(); ++i) {
+    ASSERT_NEAR(got[i], want[i], tolerance * (1.0 + std::abs(want[i]))) << "element " << i;
+  }
+}
+
+inline bool SameBits(const float* a, const float* b, int64_t count) {
+  return std::memcmp(a, b, count * sizeof(float)) == 0;
+}
+
+// Blocks of an arena with pages handed out in a shuffled order, filled with NaN: what a
+// recycled block may hold.
+class PoisonedArena {
+ public:
+  PoisonedArena(Backend& backend, const AttentionShape& shape, int32_t blocks, uint64_t seed = 7)
+      : memory_(*backend.Allocate(blocks * backend.BlockBytesFor(shape))) {
+    cache_.arena = memory_->data();
+    cache_.block_bytes = backend.BlockBytesFor(shape);
+    cache_.shape = shape;
+    const std::vector<float> poison(cache_.block_bytes / 4, std::nanf(""));
+    for (int32_t b = 0; b < blocks; ++b) {
+      backend.Upload(static_cast<std::byte*>(memory_->data()) + b * cache_.block_bytes,
+                     poison.data(), cache_.block_bytes);
+      free_.push_back(b);
+    }
+    std::mt19937_64 random(seed);
+    std::shuffle(free_.begin(), free_.end(), random);
+  }
+  const KvCache& cache() const { return cache_; }
+  std::vector<BlockId> Take(int32_t count) {
+    EXPECT_LE(count, static_cast<int32_t>(free_.size()));
+    std::vector<BlockId> taken(free_.end() - count, free_.end());
+    free_.resize(free_.size() - count);
+    return taken;
+  }
+
+ private:
+  std::unique_ptr<Buffer> memory_;
+  KvCache cache_;
+  std::vector<BlockId> free_;
+};
+
+inline void AddSpan(StepBatch& batch, int32_t position, int32_t rows,
+                    const std::vector<BlockId>& pages) {
+  AttendSpan span;
+  span.row_begin = static_cast<int32_t>(batch.rows());
+  span.row_count = rows;
+  span.position_begin = position;
+  span.page_begin = static_cast<int32_t>(batch.pages.size());
+  span.page_count = static_cast<int32_t>(pages.size());
+  batch.pages.insert(batch.pages.end(), pages.begin(), pages.end());
+  batch.spans.push_back(span);
+  for (int32_t i = 0; i < rows; ++i) {
+    batch.tokens.push_back(0);
+    batch.positions.push_back(position + i);
+  }
+}
+
+// A batch of `rows` rows at position 0 of one-block requests, for verbs that read no KV.
+inline StepBatch PlainBatch(int rows) {
+  StepBatch batch;
+  for (int i = 0; i < rows; ++i) AddSpan(batch, 0, 1, {0});
+  return batch;
+}
+
+// One LoRA pair as plain matrices.
+struct LoraPair {
+  int layer = 0;
+  LoraModule module = LoraModule::kQ;
+  int rank = 0;
+  float scale = 1.0f;
+  StoredMatrix a;           // [rank, in]
+  StoredMatrix b;           // [out, rank]
+  std::vector<float> gain;  // [out], empty without DoRA
+};
+
+struct TestAdapter {
+  std::vector<LoraPair> pairs;
+  std::unique_ptr<MountedAdapter> mounted;
+};
+
+// Cuts the pairs into tiles, one tile a block when they are large, and mounts them.
+void MountPairs(Backend& backend, PoisonedArena& arena, TestAdapter& adapter);
+
+// sum over terms of s w B (A x) for one row, and the product of gains.
+struct LoraReference {
+  std::vector<double> delta;  // [out]
+  std::vector<double> gain;   // [out]
+};
+LoraReference ReferenceLora(const std::vector<std::pair<const TestAdapter*, float>>& terms,
+                            int layer, LoraModule module, int64_t out, const float* x);
+
+}  // namespace lorica::testing

@@ -1,0 +1,322 @@
+// LoraShrink and the expanding post verbs against doubles, over popularity patterns,
+// ranks and dtypes; and their bits against themselves.
+#include <list>
+
+#include "tests/kernels/kernel_test.h"
+
+namespace lorica::testing {
+namespace {
+
+constexpr int kIn = 96, kFfn = 200;
+
+class LoraTest : public KernelTest {
+ protected:
+  LoraTest() : arena_(*backend_, {4, 4, 2, 64, 0.125f, 0, 0}, 1200) {}
+
+  LoraPair Pair(LoraModule module, int rank, DType dtype, int64_t in, int64_t out, int layer = 0) {
+    LoraPair pair;
+    pair.layer = layer;
+    pair.module = module;
+    pair.rank = rank;
+    pair.scale = 0.5f + 0.25f * Below(4);
+    pair.a = RandomMatrix(dtype, rank, in, random_, 0.1f);
+    pair.b = RandomMatrix(dtype, out, rank, random_, 0.1f);
+    return pair;
+  }
+
+  // Touches gate and up, or only up.
+  TestAdapter* GateUpAdapter(int rank, DType dtype, bool gate = true) {
+    TestAdapter& adapter = adapters_.emplace_back();
+    if (gate) adapter.pairs.push_back(Pair(LoraModule::kGate, rank, dtype, kIn, kFfn));
+    adapter.pairs.push_back(Pair(LoraModule::kUp, rank, dtype, kIn, kFfn));
+    MountPairs(*backend_, arena_, adapter);
+    return &adapter;
+  }
+
+  using Terms = std::vector<std::pair<const TestAdapter*, float>>;
+  struct Segment {
+    int rows;
+    Terms terms;  // empty: base rows, no segment
+  };
+
+  static StepBatch Batch(const std::vector<Segment>& segments, bool keep_empty = true) {
+    int rows = 0;
+    for (const Segment& s : segments) rows += s.rows;
+    StepBatch batch = PlainBatch(rows);
+    int row = 0;
+    for (const Segment& s : segments) {
+      if (!s.terms.empty() && (s.rows > 0 || keep_empty)) {
+        const auto begin = static_cast<int32_t>(batch.terms.size());
+        batch.segments.push_back({row, s.rows, begin, static_cast<int32_t>(s.terms.size())});
+        for (const auto& [adapter, weight] : s.terms) {
+          batch.terms.push_back({adapter->mounted.get(), weight});
+        }
+      }
+      row += s.rows;
+    }
+    return batch;
+  }
+
+  // activation(gate) * up for given W x; rows in segment order.
+  std::vector<float> RunGlu(const std::vector<Segment>& segments, const std::vector<float>& x,
+                            const std::vector<float>& base) {
+    const StepBatch batch = Batch(segments);
+    const int64_t rows = batch.rows();
+    const auto in = Upload(rows, kIn, x);
+    const auto gate_up = Upload(rows, 2 * kFfn, base);
+    const auto out = Zeros(rows, kFfn);
+    backend_->BeginStep(batch);
+    backend_->LoraShrink(in.tensor(), 0, LoraGroup::kGateUp);
+    backend_->GluPost(out.tensor(), gate_up.tensor(), Activation::kSilu, 0);
+    return out.Read();
+  }
+
+  void CheckGlu(const std::vector<Segment>& segments, double tolerance) {
+    int rows = 0;
+    for (const Segment& s : segments) rows += s.rows;
+    const auto x = Normals(rows * kIn), base = Normals(rows * 2 * kFfn);
+    std::vector<double> want;
+    int row = 0;
+    for (const Segment& s : segments) {
+      for (int i = 0; i < s.rows; ++i, ++row) {
+        const auto gate = ReferenceLora(s.terms, 0, LoraModule::kGate, kFfn, &x[row * kIn]);
+        const auto up = ReferenceLora(s.terms, 0, LoraModule::kUp, kFfn, &x[row * kIn]);
+        for (int o = 0; o < kFfn; ++o) {
+          const double g = gate.gain[o] * (base[row * 2 * kFfn + o] + gate.delta[o]);
+          const double u = up.gain[o] * (base[row * 2 * kFfn + kFfn + o] + up.delta[o]);
+          want.push_back(g / (1 + std::exp(-g)) * u);
+        }
+      }
+    }
+    ExpectNear(RunGlu(segments, x, base), want, tolerance);
+  }
+
+  PoisonedArena arena_;
+  std::list<TestAdapter> adapters_;
+};
+
+// Tiles are read exactly in every type; the tolerance is that of sums in fp32.
+constexpr double kTolerance = 5e-6;
+
+TEST_P(LoraTest, EveryRankAndTypeEqualsDoubles) {
+  for (const int rank : {1, 7, 8, 16, 33, 64, 128, 256}) {
+    for (const DType dtype : {DType::kF32, DType::kF16, DType::kBF16}) {
+      SCOPED_TRACE(std::to_string(rank) + std::string(DTypeName(dtype)));
+      CheckGlu({{2, {}}, {3, {{GateUpAdapter(rank, dtype), 1.0f}}}, {1, {}}}, kTolerance);
+    }
+  }
+}
+
+TEST_P(LoraTest, EveryPopularityPatternEqualsDoubles) {
+  std::vector<const TestAdapter*> pool;
+  for (int i = 0; i < 8; ++i) pool.push_back(GateUpAdapter(1 + 5 * i, DType::kF16, i % 3 != 0));
+  const auto one = [&](int adapter, int rows) { return Segment{rows, {{pool[adapter], 1.0f}}}; };
+  std::vector<Segment> distinct, uniform, zipf;
+  for (int i = 0; i < 8; ++i) {
+    distinct.push_back(one(i, 1));
+    uniform.push_back(one(Below(8), 2));
+    zipf.push_back(one(i, 16 / (i + 1)));
+  }
+  CheckGlu(distinct, kTolerance);
+  CheckGlu(uniform, kTolerance);
+  CheckGlu(zipf, kTolerance);
+  CheckGlu({one(3, 40)}, kTolerance);
+  CheckGlu({one(2, 1), one(5, 70), one(1, 1)}, kTolerance);
+  CheckGlu({one(4, 0), one(5, 2), {3, {}}, one(6, 0), one(7, 1), one(1, 0)}, kTolerance);
+}
+
+TEST_P(LoraTest, AMixIsTheWeightedSumOfItsTerms) {
+  Terms terms;
+  for (int i = 0; i < kMixTermsMax; ++i) {
+    terms.push_back({GateUpAdapter(4 + 9 * i, DType::kF32, i != 2), 0.3f * (i - 3)});
+  }
+  CheckGlu({{2, terms}, {1, {}}, {5, {terms[1], terms[0]}}}, kTolerance);
+}
+
+TEST_P(LoraTest, DoraGainMultipliesAfterTheExpand) {
+  TestAdapter& adapter = adapters_.emplace_back();
+  adapter.pairs.push_back(Pair(LoraModule::kGate, 5, DType::kF32, kIn, kFfn));
+  adapter.pairs.push_back(Pair(LoraModule::kUp, 9, DType::kF16, kIn, kFfn));
+  for (LoraPair& pair : adapter.pairs) pair.gain = Normals(kFfn);
+  MountPairs(*backend_, arena_, adapter);
+  CheckGlu({{1, {}}, {6, {{&adapter, 1.0f}}}, {2, {}}}, kTolerance);
+}
+
+TEST_P(LoraTest, RowsKeepTheirBitsWhateverSharesTheBatch) {
+  if (!GetParam().bit_equal_rows) GTEST_SKIP();
+  const TestAdapter* a = GateUpAdapter(16, DType::kF16);
+  const TestAdapter* b = GateUpAdapter(33, DType::kF32, false);
+  constexpr int kRows = 37;
+  const auto x = Normals(kRows * kIn), base = Normals(kRows * 2 * kFfn);
+  const auto together = RunGlu({{kRows, {{a, 1.0f}}}}, x, base);
+  const auto alone_x = Normals(kIn), alone_base = Normals(2 * kFfn);
+  for (int row = 0; row < kRows; ++row) {
+    std::vector<float> mixed_x = alone_x, mixed_base = alone_base;
+    mixed_x.insert(mixed_x.end(), &x[row * kIn], &x[row * kIn] + kIn);
+    mixed_base.insert(mixed_base.end(), &base[row * 2 * kFfn], &base[row * 2 * kFfn] + 2 * kFfn);
+    const auto mixed = RunGlu({{1, {{b, 2.0f}}}, {1, {{a, 1.0f}}}}, mixed_x, mixed_base);
+    ASSERT_TRUE(SameBits(&mixed[kFfn], &together[row * kFfn], kFfn)) << row;
+  }
+}
+
+TEST_P(LoraTest, BaseRowsAreUntouchedByNeighbours) {
+  const TestAdapter* a = GateUpAdapter(16, DType::kF16);
+  const auto x = Normals(3 * kIn), base = Normals(3 * 2 * kFfn);
+  const auto plain = RunGlu({{3, {}}}, x, base);
+  const auto mixed = RunGlu({{1, {}}, {1, {{a, 1.0f}}}, {1, {}}}, x, base);
+  EXPECT_TRUE(SameBits(&plain[0], &mixed[0], kFfn));
+  EXPECT_FALSE(SameBits(&plain[kFfn], &mixed[kFfn], kFfn));
+  EXPECT_TRUE(SameBits(&plain[2 * kFfn], &mixed[2 * kFfn], kFfn));
+}
+
+TEST_P(LoraTest, WidthsBeyondOneTileAndResidualNorm) {
+  constexpr int kWide = 2500, kHidden = 2100, kRows = 5;
+  TestAdapter& adapter = adapters_.emplace_back();
+  adapter.pairs.push_back(Pair(LoraModule::kDown, 12, DType::kBF16, kWide, kHidden, 3));
+  MountPairs(*backend_, arena_, adapter);
+  const Terms terms = {{&adapter, 0.7f}};
+  const StepBatch batch = Batch({{1, {}}, {3, terms}, {1, {}}});
+  const auto x = Normals(kRows * kWide, 0.3f), projection = Normals(kRows * kHidden);
+  const auto residual = Normals(kRows * kHidden), weight = Normals(kHidden);
+  const auto bias = Normals(kHidden);
+  const auto in = Upload(kRows, kWide, x);
+  const auto projected = Upload(kRows, kHidden, projection);
+  const auto sum = Upload(kRows, kHidden, residual);
+  const auto out = Zeros(kRows, kHidden);
+  backend_->BeginStep(batch);
+  backend_->LoraShrink(in.tensor(), 3, LoraGroup::kDown);
+  backend_->ResidualNorm(out.tensor(), sum.tensor(), projected.tensor(), bias.data(), 3,
+                         LoraGroup::kDown, weight.data(), 1e-5f);
+  std::vector<double> want_sum(kRows * kHidden), want(kRows * kHidden);
+  for (int row = 0; row < kRows; ++row) {
+    const bool adapted = row >= 1 && row <= 3;
+    const auto lora =
+        ReferenceLora(adapted ? terms : Terms{}, 3, LoraModule::kDown, kHidden, &x[row * kWide]);
+    double square = 0;
+    for (int c = 0; c < kHidden; ++c) {
+      const int i = row * kHidden + c;
+      want_sum[i] = double{residual[i]} + projection[i] + lora.delta[c] + bias[c];
+      square += want_sum[i] * want_sum[i];
+    }
+    for (int c = 0; c < kHidden; ++c) {
+      const int i = row * kHidden + c;
+      want[i] = want_sum[i] / std::sqrt(square / kHidden + 1e-5) * weight[c];
+    }
+  }
+  ExpectNear(sum.Read(), want_sum, kTolerance);
+  ExpectNear(out.Read(), want, kTolerance);
+}
+
+TEST_P(LoraTest, QkvPostExpandsEachHeadOfEachModule) {
+  const AttentionShape shape = {4, 3, 1, 80, 0.1f, 0, 0};
+  const int q = 240, kv = 80, columns = q + 2 * kv;
+  PoisonedArena kv_arena(*backend_, shape, 4);
+  TestAdapter& adapter = adapters_.emplace_back();
+  adapter.pairs.push_back(Pair(LoraModule::kQ, 8, DType::kF32, kIn, q, 2));
+  adapter.pairs.push_back(Pair(LoraModule::kV, 3, DType::kF32, kIn, kv, 2));
+  MountPairs(*backend_, arena_, adapter);
+  StepBatch batch;
+  AddSpan(batch, 0, 3, kv_arena.Take(1));
+  batch.terms.push_back({adapter.mounted.get(), 1.5f});
+  batch.segments.push_back({0, 3, 0, 1});
+  const auto x = Normals(3 * kIn), base = Normals(3 * columns);
+  const auto in = Upload(3, kIn, x);
+  const auto qkv = Upload(3, columns, base);
+  const auto out = Zeros(3, q);
+  const RopeTable none;
+  backend_->BeginStep(batch);
+  backend_->LoraShrink(in.tensor(), 2, LoraGroup::kQkv);
+  backend_->QkvPost(qkv.tensor(), nullptr, none, 2, kv_arena.cache());
+  backend_->Attend(out.tensor(), qkv.tensor(), 2, kv_arena.cache());
+  const Terms terms = {{&adapter, 1.5f}};
+  const auto rows = qkv.Read();
+  for (int row = 0; row < 3; ++row) {
+    const auto lora = ReferenceLora(terms, 2, LoraModule::kQ, q, &x[row * kIn]);
+    for (int c = 0; c < q; ++c) {
+      ASSERT_NEAR(rows[row * columns + c], base[row * columns + c] + lora.delta[c], 1e-4);
+    }
+  }
+  // The first row attends to itself alone: its output is its v.
+  const auto lora = ReferenceLora(terms, 2, LoraModule::kV, kv, &x[0]);
+  const auto attended = out.Read();
+  for (int c = 0; c < q; ++c) {
+    ASSERT_NEAR(attended[c], base[q + kv + c % kv] + lora.delta[c % kv], 1e-4);
+  }
+}
+
+TEST_P(LoraTest, MountRefusesTilesThatDoNotFit) {
+  LoraImage image;
+  image.block_bytes = arena_.cache().block_bytes;
+  image.block_count = 1;
+  ModuleTiles tiles;
+  tiles.rank = 8;
+  tiles.in_features = tiles.out_features = 64;
+  tiles.a_tiles = {{0, 0}};
+  tiles.b_tiles = {{1, 0}};
+  image.modules.push_back(tiles);
+  const std::vector<BlockId> blocks = {0};
+  EXPECT_EQ(backend_->Mount(image, arena_.cache(), blocks).status().code(),
+            absl::StatusCode::kInvalidArgument);
+  image.modules[0].b_tiles = {{0, static_cast<int32_t>(image.block_bytes) - 64}};
+  EXPECT_FALSE(backend_->Mount(image, arena_.cache(), blocks).ok());
+  image.modules[0].b_tiles = {{0, 4096}};
+  EXPECT_TRUE(backend_->Mount(image, arena_.cache(), blocks).ok());
+}
+
+TEST_P(LoraTest, DoraGainIsTheNormOfTheMergedRows) {
+  constexpr int kOut = 40, kRank = 6;
+  for (const DType dtype : {DType::kQ4_1, DType::kF32}) {
+    const StoredMatrix parts[] = {RandomMatrix(dtype, 24, kIn, random_),
+                                  RandomMatrix(dtype, kOut, kIn, random_)};
+    const HostMatrix views[] = {parts[0].view(), parts[1].view()};
+    const auto weight = *backend_->PackWeight(views);
+    LoraTarget target;
+    target.in_features = kIn;
+    target.out_features = kOut;
+    target.weight = weight.get();
+    target.weight_row_begin = 24;
+    const auto a = Normals(kRank * kIn, 0.2f), b = Normals(kOut * kRank, 0.2f);
+    const auto magnitude = Normals(kOut);
+    const auto gain = backend_->DoraGain(target, a, b, kRank, 0.8f, magnitude);
+    ASSERT_TRUE(gain.ok()) << gain.status();
+    for (int o = 0; o < kOut; ++o) {
+      double square = 0;
+      for (int k = 0; k < kIn; ++k) {
+        double value = parts[1].values[o * kIn + k];
+        for (int r = 0; r < kRank; ++r) value += 0.8 * b[o * kRank + r] * a[r * kIn + k];
+        square += value * value;
+      }
+      EXPECT_NEAR((*gain)[o], magnitude[o] / std::sqrt(square), 1e-5);
+    }
+  }
+}
+
+TEST_P(LoraTest, DoraRefusesAZeroNormAndSurvivesCancellation) {
+  const std::vector<float> a = Normals(kIn), ones(1, 1.0f), minus(1, -1.0f);
+  std::vector<float> w(kIn, 0.0f);
+  LoraTarget target;
+  target.in_features = kIn;
+  target.out_features = 1;
+  const HostMatrix matrix = {DType::kF32, 1, kIn, reinterpret_cast<const std::byte*>(w.data())};
+  auto weight = *backend_->PackWeight({&matrix, 1});
+  target.weight = weight.get();
+  const std::vector<float> zeros(kIn, 0.0f);
+  EXPECT_EQ(backend_->DoraGain(target, zeros, ones, 1, 1.0f, ones).status().code(),
+            absl::StatusCode::kDataLoss);
+  double square = 0;
+  for (int k = 0; k < kIn; ++k) {
+    w[k] = a[k] * (1.0f + 1e-4f * (k % 3));
+    square += std::pow(double{w[k]} - a[k], 2);
+  }
+  weight = *backend_->PackWeight({&matrix, 1});
+  target.weight = weight.get();
+  const auto gain = backend_->DoraGain(target, a, minus, 1, 1.0f, ones);
+  ASSERT_TRUE(gain.ok()) << gain.status();
+  EXPECT_NEAR((*gain)[0] * std::sqrt(square), 1.0, 1e-5);
+}
+
+INSTANTIATE_TEST_SUITE_P(Backends, LoraTest, ::testing::ValuesIn(AllBackends()),
+                         [](const auto& info) { return info.param.name; });
+
+}  // namespace
+}  // namespace lorica::testing
