@@ -250,6 +250,8 @@ TEST(ForeignMentionsTest, FindsMachinesHostsAndIssues) {
 
 TEST(MirroredTestsTest, WantsSomethingToTest) {
   EXPECT_THAT(MirroredTests({{"tests/kernels/a_test.cc", ""}, {"kernels/a.h", ""}}), IsEmpty());
+  EXPECT_THAT(MirroredTests({{"tests/kernels/lora_test.cc", ""}, {"kernels/cpu/lora.cc", ""}}),
+              IsEmpty());
   EXPECT_THAT(MirroredTests({{"tests/integration/road_test.cc", ""}}), IsEmpty());
   EXPECT_THAT(MirroredTests({{"tests/kernels/b_test.cc", ""}, {"kernels/a.h", ""}}), SizeIs(1));
 }
