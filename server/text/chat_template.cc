@@ -1,1 +1,114 @@
-// Stub.
+#include "server/text/chat_template.h"
+
+#include <exception>
+#include <memory>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_replace.h"
+#include "jinja/lexer.h"
+#include "jinja/parser.h"
+#include "jinja/runtime.h"
+#include "server/text/template_checks.h"
+#include "server/text/template_nodes.h"
+#include "server/text/template_state.h"
+
+namespace lorica {
+namespace {
+
+using jinja::mk_val;
+using jinja::value;
+
+constexpr size_t kErrorBytesMax = 1000;  // the engine quotes the template in its messages
+
+value Text(const std::string& text, bool from_message) {
+  auto out = mk_val<jinja::value_string>(text);
+  if (from_message) out->mark_input();
+  return out;
+}
+
+value MessageList(absl::Span<const ChatTurn> messages) {
+  auto list = mk_val<jinja::value_array>();
+  for (const ChatTurn& turn : messages) {
+    auto message = mk_val<jinja::value_object>();
+    message->insert("role", Text(turn.role, true));
+    message->insert("content", Text(turn.content, true));
+    list->push_back(std::move(message));
+  }
+  return list;
+}
+
+class GuardedTemplate final : public ChatTemplate {
+ public:
+  GuardedTemplate(jinja::program program, TemplateTokens tokens)
+      : program_(std::move(program)), tokens_(std::move(tokens)) {}
+
+  absl::StatusOr<std::vector<PromptPart>> Render(absl::Span<const ChatTurn> messages,
+                                                 bool add_generation_prompt) const override {
+    if (messages.empty()) return absl::InvalidArgumentError("messages is empty: send at least one");
+    if (messages.size() > kChatMessagesMax) {
+      return absl::InvalidArgumentError(absl::StrCat("messages has ", messages.size(),
+                                                     " items, limit ", kChatMessagesMax,
+                                                     ": send less of the history"));
+    }
+    RenderState state;
+    try {
+      return RenderParts(messages, add_generation_prompt);
+    } catch (const std::exception& error) {
+      if (!state.status().ok()) return state.status();
+      return absl::InvalidArgumentError(
+          absl::StrCat("the chat template cannot render these messages: ",
+                       std::string(error.what()).substr(0, kErrorBytesMax)));
+    }
+  }
+
+ private:
+  std::vector<PromptPart> RenderParts(absl::Span<const ChatTurn> messages,
+                                      bool add_generation_prompt) const {
+    jinja::context scope;
+    scope.set_val("messages", MessageList(messages));
+    scope.set_val("add_generation_prompt", mk_val<jinja::value_bool>(add_generation_prompt));
+    scope.set_val("bos_token", Text(tokens_.bos, false));
+    scope.set_val("eos_token", Text(tokens_.eos, false));
+    const value results = jinja::runtime(scope).execute(program_);
+    const auto text = jinja::runtime::gather_string_parts(results);
+    std::vector<PromptPart> parts;
+    int64_t bytes = 0;
+    for (auto& part : text->val_str.parts) {
+      bytes += static_cast<int64_t>(part.val.size());
+      if (!part.val.empty()) parts.push_back({std::move(part.val), part.is_input});
+    }
+    if (bytes > kTemplateRenderedBytesMax) {
+      RenderState::Current().Stop(
+          absl::StrCat("the prompt has more than ", kTemplateRenderedBytesMax, " bytes"));
+    }
+    return parts;
+  }
+
+  const jinja::program program_;
+  const TemplateTokens tokens_;
+};
+
+}  // namespace
+
+absl::StatusOr<std::unique_ptr<ChatTemplate>> MakeChatTemplate(std::string_view source,
+                                                               const TemplateTokens& tokens) {
+  if (source.size() > kTemplateSourceBytesMax) {
+    return absl::FailedPreconditionError(absl::StrCat("the chat template has ", source.size(),
+                                                      " bytes, limit ", kTemplateSourceBytesMax));
+  }
+  try {
+    const std::string lines =
+        absl::StrReplaceAll({source.data(), source.size()}, {{"\r\n", "\n"}, {"\r", "\n"}});
+    const jinja::lexer_result lexed = jinja::lexer().tokenize(lines);
+    if (auto status = CheckTemplateTokens(lexed); !status.ok()) return status;
+    jinja::program program = jinja::parse_from_tokens(lexed);
+    GuardProgram(&program, CountTemplateNames(lexed));
+    return std::make_unique<GuardedTemplate>(std::move(program), tokens);
+  } catch (const std::exception& error) {
+    return absl::FailedPreconditionError(absl::StrCat(
+        "the chat template does not parse: ", std::string(error.what()).substr(0, kErrorBytesMax)));
+  }
+}
+
+}  // namespace lorica

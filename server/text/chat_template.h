@@ -21,7 +21,10 @@ inline constexpr int64_t kTemplateSourceBytesMax = 256 << 10;
 inline constexpr int kTemplateNestingMax = 64;
 inline constexpr int64_t kTemplateRangeMax = 10'000;
 inline constexpr int64_t kTemplateRenderedBytesMax = 8 << 20;
-inline constexpr int64_t kTemplateStepsMax = 2'000'000;
+inline constexpr int64_t kTemplateStepsMax = 2'000'000;      // nodes run, items looped over
+inline constexpr int64_t kTemplateWorkBytesMax = 512 << 20;  // read or made by all operations
+inline constexpr int kTemplateOperatorsMax = 256;            // within one {{ }} or {% %}
+inline constexpr int kTemplateNamesMax = 1024;               // different identifiers
 inline constexpr int kChatMessagesMax = 4096;
 
 struct ChatTurn {
