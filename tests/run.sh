@@ -49,7 +49,7 @@ while [ $# -gt 0 ]; do
 done
 
 install_packages "${product_packages[@]}" libgtest-dev libgmock-dev libbenchmark-dev mold \
-  python3-grpcio python3-protobuf
+  python3-venv
 deploy/fetch.sh
 build_preset "$preset"
 

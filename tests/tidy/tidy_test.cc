@@ -241,7 +241,7 @@ TEST(MarkdownShapeTest, FollowsLinksAndPaths) {
 }
 
 TEST(ForeignMentionsTest, FindsMachinesHostsAndIssues) {
-  EXPECT_THAT(ForeignMentions({{"a.md", "see /home/me/x\n"},
+  EXPECT_THAT(ForeignMentions({{"a.md", "see /root/x\n"},
                                {"b.cc", "// from files.pythonhosted.org\n"},
                                {"c.md", "closes issue 12\n"}}),
               SizeIs(3));
@@ -249,16 +249,20 @@ TEST(ForeignMentionsTest, FindsMachinesHostsAndIssues) {
 }
 
 TEST(MirroredTestsTest, WantsSomethingToTest) {
-  EXPECT_THAT(MirroredTests({{"tests/kernels/a_test.cc", ""}, {"kernels/a.h", ""}}), IsEmpty());
-  EXPECT_THAT(MirroredTests({{"tests/kernels/lora_test.cc", ""}, {"kernels/cpu/lora.cc", ""}}),
+  EXPECT_THAT(MirroredTests({{"tests/kernels/a_test.cc", "TEST(A, B)"}, {"kernels/a.h", ""}}),
               IsEmpty());
-  EXPECT_THAT(MirroredTests({{"tests/integration/road_test.cc", ""}}), IsEmpty());
-  EXPECT_THAT(MirroredTests({{"tests/kernels/b_test.cc", ""}, {"kernels/a.h", ""}}), SizeIs(1));
+  EXPECT_THAT(
+      MirroredTests({{"tests/kernels/lora_test.cc", "TEST(A, B)"}, {"kernels/cpu/lora.cc", ""}}),
+      IsEmpty());
+  EXPECT_THAT(MirroredTests({{"tests/integration/road_test.cc", "TEST(A, B)"}}), IsEmpty());
+  EXPECT_THAT(MirroredTests({{"tests/kernels/b_test.cc", "TEST(A, B)"}, {"kernels/a.h", ""}}),
+              SizeIs(1));
 }
 
-TEST(StrictScriptsTest, WantsTheThreeFlags) {
+TEST(StrictScriptsTest, WantsThemToStopAtErrors) {
   EXPECT_THAT(StrictScripts({{"a.sh", "#!/usr/bin/env bash\nset -euo pipefail\n"}}), IsEmpty());
   EXPECT_THAT(StrictScripts({{"a.sh", "#!/usr/bin/env bash\nset -e\n"}}), SizeIs(1));
+  EXPECT_THAT(StrictScripts({{"a.sh", "#!/bin/sh\nset -eu\n"}}), IsEmpty());
   EXPECT_THAT(StrictScripts({{".ci/run", "#!/usr/bin/env bash\necho\n"}}), SizeIs(1));
 }
 
