@@ -136,16 +136,34 @@ AdapterPool::Impl::~Impl() {
   }
 }
 
+absl::Status AdapterPool::Impl::FitsArena(const Generation& generation) const {
+  if (generation.block_count <= arena->block_count()) return absl::OkStatus();
+  return absl::ResourceExhaustedError(absl::StrCat("the adapter takes ", generation.block_count,
+                                                   " blocks, the arena has ", arena->block_count(),
+                                                   "; serve it with a larger arena"));
+}
+
 absl::Status AdapterPool::Impl::TryAcquire(const GenerationPtr& generation, absl::Time now) {
   if (absl::Status known = failures.Find(generation->digest, now); !known.ok()) return known;
-  if (generation->block_count > arena->block_count()) {
-    return absl::ResourceExhaustedError(
-        absl::StrCat("the adapter takes ", generation->block_count, " blocks, the arena has ",
-                     arena->block_count(), "; serve it with a larger arena"));
-  }
+  if (absl::Status fits = FitsArena(*generation); !fits.ok()) return fits;
   PoolEntry& entry = EntryFor(generation);
   entry.asked_poll = polls;
-  return entry.mounted != nullptr ? absl::OkStatus() : Fetch(entry, now);
+  if (entry.mounted != nullptr) return absl::OkStatus();
+  const bool must_load = entry.fetch == FetchState::kNone && !host.Contains(entry.id);
+  if (must_load && places_held >= options.loads_max) TakePlaceOfUnasked();
+  return Fetch(entry, now);
+}
+
+// An image that waits for room may wait for the very request that now wants to load.
+// Requests ask oldest first: what has not been asked for in this turn gives way.
+void AdapterPool::Impl::TakePlaceOfUnasked() {
+  PoolEntry* unasked = nullptr;
+  for (int64_t id : fetching) {
+    PoolEntry& entry = *entries.at(id);
+    if (!entry.holds_place || entry.fetch != FetchState::kRoom) continue;
+    if (entry.asked_poll < polls) unasked = &entry;
+  }
+  if (unasked != nullptr) EndFetch(*unasked);
 }
 
 PoolEntry& AdapterPool::Impl::Lease(const GenerationPtr& generation, absl::Time now) {
@@ -170,10 +188,17 @@ void AdapterPool::Impl::Release(int64_t id) {
 AdapterWait AdapterPool::Impl::WaitOf(const GenerationPtr& generation) const {
   const PoolEntry* entry = Find(generation->digest);
   if (entry == nullptr) return AdapterWait::kNone;
-  if (entry->fetch == FetchState::kRoom) return AdapterWait::kRoom;
-  const bool failed =
-      entry->fetch == FetchState::kNone && !failures.LastError(generation->digest).ok();
-  return failed ? AdapterWait::kNone : AdapterWait::kLoading;
+  switch (entry->fetch) {
+    case FetchState::kLoading:
+    case FetchState::kCopying:
+      return AdapterWait::kLoading;
+    case FetchState::kRoom:
+      return AdapterWait::kRoom;
+    case FetchState::kNone:
+      break;
+  }
+  const bool failed = !failures.LastError(generation->digest).ok();
+  return failed ? AdapterWait::kNone : AdapterWait::kPlace;
 }
 
 int32_t AdapterPool::Impl::PinnedBlocksBesides(absl::Span<const GenerationPtr> generations) const {

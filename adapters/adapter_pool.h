@@ -51,7 +51,8 @@ struct PoolOptions {
 // Why TryAcquire said Unavailable.
 enum class AdapterWait : uint8_t {
   kNone,     // it is not waiting: the Unavailable is the load's own error
-  kLoading,  // on its way, or waiting for one of the loads_max places
+  kLoading,  // on its way
+  kPlace,    // not on its way: other loads take the loads_max places
   kRoom,     // in host memory, and what is leased or pinned leaves no room on the device
 };
 

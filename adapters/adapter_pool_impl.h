@@ -25,6 +25,7 @@ struct AdapterPool::Impl {
 
   // OK: mounted, and Lease may follow.
   absl::Status TryAcquire(const GenerationPtr& generation, absl::Time now);
+  absl::Status FitsArena(const Generation& generation) const;
   PoolEntry& Lease(const GenerationPtr& generation, absl::Time now);
   AdapterWait WaitOf(const GenerationPtr& generation) const;
   int32_t PinnedBlocksBesides(absl::Span<const GenerationPtr> generations) const;
@@ -35,6 +36,7 @@ struct AdapterPool::Impl {
   // --- fetching: host or source -> device --------------------------------------
   // OK: mounted. Unavailable: under way. Else why it cannot be.
   absl::Status Fetch(PoolEntry& entry, absl::Time now);
+  void TakePlaceOfUnasked();
   void StartFetch(PoolEntry& entry, absl::Time now);
   void StartLoad(PoolEntry& entry, absl::Time now);
   void OnLoaded(FinishedLoad load, absl::Time now);

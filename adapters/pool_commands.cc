@@ -150,7 +150,8 @@ bool AdapterPool::Impl::Reached(const PoolEntry& entry, const PoolEntry::Waiter&
 absl::Status AdapterPool::Impl::Towards(PoolEntry& entry, AdapterTier tier, absl::Time now) {
   if (absl::Status known = failures.Find(entry.generation->digest, now); !known.ok()) return known;
   if (tier == AdapterTier::kDevice) {
-    absl::Status fetched = TryAcquire(entry.generation, now);
+    absl::Status fetched = FitsArena(*entry.generation);
+    if (fetched.ok()) fetched = Fetch(entry, now);
     const bool waits =
         absl::IsUnavailable(fetched) && WaitOf(entry.generation) != AdapterWait::kNone;
     return waits ? absl::OkStatus() : fetched;

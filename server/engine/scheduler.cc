@@ -195,7 +195,9 @@ Scheduler::Admission Scheduler::TryAdmit(RequestState& request, absl::Time now) 
 Scheduler::Admission Scheduler::AcquireAdapters(RequestState& request, absl::Time now) {
   const std::vector<MixTerm>& mix = request.request.mix;
   request.leases.resize(mix.size());
-  Admission result = Admission::kAdmitted;
+  bool on_its_way = false;
+  bool lacks_room = false;
+  bool complete = true;
   for (size_t i = 0; i < mix.size(); ++i) {
     if (request.leases[i]) continue;
     absl::StatusOr<AdapterLease> lease = pool_->TryAcquire(mix[i].generation, now);
@@ -209,12 +211,13 @@ Scheduler::Admission Scheduler::AcquireAdapters(RequestState& request, absl::Tim
       Fail(request, lease.status());
       return Admission::kFailed;
     }
-    if (wait == AdapterWait::kLoading) result = Admission::kLoading;
-    if (wait == AdapterWait::kRoom && result == Admission::kAdmitted) {
-      result = Admission::kAdapterRoom;
-    }
+    complete = false;
+    on_its_way |= wait == AdapterWait::kLoading;
+    lacks_room |= wait == AdapterWait::kRoom;
   }
-  return result;
+  if (complete) return Admission::kAdmitted;
+  // Of a mix, one may lack room while it keeps another from being loaded.
+  return lacks_room && !on_its_way ? Admission::kAdapterRoom : Admission::kLoading;
 }
 
 Scheduler::Admission Scheduler::TakeRoom(RequestState& request, absl::Time now) {
