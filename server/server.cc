@@ -291,7 +291,9 @@ void Server::EngineLoop() {
       parts_->gateway->Tick(now);
       last_tick = now;
     }
-    if (!report.worked) parts_->engine->WaitForWork(kTickInterval);
+    if (!report.worked) {
+      parts_->engine->WaitForWork(parts_->engine->idle() ? kTickInterval : kDeadlineInterval);
+    }
   }
 }
 

@@ -19,6 +19,8 @@ namespace lorica {
 
 inline constexpr absl::Duration kWarmUpLimit = absl::Minutes(2);
 inline constexpr absl::Duration kTickInterval = absl::Milliseconds(500);
+// How late the deadline of a request that waits may be noticed.
+inline constexpr absl::Duration kDeadlineInterval = absl::Milliseconds(20);
 // After the last answer ended or was cut, for its bytes to leave.
 inline constexpr absl::Duration kStopGrace = absl::Seconds(2);
 

@@ -30,16 +30,18 @@ int64_t ResidentBytes() {
   return resident_pages * sysconf(_SC_PAGESIZE);
 }
 
+void FillCounters(const EngineStats& stats, const EngineStats& before, v1::Counters* counters) {
+  counters->set_requests_accepted(stats.accepted - before.accepted);
+  counters->set_requests_finished(stats.finished - before.finished);
+  counters->set_requests_cancelled(stats.cancelled - before.cancelled);
+  counters->set_requests_failed(stats.failed - before.failed);
+  counters->set_prompt_tokens(stats.prompt_tokens - before.prompt_tokens);
+  counters->set_generated_tokens(stats.generated_tokens - before.generated_tokens);
+  counters->set_steps(stats.steps - before.steps);
+  counters->set_preemptions(stats.preemptions - before.preemptions);
+}
+
 void FillEngine(const EngineStats& stats, v1::GetStatusResponse* response) {
-  v1::Counters* counters = response->mutable_counters();
-  counters->set_requests_accepted(stats.accepted);
-  counters->set_requests_finished(stats.finished);
-  counters->set_requests_cancelled(stats.cancelled);
-  counters->set_requests_failed(stats.failed);
-  counters->set_prompt_tokens(stats.prompt_tokens);
-  counters->set_generated_tokens(stats.generated_tokens);
-  counters->set_steps(stats.steps);
-  counters->set_preemptions(stats.preemptions);
   response->set_running(stats.running);
   response->set_queued(stats.queued);
   response->set_free_blocks(stats.free_blocks);
@@ -68,6 +70,11 @@ void FillPool(const PoolStats& stats, v1::GetStatusResponse* response) {
 
 }  // namespace
 
+void ServerService::StartCounting() {
+  absl::MutexLock lock(&mutex_);
+  before_ = gateway_->engine()->stats();
+}
+
 grpc::ServerUnaryReactor* ServerService::GetStatus(grpc::CallbackServerContext*,
                                                    const v1::GetStatusRequest*,
                                                    v1::GetStatusResponse* response) {
@@ -77,7 +84,12 @@ grpc::ServerUnaryReactor* ServerService::GetStatus(grpc::CallbackServerContext*,
   response->set_uptime_seconds(absl::ToDoubleSeconds(absl::Now() - facts_.started));
   *response->mutable_model() = facts_.model;
   *response->mutable_limits() = facts_.limits;
-  FillEngine(gateway_->engine()->stats(), response);
+  const EngineStats stats = gateway_->engine()->stats();
+  FillEngine(stats, response);
+  {
+    absl::MutexLock lock(&mutex_);
+    FillCounters(stats, before_, response->mutable_counters());
+  }
   FillPool(gateway_->pool()->stats(), response);
   response->mutable_counters()->set_requests_refused(gateway_->refused_count());
   response->set_resident_bytes(ResidentBytes());

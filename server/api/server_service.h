@@ -7,6 +7,8 @@
 #include <cstdint>
 #include <string>
 
+#include "absl/base/thread_annotations.h"
+#include "absl/synchronization/mutex.h"
 #include "absl/time/time.h"
 #include "lorica/v1/server.grpc.pb.h"
 #include "server/api/gateway.h"
@@ -30,6 +32,9 @@ class ServerService final : public v1::ServerService::CallbackService {
   ServerService(ServerFacts facts, const std::atomic<ServingState>* state, Gateway* gateway)
       : facts_(std::move(facts)), state_(state), gateway_(gateway) {}
 
+  // Counters count from here: the warm-up is nobody's request.
+  void StartCounting();
+
   grpc::ServerUnaryReactor* GetStatus(grpc::CallbackServerContext* context,
                                       const v1::GetStatusRequest* request,
                                       v1::GetStatusResponse* response) override;
@@ -38,6 +43,8 @@ class ServerService final : public v1::ServerService::CallbackService {
   const ServerFacts facts_;
   const std::atomic<ServingState>* const state_;
   Gateway* const gateway_;
+  absl::Mutex mutex_;
+  EngineStats before_ ABSL_GUARDED_BY(mutex_);
 };
 
 }  // namespace lorica

@@ -1,0 +1,213 @@
+#include <thread>
+
+#include "gmock/gmock.h"
+#include "grpcpp/generic/generic_stub.h"
+#include "grpcpp/support/byte_buffer.h"
+#include "gtest/gtest.h"
+#include "server/api/grpc_service.h"
+#include "tests/server/api/tiny_server.h"
+
+namespace lorica {
+namespace {
+
+using grpc::StatusCode;
+using ::testing::HasSubstr;
+
+// A unary call by name, without generated code. `request` is the message's bytes.
+struct RawAnswer {
+  grpc::Status status;
+  std::string bytes;
+};
+
+RawAnswer RawCall(const TinyServer& server, const std::string& method, const std::string& request) {
+  grpc::GenericStub stub(server.channel());
+  grpc::CompletionQueue queue;
+  Context context;
+  const grpc::Slice slice(request);
+  const grpc::ByteBuffer message(&slice, 1);
+  auto call = stub.PrepareUnaryCall(&context, method, message, &queue);
+  call->StartCall();
+  grpc::ByteBuffer reply;
+  RawAnswer answer;
+  call->Finish(&reply, &answer.status, nullptr);
+  void* tag = nullptr;
+  bool ok = false;
+  queue.Next(&tag, &ok);
+  grpc::Slice bytes;
+  if (answer.status.ok() && reply.DumpToSingleSlice(&bytes).ok()) {
+    answer.bytes = std::string(reinterpret_cast<const char*>(bytes.begin()), bytes.size());
+  }
+  return answer;
+}
+
+// HealthCheckRequest{service}; the answer's only field is the state: 1 serving, 2 not.
+RawAnswer Health(const TinyServer& server, const std::string& service) {
+  const std::string request =
+      service.empty() ? "" : std::string("\x0a") + static_cast<char>(service.size()) + service;
+  return RawCall(server, "/grpc.health.v1.Health/Check", request);
+}
+
+constexpr char kServing[] = "\x08\x01";
+constexpr char kNotServing[] = "\x08\x02";
+
+TEST(ServerService, StatusShowsModelLimitsAndCounters) {
+  Config config;
+  config.queue_requests = 17;
+  TinyServer server(config);
+  const v1::GetStatusResponse before = server.Status();
+  EXPECT_EQ(before.state(), v1::SERVING_STATE_SERVING);
+  EXPECT_EQ(before.model().architecture(), "llama");
+  EXPECT_EQ(before.model().context_tokens(), kTinyContext);
+  EXPECT_EQ(before.model().vocabulary(), kTinyVocabulary);
+  EXPECT_TRUE(before.model().has_tokenizer());
+  EXPECT_EQ(before.limits().queue_requests(), 17);
+  EXPECT_EQ(before.limits().message_bytes(), kMessageBytesMax);
+  EXPECT_EQ(before.limits().arena_blocks() * before.limits().block_bytes(),
+            before.limits().arena_bytes());
+  EXPECT_EQ(before.free_blocks(), before.limits().arena_blocks());
+  EXPECT_GT(before.resident_bytes(), 0);
+  EXPECT_EQ(before.counters().requests_accepted(), 0) << "the warm-up is nobody's request";
+  EXPECT_EQ(before.counters().generated_tokens(), 0);
+
+  Context good;
+  v1::GenerateResponse response;
+  ASSERT_TRUE(server.inference().Generate(&good, TokensRequest(5), &response).ok());
+  Context bad;
+  EXPECT_FALSE(server.inference().Generate(&bad, TokensRequest(0), &response).ok());
+  const v1::GetStatusResponse after = server.Status();
+  EXPECT_EQ(after.counters().requests_accepted(), 1);
+  EXPECT_EQ(after.counters().requests_refused(), 1);
+  EXPECT_EQ(after.counters().generated_tokens(), 5);
+}
+
+TEST(ServerService, HealthKnowsItsServices) {
+  TinyServer server;
+  for (const char* name : {"", "lorica.v1.InferenceService", "lorica.v1.AdapterService"}) {
+    EXPECT_EQ(Health(server, name).bytes, kServing) << name;
+  }
+  EXPECT_EQ(Health(server, "nobody").status.error_code(), StatusCode::NOT_FOUND);
+  EXPECT_EQ(RawCall(server, "/lorica.v1.InferenceService/Nothing", "").status.error_code(),
+            StatusCode::UNIMPLEMENTED);
+}
+
+TEST(ServerService, DrainEndsRunningStreamsAndRefusesNewCalls) {
+  TinyServer server;
+  grpc::ClientContext watch_context;
+  auto watch = server.admin().WatchAdapters(&watch_context, {});
+  v1::WatchAdaptersResponse event;
+  ASSERT_TRUE(watch->Read(&event));
+  grpc::ClientContext context;
+  v1::GenerateRequest request = TokensRequest(500);
+  request.set_logprobs(20);  // does not fit the transport unread: it runs until it is read
+  auto reader = server.inference().GenerateStream(&context, request);
+  v1::GenerateStreamResponse chunk;
+  ASSERT_TRUE(reader->Read(&chunk));
+
+  std::thread drain([&] { server.server().Drain(); });
+  server.WaitFor([](const auto& status) { return status.state() == v1::SERVING_STATE_DRAINING; });
+  EXPECT_EQ(Health(server, "").bytes, kNotServing);
+  while (watch->Read(&event)) {
+  }
+  EXPECT_EQ(watch->Finish().error_code(), StatusCode::UNAVAILABLE);
+  grpc::Status refused;
+  do {  // the gateway hears of the drain right after the health
+    Context late;
+    v1::GenerateResponse response;
+    refused = server.inference().Generate(&late, TokensRequest(1), &response);
+  } while (refused.ok());
+  EXPECT_EQ(refused.error_code(), StatusCode::UNAVAILABLE);
+  EXPECT_NE(refused.error_details(), "") << "says when to come back";
+  while (reader->Read(&chunk)) {
+  }
+  EXPECT_TRUE(reader->Finish().ok());
+  EXPECT_EQ(chunk.token_count(), 500);
+  drain.join();
+}
+
+TEST(ServerService, DrainCutsWhatDoesNotEndInTime) {
+  Config config;
+  config.drain_seconds = 0;
+  TinyServer server(config);
+  grpc::ClientContext context;
+  v1::GenerateRequest request = TokensRequest(500);
+  request.set_logprobs(20);
+  auto reader = server.inference().GenerateStream(&context, request);
+  v1::GenerateStreamResponse chunk;
+  ASSERT_TRUE(reader->Read(&chunk));
+  server.server().Drain();
+  while (reader->Read(&chunk)) {
+  }
+  EXPECT_EQ(reader->Finish().error_code(), StatusCode::UNAVAILABLE);
+}
+
+TEST(ServerService, StopWhileCallsRunEndsThem) {
+  auto server = std::make_unique<TinyServer>();
+  grpc::ClientContext context;
+  v1::GenerateRequest request = TokensRequest(500);
+  request.set_logprobs(20);
+  auto reader = server->inference().GenerateStream(&context, request);
+  v1::GenerateStreamResponse chunk;
+  ASSERT_TRUE(reader->Read(&chunk));
+  server->server().Stop();
+  while (reader->Read(&chunk)) {
+  }
+  EXPECT_FALSE(reader->Finish().ok());
+}
+
+TEST(ServerService, ATakenPortIsRefusedWithAWayOut) {
+  TinyServer first;
+  Config config;
+  config.model = std::string(LORICA_TEST_DATA) + "/reference/tiny-llama";
+  config.grpc_address = "127.0.0.1:" + std::to_string(first.server().port());
+  config.arena_bytes = 1 << 20;
+  const auto second = Server::Start(config);
+  ASSERT_FALSE(second.ok());
+  EXPECT_THAT(std::string(second.status().message()), HasSubstr("--grpc-address"));
+}
+
+TEST(ServerService, StartSaysWhatIsWrong) {
+  Config config;
+  config.grpc_address = "127.0.0.1:0";
+  config.model = "/no/such/model.gguf";
+  EXPECT_THAT(std::string(Server::Start(config).status().message()), HasSubstr("--model"));
+  config.model = std::string(LORICA_TEST_DATA) + "/reference/tiny-llama";
+  config.adapters_dir = "/no/such/folder";
+  EXPECT_THAT(std::string(Server::Start(config).status().message()), HasSubstr("--adapters-dir"));
+  config.adapters_dir = "";
+  config.arena_bytes = 1;
+  EXPECT_THAT(std::string(Server::Start(config).status().message()), HasSubstr("--arena-bytes"));
+}
+
+TEST(ServerService, AFullQueueIsUnavailable) {
+  Config config;
+  config.queue_requests = 1;
+  config.running_requests = 1;
+  TinyServer server(config);
+  std::vector<std::unique_ptr<grpc::ClientContext>> contexts;
+  std::vector<std::unique_ptr<grpc::ClientReader<v1::GenerateStreamResponse>>> readers;
+  v1::GenerateRequest request = TokensRequest(500);
+  request.set_logprobs(20);
+  v1::GenerateStreamResponse chunk;
+  const auto start = [&] {
+    contexts.push_back(std::make_unique<grpc::ClientContext>());
+    readers.push_back(server.inference().GenerateStream(contexts.back().get(), request));
+  };
+  start();
+  ASSERT_TRUE(readers[0]->Read(&chunk));  // runs, and waits to be read
+  start();
+  server.WaitFor([](const auto& status) { return status.queued() == 1; });
+  start();
+  EXPECT_FALSE(readers[2]->Read(&chunk));
+  const grpc::Status full = readers[2]->Finish();
+  EXPECT_EQ(full.error_code(), StatusCode::UNAVAILABLE);
+  EXPECT_THAT(full.error_message(), HasSubstr("queue"));
+  for (int i = 0; i < 2; ++i) {
+    while (readers[i]->Read(&chunk)) {
+    }
+    EXPECT_TRUE(readers[i]->Finish().ok());
+    EXPECT_EQ(chunk.token_count(), 500);
+  }
+}
+
+}  // namespace
+}  // namespace lorica

@@ -1,0 +1,84 @@
+#include "tests/server/api/tiny_server.h"
+
+#include <random>
+#include <vector>
+
+#include "absl/strings/str_cat.h"
+#include "tests/fakes/safetensors_writer.h"
+
+namespace lorica {
+namespace {
+
+constexpr int kHidden = 64;
+constexpr int kQueries = 96;
+
+std::string Floats(int count, float size, std::mt19937& random) {
+  std::normal_distribution<float> normal(0.0f, size);
+  std::vector<float> values(count);
+  for (float& value : values) value = normal(random);
+  return BytesOf(values);
+}
+
+}  // namespace
+
+void TinyServer::WriteAdapter(const std::string& id, int rank, bool dora) const {
+  adapters_.Write(id + "/adapter_config.json",
+                  absl::StrCat(R"({"peft_type": "LORA", "r": )", rank,
+                               R"(, "lora_alpha": 8, "target_modules": ["q_proj"], "use_dora": )",
+                               dora ? "true" : "false", "}"));
+  std::mt19937 random(rank);
+  const std::string stem = "base_model.model.model.layers.0.self_attn.q_proj.";
+  std::vector<TensorToWrite> tensors = {
+      {stem + "lora_A.weight", "F32", {rank, kHidden}, Floats(rank * kHidden, 0.2f, random)},
+      {stem + "lora_B.weight", "F32", {kQueries, rank}, Floats(kQueries * rank, 0.2f, random)}};
+  if (dora) {
+    tensors.push_back({stem + "lora_magnitude_vector",
+                       "F32",
+                       {kQueries},
+                       BytesOf(std::vector<float>(kQueries, 1.0f))});
+  }
+  adapters_.Write(id + "/adapter_model.safetensors", SafetensorsFile(tensors));
+}
+
+TinyServer::TinyServer(Config config) {
+  WriteAdapter("plain", 4, false);
+  WriteAdapter("other", 8, false);
+  WriteAdapter("dora", 4, true);
+  adapters_.Write("broken/adapter_config.json", R"({"peft_type": "LORA", "r": 4})");
+  config.model = std::string(LORICA_TEST_DATA) + "/reference/tiny-llama";
+  config.adapters_dir = adapters_.path();
+  config.grpc_address = "127.0.0.1:0";
+  config.threads = 1;
+  config.arena_bytes = std::min<int64_t>(config.arena_bytes, 16 << 20);
+  auto server = Server::Start(config);
+  if (!server.ok()) {
+    ADD_FAILURE() << server.status();
+    std::abort();
+  }
+  server_ = *std::move(server);
+  channel_ = grpc::CreateChannel(absl::StrCat("127.0.0.1:", server_->port()),
+                                 grpc::InsecureChannelCredentials());
+  inference_ = v1::InferenceService::NewStub(channel_);
+  admin_ = v1::AdapterService::NewStub(channel_);
+  status_ = v1::ServerService::NewStub(channel_);
+}
+
+TinyServer::~TinyServer() { server_->Stop(); }
+
+v1::GetStatusResponse TinyServer::Status() {
+  Context context;
+  v1::GetStatusResponse response;
+  const grpc::Status status = status_->GetStatus(&context, {}, &response);
+  EXPECT_TRUE(status.ok()) << status.error_message();
+  return response;
+}
+
+v1::GenerateRequest TokensRequest(int tokens) {
+  v1::GenerateRequest request;
+  for (const int id : {5, 6, 7}) request.add_token_ids(id);
+  request.set_max_tokens(tokens);
+  request.set_ignore_eos(true);
+  return request;
+}
+
+}  // namespace lorica

@@ -1,0 +1,68 @@
+// A whole server in this process on the tiny reference model, and small helpers to call it.
+//
+// Adapters beneath it: "plain" and "other" (rank 4 and 8, q_proj), "dora", and "broken",
+// whose weight file is missing.
+#pragma once
+
+#include <memory>
+#include <string>
+
+#include "grpcpp/create_channel.h"
+#include "gtest/gtest.h"
+#include "lorica/v1/adapters.grpc.pb.h"
+#include "lorica/v1/inference.grpc.pb.h"
+#include "lorica/v1/server.grpc.pb.h"
+#include "server/server.h"
+#include "tests/fakes/temporary_folder.h"
+
+namespace lorica {
+
+inline constexpr int kTinyContext = 512;
+inline constexpr int kTinyVocabulary = 272;
+
+class TinyServer {
+ public:
+  // Changes to the flags before it starts.
+  explicit TinyServer(Config config = {});
+  ~TinyServer();
+
+  Server& server() { return *server_; }
+  const TemporaryFolder& adapters() const { return adapters_; }
+  std::shared_ptr<grpc::Channel> channel() const { return channel_; }
+  v1::InferenceService::Stub& inference() { return *inference_; }
+  v1::AdapterService::Stub& admin() { return *admin_; }
+  v1::GetStatusResponse Status();
+  // Until `condition` holds of the status; fails the test after ten seconds.
+  template <typename Condition>
+  void WaitFor(Condition condition);
+  // Writes a PEFT folder that fits the tiny model.
+  void WriteAdapter(const std::string& id, int rank, bool dora) const;
+
+ private:
+  TemporaryFolder adapters_;
+  std::unique_ptr<Server> server_;
+  std::shared_ptr<grpc::Channel> channel_;
+  std::unique_ptr<v1::InferenceService::Stub> inference_;
+  std::unique_ptr<v1::AdapterService::Stub> admin_;
+  std::unique_ptr<v1::ServerService::Stub> status_;
+};
+
+// A call that may take long without failing the test by hanging.
+class Context : public grpc::ClientContext {
+ public:
+  Context() { set_deadline(std::chrono::system_clock::now() + std::chrono::seconds(20)); }
+};
+
+// Token ids that run to `tokens` tokens, whatever the model says.
+v1::GenerateRequest TokensRequest(int tokens);
+
+template <typename Condition>
+void TinyServer::WaitFor(Condition condition) {
+  const absl::Time end = absl::Now() + absl::Seconds(10);
+  while (!condition(Status())) {
+    ASSERT_LT(absl::Now(), end) << Status().DebugString();
+    absl::SleepFor(absl::Milliseconds(5));
+  }
+}
+
+}  // namespace lorica

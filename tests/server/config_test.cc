@@ -1,0 +1,117 @@
+#include "server/config.h"
+
+#include "gmock/gmock.h"
+#include "gtest/gtest.h"
+
+namespace lorica {
+namespace {
+
+using ::testing::HasSubstr;
+
+ParsedFlags Parse(std::vector<std::string> more) {
+  std::vector<std::string> arguments = {"--model", "m.gguf"};
+  arguments.insert(arguments.end(), more.begin(), more.end());
+  return ParseFlags(arguments);
+}
+
+TEST(Config, DefaultsAreAServerOnLoopback) {
+  const ParsedFlags flags = Parse({});
+  ASSERT_TRUE(flags.config) << flags.text;
+  EXPECT_EQ(flags.config->model, "m.gguf");
+  EXPECT_EQ(flags.config->grpc_address, "127.0.0.1:50051");
+  EXPECT_EQ(flags.config->arena_bytes, int64_t{1} << 30);
+  EXPECT_TRUE(flags.config->reflection);
+}
+
+TEST(Config, SizesTakeUnits) {
+  EXPECT_EQ(*ParseBytes("512MiB"), int64_t{512} << 20);
+  EXPECT_EQ(*ParseBytes("2GiB"), int64_t{2} << 30);
+  EXPECT_EQ(*ParseBytes("65536"), 65536);
+  for (const char* wrong : {"", "MiB", "-1", "+1", "1.5GiB", "2 GiB", "2gb",
+                            "9223372036854775807KiB", "99999999999999999999", "0x10"}) {
+    EXPECT_FALSE(ParseBytes(wrong).ok()) << wrong;
+  }
+  EXPECT_EQ(Parse({"--arena-bytes", "512MiB"}).config->arena_bytes, int64_t{512} << 20);
+}
+
+TEST(Config, EachNumberHasBounds) {
+  const struct {
+    const char* flag;
+    int64_t low;
+    int64_t high;
+  } bounds[] = {{"--threads", 0, 1024},
+                {"--context-tokens", 0, 16 << 20},
+                {"--queue-requests", 1, 1'000'000},
+                {"--loader-threads", 1, 64},
+                {"--drain-seconds", 0, 3600},
+                {"--arena-bytes", 1 << 14, int64_t{1} << 46},
+                {"--host-bytes", 0, int64_t{1} << 46}};
+  for (const auto& bound : bounds) {
+    for (const int64_t good : {bound.low, bound.high}) {
+      EXPECT_TRUE(Parse({bound.flag, std::to_string(good)}).config) << bound.flag << good;
+    }
+    for (const int64_t bad : {bound.low - 1, bound.high + 1}) {
+      const ParsedFlags flags = Parse({bound.flag, std::to_string(bad)});
+      EXPECT_FALSE(flags.config) << bound.flag << " " << bad;
+      EXPECT_EQ(flags.exit_code, kExitBadFlags);
+      EXPECT_THAT(flags.text, HasSubstr(bound.flag));
+    }
+  }
+  EXPECT_FALSE(Parse({"--threads", "two"}).config);
+}
+
+TEST(Config, AddressesBeyondThisMachineNeedInsecure) {
+  for (const char* loopback : {"127.0.0.1:0", "localhost:1", "[::1]:50051", "127.8.8.8:9"}) {
+    EXPECT_TRUE(Parse({"--grpc-address", loopback}).config) << loopback;
+  }
+  for (const char* open : {"0.0.0.0:50051", "[::]:50051", "192.168.1.4:1", "example.com:1"}) {
+    const ParsedFlags flags = Parse({"--grpc-address", open});
+    EXPECT_FALSE(flags.config) << open;
+    EXPECT_THAT(flags.text, HasSubstr("--insecure"));
+    EXPECT_TRUE(Parse({"--grpc-address", open, "--insecure"}).config) << open;
+  }
+  for (const char* wrong : {"", "50051", ":50051", "127.0.0.1", "127.0.0.1:", "127.0.0.1:x",
+                            "127.0.0.1:65536", "::1:5"}) {
+    EXPECT_FALSE(Parse({"--grpc-address", wrong, "--insecure"}).config) << wrong;
+  }
+}
+
+TEST(Config, FlagsThatDoNotGoTogetherAreNamed) {
+  EXPECT_THAT(Parse({"--running-requests", "65", "--batch-rows", "64"}).text,
+              HasSubstr("--running-requests"));
+  EXPECT_THAT(Parse({"--chunk-tokens", "65", "--batch-rows", "64"}).text,
+              HasSubstr("--chunk-tokens"));
+  EXPECT_TRUE(
+      Parse({"--running-requests", "64", "--chunk-tokens", "64", "--batch-rows", "64"}).config);
+  EXPECT_THAT(Parse({"--device", "cuda"}).text, HasSubstr("use cpu"));
+}
+
+TEST(Config, HelpTeachesAndVersionAnswers) {
+  const ParsedFlags help = ParseFlags({"--help"});
+  EXPECT_EQ(help.exit_code, kExitOk);
+  for (const char* part : {"--adapters-dir", "--arena-bytes", "512MiB", "Exit codes", "Example"}) {
+    EXPECT_THAT(help.text, HasSubstr(part));
+  }
+  EXPECT_THAT(ParseFlags({"--version"}).text, HasSubstr("loricad 0."));
+}
+
+TEST(Config, MistakesAreNamed) {
+  EXPECT_THAT(ParseFlags({}).text, HasSubstr("--model"));
+  EXPECT_EQ(ParseFlags({}).exit_code, kExitBadFlags);
+  EXPECT_THAT(Parse({"--modle", "x"}).text, HasSubstr("--modle"));
+}
+
+TEST(Config, ReflectionCanBeSwitchedOff) {
+  EXPECT_FALSE(Parse({"--no-reflection"}).config->reflection);
+}
+
+TEST(Config, DescribesItselfInItsOwnFlags) {
+  const ParsedFlags flags = Parse({"--arena-bytes", "512MiB", "--no-reflection"});
+  const std::string text = DescribeConfig(*flags.config);
+  EXPECT_THAT(text, HasSubstr("--arena-bytes 512MiB"));
+  EXPECT_THAT(text, HasSubstr("--no-reflection"));
+  EXPECT_THAT(text, HasSubstr("--host-bytes 1GiB"));
+}
+
+}  // namespace
+}  // namespace lorica
