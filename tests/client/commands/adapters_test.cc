@@ -1,0 +1,102 @@
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include "nlohmann/json.hpp"
+#include "tests/fakes/fake_server.h"
+#include "tests/fakes/subprocess.h"
+
+namespace lorica {
+namespace {
+
+using ::testing::HasSubstr;
+using ::testing::Not;
+using Json = nlohmann::json;
+
+RunResult Adapters(const FakeServer& server, std::vector<std::string> arguments) {
+  arguments.insert(arguments.begin(), {LORICA_BINARY, "--server", server.address(), "adapters"});
+  return RunToEnd(arguments);
+}
+
+TEST(Adapters, ListShowsEveryPageAsAnAlignedTable) {
+  FakeServer server;
+  for (const char* id : {"a", "bbbbbb", "c"}) server.AddAdapter(id);
+  const RunResult run = Adapters(server, {"list"});
+  EXPECT_EQ(run.code, 0) << run.error;
+  EXPECT_THAT(run.output, HasSubstr("adapter  generation"));
+  EXPECT_THAT(run.output, HasSubstr("a        01234567"));
+  EXPECT_THAT(run.output, HasSubstr("bbbbbb   01234567"));
+  EXPECT_THAT(run.output, HasSubstr("c        01234567"));
+  EXPECT_THAT(run.output, HasSubstr("never"));
+}
+
+TEST(Adapters, JsonHasNumbersAndLowerCaseNames) {
+  FakeServer server;
+  server.AddAdapter("a");
+  const Json json = Json::parse(Adapters(server, {"list", "--json"}).output);
+  const Json adapter = json["adapters"][0];
+  EXPECT_EQ(adapter["device_bytes"], int64_t{3} << 32);
+  EXPECT_EQ(adapter["tier"], "source");
+  EXPECT_EQ(adapter["state"], "available");
+  EXPECT_TRUE(adapter["pinned"].is_null());
+}
+
+TEST(Adapters, MovesAndPins) {
+  FakeServer server;
+  server.AddAdapter("a");
+  server.AddAdapter("b");
+  EXPECT_THAT(Adapters(server, {"load", "a", "b"}).output, HasSubstr("loaded b@01234567 device"));
+  EXPECT_THAT(Adapters(server, {"pin", "a", "--tier", "host"}).output, HasSubstr("pinned on host"));
+  EXPECT_THAT(Adapters(server, {"unpin", "a"}).output, Not(HasSubstr("pinned on")));
+  EXPECT_THAT(Adapters(server, {"evict", "a", "--down-to", "host"}).output,
+              HasSubstr("a@01234567 host"));
+  EXPECT_EQ(Json::parse(Adapters(server, {"get", "b", "--json"}).output)["tier"], "device");
+  EXPECT_EQ(Adapters(server, {"load", "a", "--tier", "moon"}).code, 2);
+}
+
+TEST(Adapters, OneFailureOfManyIsToldAndTheOthersAreDone) {
+  FakeServer server;
+  server.AddAdapter("a");
+  const RunResult run = Adapters(server, {"load", "x", "a", "--json"});
+  EXPECT_EQ(run.code, 1);
+  EXPECT_THAT(run.error, HasSubstr("NOT_FOUND: no adapter x"));
+  const Json json = Json::parse(run.output);
+  EXPECT_EQ(json["adapters"][0]["error"]["code"], "NOT_FOUND");
+  EXPECT_EQ(json["adapters"][1]["tier"], "device");
+}
+
+TEST(Adapters, RegistersAndDeletes) {
+  FakeServer server;
+  EXPECT_THAT(Adapters(server, {"register", "new", "--source", "folder"}).output,
+              HasSubstr("registered new@01234567"));
+  const RunResult again = Adapters(server, {"register", "new"});
+  EXPECT_EQ(again.code, 1);
+  EXPECT_THAT(again.error, HasSubstr("ALREADY_EXISTS"));
+  EXPECT_EQ(Adapters(server, {"register", "new", "--replace"}).code, 0);
+  EXPECT_EQ(Adapters(server, {"delete", "new"}).code, 0);
+  EXPECT_EQ(Adapters(server, {"get", "new"}).code, 1);
+}
+
+TEST(Adapters, CheckEndsWithZeroOnlyWhenServable) {
+  FakeServer server;
+  const RunResult good = Adapters(server, {"check", "good"});
+  EXPECT_EQ(good.code, 0);
+  EXPECT_THAT(good.output, HasSubstr("good: can be served"));
+  EXPECT_THAT(good.output, HasSubstr("self_attn.q_proj      30  8–16      2"));
+  const RunResult bad = Adapters(server, {"check", "bad"});
+  EXPECT_EQ(bad.code, 1);
+  EXPECT_THAT(bad.output, HasSubstr("bad: cannot be served: rank 512 is above 256"));
+}
+
+TEST(Adapters, WatchPrintsEventsAsTheyCome) {
+  FakeServer server;
+  server.AddAdapter("a");
+  const RunResult run = Adapters(server, {"watch", "--count", "2"});
+  EXPECT_EQ(run.code, 0) << run.error;
+  EXPECT_THAT(run.output, HasSubstr("a@01234567 source"));
+  EXPECT_THAT(run.output, HasSubstr("gone removed"));
+  Subprocess endless({LORICA_BINARY, "adapters", "watch", "--json", "--server", server.address()});
+  EXPECT_TRUE(endless.WaitForOutput(R"("removed_ids":["gone"])"));
+}
+
+}  // namespace
+}  // namespace lorica
