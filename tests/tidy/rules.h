@@ -33,7 +33,7 @@ bool IsMarkdown(const File& file);
 // Which folder may include which: kernels know nothing of adapters, adapters nothing of
 // the server, and so on. Also refuses includes that do not start at the root.
 Complaints IncludeDirection(const Files& files);
-// No file above kernels/ includes a CUDA header or tests a CUDA macro.
+// No file of the product above kernels/ includes a CUDA header or tests a CUDA macro.
 Complaints CudaStaysInKernels(const Files& files);
 // Every header has `#pragma once` and says at the top what it is. A public one, which another
 // folder of the include table includes, opens with prose and has enough comments.
