@@ -118,7 +118,7 @@ class Printer {
     Add(name, FormatBytes(*value));
   }
   void Switch(const char* name, const bool* value, const char*) {
-    parts_.push_back(*value ? name : absl::StrCat("--no-", name + 2));
+    parts_.push_back(absl::StrCat(name, *value ? "=true" : "=false"));
   }
   std::string text() const { return absl::StrJoin(parts_, " "); }
 

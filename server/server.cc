@@ -334,6 +334,7 @@ void Server::Drain() {
 void Server::Stop() {
   if (parts_->grpc != nullptr) parts_->grpc->Stop(kStopGrace);
   stop_engine_.store(true);
+  if (parts_->engine != nullptr) parts_->engine->StartDrain();  // wakes it
   if (engine_thread_.joinable()) engine_thread_.join();
 }
 

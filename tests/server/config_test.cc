@@ -109,7 +109,8 @@ TEST(Config, DescribesItselfInItsOwnFlags) {
   const ParsedFlags flags = Parse({"--arena-bytes", "512MiB", "--no-reflection"});
   const std::string text = DescribeConfig(*flags.config);
   EXPECT_THAT(text, HasSubstr("--arena-bytes 512MiB"));
-  EXPECT_THAT(text, HasSubstr("--no-reflection"));
+  EXPECT_THAT(text, HasSubstr("--reflection=false"));
+  EXPECT_FALSE(Parse({"--reflection=false"}).config->reflection);
   EXPECT_THAT(text, HasSubstr("--host-bytes 1GiB"));
 }
 
