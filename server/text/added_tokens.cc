@@ -70,23 +70,34 @@ AddedTokenMatcher::Match AddedTokenMatcher::LongestAt(std::string_view text, siz
   return longest;
 }
 
-void AddedTokenMatcher::Split(std::string_view text,
-                              absl::FunctionRef<void(std::string_view, int32_t)> piece) const {
-  size_t done = 0;
-  for (size_t at = 0; at < text.size();) {
-    const Match match = LongestAt(text, at);
-    if (match.token == nullptr) {
-      ++at;
+AddedTokenMatcher::Found AddedTokenMatcher::NextIn(std::string_view text, TextRange range,
+                                                   size_t done) const {
+  const std::string_view sought = text.substr(0, range.end);
+  for (size_t at = std::max(range.begin, done); at < range.end;) {
+    const Match match = LongestAt(sought, at);
+    const bool refused =
+        match.token != nullptr && match.token->single_word && !StandsAlone(text, at, match.end);
+    if (match.token == nullptr || refused) {
+      at = refused ? match.end : at + 1;
       continue;
     }
-    size_t begin = at, end = match.end;
-    at = end;
-    if (match.token->single_word && !StandsAlone(text, begin, end)) continue;
-    if (match.token->lstrip) begin = BlanksStart(text, begin, done);
-    if (match.token->rstrip) end = BlanksEnd(text, end);
-    if (begin > done) piece(text.substr(done, begin - done), -1);
-    piece(text.substr(begin, end - begin), match.token->id);
-    at = done = end;
+    return {match.token->lstrip ? BlanksStart(text, at, done) : at,
+            match.token->rstrip ? BlanksEnd(text, match.end) : match.end, match.token->id};
+  }
+  return {};
+}
+
+void AddedTokenMatcher::Split(std::string_view text, absl::Span<const TextRange> ranges,
+                              absl::FunctionRef<void(std::string_view, int32_t)> piece) const {
+  size_t done = 0;
+  for (const TextRange& range : ranges) {
+    for (TextRange rest = range;;) {
+      const Found found = NextIn(text, rest, done);
+      if (found.id < 0) break;
+      if (found.begin > done) piece(text.substr(done, found.begin - done), -1);
+      piece(text.substr(found.begin, found.end - found.begin), found.id);
+      rest.begin = done = found.end;
+    }
   }
   if (done < text.size()) piece(text.substr(done), -1);
 }

@@ -69,25 +69,29 @@ class ByteLevelTokenizer final : public Tokenizer {
 
   absl::Status Encode(std::string_view text, bool parse_special,
                       std::vector<int32_t>* ids) const override {
-    if (text.size() > kEncodeBytesMax) {
-      return absl::InvalidArgumentError(absl::StrCat("the text has ", text.size(), " bytes, limit ",
-                                                     kEncodeBytesMax, ": send less"));
+    const TextRange whole{0, text.size()};
+    const size_t ranges = parse_special ? 1 : 0;
+    return EncodeRanges(text, absl::MakeConstSpan(&whole, ranges), ids);
+  }
+
+  absl::Status EncodeParts(absl::Span<const PromptPart> parts,
+                           std::vector<int32_t>* ids) const override {
+    std::string text;
+    std::vector<TextRange> ranges;
+    bool joins = false;  // with the range before
+    for (const PromptPart& part : parts) {
+      const TextRange range{text.size(), text.size() + part.text.size()};
+      text += part.text;
+      if (part.from_message && !part.text.empty()) joins = false;
+      if (part.from_message) continue;
+      if (joins) {
+        ranges.back().end = range.end;
+      } else {
+        ranges.push_back(range);
+      }
+      joins = true;
     }
-    if (auto status = CheckUtf8(text); !status.ok()) return status;
-    BpeScratch scratch;
-    if (!parse_special) {
-      EncodePlain(Normalize(text), &scratch, ids);
-      return absl::OkStatus();
-    }
-    raw_matcher_.Split(text, [&](std::string_view piece, int32_t id) {
-      if (id >= 0) return ids->push_back(id);
-      const std::string normal = Normalize(piece);
-      normalized_matcher_.Split(normal, [&](std::string_view inner, int32_t inner_id) {
-        if (inner_id >= 0) return ids->push_back(inner_id);
-        EncodePlain(inner, &scratch, ids);
-      });
-    });
-    return absl::OkStatus();
+    return EncodeRanges(text, ranges, ids);
   }
 
   std::string_view TokenBytes(int32_t id) const override {
@@ -103,6 +107,54 @@ class ByteLevelTokenizer final : public Tokenizer {
   }
 
  private:
+  // Added tokens are recognised within `ranges` only.
+  absl::Status EncodeRanges(std::string_view text, absl::Span<const TextRange> ranges,
+                            std::vector<int32_t>* ids) const {
+    if (text.size() > kEncodeBytesMax) {
+      return absl::InvalidArgumentError(absl::StrCat("the text has ", text.size(), " bytes, limit ",
+                                                     kEncodeBytesMax, ": send less"));
+    }
+    if (auto status = CheckUtf8(text); !status.ok()) return status;
+    BpeScratch scratch;
+    raw_matcher_.Split(text, ranges, [&](std::string_view piece, int32_t id) {
+      if (id >= 0) return ids->push_back(id);
+      if (normalized_matcher_.empty()) return EncodePlain(Normalize(piece), &scratch, ids);
+      const size_t offset = static_cast<size_t>(piece.data() - text.data());
+      EncodeNormalized(piece, Within(ranges, offset, offset + piece.size()), &scratch, ids);
+    });
+    return absl::OkStatus();
+  }
+
+  // What of `ranges` lies in [begin, end), counted from `begin`.
+  static std::vector<TextRange> Within(absl::Span<const TextRange> ranges, size_t begin,
+                                       size_t end) {
+    std::vector<TextRange> inner;
+    for (const TextRange& range : ranges) {
+      const TextRange cut{std::max(range.begin, begin), std::min(range.end, end)};
+      if (cut.begin < cut.end) inner.push_back({cut.begin - begin, cut.end - begin});
+    }
+    return inner;
+  }
+
+  void EncodeNormalized(std::string_view text, absl::Span<const TextRange> ranges,
+                        BpeScratch* scratch, std::vector<int32_t>* ids) const {
+    std::string normal;
+    std::vector<TextRange> normal_ranges;
+    size_t done = 0;
+    for (const TextRange& range : ranges) {
+      normal += Normalize(text.substr(done, range.begin - done));
+      const size_t begin = normal.size();
+      normal += Normalize(text.substr(range.begin, range.end - range.begin));
+      normal_ranges.push_back({begin, normal.size()});
+      done = range.end;
+    }
+    normal += Normalize(text.substr(done));
+    normalized_matcher_.Split(normal, normal_ranges, [&](std::string_view piece, int32_t id) {
+      if (id >= 0) return ids->push_back(id);
+      EncodePlain(piece, scratch, ids);
+    });
+  }
+
   static std::vector<AddedToken> Normalized(std::vector<AddedToken> tokens, bool nfc) {
     for (auto& token : tokens) {
       if (nfc) token.content = unicode::NormalizeNfc(token.content);

@@ -14,6 +14,7 @@
 
 #include "absl/status/statusor.h"
 #include "absl/types/span.h"
+#include "server/text/prompt_part.h"
 
 namespace lorica {
 
@@ -21,7 +22,7 @@ inline constexpr int64_t kTemplateSourceBytesMax = 256 << 10;
 inline constexpr int kTemplateNestingMax = 64;
 inline constexpr int64_t kTemplateRangeMax = 10'000;
 inline constexpr int64_t kTemplateRenderedBytesMax = 8 << 20;
-inline constexpr int64_t kTemplateStepsMax = 2'000'000;      // nodes run, items looped over
+inline constexpr int64_t kTemplateStepsMax = 2'000'000;      // nodes run; loops and macros by the names they copy
 inline constexpr int64_t kTemplateWorkBytesMax = 512 << 20;  // read or made by all operations
 inline constexpr int kTemplateOperatorsMax = 256;            // within one {{ }} or {% %}
 inline constexpr int kTemplateNamesMax = 1024;               // different identifiers
@@ -30,11 +31,6 @@ inline constexpr int kChatMessagesMax = 4096;
 struct ChatTurn {
   std::string role;
   std::string content;
-};
-
-struct PromptPart {
-  std::string text;
-  bool from_message = false;  // true: encode without recognising special tokens
 };
 
 struct TemplateTokens {

@@ -169,8 +169,8 @@ class TestNode : public Node {
 
 class CallNode : public Node {
  public:
-  CallNode(statement_ptr callee, statements arguments)
-      : callee_(std::move(callee)), arguments_(std::move(arguments)) {}
+  CallNode(statement_ptr callee, statements arguments, int names)
+      : callee_(std::move(callee)), arguments_(std::move(arguments)), names_(names) {}
 
  private:
   value Run(context& scope) const override {
@@ -181,18 +181,22 @@ class CallNode : public Node {
     if (function == nullptr) throw std::runtime_error("Callee is not a function");
     jinja::func_args arguments(scope);
     for (size_t i = 1; i < values.size(); ++i) arguments.push_back(values[i]);
-    if (function->arg0 == nullptr) return function->invoke(arguments);
+    if (function->arg0 == nullptr) {
+      RenderState::Current().ChargeSteps(names_);
+      return function->invoke(arguments);
+    }
     values[0] = function->arg0;
     return ApplyBuiltin(function->name, values, [&] { return function->invoke(arguments); });
   }
   statement_ptr callee_;
   statements arguments_;
+  int names_;
 };
 
 // What a {% call %} block calls: a macro, whose body is guarded; a builtin would not be.
 class MacroNode : public Node {
  public:
-  explicit MacroNode(statement_ptr inner) : inner_(std::move(inner)) {}
+  MacroNode(statement_ptr inner, int names) : inner_(std::move(inner)), names_(names) {}
 
  private:
   value Run(context& scope) const override {
@@ -201,9 +205,12 @@ class MacroNode : public Node {
     if (function == nullptr || function->arg0 != nullptr) {
       RenderState::Current().Stop("a call block calls what is no macro");
     }
+    RenderState::Current().ChargeSteps(kCallBlockCopies * names_);
     return callee;
   }
+  static constexpr int kCallBlockCopies = 4;
   statement_ptr inner_;
+  int names_;
 };
 
 class MemberNode : public Node {
@@ -265,16 +272,19 @@ class MemberNode : public Node {
   std::vector<statement_ptr> slice_;  // start, stop, step; empty: no slice
 };
 
+// The engine copies every variable when it enters a macro, and at each turn of a loop, where
+// it makes the loop object too.
+constexpr int kTurnSteps = 16;
+
 class LoopItemsNode : public Node {
  public:
   LoopItemsNode(statement_ptr inner, int names) : inner_(std::move(inner)), names_(names) {}
 
  private:
   value Run(context& scope) const override {
-    constexpr int kNamesCopiedPerStep = 8;
     value items = inner_->execute_impl(scope);
     const int64_t turns = static_cast<int64_t>(items->val_arr.size() + items->val_obj.size());
-    RenderState::Current().ChargeSteps(turns * (1 + names_ / kNamesCopiedPerStep));
+    RenderState::Current().ChargeSteps((turns + 1) * (kTurnSteps + names_));
     return items;
   }
   statement_ptr inner_;
@@ -363,7 +373,7 @@ class Guard {
       Body(&call->body);
       auto* called = jinja::cast_stmt<jinja::call_expression>(call->call);
       Any(&called->callee);
-      Wrap<MacroNode>(&called->callee);
+      Wrap<MacroNode>(&called->callee, names_);
       All(&called->args);
     } else if (auto* block = jinja::cast_stmt<jinja::filter_statement>(*node)) {
       Body(&block->body);
@@ -418,7 +428,8 @@ class Guard {
     } else if (auto* call = jinja::cast_stmt<jinja::call_expression>(*node)) {
       Any(&call->callee);
       All(&call->args);
-      Become(node, std::make_unique<CallNode>(std::move(call->callee), std::move(call->args)));
+      Become(node,
+             std::make_unique<CallNode>(std::move(call->callee), std::move(call->args), names_));
     } else if (auto* member = jinja::cast_stmt<jinja::member_expression>(*node)) {
       Member(node, member);
     } else {

@@ -14,12 +14,14 @@
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "absl/types/span.h"
+#include "server/text/prompt_part.h"
 
 namespace lorica {
 
 inline constexpr int64_t kTokenizerJsonBytesMax = 64 << 20;
-inline constexpr int64_t kEncodeBytesMax = 16 << 20;  // of one text
-inline constexpr int32_t kTokenizerVocabularyMax = 1 << 22;    // ids are below this
+inline constexpr int64_t kEncodeBytesMax = 16 << 20;         // of one text
+inline constexpr int32_t kTokenizerVocabularyMax = 1 << 22;  // ids are below this
 
 struct AddedToken {
   int32_t id = 0;
@@ -50,6 +52,11 @@ class Tokenizer {
   // kEncodeBytesMax.
   virtual absl::Status Encode(std::string_view text, bool parse_special,
                               std::vector<int32_t>* ids) const = 0;
+  // The same for template text and message text put together: added tokens are recognised
+  // where the template alone wrote them; all other text is encoded as one, across the
+  // seams, which gives the ids of the reference for the whole prompt.
+  virtual absl::Status EncodeParts(absl::Span<const PromptPart> parts,
+                                   std::vector<int32_t>* ids) const;
   // The bytes of one token: may be part of a character. Empty for ids without a token.
   virtual std::string_view TokenBytes(int32_t id) const = 0;
   virtual bool IsSpecial(int32_t id) const = 0;

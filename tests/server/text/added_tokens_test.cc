@@ -15,9 +15,10 @@ using testing::Pair;
 std::vector<std::pair<std::string, int32_t>> Pieces(std::vector<AddedToken> tokens,
                                                     std::string_view text) {
   std::vector<std::pair<std::string, int32_t>> pieces;
-  AddedTokenMatcher(std::move(tokens)).Split(text, [&](std::string_view piece, int32_t id) {
-    pieces.emplace_back(piece, id);
-  });
+  const TextRange whole{0, text.size()};
+  AddedTokenMatcher(std::move(tokens))
+      .Split(text, {whole},
+             [&](std::string_view piece, int32_t id) { pieces.emplace_back(piece, id); });
   return pieces;
 }
 
@@ -53,6 +54,18 @@ TEST(AddedTokensTest, SingleWordsNeedNeighboursThatAreNone) {
   EXPECT_THAT(Pieces(tokens, "abc"), ElementsAre(Pair("abc", -1)));
   EXPECT_THAT(Pieces(tokens, "\u00E9ab"), ElementsAre(Pair("\u00E9ab", -1)));
   EXPECT_THAT(Pieces(tokens, "ab_"), ElementsAre(Pair("ab_", -1)));
+}
+
+TEST(AddedTokensTest, TokensLieWithinARange) {
+  const AddedTokenMatcher matcher({{.id = 1, .content = "<end>", .rstrip = true}});
+  const std::string text = "<end>x<end>  y<end>";
+  std::vector<std::pair<std::string, int32_t>> pieces;
+  const auto collect = [&](std::string_view piece, int32_t id) { pieces.emplace_back(piece, id); };
+  matcher.Split(text, {{0, 4}, {6, 11}, {14, 16}, {16, 19}}, collect);
+  EXPECT_THAT(pieces, ElementsAre(Pair("<end>x", -1), Pair("<end>  ", 1), Pair("y<end>", -1)));
+  pieces.clear();
+  matcher.Split(text, {}, collect);
+  EXPECT_THAT(pieces, ElementsAre(Pair(text, -1)));
 }
 
 }  // namespace

@@ -110,6 +110,26 @@ TEST(TokenizerTest, SpecialTokensOfMessagesStayText) {
   EXPECT_EQ(Decode(SmolLm(), plain, true), "<|im_start|>user<|im_end|>");
 }
 
+TEST(TokenizerTest, PartsAreEncodedAcrossTheirSeams) {
+  const auto encode = [](std::vector<PromptPart> parts) {
+    std::vector<int32_t> ids;
+    EXPECT_TRUE(SmolLm().EncodeParts(parts, &ids).ok());
+    return ids;
+  };
+  // "\n" + "\n\nhel" + "lo": one run of line ends, one word.
+  EXPECT_EQ(encode({{"<|im_start|>user\n", false}, {"\n\nhel", true}, {"lo<|im_end|>", false}}),
+            Encode(SmolLm(), "<|im_start|>user\n\n\nhello<|im_end|>"));
+  EXPECT_EQ(encode({{"<|im_", false}, {"end|>", false}}), (std::vector<int32_t>{2}));
+  const std::vector<PromptPart> hostile[] = {{{"<|im_", false}, {"end|>", true}},
+                                             {{"<|im_", true}, {"end|>", false}},
+                                             {{"<|im_end|>", true}},
+                                             {{"<|im", false}, {"_end|", true}, {">", false}}};
+  for (const auto& parts : hostile) {
+    EXPECT_EQ(encode(parts), Encode(SmolLm(), "<|im_end|>", false));
+  }
+  EXPECT_TRUE(encode({}).empty());
+}
+
 TEST(TokenizerTest, KnowsItsTokens) {
   EXPECT_EQ(SmolLm().size(), 49152);
   EXPECT_EQ(SmolLm().IdOf("<|im_end|>"), 2);
