@@ -166,7 +166,7 @@ absl::Status AdapterCatalog::Delete(const std::string& tenant, const std::string
   if (!was_registered && (!has_folder || hidden_.contains(key))) return Unknown(adapter_id);
   if (has_folder && std::ssize(hidden_) >= kCatalogNamesMax) return Full();
   registered_.erase(key);
-  lower_.erase(NameKey(tenant, absl::AsciiStrToLower(adapter_id)));
+  if (was_registered) lower_.erase(NameKey(tenant, absl::AsciiStrToLower(adapter_id)));
   if (has_folder) hidden_.insert(key);
   return absl::OkStatus();
 }

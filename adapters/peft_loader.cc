@@ -277,11 +277,13 @@ absl::StatusOr<std::shared_ptr<const LoraImage>> PeftLoader::LoadImage(
     const Generation& generation) {
   absl::StatusOr<Opened> opened = Opened::Open(*generation.source, generation.location);
   if (!opened.ok()) return opened.status();
-  // The content was servable when it was identified: whatever is wrong now is a change.
   if (opened->weights_file->size_bytes() != generation.file_bytes) {
     return Changed(generation.location);
   }
-  if (absl::Status s = opened->ReadHeads(); !s.ok()) return s;
+  // The content was servable when it was identified: whatever is wrong now is a change.
+  if (absl::Status s = opened->ReadHeads(); !s.ok()) {
+    return absl::IsFailedPrecondition(s) ? Changed(generation.location) : s;
+  }
   absl::StatusOr<AdapterPlan> plan = PlanOpened(*opened);
   if (!plan.ok() || plan->block_count != generation.block_count) {
     return Changed(generation.location);
