@@ -56,8 +56,8 @@ HWY_INLINE void AddValues(const AttendTile& tile, const float* values, size_t fi
                           int begin, int end) {
   const size_t width = tile.padded_head_size;
   for (size_t c = 0; c < width; c += kStrip) {
-    MultiplyRows<1>(count, tile.scores + first * kStrip + begin, kStrip, values + begin * width + c,
-                    width, 0, end - begin, tile.sums + first * width + c, width, false);
+    MultiplyRows(count, tile.scores + first * kStrip + begin, kStrip, values + begin * width + c,
+                 width, end - begin, tile.sums + first * width + c, width, false);
   }
 }
 
@@ -70,8 +70,8 @@ HWY_INLINE void AttendBlock(const AttendTile& tile, int64_t block) {
   const float* values = layout.Values(*tile.cache, page, tile.layer, tile.kv_head);
   const size_t group = tile.group;
   const size_t queries = tile.rows * group;
-  MultiplyRows<1>(queries, tile.queries, shape.head_size, keys, kStrip, 0, shape.head_size,
-                  tile.scores, kStrip, true);
+  MultiplyRows(queries, tile.queries, shape.head_size, keys, kStrip, shape.head_size, tile.scores,
+               kStrip, true);
   size_t whole_begin = queries;
   for (size_t row = 0; row < static_cast<size_t>(tile.rows); ++row) {
     const int64_t position = tile.position_begin + row;

@@ -15,18 +15,19 @@ HWY_BEFORE_NAMESPACE();
 namespace lorica {
 namespace HWY_NAMESPACE {
 
-// Columns of W that are unpacked at a time: a panel of them takes 20 KiB, which leaves
+// Columns of W that are unpacked at a time: a panel of them takes 12 KiB, which leaves
 // room for six rows of x in the first-level cache.
-constexpr size_t kColumnsAtOnce = 320;
-constexpr size_t kPanelsAlone = 4;
+constexpr size_t kColumnsAtOnce = 192;
+// Up to this many floats of x stay in the second-level cache while whole panels go by.
+constexpr size_t kResidentFloats = 48 * 1024;
+// With so few rows it is cheaper to multiply while unpacking.
+constexpr int64_t kFewRows = 4;
 
 // Columns [begin, begin + count) of one panel, ready to multiply.
 HWY_INLINE const float* ReadyPanel(const PackedPart& part, int64_t panel, size_t begin,
                                    size_t count, float* scratch) {
   const std::byte* data = part.panel(panel);
-  if (part.dtype == DType::kF32) {
-    return reinterpret_cast<const float*>(data) + begin * kStrip;
-  }
+  if (part.dtype == DType::kF32) return reinterpret_cast<const float*>(data) + begin * kStrip;
   UnpackPanel(part.dtype, data, begin, count, scratch);
   return scratch;
 }
@@ -40,99 +41,127 @@ void MultiplyRagged(const LinearJob& job, const float* x, const float* w, size_t
     float strip[kStrip] = {};
     float* to = y + row * y_stride;
     if (!fresh) memcpy(strip, to, columns * sizeof(float));
-    MultiplyTile<1, 1>(x + row * x_stride, x_stride, w, kStrip, 0, count, strip, kStrip, fresh);
+    MultiplyTile<1>(x + row * x_stride, x_stride, w, kStrip, count, strip, kStrip, fresh);
     memcpy(to, strip, columns * sizeof(float));
   }
 }
 
-// Panels [begin, end) of a part for two or more rows.
+// Panels [begin, end) of a part for many rows: piece by piece, unpacked once for all rows.
 void MultiplyMany(const LinearJob& job, const PackedPart& part, int64_t begin, int64_t end) {
-  HWY_ALIGN float scratch[2][kColumnsAtOnce * kStrip];
+  HWY_ALIGN float scratch[kColumnsAtOnce * kStrip];
   const size_t columns = part.columns;
-  const size_t x_stride = columns;
-  const size_t y_stride = job.weight->out_features();
   const size_t passes = (columns + kColumnsAtOnce - 1) / kColumnsAtOnce;
   const size_t per_pass = ((columns + passes - 1) / passes + 31) / 32 * 32;
-  const bool pairs = static_cast<size_t>(job.rows) * 2 <= kRowsAtOnce;
-  for (size_t k = 0; k < columns; k += per_pass) {
+  const size_t per_pass_bytes = per_pass * part.panel_bytes / columns;
+  const size_t panels = end - begin;
+  const bool x_stays = job.rows * columns <= kResidentFloats;
+  const auto panel_of = [&](size_t piece) {
+    return begin + (x_stays ? piece / passes : piece % panels);
+  };
+  const auto pass_of = [&](size_t piece) { return x_stays ? piece % passes : piece / panels; };
+  for (size_t piece = 0; piece < passes * panels; ++piece) {
+    const int64_t panel = panel_of(piece);
+    const size_t k = pass_of(piece) * per_pass;
+    if (k >= columns) continue;
     const size_t count = HWY_MIN(per_pass, columns - k);
-    const bool fresh = k == 0;
-    const float* x = job.x + k;
-    for (int64_t panel = begin; panel < end; ++panel) {
-      const float* w = ReadyPanel(part, panel, k, count, scratch[0]);
-      float* y = job.y + part.row_begin + panel * kPanelRows;
-      const int64_t used = part.rows - panel * kPanelRows;
-      if (used < kPanelRows) {
-        MultiplyRagged(job, x, w, count, y, used, fresh);
-      } else if (pairs && panel + 1 < end && used >= 2 * kPanelRows) {
-        const float* w2 = ReadyPanel(part, ++panel, k, count, scratch[1]);
-        MultiplyRows<2>(job.rows, x, x_stride, w, kStrip, w2 - w, count, y, y_stride, fresh);
-      } else {
-        MultiplyRows<1>(job.rows, x, x_stride, w, kStrip, 0, count, y, y_stride, fresh);
-      }
+    const float* w = ReadyPanel(part, panel, k, count, scratch);
+    Prefetch(part.panel(panel_of(piece + 1)) + pass_of(piece + 1) * per_pass_bytes, per_pass_bytes);
+    float* y = job.y + part.row_begin + panel * kPanelRows;
+    const int64_t used = part.rows - panel * kPanelRows;
+    if (used < kPanelRows) {
+      MultiplyRagged(job, job.x + k, w, count, y, used, k == 0);
+    } else {
+      MultiplyRows(job.rows, job.x + k, columns, w, kStrip, count, y, job.weight->out_features(),
+                   k == 0);
     }
   }
 }
 
+template <size_t kRows>
 struct AddProducts {
   const float* x;
-  V* sum;
+  size_t x_stride;
+  V* sum;  // [rows][sum_stride]
+  size_t sum_stride;
 
   HWY_INLINE void operator()(size_t k, const V (&w)[kStripVectors]) const {
-    const V a = Splat(x[k]);
-    for (size_t i = 0; i < kStripVectors; ++i) sum[i] = hn::MulAdd(a, w[i], sum[i]);
+    for (size_t r = 0; r < kRows; ++r) {
+      const V a = Splat(x[r * x_stride + k]);
+      for (size_t i = 0; i < kStripVectors; ++i) {
+        sum[r * sum_stride + i] = hn::MulAdd(a, w[i], sum[r * sum_stride + i]);
+      }
+    }
   }
 };
 
-// kPanels panels for one row, multiplied while they are unpacked.
-template <size_t kPanels, class Format>
-HWY_INLINE void MultiplyPanelsAlone(const PackedPart& part, int64_t panel, const float* x,
-                                    float* sums) {
-  V sum[kPanels * kStripVectors];
+// kPanels panels for kRows rows, multiplied while they are unpacked.
+template <class Format, size_t kRows, size_t kPanels>
+HWY_INLINE void MultiplyWhileUnpacking(const LinearJob& job, const PackedPart& part,
+                                       int64_t panel) {
+  constexpr size_t kVectors = kPanels * kStripVectors;
+  V sum[kRows * kVectors];
   for (V& s : sum) s = hn::Zero(Floats());
   const std::byte* data = part.panel(panel);
   const size_t stride = part.panel_bytes;
   const size_t blocks = part.columns / Format::kItems;
   for (size_t b = 0; b < blocks; ++b) {
     for (size_t p = 0; p < kPanels; ++p) {
-      Format::VisitBlock(data + p * stride + b * Format::kBytes,
-                         AddProducts{x + b * Format::kItems, sum + p * kStripVectors});
+      const std::byte* block = data + p * stride + b * Format::kBytes;
+      Prefetch(block + kPanels * stride, Format::kBytes);
+      Format::VisitBlock(
+          block, AddProducts<kRows>{job.x + b * Format::kItems, static_cast<size_t>(part.columns),
+                                    sum + p * kStripVectors, kVectors});
     }
   }
-  for (size_t i = 0; i < kPanels * kStripVectors; ++i) StoreVector(sum[i], sums + i * kLanes);
+  HWY_ALIGN float sums[kPanels * kStrip];
+  const int64_t used = HWY_MIN(int64_t{kPanels * kPanelRows}, part.rows - panel * kPanelRows);
+  for (size_t r = 0; r < kRows; ++r) {
+    for (size_t i = 0; i < kVectors; ++i) StoreVector(sum[r * kVectors + i], sums + i * kLanes);
+    float* y = job.y + r * job.weight->out_features() + part.row_begin + panel * kPanelRows;
+    memcpy(y, sums, used * sizeof(float));
+  }
+}
+
+// As many panels at once as give 8 independent chains of vectors.
+template <class Format, size_t kRows>
+void MultiplyFewRows(const LinearJob& job, const PackedPart& part, int64_t begin, int64_t end) {
+  constexpr int64_t kPanels = kRows >= 3 ? 1 : 4 / kRows;
+  int64_t panel = begin;
+  for (; panel + kPanels <= end; panel += kPanels) {
+    MultiplyWhileUnpacking<Format, kRows, kPanels>(job, part, panel);
+  }
+  for (; panel < end; ++panel) MultiplyWhileUnpacking<Format, kRows, 1>(job, part, panel);
 }
 
 template <class Format>
-void MultiplyAlone(const LinearJob& job, const PackedPart& part, int64_t begin, int64_t end) {
-  HWY_ALIGN float sums[kPanelsAlone * kStrip];
-  for (int64_t panel = begin; panel < end;) {
-    const int64_t panels = end - panel >= static_cast<int64_t>(kPanelsAlone) ? kPanelsAlone : 1;
-    if (panels == 1) {
-      MultiplyPanelsAlone<1, Format>(part, panel, job.x, sums);
-    } else {
-      MultiplyPanelsAlone<kPanelsAlone, Format>(part, panel, job.x, sums);
-    }
-    const int64_t used = HWY_MIN(panels * kPanelRows, part.rows - panel * kPanelRows);
-    memcpy(job.y + part.row_begin + panel * kPanelRows, sums, used * sizeof(float));
-    panel += panels;
+void MultiplyFew(const LinearJob& job, const PackedPart& part, int64_t begin, int64_t end) {
+  switch (job.rows) {
+    case 1:
+      return MultiplyFewRows<Format, 1>(job, part, begin, end);
+    case 2:
+      return MultiplyFewRows<Format, 2>(job, part, begin, end);
+    case 3:
+      return MultiplyFewRows<Format, 3>(job, part, begin, end);
+    case kFewRows:
+      return MultiplyFewRows<Format, kFewRows>(job, part, begin, end);
   }
 }
 
 void MultiplyPanels(const LinearJob& job, const PackedPart& part, int64_t begin, int64_t end) {
-  if (job.rows > 1) return MultiplyMany(job, part, begin, end);
+  if (job.rows > kFewRows) return MultiplyMany(job, part, begin, end);
   switch (part.dtype) {
     case DType::kF32:
-      return MultiplyAlone<FloatFormat<float>>(job, part, begin, end);
+      return MultiplyFew<FloatFormat<float>>(job, part, begin, end);
     case DType::kF16:
-      return MultiplyAlone<FloatFormat<hwy::float16_t>>(job, part, begin, end);
+      return MultiplyFew<FloatFormat<hwy::float16_t>>(job, part, begin, end);
     case DType::kBF16:
-      return MultiplyAlone<FloatFormat<hwy::bfloat16_t>>(job, part, begin, end);
+      return MultiplyFew<FloatFormat<hwy::bfloat16_t>>(job, part, begin, end);
     case DType::kQ8_0:
-      return MultiplyAlone<Q8Format>(job, part, begin, end);
+      return MultiplyFew<Q8Format>(job, part, begin, end);
     case DType::kQ4_0:
-      return MultiplyAlone<Q4Format<false>>(job, part, begin, end);
+      return MultiplyFew<Q4Format<false>>(job, part, begin, end);
     case DType::kQ4_1:
-      return MultiplyAlone<Q4Format<true>>(job, part, begin, end);
+      return MultiplyFew<Q4Format<true>>(job, part, begin, end);
   }
 }
 

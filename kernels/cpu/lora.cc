@@ -33,6 +33,7 @@ HWY_INLINE void ShrinkTile(const MountedModule& module, int rank_tile, float sca
     const T* a = reinterpret_cast<const T*>(module.a_tiles[rank_tile * wide_tiles + t]);
     const size_t first = t * kTileWidth;
     const size_t count = HWY_MIN(size_t{kTileWidth}, width - first);
+    Prefetch(reinterpret_cast<const std::byte*>(a), count * kTileRanks * sizeof(T));
     size_t k = 0;
     for (; k + kChains <= count; k += kChains) {
       for (size_t v = 0; v < kVectors; ++v) {
@@ -87,9 +88,15 @@ void ShrinkRows(const MountedModule& module, int rank_tile, float scale, const f
   }
 }
 
-// kVectors vectors of outputs (or `some` < kLanes outputs) for kRows rows:
-// sum += B u over the ranks of one term in order.
-template <size_t kRows, size_t kVectors, typename T>
+// Whole vectors, or the first `some` lanes where kPartial.
+template <bool kPartial, typename T>
+HWY_INLINE V LoadLanes(const T* from, size_t some) {
+  if constexpr (kPartial) return LoadSome(from, some);
+  return LoadVector(from);
+}
+
+// kVectors vectors of outputs for kRows rows: sum += B u over the ranks of one term in order.
+template <size_t kRows, size_t kVectors, bool kPartial, typename T>
 HWY_INLINE void ExpandTerm(const LoraEntry& entry, size_t row, size_t column, size_t some,
                            V (&sum)[kRows][kVectors]) {
   const MountedModule& module = *entry.module;
@@ -97,49 +104,48 @@ HWY_INLINE void ExpandTerm(const LoraEntry& entry, size_t row, size_t column, si
   const size_t tile = column / kTileWidth;
   const size_t width = HWY_MIN(size_t{kTileWidth}, module.out_features - tile * kTileWidth);
   const size_t u_stride = module.rank_tiles * kTileRanks;
-  for (size_t t = 0; t < static_cast<size_t>(module.rank_tiles); ++t) {
+  const float* u = entry.u + row * u_stride;
+  for (size_t t = 0; t < static_cast<size_t>(module.rank_tiles); ++t, u += kTileRanks) {
     const T* b =
         reinterpret_cast<const T*>(module.b_tiles[t * wide_tiles + tile]) + column % kTileWidth;
-    const float* u = entry.u + row * u_stride + t * kTileRanks;
     for (size_t rank = 0; rank < kTileRanks; ++rank, b += width) {
-      for (size_t v = 0; v < kVectors; ++v) {
-        const V outputs = some > 0 ? LoadSome(b, some) : LoadVector(b + v * kLanes);
-        for (size_t r = 0; r < kRows; ++r) {
-          sum[r][v] = hn::MulAdd(outputs, Splat(u[r * u_stride + rank]), sum[r][v]);
-        }
+      V outputs[kVectors];
+      for (size_t v = 0; v < kVectors; ++v) outputs[v] = LoadLanes<kPartial>(b + v * kLanes, some);
+      for (size_t r = 0; r < kRows; ++r) {
+        const V a = Splat(u[r * u_stride + rank]);
+        for (size_t v = 0; v < kVectors; ++v) sum[r][v] = hn::MulAdd(outputs[v], a, sum[r][v]);
       }
     }
   }
 }
 
-template <size_t kRows, size_t kVectors>
+template <size_t kRows, size_t kVectors, bool kPartial>
 HWY_INLINE void ExpandOutputs(const ExpandJob& job, size_t row, size_t offset, size_t some) {
   V sum[kRows][kVectors];
   for (auto& r : sum) {
     for (V& s : r) s = hn::Zero(Floats());
   }
   const size_t column = job.column_begin + offset;
+  const size_t first = job.row_in_segment + row;
   for (int64_t e = 0; e < job.entry_count; ++e) {
     const LoraEntry& entry = job.entries[e];
-    const size_t first = job.row_in_segment + row;
     if (entry.module->dtype == DType::kF16) {
-      ExpandTerm<kRows, kVectors, hwy::float16_t>(entry, first, column, some, sum);
+      ExpandTerm<kRows, kVectors, kPartial, hwy::float16_t>(entry, first, column, some, sum);
     } else if (entry.module->dtype == DType::kBF16) {
-      ExpandTerm<kRows, kVectors, hwy::bfloat16_t>(entry, first, column, some, sum);
+      ExpandTerm<kRows, kVectors, kPartial, hwy::bfloat16_t>(entry, first, column, some, sum);
     } else {
-      ExpandTerm<kRows, kVectors, float>(entry, first, column, some, sum);
+      ExpandTerm<kRows, kVectors, kPartial, float>(entry, first, column, some, sum);
     }
   }
   const float* gain = job.entries[0].module->gain;
   for (size_t r = 0; r < kRows; ++r) {
     for (size_t v = 0; v < kVectors; ++v) {
       float* y = job.y + (row + r) * job.y_stride + offset + v * kLanes;
-      V value = hn::Add(some > 0 ? LoadSome(y, some) : LoadVector(y), sum[r][v]);
+      V value = hn::Add(LoadLanes<kPartial>(y, some), sum[r][v]);
       if (gain != nullptr) {
-        const float* g = gain + column + v * kLanes;
-        value = hn::Mul(value, some > 0 ? LoadSome(g, some) : LoadVector(g));
+        value = hn::Mul(value, LoadLanes<kPartial>(gain + column + v * kLanes, some));
       }
-      if (some > 0) {
+      if constexpr (kPartial) {
         StoreSome(value, y, some);
       } else {
         StoreVector(value, y);
@@ -154,13 +160,33 @@ HWY_INLINE void ExpandRowsAtOnce(const ExpandJob& job, size_t row) {
   const size_t columns = job.columns;
   size_t c = 0;
   for (; c + kWide * kLanes <= columns; c += kWide * kLanes) {
-    ExpandOutputs<kRows, kWide>(job, row, c, 0);
+    ExpandOutputs<kRows, kWide, false>(job, row, c, 0);
   }
-  for (; c + kLanes <= columns; c += kLanes) ExpandOutputs<kRows, 1>(job, row, c, 0);
-  if (c < columns) ExpandOutputs<kRows, 1>(job, row, c, columns - c);
+  for (; c + kLanes <= columns; c += kLanes) ExpandOutputs<kRows, 1, false>(job, row, c, 0);
+  if (c < columns) ExpandOutputs<kRows, 1, true>(job, row, c, columns - c);
+}
+
+// Asks for the columns of B that are about to be read: 8 short runs a tile, which the
+// hardware does not foresee.
+HWY_INLINE void PrefetchColumns(const ExpandJob& job) {
+  for (int64_t e = 0; e < job.entry_count; ++e) {
+    const MountedModule& module = *job.entries[e].module;
+    const size_t bytes = module.dtype == DType::kF32 ? 4 : 2;
+    const size_t wide_tiles = (module.out_features + kTileWidth - 1) / kTileWidth;
+    const size_t tile = job.column_begin / kTileWidth;
+    const size_t width = HWY_MIN(size_t{kTileWidth}, module.out_features - tile * kTileWidth);
+    for (size_t t = 0; t < static_cast<size_t>(module.rank_tiles); ++t) {
+      const std::byte* b =
+          module.b_tiles[t * wide_tiles + tile] + job.column_begin % kTileWidth * bytes;
+      for (size_t rank = 0; rank < kTileRanks; ++rank, b += width * bytes) {
+        Prefetch(b, job.columns * bytes);
+      }
+    }
+  }
 }
 
 void ExpandRows(const ExpandJob& job) {
+  PrefetchColumns(job);
   int64_t row = 0;
   for (; row + 2 <= job.rows; row += 2) ExpandRowsAtOnce<2>(job, row);
   if (row < job.rows) ExpandRowsAtOnce<1>(job, row);

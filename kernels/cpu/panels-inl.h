@@ -2,7 +2,7 @@
 //
 //   y[r][c] = y[r][c] + sum over k of x[r][k] * w[k][c]
 //
-// for a few rows r and one or two strips of columns c, every element one chain of
+// for a few rows r and one strip of columns c, every element one chain of
 // fused multiply-adds in order of k.
 #if defined(LORICA_KERNELS_CPU_PANELS_INL_H_) == defined(HWY_TARGET_TOGGLE)
 #ifdef LORICA_KERNELS_CPU_PANELS_INL_H_
@@ -27,44 +27,41 @@ inline constexpr size_t kRowsAtOnce = 1;
 inline constexpr size_t kRowsAtOnce = 6;
 #endif
 
-// Strips at w and w + strip_stride, columns at y and y + kStrip. `fresh` starts from
-// zero instead of y.
-template <size_t kRows, size_t kStrips>
+// Columns of one strip; `fresh` starts from zero instead of y.
+template <size_t kRows>
 HWY_INLINE void MultiplyTile(const float* HWY_RESTRICT x, size_t x_stride,
-                             const float* HWY_RESTRICT w, size_t w_step, size_t strip_stride,
-                             size_t count, float* HWY_RESTRICT y, size_t y_stride, bool fresh) {
-  constexpr size_t kVectors = kStrips * kStripVectors;
-  V sum[kRows][kVectors];
+                             const float* HWY_RESTRICT w, size_t w_step, size_t count,
+                             float* HWY_RESTRICT y, size_t y_stride, bool fresh) {
+  V sum[kRows][kStripVectors];
   for (size_t r = 0; r < kRows; ++r) {
-    for (size_t c = 0; c < kVectors; ++c) {
+    for (size_t c = 0; c < kStripVectors; ++c) {
       sum[r][c] = fresh ? hn::Zero(Floats()) : LoadVector(y + r * y_stride + c * kLanes);
     }
   }
   for (size_t k = 0; k < count; ++k, w += w_step) {
-    V b[kVectors];
-    for (size_t c = 0; c < kVectors; ++c) {
-      b[c] = LoadVector(w + c / kStripVectors * strip_stride + c % kStripVectors * kLanes);
-    }
+    V b[kStripVectors];
+    for (size_t c = 0; c < kStripVectors; ++c) b[c] = LoadVector(w + c * kLanes);
     for (size_t r = 0; r < kRows; ++r) {
       const V a = Splat(x[r * x_stride + k]);
-      for (size_t c = 0; c < kVectors; ++c) sum[r][c] = hn::MulAdd(a, b[c], sum[r][c]);
+      for (size_t c = 0; c < kStripVectors; ++c) sum[r][c] = hn::MulAdd(a, b[c], sum[r][c]);
     }
   }
   for (size_t r = 0; r < kRows; ++r) {
-    for (size_t c = 0; c < kVectors; ++c) StoreVector(sum[r][c], y + r * y_stride + c * kLanes);
+    for (size_t c = 0; c < kStripVectors; ++c) {
+      StoreVector(sum[r][c], y + r * y_stride + c * kLanes);
+    }
   }
 }
 
-template <size_t kStrips>
+// REQUIRES: rows <= kRowsAtOnce.
 HWY_INLINE void MultiplyRowsAtOnce(size_t rows, const float* x, size_t x_stride, const float* w,
-                                   size_t w_step, size_t strip_stride, size_t count, float* y,
-                                   size_t y_stride, bool fresh) {
-#define LORICA_ROWS(n)                                                                          \
-  case n:                                                                                       \
-    if constexpr (n <= kRowsAtOnce && n * kStrips <= HWY_MAX(kRowsAtOnce, 2)) {                 \
-      return MultiplyTile<n, kStrips>(x, x_stride, w, w_step, strip_stride, count, y, y_stride, \
-                                      fresh);                                                   \
-    }                                                                                           \
+                                   size_t w_step, size_t count, float* y, size_t y_stride,
+                                   bool fresh) {
+#define LORICA_ROWS(n)                                                    \
+  case n:                                                                 \
+    if constexpr (n <= kRowsAtOnce) {                                     \
+      MultiplyTile<n>(x, x_stride, w, w_step, count, y, y_stride, fresh); \
+    }                                                                     \
     break
   switch (rows) {
     LORICA_ROWS(1);
@@ -78,16 +75,12 @@ HWY_INLINE void MultiplyRowsAtOnce(size_t rows, const float* x, size_t x_stride,
 }
 
 // Any number of rows, in groups that differ by at most one row.
-template <size_t kStrips>
 HWY_INLINE void MultiplyRows(size_t rows, const float* x, size_t x_stride, const float* w,
-                             size_t w_step, size_t strip_stride, size_t count, float* y,
-                             size_t y_stride, bool fresh) {
-  constexpr size_t kMost = kStrips == 1 ? kRowsAtOnce : HWY_MAX(kRowsAtOnce / 2, 1);
-  size_t groups = (rows + kMost - 1) / kMost;
+                             size_t w_step, size_t count, float* y, size_t y_stride, bool fresh) {
+  size_t groups = (rows + kRowsAtOnce - 1) / kRowsAtOnce;
   while (rows > 0) {
     const size_t some = (rows + groups - 1) / groups;
-    MultiplyRowsAtOnce<kStrips>(some, x, x_stride, w, w_step, strip_stride, count, y, y_stride,
-                                fresh);
+    MultiplyRowsAtOnce(some, x, x_stride, w, w_step, count, y, y_stride, fresh);
     x += some * x_stride;
     y += some * y_stride;
     rows -= some;

@@ -40,6 +40,15 @@ HWY_INLINE V LoadVector(const hwy::bfloat16_t* from) {
 }
 HWY_INLINE void StoreVector(V v, float* to) { hn::StoreU(v, Floats(), to); }
 
+// Asks for bytes that are read once, in bursts too short for the hardware to foresee.
+HWY_INLINE void Prefetch(const std::byte* from, size_t bytes) {
+  constexpr size_t kLineBytes = 64;
+  constexpr int kSecondLevelCache = 2;
+  for (size_t i = 0; i < bytes; i += kLineBytes) {
+    __builtin_prefetch(from + i, 0, kSecondLevelCache);
+  }
+}
+
 // The first `count` < kLanes elements, zeros behind them.
 template <typename T>
 HWY_INLINE V LoadSome(const T* from, size_t count) {
