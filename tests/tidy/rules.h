@@ -50,7 +50,8 @@ Complaints ArchitectureNames(const Files& files);
 Complaints MarkdownShape(const Files& files);
 // The repository speaks of itself alone: no machine's paths, package hosts, issue numbers.
 Complaints ForeignMentions(const Files& files);
-// tests/a/b_test.cc tests a/b.h or a/b.cc, apart from folders of another kind.
+// tests/a/b_test.cc and tests/a/b_more_test.cc test a/b.h or a/b.cc, apart from folders of
+// another kind.
 Complaints MirroredTests(const Files& files);
 // Scripts stop at the first error.
 Complaints StrictScripts(const Files& files);

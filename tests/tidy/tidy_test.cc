@@ -200,6 +200,9 @@ TEST(LeftoverMarksTest, FindsNotesToSelf) {
 TEST(DeadFilesTest, FindsSourcesThatNobodyBuildsOrIncludes) {
   const File cmake = {"kernels/CMakeLists.txt", "add_library(k cpu/a.cc)\n"};
   EXPECT_THAT(DeadFiles({cmake, {"kernels/cpu/a.cc", "1\n2\n3\n"}}), IsEmpty());
+  EXPECT_THAT(DeadFiles({{"tests/k/CMakeLists.txt", "foreach(name a_test b_test)"},
+                         {"tests/k/a_test.cc", "1\n2\n3\n"}}),
+              IsEmpty());
   EXPECT_THAT(DeadFiles({cmake, {"kernels/cpu/b.cc", "1\n2\n3\n"}}),
               ElementsAre(HasSubstr("no CMakeLists.txt builds it")));
   EXPECT_THAT(DeadFiles({{"kernels/a.h", "1\n2\n3\n"}}), ElementsAre(HasSubstr("includes it")));
@@ -254,6 +257,8 @@ TEST(MirroredTestsTest, WantsSomethingToTest) {
   EXPECT_THAT(
       MirroredTests({{"tests/kernels/lora_test.cc", "TEST(A, B)"}, {"kernels/cpu/lora.cc", ""}}),
       IsEmpty());
+  EXPECT_THAT(MirroredTests({{"tests/kernels/a_more_test.cc", "TEST(A, B)"}, {"kernels/a.h", ""}}),
+              IsEmpty());
   EXPECT_THAT(MirroredTests({{"tests/integration/road_test.cc", "TEST(A, B)"}}), IsEmpty());
   EXPECT_THAT(MirroredTests({{"tests/kernels/b_test.cc", "TEST(A, B)"}, {"kernels/a.h", ""}}),
               SizeIs(1));
