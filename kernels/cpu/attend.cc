@@ -68,6 +68,10 @@ HWY_INLINE void AttendBlock(const AttendTile& tile, int64_t block) {
   const BlockId page = tile.pages[block];
   const float* keys = layout.Keys(*tile.cache, page, tile.layer, tile.kv_head);
   const float* values = layout.Values(*tile.cache, page, tile.layer, tile.kv_head);
+  if (block + 1 < tile.block_end) {
+    const float* next = layout.Keys(*tile.cache, tile.pages[block + 1], tile.layer, tile.kv_head);
+    Prefetch(reinterpret_cast<const std::byte*>(next), 2 * layout.plane_floats() * sizeof(float));
+  }
   const size_t group = tile.group;
   const size_t queries = tile.rows * group;
   MultiplyRows(queries, tile.queries, shape.head_size, keys, kStrip, shape.head_size, tile.scores,

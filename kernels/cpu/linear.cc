@@ -105,12 +105,20 @@ HWY_INLINE void MultiplyWhileUnpacking(const LinearJob& job, const PackedPart& p
   const size_t stride = part.panel_bytes;
   const size_t blocks = part.columns / Format::kItems;
   for (size_t b = 0; b < blocks; ++b) {
+    const std::byte* block = data + b * Format::kBytes;
+    typename Format::Scales scales[kPanels];
     for (size_t p = 0; p < kPanels; ++p) {
-      const std::byte* block = data + p * stride + b * Format::kBytes;
-      Prefetch(block + kPanels * stride, Format::kBytes);
-      Format::VisitBlock(
-          block, AddProducts<kRows>{job.x + b * Format::kItems, static_cast<size_t>(part.columns),
-                                    sum + p * kStripVectors, kVectors});
+      Prefetch(block + (kPanels + p) * stride, Format::kBytes);
+      scales[p] = Format::LoadScales(block + p * stride);
+    }
+    // Panels take turns group by group, so that their chains overlap in the processor's window.
+    for (size_t group = 0; group < Format::kGroups; ++group) {
+      for (size_t p = 0; p < kPanels; ++p) {
+        Format::VisitGroup(
+            block + p * stride, group, scales[p],
+            AddProducts<kRows>{job.x + b * Format::kItems, static_cast<size_t>(part.columns),
+                               sum + p * kStripVectors, kVectors});
+      }
     }
   }
   HWY_ALIGN float sums[kPanels * kStrip];

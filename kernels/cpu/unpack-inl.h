@@ -17,16 +17,22 @@ HWY_BEFORE_NAMESPACE();
 namespace lorica {
 namespace HWY_NAMESPACE {
 
-// Each format: kItems columns in kBytes; VisitBlock calls visit(k, vectors) with the
-// kStripVectors vectors of weights of column k, in order of k.
+// A format stores kItems columns of a panel in kBytes: scales, then kGroups groups of
+// kGroupItems columns. VisitGroup calls visit(k, weights) for each column k of the
+// block in group `group`, in order, with its kStripVectors vectors of weights.
 
 template <typename T>
 struct FloatFormat {
   static constexpr size_t kItems = 1;
+  static constexpr size_t kGroups = 1;
   static constexpr size_t kBytes = kStrip * sizeof(T);
+  struct Scales {};
+
+  static HWY_INLINE Scales LoadScales(const std::byte*) { return {}; }
 
   template <class Visit>
-  static HWY_INLINE void VisitBlock(const std::byte* block, const Visit& visit) {
+  static HWY_INLINE void VisitGroup(const std::byte* block, size_t, const Scales&,
+                                    const Visit& visit) {
     V w[kStripVectors];
     const T* from = reinterpret_cast<const T*>(block);
     for (size_t i = 0; i < kStripVectors; ++i) w[i] = LoadVector(from + i * kLanes);
@@ -34,82 +40,98 @@ struct FloatFormat {
   }
 };
 
-HWY_INLINE void LoadScales(const std::byte* from, V (&scale)[kStripVectors]) {
+HWY_INLINE void LoadHalves(const std::byte* from, V (&to)[kStripVectors]) {
   const auto* halves = reinterpret_cast<const hwy::float16_t*>(from);
-  for (size_t i = 0; i < kStripVectors; ++i) scale[i] = LoadVector(halves + i * kLanes);
+  for (size_t i = 0; i < kStripVectors; ++i) to[i] = LoadVector(halves + i * kLanes);
 }
 
 struct Q8Format {
   static constexpr size_t kItems = 32;
+  static constexpr size_t kGroupItems = 8;
+  static constexpr size_t kGroups = kItems / kGroupItems;
   static constexpr size_t kBytes = kStrip * (2 + kItems);
+  struct Scales {
+    V d[kStripVectors];
+  };
+
+  static HWY_INLINE Scales LoadScales(const std::byte* block) {
+    Scales scales;
+    LoadHalves(block, scales.d);
+    return scales;
+  }
 
   template <class Visit>
-  static HWY_INLINE void VisitBlock(const std::byte* block, const Visit& visit) {
-    V d[kStripVectors];
-    LoadScales(block, d);
+  static HWY_INLINE void VisitGroup(const std::byte* block, size_t group, const Scales& scales,
+                                    const Visit& visit) {
     const auto* q = reinterpret_cast<const int8_t*>(block + 2 * kStrip);
-    for (size_t k = 0; k < kItems; ++k) {
+    for (size_t k = group * kGroupItems; k < (group + 1) * kGroupItems; ++k) {
       V w[kStripVectors];
       for (size_t i = 0; i < kStripVectors; ++i) {
         const auto bytes = hn::LoadU(hn::Rebind<int8_t, Ints>(), q + k * kStrip + i * kLanes);
-        w[i] = hn::Mul(d[i], hn::ConvertTo(Floats(), hn::PromoteTo(Ints(), bytes)));
+        w[i] = hn::Mul(scales.d[i], hn::ConvertTo(Floats(), hn::PromoteTo(Ints(), bytes)));
       }
       visit(k, w);
     }
   }
 };
 
+// Odd nibbles stay where they are, four bits up, and meet a d of a sixteenth: exact,
+// and half of the shifts fall away.
 template <bool kHasMinimum>
 struct Q4Format {
   static constexpr size_t kItems = 32;
-  static constexpr size_t kScales = kHasMinimum ? 2 : 1;
-  static constexpr size_t kBytes = kStrip * (2 * kScales + kItems / 2);
+  static constexpr size_t kGroupItems = 8;
+  static constexpr size_t kGroups = kItems / kGroupItems;
+  static constexpr size_t kScaleArrays = kHasMinimum ? 2 : 1;
+  static constexpr size_t kBytes = kStrip * (2 * kScaleArrays + kItems / 2);
+  using Words = hn::RebindToUnsigned<Floats>;
+  struct Scales {
+    V d[kStripVectors];
+    V d_sixteenth[kStripVectors];
+    V m[kStripVectors];
+  };
 
-  template <int kIndex>
-  static HWY_INLINE V Nibble(hn::Vec<hn::RebindToUnsigned<Floats>> words) {
-    auto q = hn::ShiftRight<4 * kIndex>(words);
-    if constexpr (kIndex < 7) q = hn::And(q, hn::Set(hn::RebindToUnsigned<Floats>(), 15u));
-    return hn::ConvertTo(Floats(), hn::BitCast(Ints(), q));
+  static HWY_INLINE Scales LoadScales(const std::byte* block) {
+    Scales scales;
+    LoadHalves(block, scales.d);
+    if constexpr (kHasMinimum) LoadHalves(block + 2 * kStrip, scales.m);
+    for (size_t i = 0; i < kStripVectors; ++i) {
+      if constexpr (!kHasMinimum) scales.m[i] = hn::Mul(scales.d[i], Splat(-8.0f));
+      scales.d_sixteenth[i] = hn::Mul(scales.d[i], Splat(0.0625f));
+    }
+    return scales;
   }
 
   template <class Visit>
-  static HWY_INLINE void VisitBlock(const std::byte* block, const Visit& visit) {
-    V d[kStripVectors], m[kStripVectors];
-    LoadScales(block, d);
-    if constexpr (kHasMinimum) {
-      LoadScales(block + 2 * kStrip, m);
-    } else {
-      for (size_t i = 0; i < kStripVectors; ++i) m[i] = hn::Mul(d[i], Splat(-8.0f));
-    }
-    const auto* words = reinterpret_cast<const uint32_t*>(block + 2 * kStrip * kScales);
-    for (size_t j = 0; j < kItems / 8; ++j) VisitWords(words + j * kStrip, 8 * j, d, m, visit);
+  static HWY_INLINE void VisitGroup(const std::byte* block, size_t group, const Scales& scales,
+                                    const Visit& visit) {
+    const auto* words =
+        reinterpret_cast<const uint32_t*>(block + 2 * kStrip * kScaleArrays) + group * kStrip;
+    hn::Vec<Words> q[kStripVectors];
+    for (size_t i = 0; i < kStripVectors; ++i) q[i] = hn::LoadU(Words(), words + i * kLanes);
+    const size_t k = group * kGroupItems;
+    VisitPair<0>(q, k, scales, visit);
+    VisitPair<1>(q, k, scales, visit);
+    VisitPair<2>(q, k, scales, visit);
+    VisitPair<3>(q, k, scales, visit);
   }
 
-  template <class Visit>
-  static HWY_INLINE void VisitWords(const uint32_t* words, size_t k, const V (&d)[kStripVectors],
-                                    const V (&m)[kStripVectors], const Visit& visit) {
-    hn::Vec<hn::RebindToUnsigned<Floats>> q[kStripVectors];
-    for (size_t i = 0; i < kStripVectors; ++i) {
-      q[i] = hn::LoadU(hn::RebindToUnsigned<Floats>(), words + i * kLanes);
-    }
-    VisitNibble<0>(q, k, d, m, visit);
-    VisitNibble<1>(q, k, d, m, visit);
-    VisitNibble<2>(q, k, d, m, visit);
-    VisitNibble<3>(q, k, d, m, visit);
-    VisitNibble<4>(q, k, d, m, visit);
-    VisitNibble<5>(q, k, d, m, visit);
-    VisitNibble<6>(q, k, d, m, visit);
-    VisitNibble<7>(q, k, d, m, visit);
+ private:
+  static HWY_INLINE V Convert(hn::Vec<Words> word, uint32_t mask) {
+    return hn::ConvertTo(Floats(), hn::BitCast(Ints(), hn::And(word, hn::Set(Words(), mask))));
   }
 
-  template <int kIndex, class Words, class Visit>
-  static HWY_INLINE void VisitNibble(const Words& q, size_t k, const V (&d)[kStripVectors],
-                                     const V (&m)[kStripVectors], const Visit& visit) {
-    V w[kStripVectors];
+  template <int kPair, class Visit>
+  static HWY_INLINE void VisitPair(const hn::Vec<Words> (&q)[kStripVectors], size_t k,
+                                   const Scales& scales, const Visit& visit) {
+    V even[kStripVectors], odd[kStripVectors];
     for (size_t i = 0; i < kStripVectors; ++i) {
-      w[i] = hn::MulAdd(Nibble<kIndex>(q[i]), d[i], m[i]);
+      const auto pair = hn::ShiftRight<8 * kPair>(q[i]);
+      even[i] = hn::MulAdd(Convert(pair, 0x0f), scales.d[i], scales.m[i]);
+      odd[i] = hn::MulAdd(Convert(pair, 0xf0), scales.d_sixteenth[i], scales.m[i]);
     }
-    visit(k + kIndex, w);
+    visit(k + 2 * kPair, even);
+    visit(k + 2 * kPair + 1, odd);
   }
 };
 
@@ -126,7 +148,10 @@ template <class Format>
 HWY_INLINE void UnpackBlocks(const std::byte* panel, size_t begin, size_t count, float* out) {
   const std::byte* block = panel + begin / Format::kItems * Format::kBytes;
   for (size_t k = 0; k < count; k += Format::kItems, block += Format::kBytes) {
-    Format::VisitBlock(block, StoreColumns{out + k * kStrip});
+    const auto scales = Format::LoadScales(block);
+    for (size_t group = 0; group < Format::kGroups; ++group) {
+      Format::VisitGroup(block, group, scales, StoreColumns{out + k * kStrip});
+    }
   }
 }
 
