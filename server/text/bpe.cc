@@ -1,7 +1,6 @@
 #include "server/text/bpe.h"
 
 #include <algorithm>
-#include <functional>
 
 #include "server/text/utf8.h"
 
@@ -104,25 +103,15 @@ void BytePairEncoder::PushPair(int32_t left, BpeScratch* scratch) const {
   if (left < 0 || symbols[left].next < 0) return;
   const auto rank = rank_of_pair_.find(PairKey(symbols[left].id, symbols[symbols[left].next].id));
   if (rank == rank_of_pair_.end()) return;
-  scratch->heap.push_back(static_cast<uint64_t>(rank->second) << 32 | left);
+  scratch->waiting.Push({rank->second, left});
 }
 
 void BytePairEncoder::MergeAll(BpeScratch* scratch) const {
   auto& symbols = scratch->symbols;
-  auto& heap = scratch->heap;
-  heap.clear();
   for (size_t i = 0; i < symbols.size(); ++i) PushPair(static_cast<int32_t>(i), scratch);
-  std::make_heap(heap.begin(), heap.end(), std::greater<>());
-  const auto push = [&](int32_t left) {
-    const size_t before = heap.size();
-    PushPair(left, scratch);
-    if (heap.size() > before) std::push_heap(heap.begin(), heap.end(), std::greater<>());
-  };
-  while (!heap.empty()) {
-    std::pop_heap(heap.begin(), heap.end(), std::greater<>());
-    const Merge& merge = merges_[heap.back() >> 32];
-    const int32_t place = static_cast<int32_t>(heap.back() & 0xFFFFFFFF);
-    heap.pop_back();
+  while (!scratch->waiting.empty()) {
+    const auto [rank, place] = scratch->waiting.Pop();
+    const Merge& merge = merges_[rank];
     auto& left = symbols[place];
     // An entry whose symbols have changed since it was pushed is void.
     if (left.id != merge.left || left.next < 0 || symbols[left.next].id != merge.right) continue;
@@ -131,8 +120,8 @@ void BytePairEncoder::MergeAll(BpeScratch* scratch) const {
     left.next = right.next;
     right.id = kGone;
     if (left.next >= 0) symbols[left.next].previous = place;
-    push(left.previous);
-    push(place);
+    PushPair(left.previous, scratch);
+    PushPair(place, scratch);
   }
 }
 

@@ -1,6 +1,6 @@
 // Byte-pair encoding of one word: bytes to tokens by merging the best pair until none is left.
 //
-// The pair with the lowest rank goes first, the leftmost on ties. A heap of pairs over a
+// The pair with the lowest rank goes first, the leftmost on ties. A queue of pairs over a
 // linked list of symbols makes that O(n log n). Immutable once built: thread-safe, with one
 // BpeScratch per call at a time. Tokens are plain bytes here; the printable alphabet of
 // vocabularies is undone by SpellingToBytes.
@@ -15,6 +15,7 @@
 
 #include "absl/container/flat_hash_map.h"
 #include "absl/status/status.h"
+#include "server/text/merge_queue.h"
 #include "server/text/string_map.h"
 
 namespace lorica {
@@ -29,7 +30,7 @@ struct BpeScratch {
     int32_t next;      // -1: none
   };
   std::vector<Symbol> symbols;
-  std::vector<uint64_t> heap;  // rank << 32 | place of the left symbol; the least on top
+  MergeQueue waiting;
 };
 
 class BytePairEncoder {

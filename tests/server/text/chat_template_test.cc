@@ -1,6 +1,5 @@
 #include "server/text/chat_template.h"
 
-#include <chrono>
 #include <cstdlib>
 #include <filesystem>
 #include <fstream>

@@ -1,6 +1,5 @@
 #include "server/text/tokenizer.h"
 
-#include <chrono>
 #include <cstdlib>
 #include <filesystem>
 #include <fstream>
@@ -14,6 +13,7 @@
 #include "gtest/gtest.h"
 #include "server/text/detokenizer.h"
 #include "server/text/utf8.h"
+#include "tests/server/text/cpu_seconds.h"
 
 namespace lorica {
 namespace {
@@ -169,10 +169,9 @@ TEST(TokenizerTest, TextBeyondTheLimitIsRefused) {
 }
 
 double EncodeSeconds(const std::string& text) {
-  const auto start = std::chrono::steady_clock::now();
+  const double start = CpuSeconds();
   const auto ids = Encode(SmolLm(), text);
-  const double seconds =
-      std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+  const double seconds = CpuSeconds() - start;
   EXPECT_EQ(Decode(SmolLm(), ids, false), text);
   return seconds;
 }
@@ -191,16 +190,14 @@ TEST_P(HostileTextTest, TakesNearLinearTime) {
   const double one = EncodeSeconds(Repeat(GetParam(), kMiB));
   const double four = EncodeSeconds(Repeat(GetParam(), 4 * kMiB));
   std::cout << "1 MiB " << one << " s, 4 MiB " << four << " s\n";
-  EXPECT_LT(four, 6 * one + 0.1);
-  EXPECT_LT(four, 6);
+  EXPECT_LT(four, 5 * one + 0.1);
+  EXPECT_LT(four, 3);
 }
 
 INSTANTIATE_TEST_SUITE_P(All, HostileTextTest,
-                         testing::Values("a", "A", " ", "\n", "\t", " \n", "ab", "1", "'", "'s",
-                                         " a", ".", "<", "<|im_start|", "<|im_end|>", "\u2581",
-                                         "\u00A0", "\u200D",
+                         testing::Values("a", " ", "\n", ".", "'s", "1", "<|im_start|", "\u2581",
                                          "\U0001F468\u200D\U0001F469\u200D\U0001F467\u200D",
-                                         "\u65E5\u672C", "a\u0301", "\u0301", "aAbBcC",
+                                         "a\u0301",
                                          "The quick brown fox jumps over the lazy dog. "));
 
 }  // namespace
