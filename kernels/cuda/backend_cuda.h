@@ -1,0 +1,122 @@
+// The CUDA backend. See kernels/backend.h for the contract.
+//
+// Activations, K, V and tiles are bf16; sums, norms, softmax and u are fp32. The residual
+// stream is bf16 too, rounded once a half layer, as the models were trained. One main
+// stream runs the verbs; a second runs shrinks beside the base products when asked; a third
+// of low priority copies blocks.
+//
+// Sample serves greedy rows without penalties, masks or logprobs; attention at most 8 query
+// heads a KV head.
+//
+// KV inside a block: [layer][K, V][kv_head][16 tokens][head size], the head size padded
+// to 64, 128 or 256 with zeros.
+#pragma once
+
+#include <map>
+#include <memory>
+#include <mutex>
+#include <string>
+#include <vector>
+
+#include "kernels/backend.h"
+#include "kernels/cuda/launch.h"
+#include "kernels/cuda/linear.h"
+#include "kernels/cuda/step_image.h"
+#include "kernels/cuda/stream.h"
+
+namespace lorica::cuda {
+
+// How shrinks run: kInline in the main stream, kBeside in a stream of their own next to the
+// base product.
+enum class ShrinkPlace : uint8_t { kInline, kBeside };
+
+class CudaBackend : public Backend {
+ public:
+  static absl::StatusOr<std::unique_ptr<CudaBackend>> Make(const BackendOptions& options);
+
+  std::string name() const override { return name_; }
+  int threads() const override { return 1; }
+  bool asynchronous() const override { return true; }
+
+  absl::StatusOr<std::unique_ptr<Buffer>> Allocate(int64_t bytes) override;
+  absl::StatusOr<std::unique_ptr<Buffer>> NewHostBuffer(int64_t bytes) override;
+  void Upload(void* device, const void* host, int64_t bytes) override;
+  void Download(void* host, const void* device, int64_t bytes) override;
+  int64_t TensorBytes(int64_t rows, int64_t columns) const override { return rows * columns * 2; }
+  absl::StatusOr<std::unique_ptr<Weight>> PackWeight(absl::Span<const HostMatrix> parts) override;
+
+  int64_t BlockBytesFor(const AttentionShape& shape) const override;
+  DType TileDType(DType) const override { return DType::kBF16; }
+  absl::StatusOr<std::vector<float>> DoraGain(const LoraTarget& target, absl::Span<const float> a,
+                                              absl::Span<const float> b, int rank, float scale,
+                                              absl::Span<const float> magnitude) override;
+  std::unique_ptr<CopyTicket> StartCopy(const KvCache& cache,
+                                        absl::Span<const BlockCopy> copies) override;
+  absl::StatusOr<std::unique_ptr<MountedAdapter>> Mount(
+      const LoraImage& image, const KvCache& cache, absl::Span<const BlockId> block_ids) override;
+
+  void BeginStep(const StepBatch& batch) override;
+  void Embed(Tensor out, const Weight& table) override;
+  void RmsNorm(Tensor out, Tensor x, const float* weight, float epsilon) override;
+  void Linear(Tensor y, Tensor x, const Weight& weight) override;
+  void LoraShrink(Tensor x, int layer, LoraGroup group) override;
+  void QkvPost(Tensor qkv, const float* bias, const RopeTable& rope, int layer,
+               const KvCache& cache) override;
+  void Attend(Tensor out, Tensor qkv, int layer, const KvCache& cache) override;
+  void ResidualNorm(Tensor out, Tensor residual, Tensor projection, const float* bias, int layer,
+                    LoraGroup group, const float* next_weight, float epsilon) override;
+  void GluPost(Tensor out, Tensor gate_up, Activation activation, int layer) override;
+  void GatherRows(Tensor out, Tensor x) override;
+  void Sample(Tensor logits, int32_t vocabulary_used, absl::Span<SampleResult> results) override;
+  absl::Status Synchronize() override;
+
+  cudaStream_t stream() const { return stream_->get(); }
+  void set_shrink_place(ShrinkPlace place) { shrink_place_ = place; }
+  // Launches for as many tiles as there are rows, so that a captured step serves any mixture
+  // of adapters over that many rows.
+  void set_fixed_grids(bool fixed) { fixed_grids_ = fixed; }
+
+ private:
+  struct DeviceRope {
+    std::unique_ptr<Buffer> cos;
+    std::unique_ptr<Buffer> sin;
+  };
+  struct PendingResults {
+    absl::Span<SampleResult> results;
+    int64_t begin = 0;  // in host_results_
+  };
+
+  CudaBackend() = default;
+  absl::Status Start(const BackendOptions& options);
+  const DeviceRope& RopeOnDevice(const RopeTable& rope);
+  int RowTiles() const;
+  void JoinShrink();
+
+  std::string name_;
+  std::unique_ptr<Stream> stream_;
+  std::unique_ptr<Stream> shrink_stream_;
+  std::unique_ptr<Stream> copy_stream_;
+  Event input_ready_;
+  Event shrink_done_;
+  bool shrink_running_ = false;
+  ShrinkPlace shrink_place_ = ShrinkPlace::kInline;
+  bool fixed_grids_ = false;
+  bool greedy_ = true;  // every sample row of the step
+
+  std::unique_ptr<LinearRunner> linear_;
+  std::unique_ptr<StepImage> step_;
+  std::unique_ptr<Buffer> plan_memory_;
+  std::unique_ptr<Buffer> u_;
+  std::unique_ptr<Buffer> starts_;
+  LoraPlan plan_{};
+  int plan_layers_ = 0;
+  int64_t shrink_columns_ = 1;  // inputs of the last shrink
+  std::map<const RopeTable*, DeviceRope> ropes_;
+
+  std::unique_ptr<Buffer> device_results_;
+  std::unique_ptr<Buffer> host_results_;
+  std::vector<PendingResults> pending_;
+  int64_t results_used_ = 0;
+};
+
+}  // namespace lorica::cuda

@@ -1,0 +1,102 @@
+// Warp-wide pieces: the bf16 matrix instruction, packing, asynchronous copies and
+// programmatic dependent launch.
+//
+// mma m16n8k16. Lane l has g = l / 4 and t = l % 4:
+//   A: a0 (row g, k 2t..), a1 (row g + 8, k 2t..), a2 (row g, k 2t + 8..), a3 (row g + 8, ..)
+//   B: b0 (k 2t.., column g), b1 (k 2t + 8.., column g)
+//   D: d0 (row g, column 2t), d1 (row g, 2t + 1), d2 (row g + 8, 2t), d3 (row g + 8, 2t + 1)
+#pragma once
+
+#include <cuda_bf16.h>
+
+#include <cstdint>
+
+namespace lorica::cuda {
+
+using bf16 = __nv_bfloat16;
+
+__device__ __forceinline__ void Mma(float (&d)[4], uint32_t a0, uint32_t a1, uint32_t a2,
+                                    uint32_t a3, uint32_t b0, uint32_t b1) {
+  asm volatile(
+      "mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, "
+      "{%8,%9}, {%0,%1,%2,%3};"
+      : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
+      : "r"(a0), "r"(a1), "r"(a2), "r"(a3), "r"(b0), "r"(b1));
+}
+
+// Low halves of two words, then their high halves: turns two rows of pairs into
+// two columns of pairs.
+__device__ __forceinline__ uint32_t LowHalves(uint32_t first, uint32_t second) {
+  return __byte_perm(first, second, 0x5410);
+}
+__device__ __forceinline__ uint32_t HighHalves(uint32_t first, uint32_t second) {
+  return __byte_perm(first, second, 0x7632);
+}
+
+__device__ __forceinline__ uint32_t PackBf16(float low, float high) {
+  const __nv_bfloat162 pair = __floats2bfloat162_rn(low, high);
+  return *reinterpret_cast<const uint32_t*>(&pair);
+}
+__device__ __forceinline__ float LowFloat(uint32_t pair) { return __uint_as_float(pair << 16); }
+__device__ __forceinline__ float HighFloat(uint32_t pair) {
+  return __uint_as_float(pair & 0xffff0000u);
+}
+
+// Streamed weights: read once, kept out of L1. volatile keeps the loads where they
+// are written, ahead of barriers.
+__device__ __forceinline__ uint4 LoadStream(const void* address) {
+  uint4 v;
+  asm volatile("ld.global.nc.L1::no_allocate.v4.u32 {%0,%1,%2,%3}, [%4];"
+               : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w)
+               : "l"(address));
+  return v;
+}
+
+__device__ __forceinline__ uint32_t SharedAddress(const void* pointer) {
+  return static_cast<uint32_t>(__cvta_generic_to_shared(pointer));
+}
+
+__device__ __forceinline__ void LoadMatrixTransposed(uint32_t (&r)[4], uint32_t address) {
+  asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0,%1,%2,%3}, [%4];"
+               : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3])
+               : "r"(address));
+}
+
+__device__ __forceinline__ void BarrierInit(uint32_t barrier, uint32_t arrivals) {
+  asm volatile("mbarrier.init.shared.b64 [%0], %1;" ::"r"(barrier), "r"(arrivals) : "memory");
+}
+
+// One contiguous copy to shared memory that completes on `barrier`.
+// REQUIRES: both addresses and bytes are multiples of 16.
+__device__ __forceinline__ void CopyBulk(uint32_t shared, const void* global, uint32_t bytes,
+                                         uint32_t barrier) {
+  asm volatile("mbarrier.arrive.expect_tx.shared.b64 _, [%0], %1;" ::"r"(barrier), "r"(bytes)
+               : "memory");
+  asm volatile(
+      "cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];" ::
+          "r"(shared),
+      "l"(global), "r"(bytes), "r"(barrier)
+      : "memory");
+}
+
+__device__ __forceinline__ void BarrierWait(uint32_t barrier, uint32_t parity) {
+  asm volatile(
+      "{\n.reg .pred done;\n"
+      "again:\n"
+      "mbarrier.try_wait.parity.shared.b64 done, [%0], %1;\n"
+      "@!done bra again;\n}" ::"r"(barrier),
+      "r"(parity)
+      : "memory");
+}
+
+// Blocks until the launch before this one in the stream has completed and its
+// writes are visible. Code above it may touch only what no running launch writes.
+__device__ __forceinline__ void WaitForPredecessor() {
+  asm volatile("griddepcontrol.wait;" ::: "memory");
+}
+// Lets the next launch of the stream start its prologue.
+__device__ __forceinline__ void ReleaseSuccessor() {
+  asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
+}
+
+}  // namespace lorica::cuda

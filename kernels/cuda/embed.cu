@@ -1,0 +1,89 @@
+// Rows in and out of a step: token embedding, plain norm, rows that need logits, the
+// step's tables, stored weights to bf16.
+#include <cuda_fp16.h>
+
+#include "kernels/cuda/device/mma.cuh"
+#include "kernels/cuda/launch.h"
+
+namespace lorica::cuda {
+namespace {
+
+constexpr int kThreads = 128;
+
+__global__ void ScatterKernel(std::byte* tables, const std::byte* image) {
+  const auto* sections = reinterpret_cast<const ScatterSection*>(image);
+  const ScatterSection section = sections[blockIdx.x];
+  const auto* from = reinterpret_cast<const uint32_t*>(image + section.source_bytes);
+  auto* to = reinterpret_cast<uint32_t*>(tables + section.target_bytes);
+  for (int64_t i = threadIdx.x; i < section.bytes / 4; i += blockDim.x) to[i] = from[i];
+}
+
+__global__ void EmbedKernel(bf16* out, const bf16* table, int64_t columns, StepTables step) {
+  const int row = blockIdx.x;
+  if (row >= step.counts->rows) return;
+  const int32_t written = step.tokens[row];
+  const int64_t token = written >= 0 ? written : step.token_slots[-1 - written];
+  for (int64_t i = threadIdx.x * 8; i < columns; i += blockDim.x * 8) {
+    *reinterpret_cast<uint4*>(out + row * columns + i) =
+        *reinterpret_cast<const uint4*>(table + token * columns + i);
+  }
+}
+
+__device__ float BlockSum(float value) {
+  __shared__ float warps[kThreads / 32];
+  for (int offset = 16; offset > 0; offset /= 2) value += __shfl_xor_sync(~0u, value, offset);
+  if (threadIdx.x % 32 == 0) warps[threadIdx.x / 32] = value;
+  __syncthreads();
+  float sum = 0.0f;
+  for (int i = 0; i < kThreads / 32; ++i) sum += warps[i];
+  return sum;
+}
+
+__global__ void __launch_bounds__(kThreads)
+    RmsNormKernel(bf16* out, const bf16* x, const float* weight, float epsilon, int64_t columns) {
+  const bf16* from = x + blockIdx.x * columns;
+  float squares = 0.0f;
+  for (int64_t i = threadIdx.x; i < columns; i += kThreads) {
+    const float v = __bfloat162float(from[i]);
+    squares += v * v;
+  }
+  const float scale = rsqrtf(BlockSum(squares) / columns + epsilon);
+  for (int64_t i = threadIdx.x; i < columns; i += kThreads) {
+    out[blockIdx.x * columns + i] = __float2bfloat16(__bfloat162float(from[i]) * scale * weight[i]);
+  }
+}
+
+__global__ void GatherKernel(bf16* out, const bf16* x, int64_t columns, StepTables step) {
+  if (blockIdx.x >= step.counts->samples) return;
+  const int64_t row = step.sample_rows[blockIdx.x];
+  for (int64_t i = threadIdx.x * 8; i < columns; i += blockDim.x * 8) {
+    *reinterpret_cast<uint4*>(out + blockIdx.x * columns + i) =
+        *reinterpret_cast<const uint4*>(x + row * columns + i);
+  }
+}
+
+}  // namespace
+
+void LaunchScatter(std::byte* tables, const std::byte* image, cudaStream_t stream) {
+  ScatterKernel<<<kScatterSectionsMax, 256, 0, stream>>>(tables, image);
+}
+
+void LaunchEmbed(void* out, const void* table, int64_t columns, const StepTables& step, int rows,
+                 cudaStream_t stream) {
+  EmbedKernel<<<rows, kThreads, 0, stream>>>(static_cast<bf16*>(out),
+                                             static_cast<const bf16*>(table), columns, step);
+}
+
+void LaunchRmsNorm(void* out, const void* x, const float* weight, float epsilon, int64_t columns,
+                   int rows, cudaStream_t stream) {
+  RmsNormKernel<<<rows, kThreads, 0, stream>>>(static_cast<bf16*>(out), static_cast<const bf16*>(x),
+                                               weight, epsilon, columns);
+}
+
+void LaunchGatherRows(void* out, const void* x, int64_t columns, const StepTables& step,
+                      int samples, cudaStream_t stream) {
+  GatherKernel<<<samples, kThreads, 0, stream>>>(static_cast<bf16*>(out),
+                                                 static_cast<const bf16*>(x), columns, step);
+}
+
+}  // namespace lorica::cuda

@@ -1,0 +1,105 @@
+// Launches of the kernels: one function a kernel, plain arguments, a stream.
+//
+// Activations are bf16, row-major; norms and biases fp32. All launches return at
+// once; errors of the device appear at the next synchronisation.
+#pragma once
+
+#include <cuda_runtime_api.h>
+
+#include "kernels/backend.h"
+#include "kernels/cuda/tables.h"
+
+namespace lorica::cuda {
+
+// Copies the sections of a packed step image to their fixed places.
+struct ScatterSection {
+  int64_t target_bytes = 0;  // offsets from the tables' base and the image's base
+  int64_t source_bytes = 0;
+  int64_t bytes = 0;  // a multiple of 4
+};
+inline constexpr int kScatterSectionsMax = 12;
+void LaunchScatter(std::byte* tables, const std::byte* image, cudaStream_t stream);
+
+// Inputs of each group's modules; 0 where no adapter of the step touches it.
+struct GroupInputs {
+  int features[4] = {};
+};
+// Fills the plan of every (layer, group) from the step's terms and row tiles.
+void LaunchLoraPlan(const StepTables& step, const LoraPlan& plan, int layers,
+                    const GroupInputs& inputs, cudaStream_t stream);
+// Warps that a shrink's work is dealt out to, on this device.
+int ShrinkWarps();
+// u = A x. `early` lets the launch begin, and read weights, before the one ahead of it
+// in the stream has ended.
+void LaunchLoraShrink(const void* x, int64_t columns, const StepTables& step, const LoraPlan& plan,
+                      int layer, LoraGroup group, bool early, cudaStream_t stream);
+
+struct QkvPostArgs {
+  void* qkv = nullptr;
+  const float* bias = nullptr;
+  const float* cos = nullptr;
+  const float* sin = nullptr;
+  int rotary_size = 0;
+  int layer = 0;
+  void* arena = nullptr;
+  int64_t block_bytes = 0;
+  AttentionShape shape;
+};
+// The post kernels run over row_tiles tiles; those beyond the step's own leave at once.
+// `hidden` is what the shrink of the group read: it decides the splits of u.
+void LaunchQkvPost(const QkvPostArgs& args, int64_t hidden, const StepTables& step,
+                   const LoraPlan& plan, int row_tiles, cudaStream_t stream);
+void LaunchGluPost(void* out, const void* gate_up, int64_t ffn, int64_t hidden,
+                   Activation activation, int layer, const StepTables& step, const LoraPlan& plan,
+                   int row_tiles, cudaStream_t stream);
+
+struct ResidualNormArgs {
+  void* out = nullptr;
+  void* residual = nullptr;
+  const void* projection = nullptr;
+  const float* bias = nullptr;
+  const float* norm = nullptr;
+  float epsilon = 0.0f;
+  int64_t columns = 0;
+  int64_t in_features = 0;  // of the projection, which decides the splits of u
+  int layer = 0;
+  LoraGroup group = LoraGroup::kO;
+};
+void LaunchResidualNorm(const ResidualNormArgs& args, const StepTables& step, const LoraPlan& plan,
+                        int row_tiles, cudaStream_t stream);
+
+void LaunchEmbed(void* out, const void* table, int64_t columns, const StepTables& step, int rows,
+                 cudaStream_t stream);
+void LaunchRmsNorm(void* out, const void* x, const float* weight, float epsilon, int64_t columns,
+                   int rows, cudaStream_t stream);
+void LaunchGatherRows(void* out, const void* x, int64_t columns, const StepTables& step,
+                      int samples, cudaStream_t stream);
+
+struct AttendArgs {
+  void* out = nullptr;
+  const void* qkv = nullptr;
+  int64_t qkv_columns = 0;
+  int layer = 0;
+  const void* arena = nullptr;
+  int64_t block_bytes = 0;
+  AttentionShape shape;
+};
+void LaunchAttend(const AttendArgs& args, const StepTables& step, int rows, cudaStream_t stream);
+inline constexpr int kAttendGroupMax = 8;  // query heads a KV head
+// Head size as stored: 64, 128 or 256. 0: not supported.
+int PaddedHeadSize(int head_size);
+
+// y = W x for at most kSkinnyRowsMax rows. Weights are streamed once; every row's sums are
+// taken in the same order however many there are.
+inline constexpr int kSkinnyRowsMax = 8;
+void LaunchSkinnyLinear(void* y, const void* x, const void* weight, int rows, int64_t out_features,
+                        int64_t in_features, cudaStream_t stream);
+
+struct GreedyResult {
+  int32_t token;
+  int32_t finite;
+};
+void LaunchGreedy(const void* logits, int64_t columns, int32_t vocabulary, const StepTables& step,
+                  GreedyResult* results, int samples, cudaStream_t stream);
+
+}  // namespace lorica::cuda

@@ -1,0 +1,145 @@
+#include "kernels/cuda/linear.h"
+
+#include <algorithm>
+#include <cstring>
+#include <vector>
+
+#include "absl/strings/str_cat.h"
+#include "kernels/check.h"
+#include "kernels/cuda/bf16.h"
+#include "kernels/cuda/launch.h"
+
+namespace lorica::cuda {
+namespace {
+
+constexpr int64_t kWorkspaceBytes = int64_t{64} << 20;
+constexpr int64_t kStagingBytes = int64_t{16} << 20;
+
+void RowsToBf16(const HostMatrix& matrix, int64_t begin, int64_t end, uint16_t* out) {
+  const int64_t row_bytes = RowBytes(matrix.dtype, matrix.columns);
+  const std::byte* from = matrix.data + begin * row_bytes;
+  if (matrix.dtype == DType::kBF16) {
+    std::memcpy(out, from, (end - begin) * row_bytes);
+    return;
+  }
+  std::vector<float> row(matrix.columns);
+  for (int64_t r = 0; r < end - begin; ++r) {
+    Dequantize(matrix.dtype, from + r * row_bytes, matrix.columns, row.data());
+    for (int64_t c = 0; c < matrix.columns; ++c) out[r * matrix.columns + c] = ToBf16(row[c]);
+  }
+}
+
+absl::Status UploadRows(const HostMatrix& matrix, uint16_t* target, uint16_t* staging) {
+  const int64_t rows_at_once = std::max<int64_t>(1, kStagingBytes / (matrix.columns * 2));
+  for (int64_t begin = 0; begin < matrix.rows; begin += rows_at_once) {
+    const int64_t end = std::min(matrix.rows, begin + rows_at_once);
+    RowsToBf16(matrix, begin, end, staging);
+    const cudaError_t error =
+        cudaMemcpy(target + begin * matrix.columns, staging, (end - begin) * matrix.columns * 2,
+                   cudaMemcpyHostToDevice);
+    if (error != cudaSuccess) return ToStatus(error, "cannot upload a weight");
+  }
+  return absl::OkStatus();
+}
+
+}  // namespace
+
+absl::StatusOr<std::unique_ptr<Weight>> PackWeight(absl::Span<const HostMatrix> parts) {
+  LORICA_CHECK(!parts.empty());
+  const int64_t columns = parts[0].columns;
+  if (columns % 8 != 0) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("the CUDA backend needs widths in multiples of 8, a weight has ", columns));
+  }
+  int64_t rows = 0;
+  for (const HostMatrix& part : parts) rows += part.rows;
+  auto data = AllocateDevice(rows * columns * 2);
+  if (!data.ok()) return data.status();
+  auto staging = AllocatePinned(std::max(kStagingBytes, columns * 2));
+  if (!staging.ok()) return staging.status();
+  auto* target = static_cast<uint16_t*>((*data)->data());
+  for (const HostMatrix& part : parts) {
+    LORICA_CHECK(part.columns == columns, part.columns, columns);
+    const absl::Status status =
+        UploadRows(part, target, static_cast<uint16_t*>((*staging)->data()));
+    if (!status.ok()) return status;
+    target += part.rows * columns;
+  }
+  return std::make_unique<CudaWeight>(*std::move(data), rows, columns);
+}
+
+struct LinearRunner::Plan {
+  cublasLtMatmulDesc_t operation = nullptr;
+  cublasLtMatrixLayout_t weight = nullptr;
+  cublasLtMatrixLayout_t x = nullptr;
+  cublasLtMatrixLayout_t y = nullptr;
+  cublasLtMatmulAlgo_t algorithm;
+
+  ~Plan() {
+    cublasLtMatrixLayoutDestroy(weight);
+    cublasLtMatrixLayoutDestroy(x);
+    cublasLtMatrixLayoutDestroy(y);
+    cublasLtMatmulDescDestroy(operation);
+  }
+};
+
+absl::StatusOr<std::unique_ptr<LinearRunner>> LinearRunner::Make() {
+  std::unique_ptr<LinearRunner> runner(new LinearRunner);
+  if (cublasLtCreate(&runner->handle_) != CUBLAS_STATUS_SUCCESS) {
+    return absl::InternalError("cannot start cuBLASLt");
+  }
+  auto workspace = AllocateDevice(kWorkspaceBytes);
+  if (!workspace.ok()) return workspace.status();
+  runner->workspace_ = *std::move(workspace);
+  return runner;
+}
+
+LinearRunner::~LinearRunner() {
+  plans_.clear();
+  if (handle_) cublasLtDestroy(handle_);
+}
+
+// Column-major views of row-major memory: y^T [out, rows] = W [out, in] x^T [in, rows].
+const LinearRunner::Plan& LinearRunner::PlanFor(int64_t rows, int64_t out_features,
+                                                int64_t in_features) {
+  auto& plan = plans_[{rows, out_features, in_features}];
+  if (plan) return *plan;
+  plan = std::make_unique<Plan>();
+  cublasLtMatmulDescCreate(&plan->operation, CUBLAS_COMPUTE_32F, CUDA_R_32F);
+  const cublasOperation_t transposed = CUBLAS_OP_T;
+  cublasLtMatmulDescSetAttribute(plan->operation, CUBLASLT_MATMUL_DESC_TRANSA, &transposed,
+                                 sizeof(transposed));
+  cublasLtMatrixLayoutCreate(&plan->weight, CUDA_R_16BF, in_features, out_features, in_features);
+  cublasLtMatrixLayoutCreate(&plan->x, CUDA_R_16BF, in_features, rows, in_features);
+  cublasLtMatrixLayoutCreate(&plan->y, CUDA_R_16BF, out_features, rows, out_features);
+  cublasLtMatmulPreference_t preference = nullptr;
+  cublasLtMatmulPreferenceCreate(&preference);
+  const size_t workspace_bytes = kWorkspaceBytes;
+  cublasLtMatmulPreferenceSetAttribute(preference, CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES,
+                                       &workspace_bytes, sizeof(workspace_bytes));
+  cublasLtMatmulHeuristicResult_t found{};
+  int count = 0;
+  const cublasStatus_t status =
+      cublasLtMatmulAlgoGetHeuristic(handle_, plan->operation, plan->weight, plan->x, plan->y,
+                                     plan->y, preference, 1, &found, &count);
+  cublasLtMatmulPreferenceDestroy(preference);
+  LORICA_CHECK(status == CUBLAS_STATUS_SUCCESS && count == 1, rows, out_features, in_features);
+  plan->algorithm = found.algo;
+  return *plan;
+}
+
+void LinearRunner::Run(void* y, const void* x, int64_t rows, const CudaWeight& weight,
+                       cudaStream_t stream) {
+  if (rows <= kSkinnyRowsMax) {
+    return LaunchSkinnyLinear(y, x, weight.data(), static_cast<int>(rows), weight.out_features(),
+                              weight.in_features(), stream);
+  }
+  const Plan& plan = PlanFor(rows, weight.out_features(), weight.in_features());
+  const float one = 1.0f, zero = 0.0f;
+  const cublasStatus_t status = cublasLtMatmul(
+      handle_, plan.operation, &one, weight.data(), plan.weight, x, plan.x, &zero, y, plan.y, y,
+      plan.y, &plan.algorithm, workspace_->data(), kWorkspaceBytes, stream);
+  LORICA_CHECK(status == CUBLAS_STATUS_SUCCESS, static_cast<int>(status), rows);
+}
+
+}  // namespace lorica::cuda

@@ -1,0 +1,58 @@
+// Weights in device memory and their product.
+//
+// Weights are kept as bf16, row-major [out_features, in_features]; stored quantised
+// types are expanded once, at load. A few rows go through the skinny kernel, more through
+// cuBLASLt, whose algorithm is chosen once for each shape.
+#pragma once
+
+#include <cublasLt.h>
+
+#include <map>
+#include <memory>
+#include <tuple>
+
+#include "absl/status/statusor.h"
+#include "absl/types/span.h"
+#include "kernels/cuda/stream.h"
+#include "kernels/tensor.h"
+
+namespace lorica::cuda {
+
+class CudaWeight : public Weight {
+ public:
+  CudaWeight(std::unique_ptr<Buffer> data, int64_t out_features, int64_t in_features)
+      : data_(std::move(data)), out_features_(out_features), in_features_(in_features) {}
+  int64_t out_features() const override { return out_features_; }
+  int64_t in_features() const override { return in_features_; }
+  int64_t resident_bytes() const override { return data_->size_bytes(); }
+  const void* data() const { return data_->data(); }
+
+ private:
+  std::unique_ptr<Buffer> data_;
+  int64_t out_features_;
+  int64_t in_features_;
+};
+
+// InvalidArgument where in_features is no multiple of 8.
+absl::StatusOr<std::unique_ptr<Weight>> PackWeight(absl::Span<const HostMatrix> parts);
+
+// Products on one stream. One thread.
+class LinearRunner {
+ public:
+  static absl::StatusOr<std::unique_ptr<LinearRunner>> Make();
+  ~LinearRunner();
+  void Run(void* y, const void* x, int64_t rows, const CudaWeight& weight, cudaStream_t stream);
+
+ private:
+  struct Plan;
+  using Shape = std::tuple<int64_t, int64_t, int64_t>;  // rows, out, in
+
+  LinearRunner() = default;
+  const Plan& PlanFor(int64_t rows, int64_t out_features, int64_t in_features);
+
+  cublasLtHandle_t handle_ = nullptr;
+  std::unique_ptr<Buffer> workspace_;
+  std::map<Shape, std::unique_ptr<Plan>> plans_;
+};
+
+}  // namespace lorica::cuda

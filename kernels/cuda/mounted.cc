@@ -1,0 +1,147 @@
+#include "kernels/cuda/mounted.h"
+
+#include <algorithm>
+#include <vector>
+
+#include "absl/strings/str_cat.h"
+#include "kernels/check.h"
+
+namespace lorica::cuda {
+namespace {
+
+int GroupOf(LoraModule module) {
+  const int m = static_cast<int>(module);
+  return m < 3 ? 0 : m < 4 ? 1 : m < 6 ? 2 : 3;
+}
+
+// The tables of an adapter under construction. Pointers are offsets into the references
+// until the place of the whole is known.
+class TableBuilder {
+ public:
+  TableBuilder(int64_t block_bytes, absl::Span<const BlockId> block_ids, int layers)
+      : block_bytes_(block_bytes),
+        block_ids_(block_ids),
+        modules_(layers * kLoraModuleCount),
+        places_(layers * kLoraModuleCount) {}
+
+  absl::Status Add(const ModuleTiles& tiles) {
+    if (tiles.dtype != DType::kBF16) {
+      return absl::InvalidArgumentError("the CUDA backend reads BF16 tiles only");
+    }
+    const int index = tiles.layer * kLoraModuleCount + static_cast<int>(tiles.module);
+    LORICA_CHECK(index < modules_.size(), tiles.layer);
+    modules_[index].scale = tiles.scale;
+    modules_[index].rank_tiles = tiles.rank_tiles();
+    places_[index].a = AddTiles(tiles.a_tiles);
+    places_[index].b = AddTiles(tiles.b_tiles);
+    modules_[index].a_run = RunOf(tiles.a_tiles, tiles.in_features);
+    modules_[index].b_run = RunOf(tiles.b_tiles, tiles.out_features);
+    if (tiles.has_gain) places_[index].gain = UnitOf(tiles.gain) * kTileUnitBytes;
+    return absl::OkStatus();
+  }
+
+  std::vector<std::byte> Finish(std::byte* memory, const std::byte* arena) {
+    const int64_t module_bytes = modules_.size() * sizeof(DeviceModule);
+    auto* references = reinterpret_cast<const uint32_t*>(memory + module_bytes);
+    for (size_t i = 0; i < modules_.size(); ++i) {
+      if (modules_[i].rank_tiles == 0) continue;
+      modules_[i].a_tiles = references + places_[i].a;
+      modules_[i].b_tiles = references + places_[i].b;
+      if (places_[i].gain >= 0) {
+        modules_[i].gain = reinterpret_cast<const float*>(arena + places_[i].gain);
+      }
+    }
+    std::vector<std::byte> out(bytes());
+    std::copy_n(reinterpret_cast<const std::byte*>(modules_.data()), module_bytes, out.data());
+    std::copy_n(reinterpret_cast<const std::byte*>(units_.data()), units_.size() * 4,
+                out.data() + module_bytes);
+    return out;
+  }
+
+  int64_t bytes() const { return modules_.size() * sizeof(DeviceModule) + units_.size() * 4; }
+
+ private:
+  struct Place {
+    int64_t a = 0;
+    int64_t b = 0;
+    int64_t gain = -1;
+  };
+
+  int64_t UnitOf(const BlockSlice& slice) const {
+    LORICA_CHECK(slice.offset_bytes % kTileUnitBytes == 0, slice.offset_bytes);
+    const int64_t bytes = block_ids_[slice.block_index] * block_bytes_ + slice.offset_bytes;
+    return bytes / kTileUnitBytes;
+  }
+
+  // The first tile's place where every tile lies right behind the one before.
+  uint32_t RunOf(const std::vector<BlockSlice>& tiles, int width) const {
+    const int64_t rank_bytes = int64_t{width} * kTileRanks * sizeof(uint16_t);
+    const int wide_tiles = (width + kTileWidth - 1) / kTileWidth;
+    if (rank_bytes % kTileUnitBytes != 0) return kScattered;
+    const int64_t first = UnitOf(tiles[0]);
+    for (size_t i = 1; i < tiles.size(); ++i) {
+      const int64_t rank_tile = i / wide_tiles, wide_tile = i % wide_tiles;
+      const int64_t place =
+          first + rank_tile * (rank_bytes / kTileUnitBytes) + wide_tile * kWideTileUnits;
+      if (UnitOf(tiles[i]) != place) return kScattered;
+    }
+    return static_cast<uint32_t>(first);
+  }
+
+  int64_t AddTiles(const std::vector<BlockSlice>& tiles) {
+    const int64_t first = units_.size();
+    for (const BlockSlice& tile : tiles) units_.push_back(static_cast<uint32_t>(UnitOf(tile)));
+    return first;
+  }
+
+  int64_t block_bytes_;
+  absl::Span<const BlockId> block_ids_;
+  std::vector<DeviceModule> modules_;
+  std::vector<Place> places_;
+  std::vector<uint32_t> units_;
+};
+
+}  // namespace
+
+absl::StatusOr<std::unique_ptr<MountedAdapter>> CudaMounted::Make(
+    const LoraImage& image, const KvCache& cache, absl::Span<const BlockId> block_ids,
+    cudaStream_t stream) {
+  LORICA_CHECK(cache.block_bytes % kTileUnitBytes == 0, cache.block_bytes);
+  const int layers = cache.shape.layers;  // a table for every layer, whatever it touches
+  TableBuilder builder(cache.block_bytes, block_ids, layers);
+  std::unique_ptr<CudaMounted> mounted(new CudaMounted);
+  std::vector<std::array<int, 4>> ranks(layers);
+  for (const ModuleTiles& tiles : image.modules) {
+    const absl::Status status = builder.Add(tiles);
+    if (!status.ok()) return status;
+    ranks[tiles.layer][GroupOf(tiles.module)] += tiles.padded_rank();
+    mounted->in_features_[GroupOf(tiles.module)] = tiles.in_features;
+  }
+  for (const auto& layer : ranks) {
+    for (const int group : layer) {
+      mounted->group_ranks_max_ = std::max(mounted->group_ranks_max_, group);
+    }
+  }
+  mounted->layers_ = layers;
+  mounted->arena_ = static_cast<const std::byte*>(cache.arena);
+  mounted->stream_ = stream;
+  cudaError_t error = cudaMallocAsync(&mounted->memory_, builder.bytes(), stream);
+  if (error != cudaSuccess) {
+    cudaGetLastError();
+    return absl::ResourceExhaustedError(absl::StrCat(
+        "no ", builder.bytes(), " bytes of device memory for the tables of an adapter"));
+  }
+  const std::vector<std::byte> table = builder.Finish(static_cast<std::byte*>(mounted->memory_),
+                                                      static_cast<const std::byte*>(cache.arena));
+  error =
+      cudaMemcpyAsync(mounted->memory_, table.data(), table.size(), cudaMemcpyHostToDevice, stream);
+  if (error == cudaSuccess) error = cudaStreamSynchronize(stream);
+  if (error != cudaSuccess) return ToStatus(error, "cannot upload the tables of an adapter");
+  return mounted;
+}
+
+CudaMounted::~CudaMounted() {
+  if (memory_) cudaFreeAsync(memory_, stream_);
+}
+
+}  // namespace lorica::cuda

@@ -1,0 +1,43 @@
+// An adapter whose tiles lie in the arena, as the kernels find it: a table of modules and
+// the lists of tile references behind it, in one piece of device memory.
+#pragma once
+
+#include <array>
+
+#include "absl/status/statusor.h"
+#include "absl/types/span.h"
+#include "kernels/backend.h"
+#include "kernels/cuda/stream.h"
+#include "kernels/cuda/tables.h"
+
+namespace lorica::cuda {
+
+class CudaMounted : public MountedAdapter {
+ public:
+  // `stream` orders allocation, upload and release; it is waited for.
+  static absl::StatusOr<std::unique_ptr<MountedAdapter>> Make(const LoraImage& image,
+                                                              const KvCache& cache,
+                                                              absl::Span<const BlockId> block_ids,
+                                                              cudaStream_t stream);
+  ~CudaMounted() override;
+
+  const DeviceModule* modules() const { return static_cast<const DeviceModule*>(memory_); }
+  const std::byte* arena() const { return arena_; }
+  int layers() const { return layers_; }
+  // Most ranks that a row's u holds in any (layer, group).
+  int group_ranks_max() const { return group_ranks_max_; }
+  // Inputs of a group's modules, 0 where it is not touched.
+  int in_features(int group) const { return in_features_[group]; }
+
+ private:
+  CudaMounted() = default;
+
+  void* memory_ = nullptr;
+  const std::byte* arena_ = nullptr;
+  cudaStream_t stream_ = nullptr;
+  int layers_ = 0;
+  int group_ranks_max_ = 0;
+  std::array<int, 4> in_features_ = {};
+};
+
+}  // namespace lorica::cuda

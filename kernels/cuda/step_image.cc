@@ -1,0 +1,208 @@
+#include "kernels/cuda/step_image.h"
+
+#include <algorithm>
+#include <cstring>
+
+#include "kernels/check.h"
+#include "kernels/cuda/mounted.h"
+
+namespace lorica::cuda {
+namespace {
+
+constexpr int64_t kAlignment = 16;
+
+int64_t Aligned(int64_t bytes) { return (bytes + kAlignment - 1) / kAlignment * kAlignment; }
+
+}  // namespace
+
+// Appends arrays to an image and notes where each of them goes.
+class StepImage::Packer {
+ public:
+  Packer(std::byte* image, const std::byte* tables, int64_t capacity)
+      : image_(image),
+        tables_(tables),
+        capacity_(capacity),
+        used_(Aligned(kScatterSectionsMax * sizeof(ScatterSection))) {
+    std::fill_n(sections(), kScatterSectionsMax, ScatterSection{});
+  }
+
+  // Room for `count` values that end up at `target`.
+  template <typename T>
+  T* Add(const T* target, int64_t count) {
+    const int64_t bytes = count * static_cast<int64_t>(sizeof(T));
+    LORICA_CHECK(section_ < kScatterSectionsMax);
+    LORICA_CHECK(used_ + Aligned(bytes) <= capacity_, bytes);
+    const int64_t place = reinterpret_cast<const std::byte*>(target) - tables_;
+    sections()[section_++] = {place, used_, bytes};
+    T* out = reinterpret_cast<T*>(image_ + used_);
+    used_ += Aligned(bytes);
+    return out;
+  }
+
+  int64_t used() const { return used_; }
+
+ private:
+  ScatterSection* sections() { return reinterpret_cast<ScatterSection*>(image_); }
+
+  std::byte* image_;
+  const std::byte* tables_;
+  int64_t capacity_;
+  int64_t used_;
+  int section_ = 0;
+};
+
+absl::StatusOr<std::unique_ptr<StepImage>> StepImage::Make(int rows_max, int64_t u_floats) {
+  std::unique_ptr<StepImage> image(new StepImage);
+  image->rows_max_ = rows_max;
+  image->u_floats_ = u_floats;
+  image->Layout(rows_max);
+  auto tables = AllocateDevice(image->image_bytes_max_);
+  if (!tables.ok()) return tables.status();
+  image->device_ = *std::move(tables);
+  auto device_image = AllocateDevice(image->image_bytes_max_);
+  if (!device_image.ok()) return device_image.status();
+  image->device_image_ = *std::move(device_image);
+  auto slots = AllocateDevice(kTokenSlotsMax * 4);
+  if (!slots.ok()) return slots.status();
+  image->token_slots_ = *std::move(slots);
+  for (Staging& staging : image->staging_) {
+    auto memory = AllocatePinned(image->image_bytes_max_);
+    if (!memory.ok()) return memory.status();
+    staging.memory = *std::move(memory);
+  }
+  image->Layout(rows_max);
+  return image;
+}
+
+// Places of all tables from device_'s base, which is null the first time round, when only
+// the size is wanted.
+void StepImage::Layout(int rows_max) {
+  const int64_t rows = rows_max, terms = rows * kMixTermsMax;
+  int64_t used = Aligned(kScatterSectionsMax * sizeof(ScatterSection));
+  auto* base = device_ ? static_cast<std::byte*>(device_->data()) : nullptr;
+  const auto place = [&](auto& pointer, int64_t count) {
+    using T = std::remove_reference_t<decltype(*pointer)>;
+    pointer = reinterpret_cast<T*>(base + used);
+    used += Aligned(count * static_cast<int64_t>(sizeof(T)));
+  };
+  place(tables_.counts, 1);
+  place(tables_.tokens, rows);
+  place(tables_.positions, rows);
+  place(tables_.row_spans, rows);
+  place(tables_.segments, rows);
+  place(tables_.terms, terms);
+  place(tables_.row_tiles, rows);
+  place(tables_.sample_rows, rows);
+  place(tables_.sample_slots, rows);
+  place(tables_.pages, kPagesMax);
+  image_bytes_max_ = used;
+  if (token_slots_) tables_.token_slots = static_cast<int32_t*>(token_slots_->data());
+}
+
+void StepImage::PackRows(const StepBatch& batch, Packer& packer) {
+  const int64_t rows = batch.rows();
+  std::copy_n(batch.tokens.data(), rows, packer.Add(tables_.tokens, rows));
+  std::copy_n(batch.positions.data(), rows, packer.Add(tables_.positions, rows));
+  DeviceSpan* row_spans = packer.Add(tables_.row_spans, rows);
+  for (const AttendSpan& span : batch.spans) {
+    std::fill_n(row_spans + span.row_begin, span.row_count,
+                DeviceSpan{span.row_begin, span.row_count, span.position_begin, span.page_begin});
+  }
+  const int64_t samples = batch.samples.size();
+  int32_t* sample_rows = packer.Add(tables_.sample_rows, samples);
+  int32_t* slots = packer.Add(tables_.sample_slots, samples);
+  for (int i = 0; i < samples; ++i) {
+    sample_rows[i] = batch.samples[i].row;
+    slots[i] = batch.samples[i].slot;
+    LORICA_CHECK(slots[i] >= 0 && slots[i] < kTokenSlotsMax, slots[i]);
+  }
+  const int64_t pages = batch.pages.size();
+  LORICA_CHECK(pages <= kPagesMax, pages);
+  std::copy_n(batch.pages.data(), pages, packer.Add(tables_.pages, pages));
+}
+
+void StepImage::PackAdapters(const StepBatch& batch, Packer& packer) {
+  const int segments = static_cast<int>(batch.segments.size());
+  const int terms = static_cast<int>(batch.terms.size());
+  DeviceSegment* segment_out = packer.Add(tables_.segments, segments);
+  DeviceTerm* term_out = packer.Add(tables_.terms, terms);
+  RowTile* tiles = packer.Add(tables_.row_tiles, batch.rows());
+  int tile_count = 0, row = 0, splits = 1;
+  // Few rows: more, smaller tiles, so that all multiprocessors have some.
+  const int base_tile = batch.rows() <= 16   ? 1
+                        : batch.rows() <= 32 ? 2
+                        : batch.rows() <= 64 ? 4
+                                             : kPostRowTile;
+  const auto add_base = [&](int end) {
+    for (; row < end; row += base_tile) {
+      tiles[tile_count++] = {row, std::min(base_tile, end - row), 0, 0, 0, 0, 0};
+    }
+    row = end;
+  };
+  int64_t u_used = 0;
+  for (int s = 0; s < segments; ++s) {
+    const LoraSegment& segment = batch.segments[s];
+    int width = 0;
+    for (int i = segment.term_begin; i < segment.term_begin + segment.term_count; ++i) {
+      const auto* adapter = static_cast<const CudaMounted*>(batch.terms[i].adapter);
+      term_out[i] = {adapter->modules(), batch.terms[i].weight, s};
+      width += adapter->group_ranks_max();
+      for (int group = 0; group < 4; ++group) {
+        splits = std::max(splits, (adapter->in_features(group) + kShrinkChunk - 1) / kShrinkChunk);
+      }
+    }
+    segment_out[s] = {segment.row_begin,
+                      segment.row_count,
+                      segment.term_begin,
+                      segment.term_count,
+                      u_used,
+                      width};
+    u_used += int64_t{width} * segment.row_count;
+  }
+  LORICA_CHECK(u_used <= u_floats_, u_used, u_floats_);
+  counts_.split_u = u_used * splits <= u_floats_ ? 1 : 0;
+  const int factor = counts_.split_u ? splits : 1;
+  for (int s = 0; s < segments; ++s) {
+    DeviceSegment& segment = segment_out[s];
+    segment.u_begin *= factor;
+    add_base(segment.row_begin);
+    const int end = segment.row_begin + segment.row_count;
+    for (; row < end; row += kPostRowTile) {
+      const int64_t u_row = segment.u_begin + int64_t{row - segment.row_begin} * segment.u_width;
+      tiles[tile_count++] = {row,
+                             std::min(kPostRowTile, end - row),
+                             segment.term_begin,
+                             segment.term_count,
+                             u_row,
+                             segment.u_width,
+                             segment.row_count};
+    }
+    row = end;
+  }
+  add_base(static_cast<int>(batch.rows()));
+  counts_.segments = segments;
+  counts_.terms = terms;
+  counts_.row_tiles = tile_count;
+}
+
+void StepImage::Send(const StepBatch& batch, cudaStream_t stream) {
+  LORICA_CHECK(batch.rows() <= rows_max_, batch.rows(), rows_max_);
+  LORICA_CHECK(batch.terms.size() <= int64_t{rows_max_} * kMixTermsMax, batch.terms.size());
+  Staging& staging = staging_[turn_++ % 2];
+  staging.sent.Wait();
+  auto* image = static_cast<std::byte*>(staging.memory->data());
+  Packer packer(image, static_cast<const std::byte*>(device_->data()), image_bytes_max_);
+  counts_ = {};
+  counts_.rows = static_cast<int32_t>(batch.rows());
+  counts_.samples = static_cast<int32_t>(batch.samples.size());
+  StepCounts* counts = packer.Add(tables_.counts, 1);
+  PackRows(batch, packer);
+  PackAdapters(batch, packer);
+  *counts = counts_;
+  cudaMemcpyAsync(device_image_->data(), image, packer.used(), cudaMemcpyHostToDevice, stream);
+  staging.sent.Record(stream);
+  LaunchScatter(static_cast<std::byte*>(device_->data()),
+                static_cast<const std::byte*>(device_image_->data()), stream);
+}
+
+}  // namespace lorica::cuda

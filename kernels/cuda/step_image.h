@@ -1,0 +1,53 @@
+// Packs a StepBatch into one image, sends it over and scatters it to tables whose
+// addresses never change.
+//
+// Two pinned images take turns, so that a step may be packed while the one before it is
+// still on its way. One thread.
+#pragma once
+
+#include <memory>
+
+#include "absl/status/statusor.h"
+#include "kernels/cuda/launch.h"
+#include "kernels/cuda/stream.h"
+#include "kernels/step_batch.h"
+
+namespace lorica::cuda {
+
+inline constexpr int64_t kPagesMax = int64_t{1} << 20;  // page table entries of a step
+inline constexpr int64_t kTokenSlotsMax = int64_t{1} << 16;
+
+class StepImage {
+ public:
+  static absl::StatusOr<std::unique_ptr<StepImage>> Make(int rows_max, int64_t u_floats);
+
+  const StepTables& tables() const { return tables_; }
+  // Counts of the last Send.
+  const StepCounts& counts() const { return counts_; }
+  void Send(const StepBatch& batch, cudaStream_t stream);
+
+ private:
+  struct Staging {
+    std::unique_ptr<Buffer> memory;
+    Event sent;
+  };
+  class Packer;
+
+  StepImage() = default;
+  void Layout(int rows_max);
+  void PackRows(const StepBatch& batch, Packer& packer);
+  void PackAdapters(const StepBatch& batch, Packer& packer);
+
+  int rows_max_ = 0;
+  int64_t u_floats_ = 0;
+  int64_t image_bytes_max_ = 0;
+  StepTables tables_{};
+  StepCounts counts_{};
+  std::unique_ptr<Buffer> device_;  // tables
+  std::unique_ptr<Buffer> device_image_;
+  std::unique_ptr<Buffer> token_slots_;
+  Staging staging_[2];
+  int turn_ = 0;
+};
+
+}  // namespace lorica::cuda

@@ -1,0 +1,54 @@
+// Streams, events and memory of the CUDA runtime, owned, with errors as absl::Status.
+//
+// A failed launch or copy is a bug or a lost device: it is kept by the runtime and
+// comes back from the next CheckDevice, for good.
+#pragma once
+
+#include <cuda_runtime_api.h>
+
+#include <memory>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "kernels/tensor.h"
+
+namespace lorica::cuda {
+
+// Internal, naming what failed and the runtime's own words; OK for cudaSuccess.
+absl::Status ToStatus(cudaError_t error, const char* what);
+
+class Stream {
+ public:
+  // priority: 0 = normal, negative = served first.
+  static absl::StatusOr<std::unique_ptr<Stream>> Make(int priority);
+  ~Stream();
+  Stream(const Stream&) = delete;
+  Stream& operator=(const Stream&) = delete;
+  cudaStream_t get() const { return stream_; }
+
+ private:
+  Stream() = default;
+  cudaStream_t stream_ = nullptr;
+};
+
+class Event {
+ public:
+  Event();
+  ~Event();
+  Event(const Event&) = delete;
+  Event& operator=(const Event&) = delete;
+  void Record(cudaStream_t stream) { cudaEventRecord(event_, stream); }
+  void Wait() { cudaEventSynchronize(event_); }
+  // Makes later work of `stream` wait for the last record.
+  void Hold(cudaStream_t stream) { cudaStreamWaitEvent(stream, event_, 0); }
+  cudaError_t Query() const { return cudaEventQuery(event_); }
+
+ private:
+  cudaEvent_t event_ = nullptr;
+};
+
+// Zeroed. ResourceExhausted names the bytes.
+absl::StatusOr<std::unique_ptr<Buffer>> AllocateDevice(int64_t bytes);
+absl::StatusOr<std::unique_ptr<Buffer>> AllocatePinned(int64_t bytes);
+
+}  // namespace lorica::cuda

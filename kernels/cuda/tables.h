@@ -1,0 +1,145 @@
+// The step and its adapters as CUDA kernels read them: plain structs in device memory.
+//
+// Every table lies at an address that never changes, and its counts lie beside it, so
+// that one captured graph serves every mixture of adapters. Grids are sized by the
+// rows of a step; blocks without work leave at once.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+namespace lorica::cuda {
+
+inline constexpr int kShrinkChunk = 512;    // inputs that one partial sum covers
+inline constexpr int kShrinkRowTile = 64;   // rows that share one pass over a chunk
+inline constexpr int kPostRowTile = 8;      // rows that share one pass of an expand
+inline constexpr int kGroupModulesMax = 3;  // modules that share an input: q, k, v
+inline constexpr int kTileUnitBytes = 64;   // tile references count in this unit
+
+// One (layer, module) of a mounted adapter. rank_tiles 0: not touched.
+struct DeviceModule {
+  const uint32_t* a_tiles;  // [rank_tile][wide_tile], units from the arena's base
+  const uint32_t* b_tiles;
+  const float* gain;  // [out_features], null without DoRA
+  float scale;
+  int32_t rank_tiles;
+  uint32_t a_run;  // first tile, where all follow it without gaps; else kScattered
+  uint32_t b_run;
+};
+inline constexpr uint32_t kScattered = ~0u;
+
+struct DeviceTerm {
+  const DeviceModule* modules;  // [layers][kLoraModuleCount]
+  float weight;
+  int32_t segment;
+};
+
+struct DeviceSegment {
+  int32_t row_begin;
+  int32_t row_count;
+  int32_t term_begin;
+  int32_t term_count;
+  int64_t u_begin;  // first float of the segment's u in the scratch
+  int32_t u_width;  // floats of u a row, over all its terms and modules
+  int32_t unused;
+};
+
+// At most kPostRowTile neighbouring rows with the same terms.
+struct RowTile {
+  int32_t row_begin;
+  int32_t row_count;
+  int32_t term_begin;
+  int32_t term_count;  // 0: base rows
+  int64_t u_begin;     // of the first row; the rows that follow are u_width apart
+  int32_t u_width;
+  int32_t u_rows;  // rows of the whole segment: splits are u_rows * u_width apart
+};
+
+// One (term, module) of one (layer, group), written by the plan kernel.
+struct PlanEntry {
+  const uint32_t* a_tiles;
+  const uint32_t* b_tiles;
+  const float* gain;
+  float scale;  // the adapter's scale times the request's weight
+  int32_t rank_tiles;
+  int32_t u_column;  // where its ranks begin in a row of u
+  int32_t segment;
+  uint32_t a_run;  // as in DeviceModule
+  uint32_t b_run;
+};
+
+// Where a tile begins, in units. `width` is the whole wide dimension.
+inline constexpr int kWideTileUnits = 2048 * 8 * 2 / kTileUnitBytes;
+#ifdef __CUDACC__
+__device__ __forceinline__ uint32_t TileUnit(const uint32_t* tiles, uint32_t run, int rank_tile,
+                                             int wide_tile, int width) {
+  if (run != kScattered) {
+    return run + rank_tile * (width * 8 * 2 / kTileUnitBytes) + wide_tile * kWideTileUnits;
+  }
+  return tiles[rank_tile * ((width + 2047) / 2048) + wide_tile];
+}
+#endif
+
+struct DeviceSpan {
+  int32_t row_begin;
+  int32_t row_count;
+  int32_t position_begin;
+  int32_t page_begin;
+};
+
+// Where a warp of the shrink begins: everything its first weights need, in one read, since
+// the tables are cold by the time a kernel wants them.
+struct ShrinkStart {
+  int32_t item, last;  // empty when equal
+  int32_t entry, entry_begin, entry_end, unused;
+  PlanEntry plan;
+  DeviceSegment segment;
+};
+
+// The same for a row tile of a post kernel: its first term's modules.
+struct TileStart {
+  RowTile tile;
+  int64_t unused;
+  PlanEntry entries[kGroupModulesMax];
+};
+
+struct StepCounts {
+  int32_t rows;
+  int32_t segments;
+  int32_t terms;
+  int32_t row_tiles;
+  int32_t samples;
+  int32_t split_u;  // 1: u is kept as one partial sum a chunk; 0: already summed
+  int32_t unused[2];
+};
+
+// Pointers to one step's tables, the same for every step.
+struct StepTables {
+  const StepCounts* counts;
+  const int32_t* tokens;
+  const int32_t* positions;
+  const DeviceSpan* row_spans;  // [rows] the row's span
+  const DeviceSegment* segments;
+  const DeviceTerm* terms;
+  const RowTile* row_tiles;
+  const int32_t* sample_rows;
+  const int32_t* sample_slots;
+  const int32_t* pages;
+  int32_t* token_slots;  // last token of each slot
+};
+
+// The LoRA plan of a step, one part for each of layers * 4 (layer, group) pairs.
+struct LoraPlan {
+  PlanEntry* entries;          // [pair][stride], entry = term * modules of the group + module
+  int32_t* unit_begin;         // [pair][stride + 1] (rank tile, row tile) units before an entry
+  int32_t* rank_begin;         // [pair][stride + 1] ranks before an entry
+  ShrinkStart* shrink_starts;  // [pair][shrink_warps]
+  TileStart* tile_starts;      // [pair][tile_stride]; null in a step without adapters
+  int32_t shrink_warps;
+  int32_t tile_stride;
+  int64_t stride;
+  float* u;  // [segment][split][row][u_width]
+  const std::byte* arena;
+};
+
+}  // namespace lorica::cuda
