@@ -40,7 +40,8 @@ void NameAdapters(const std::string& adapter, v1::GenerateRequest* request) {
     if (adapter != "base") request->set_adapter_id(adapter);
     return;
   }
-  for (const std::string term : absl::StrSplit(kind[1], '+')) {
+  const std::vector<std::string> terms = absl::StrSplit(kind[1], '+');
+  for (const std::string& term : terms) {
     const std::vector<std::string> parts = absl::StrSplit(term, '*');
     double weight = 0.0;
     ASSERT_TRUE(absl::SimpleAtod(parts.at(1), &weight));

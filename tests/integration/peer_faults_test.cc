@@ -165,7 +165,8 @@ class BusyMachine {
     for (pid_t& pid : pids_) {
       pid = ::fork();
       if (pid == 0) {
-        for (volatile uint64_t n = 0;; n = n + 1) {
+        // An atomic, for a loop without effect may be removed.
+        for (std::atomic<uint64_t> turns = 0;; ++turns) {
         }
       }
     }
