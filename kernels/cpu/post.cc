@@ -187,21 +187,29 @@ void RunRmsNorm(Tensor out, Tensor x, const float* weight, float epsilon, Thread
 }
 
 void RunQkvPost(const QkvPostJob& job, const LoraStep& lora, ThreadPool& pool) {
+  constexpr int kHeadsPerTask = 4;
   const AttentionShape& shape = job.cache->shape;
   const int heads = shape.heads + 2 * shape.kv_heads;
+  LORICA_CHECK(job.qkv.columns == int64_t{heads} * shape.head_size, job.qkv.columns, heads,
+               shape.head_size);
   const bool expands = lora.Touches(job.layer, LoraGroup::kQkv);
-  RunRowBlocks(lora, expands, heads, job.qkv.rows * job.qkv.columns, pool,
-               [&](const RowBlock& block, int64_t index) {
-                 const HeadPlace place = PlaceOfHead(shape, static_cast<int>(index));
-                 const int64_t column = index * shape.head_size;
-                 if (expands) {
-                   lora.Expand(
-                       block, place.slot, int64_t{place.head} * shape.head_size, shape.head_size,
-                       job.qkv.f32() + block.row_begin * job.qkv.columns + column, job.qkv.columns);
-                 }
-                 for (int32_t i = 0; i < block.row_count; ++i) {
-                   FinishHead(job, block.row_begin + i, column, place);
-                 }
+  const auto finish = [&](const RowBlock& block, int index) {
+    const HeadPlace place = PlaceOfHead(shape, index);
+    const int64_t column = int64_t{index} * shape.head_size;
+    if (expands) {
+      float* head = job.qkv.f32() + block.row_begin * job.qkv.columns + column;
+      lora.Expand(block, place.slot, int64_t{place.head} * shape.head_size, shape.head_size, head,
+                  job.qkv.columns);
+    }
+    for (int32_t i = 0; i < block.row_count; ++i) {
+      FinishHead(job, block.row_begin + i, column, place);
+    }
+  };
+  RunRowBlocks(lora, expands, (heads + kHeadsPerTask - 1) / kHeadsPerTask,
+               job.qkv.rows * job.qkv.columns, pool, [&](const RowBlock& block, int64_t part) {
+                 const int begin = static_cast<int>(part) * kHeadsPerTask;
+                 const int end = std::min(heads, begin + kHeadsPerTask);
+                 for (int index = begin; index < end; ++index) finish(block, index);
                });
 }
 

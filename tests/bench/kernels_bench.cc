@@ -278,14 +278,17 @@ class Bench {
     b.Sample(Rows(logits_, samples), kVocabulary, absl::MakeSpan(results_));
   }
 
-  // The longer of reading weights and adapters once and doing the products.
+  // The longer of reading weights, adapters and KV once and doing the products.
   void Report(const char* name, const StepBatch& batch, int rows, int adapters) {
     Step(batch);
     const double seconds = BestSeconds(repeats_, [&] { Step(batch); });
     const double layer_products = double{kHidden} * (kQkv + kHidden + 3 * kFfn) * kLayers;
     const double head_products = double{kHidden} * kVocabulary;
     const double flops = 2 * (layer_products * rows + head_products * batch.samples.size());
-    const double bytes = model_.bytes() + adapters * adapter_bytes_;
+    double kv_tokens = 0;
+    for (const AttendSpan& span : batch.spans) kv_tokens += span.position_begin + span.row_count;
+    const double kv_bytes = kv_tokens * kLayers * 2 * kKvHeads * kHeadSize * sizeof(float);
+    const double bytes = model_.bytes() + adapters * adapter_bytes_ + kv_bytes;
     const double floor = std::max(flops / roof_.flops, bytes / roof_.bytes_a_second);
     std::printf("%-26s %3d rows %9.2f %9.0f %9.0f %6.0f%%\n", name, rows, seconds * 1e3,
                 rows / seconds, rows / floor, 100 * floor / seconds);
@@ -368,7 +371,10 @@ int main(int argc, char** argv) {
     const std::string flag = argv[i];
     if (flag == "--threads" && i + 1 < argc) threads = std::atoi(argv[++i]);
     if (flag == "--repeats" && i + 1 < argc) repeats = std::atoi(argv[++i]);
-    if (flag == "--cpu-time") lorica::testing::count_cpu_time = threads = 1;
+    if (flag == "--cpu-time") {
+      lorica::testing::count_cpu_time = true;
+      threads = 1;
+    }
     if (flag == "steps") verbs = false;
     if (flag == "verbs") steps = false;
   }
