@@ -16,7 +16,6 @@ constexpr int kShrinkWarps = 4;
 constexpr int kShrinkStages = 3;
 constexpr int kShrinkBlocks = 2;  // of a multiprocessor
 constexpr int kStageBytes = kShrinkChunk * kTileRanks * 2;
-constexpr int kRowSteps = kShrinkRowTile / 16;
 constexpr int kChunkSteps = kShrinkChunk / 32;
 constexpr int kHeldSteps = kChunkSteps / 2;  // steps whose inputs are in registers together
 constexpr int kShrinkSharedBytes = kShrinkWarps * kShrinkStages * (kStageBytes + 8) + 16;
@@ -282,8 +281,9 @@ __global__ void __launch_bounds__(kShrinkWarps * 32, 2)
   at.plan = start.plan;
   at.Locate();
   ShrinkCursor ahead = at;
-  int loads = 0, uses = 0;
-  for (; loads < kShrinkStages && ahead.item < last; ++loads) {
+  int uses = 0;
+#pragma unroll 1
+  for (int loads = 0; loads < kShrinkStages && ahead.item < last; ++loads) {
     if (lane == 0) {
       LoadTile(ahead, plan.arena, columns, stages + loads * kStageBytes, barriers + loads * 8);
     }
@@ -292,30 +292,26 @@ __global__ void __launch_bounds__(kShrinkWarps * 32, 2)
   ReleaseSuccessor();
   WaitForPredecessor();
 
-  float sum[kRowSteps][4] = {};
+  float sum[4] = {};
+#pragma unroll 1
   while (at.item < last) {
     const DeviceSegment segment =
         at.entry == start.entry ? start.segment : step.segments[at.plan.segment];
     const int row = at.row_tile * kShrinkRowTile;
-    const int rows = min(kShrinkRowTile, segment.row_count - row);
     const bf16* x_rows = x + (int64_t{segment.row_begin} + row) * columns;
     const int stage = uses % kShrinkStages;
     const int width = min(kShrinkChunk, static_cast<int>(columns) - at.chunk * kShrinkChunk);
-#pragma unroll
-    for (int m = 0; m < kRowSteps; ++m) {
-      if (m * 16 >= rows) break;
-      float d[4][4] = {};
-#pragma unroll
-      for (int first_step = 0; first_step < kChunkSteps; first_step += kHeldSteps) {
-        RowFragments held;
-        LoadRows(held, x_rows + m * 16 * columns, rows - m * 16, columns,
-                 at.chunk * kShrinkChunk + first_step * 32);
-        if (m == 0 && first_step == 0) BarrierWait(barriers + stage * 8, uses / kShrinkStages & 1);
-        MultiplyHalf(d, held, stages + stage * kStageBytes, zeros, first_step, width);
-      }
-#pragma unroll
-      for (int i = 0; i < 4; ++i) sum[m][i] += (d[0][i] + d[1][i]) + (d[2][i] + d[3][i]);
+    float d[4][4] = {};
+#pragma unroll 1
+    for (int first_step = 0; first_step < kChunkSteps; first_step += kHeldSteps) {
+      RowFragments held;
+      LoadRows(held, x_rows, segment.row_count - row, columns,
+               at.chunk * kShrinkChunk + first_step * 32);
+      if (first_step == 0) BarrierWait(barriers + stage * 8, uses / kShrinkStages & 1);
+      MultiplyHalf(d, held, stages + stage * kStageBytes, zeros, first_step, width);
     }
+#pragma unroll
+    for (int i = 0; i < 4; ++i) sum[i] += (d[0][i] + d[1][i]) + (d[2][i] + d[3][i]);
     __syncwarp();
     ++uses;
     if (ahead.item < last) {
@@ -323,18 +319,13 @@ __global__ void __launch_bounds__(kShrinkWarps * 32, 2)
         LoadTile(ahead, plan.arena, columns, stages + stage * kStageBytes, barriers + stage * 8);
       }
       ahead.Advance(last);
-      ++loads;
     }
-    const ShrinkCursor done = at;
-    if (at.Advance(last)) {
+    if (split || at.chunk + 1 == at.chunks) {
+      StoreU(at, segment, plan.u, split ? at.chunk : 0, row, sum);
 #pragma unroll
-      for (int m = 0; m < kRowSteps; ++m) {
-        if (m * 16 < rows)
-          StoreU(done, segment, plan.u, split ? done.chunk : 0, row + m * 16, sum[m]);
-#pragma unroll
-        for (int i = 0; i < 4; ++i) sum[m][i] = 0.0f;
-      }
+      for (int i = 0; i < 4; ++i) sum[i] = 0.0f;
     }
+    at.Advance(last);
   }
 }
 

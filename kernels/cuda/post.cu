@@ -1,9 +1,9 @@
 // The kernels between products: LoRA expand with bias, rotation, KV store, gate and
 // norm, each fused into one pass over its rows.
 //
-// A block takes a tile of rows with the same adapters. Sums are kept in registers in the
-// layout of device/expand.cuh; the product's bf16 is added last, so a row's result
-// depends on neither its place in the tile nor its neighbours.
+// A block takes a tile of rows with the same adapters and a range of columns. The expand
+// leaves its sums in shared memory; then each thread takes 8 columns of a row at a time. A
+// row's result depends on neither its place in the tile nor its neighbours.
 #include <cooperative_groups.h>
 
 #include <utility>
@@ -48,21 +48,28 @@ __device__ __forceinline__ uint4 PackEight(const float (&v)[8]) {
                     PackBf16(v[6], v[7]));
 }
 
-// out = gain * (product + lora) + bias for 8 columns of one row.
-template <int kModules, int kGroups>
-__device__ __forceinline__ void Finish(float (&out)[8], Accumulators<kModules, kGroups>& sums,
-                                       int m, int group, int half, const bf16* product,
+constexpr int kBlockColumns = 2 * kWarps * kGroupColumns;  // that a block's groups cover
+constexpr int kEight = 8;                                  // columns of a thread
+
+// out = gain * (product + lora) + bias for 8 columns of one row. Null: there is none.
+__device__ __forceinline__ void Finish(float (&out)[8], const bf16* product, const float* lora,
                                        const float* gain, const float* bias) {
   LoadEight(out, product);
-  float factors[8], offsets[8];
-  if (gain) LoadEight(factors, gain);
-  if (bias) LoadEight(offsets, bias);
+  float more[8];
+  if (lora) {
+    LoadEight(more, lora);
 #pragma unroll
-  for (int i = 0; i < 8; ++i) {
-    float v = out[i] + sums.At(m, group, i, half);
-    if (gain) v *= factors[i];
-    if (bias) v += offsets[i];
-    out[i] = v;
+    for (int i = 0; i < 8; ++i) out[i] += more[i];
+  }
+  if (gain) {
+    LoadEight(more, gain);
+#pragma unroll
+    for (int i = 0; i < 8; ++i) out[i] *= more[i];
+  }
+  if (bias) {
+    LoadEight(more, bias);
+#pragma unroll
+    for (int i = 0; i < 8; ++i) out[i] += more[i];
   }
 }
 
@@ -81,127 +88,145 @@ __device__ __forceinline__ float Activate(float v, Activation activation) {
 __global__ void __launch_bounds__(kWarps * 32)
     GluPostKernel(bf16* out, const bf16* gate_up, int ffn, int hidden, Activation activation,
                   int layer, StepTables step, LoraPlan plan) {
+  constexpr int kColumns = kWarps * kGroupColumns;
   __shared__ float shared_u[2 * kPostRowTile * kUStride];
+  __shared__ __align__(16) float lora[kPostRowTile][2 * kColumns];  // gate, then up
   const int pair = layer * 4 + static_cast<int>(LoraGroup::kGateUp);
   ReleaseSuccessor();
   const TileStart* start = StartOf(plan, pair);
   const RowTile tile = start ? start->tile : step.row_tiles[blockIdx.y];
   if (blockIdx.y >= step.counts->row_tiles) return;
-  const int g = threadIdx.x % 32 / 4, t = threadIdx.x % 4;
-  const int column = (blockIdx.x * kWarps + threadIdx.x / 32) * kGroupColumns;
-  const ExpandTarget<2, 1> target = {{0, 1}, {column, column}, {ffn, ffn}};
-  Accumulators<2, 1> sums;
-  sums.Clear();
-  Expand(sums, target, tile, start, plan, pair, 2, SplitsOf(step, hidden), shared_u,
-         [] { WaitForPredecessor(); });
-  const int mine = column + g * 8;
-  if (mine >= ffn) return;
+  const int first = blockIdx.x * kColumns, warp = threadIdx.x / 32;
+  const bool any = tile.term_count > 0;
+  if (any) {
+    const int inside = warp * kGroupColumns;
+    const ExpandGroup groups[2] = {{0, 0, first + inside, ffn, &lora[0][inside]},
+                                   {1, 1, first + inside, ffn, &lora[0][kColumns + inside]}};
+    Expand(groups, {0, 2}, tile, *start, plan, pair, 2, SplitsOf(step, hidden), shared_u,
+           2 * kColumns);
+  } else {
+    WaitForPredecessor();
+  }
   const float* gate_gain = GainOf(tile, start, 0);
   const float* up_gain = GainOf(tile, start, 1);
-#pragma unroll
-  for (int half = 0; half < 2; ++half) {
-    if (2 * t + half >= tile.row_count) continue;
-    const int64_t row = tile.row_begin + 2 * t + half;
-    const bf16* from = gate_up + row * 2 * ffn + mine;
+  const int chunks = kColumns / kEight;
+  for (int i = threadIdx.x; i < tile.row_count * chunks; i += kWarps * 32) {
+    const int local = i / chunks, inside = i % chunks * kEight, column = first + inside;
+    if (column >= ffn) continue;
+    const int64_t row = tile.row_begin + local;
+    const bf16* from = gate_up + row * 2 * ffn + column;
     float gate[8], up[8];
-    Finish(gate, sums, 0, 0, half, from, gate_gain ? gate_gain + mine : nullptr, nullptr);
-    Finish(up, sums, 1, 0, half, from + ffn, up_gain ? up_gain + mine : nullptr, nullptr);
+    Finish(gate, from, any ? &lora[local][inside] : nullptr,
+           gate_gain ? gate_gain + column : nullptr, nullptr);
+    Finish(up, from + ffn, any ? &lora[local][kColumns + inside] : nullptr,
+           up_gain ? up_gain + column : nullptr, nullptr);
 #pragma unroll
-    for (int i = 0; i < 8; ++i) gate[i] = Activate(gate[i], activation) * up[i];
-    *reinterpret_cast<uint4*>(out + row * ffn + mine) = PackEight(gate);
+    for (int k = 0; k < 8; ++k) gate[k] = Activate(gate[k], activation) * up[k];
+    *reinterpret_cast<uint4*>(out + row * ffn + column) = PackEight(gate);
   }
 }
 
-// A cluster of blocks holds whole rows between them: kWarps * kGroups * 64 columns a block.
-template <int kGroups>
+// Sums of squares of a row's 32 threads, one of the row's parts in this block.
+__device__ __forceinline__ float WarpSum(float value) {
+  for (int offset = 16; offset > 0; offset /= 2) value += __shfl_xor_sync(~0u, value, offset);
+  return value;
+}
+
+// A cluster of blocks holds whole rows between them, kBlockColumns each. `passes` > 1 where
+// a cluster's blocks take several ranges: columns beyond kClusterMax * kBlockColumns.
+template <int kPasses>
 __global__ void __launch_bounds__(kWarps * 32)
     ResidualNormKernel(ResidualNormArgs args, StepTables step, LoraPlan plan) {
+  constexpr int kChunks = kBlockColumns / kEight;  // of a row in one pass
+  constexpr int kParts = kChunks / 32;
   __shared__ float shared_u[kPostRowTile * kUStride];
-  __shared__ float warp_squares[kWarps][kPostRowTile];
+  __shared__ __align__(16) float values[kPasses][kPostRowTile][kBlockColumns];
+  __shared__ float part_squares[kPasses][kPostRowTile][kParts];
   __shared__ float block_squares[kPostRowTile];
-  __shared__ float cluster_squares[kClusterMax][kPostRowTile];
+  __shared__ float scales[kPostRowTile];
   auto cluster = cooperative_groups::this_cluster();
   const int pair = args.layer * 4 + static_cast<int>(args.group);
   ReleaseSuccessor();
   const TileStart* start = StartOf(plan, pair);
   const RowTile tile = start ? start->tile : step.row_tiles[blockIdx.y];
   if (blockIdx.y >= step.counts->row_tiles) return;  // the same for a whole cluster
-  const int warp = threadIdx.x / 32, g = threadIdx.x % 32 / 4, t = threadIdx.x % 4;
   const int columns = static_cast<int>(args.columns);
-  const int column = (blockIdx.x * kWarps + warp) * kGroups * kGroupColumns;
-  const ExpandTarget<1, kGroups> target = {{0}, {column}, {columns}};
-  Accumulators<1, kGroups> sums;
-  sums.Clear();
-  Expand(sums, target, tile, start, plan, pair, 1, SplitsOf(step, args.in_features), shared_u,
-         [] { WaitForPredecessor(); });
+  const bool any = tile.term_count > 0;
   const float* gain = GainOf(tile, start, 0);
   bf16* residual = static_cast<bf16*>(args.residual);
-  float squares[2] = {0.0f, 0.0f};
+#pragma unroll 1
+  for (int pass = 0; pass < kPasses; ++pass) {
+    const int first = (pass * gridDim.x + blockIdx.x) * kBlockColumns;
+    if (any) {
+      const int inside = threadIdx.x / 32 * 2 * kGroupColumns;
+      const ExpandGroup groups[2] = {{0, 0, first + inside, columns, &values[pass][0][inside]},
+                                     {0, 0, first + inside + kGroupColumns, columns,
+                                      &values[pass][0][inside + kGroupColumns]}};
+      Expand(groups, {0, 1}, tile, *start, plan, pair, 1, SplitsOf(step, args.in_features),
+             shared_u, kBlockColumns);
+    } else {
+      WaitForPredecessor();
+    }
+    for (int i = threadIdx.x; i < tile.row_count * kChunks; i += kWarps * 32) {
+      const int local = i / kChunks, inside = i % kChunks * kEight, column = first + inside;
+      float squares = 0.0f;
+      if (column < columns) {
+        const int64_t at = int64_t{tile.row_begin + local} * columns + column;
+        float v[8], old[8];
+        Finish(v, static_cast<const bf16*>(args.projection) + at,
+               any ? &values[pass][local][inside] : nullptr, gain ? gain + column : nullptr,
+               args.bias ? args.bias + column : nullptr);
+        LoadEight(old, residual + at);
 #pragma unroll
-  for (int j = 0; j < kGroups; ++j) {
-    const int mine = column + j * kGroupColumns + g * 8;
+        for (int k = 0; k < 8; ++k) v[k] += old[k];
+        const uint4 rounded = PackEight(v);
+        *reinterpret_cast<uint4*>(residual + at) = rounded;
+        LoadEight(v, reinterpret_cast<const bf16*>(&rounded));
+        float4* kept = reinterpret_cast<float4*>(&values[pass][local][inside]);
+        kept[0] = make_float4(v[0], v[1], v[2], v[3]);
+        kept[1] = make_float4(v[4], v[5], v[6], v[7]);
 #pragma unroll
-    for (int half = 0; half < 2; ++half) {
-      if (2 * t + half >= tile.row_count || mine >= columns) continue;
-      const int64_t at = int64_t{tile.row_begin + 2 * t + half} * columns + mine;
-      float v[8], old[8];
-      Finish(v, sums, 0, j, half, static_cast<const bf16*>(args.projection) + at,
-             gain ? gain + mine : nullptr, args.bias ? args.bias + mine : nullptr);
-      LoadEight(old, residual + at);
-#pragma unroll
-      for (int i = 0; i < 8; ++i) {
-        v[i] = __bfloat162float(__float2bfloat16(v[i] + old[i]));
-        squares[half] += v[i] * v[i];
-        sums.At(0, j, i, half) = v[i];
+        for (int k = 0; k < 8; ++k) squares += v[k] * v[k];
       }
-      *reinterpret_cast<uint4*>(residual + at) = PackEight(v);
+      squares = WarpSum(squares);
+      if (threadIdx.x % 32 == 0) part_squares[pass][local][i % kChunks / 32] = squares;
     }
   }
   if (!args.norm) return;
-#pragma unroll
-  for (int half = 0; half < 2; ++half) {
-    for (int offset = 4; offset < 32; offset *= 2) {
-      squares[half] += __shfl_xor_sync(~0u, squares[half], offset);
-    }
-    if (g == 0) warp_squares[warp][2 * t + half] = squares[half];
-  }
   __syncthreads();
-  if (threadIdx.x < kPostRowTile) {
+  if (threadIdx.x < tile.row_count) {
     float sum = 0.0f;
-    for (int w = 0; w < kWarps; ++w) sum += warp_squares[w][threadIdx.x];
+    for (int i = 0; i < kPasses * kParts; ++i) {
+      sum += part_squares[i / kParts][threadIdx.x][i % kParts];
+    }
     block_squares[threadIdx.x] = sum;
   }
   cluster.sync();
-  if (threadIdx.x < cluster.num_blocks() * kPostRowTile) {
-    const int block = threadIdx.x / kPostRowTile, row = threadIdx.x % kPostRowTile;
-    cluster_squares[block][row] = cluster.map_shared_rank(block_squares, block)[row];
+  if (threadIdx.x < tile.row_count) {
+    float parts[kClusterMax], sum = 0.0f;
+#pragma unroll
+    for (int b = 0; b < kClusterMax; ++b) {
+      const bool there = b < cluster.num_blocks();
+      parts[b] = there ? cluster.map_shared_rank(block_squares, b)[threadIdx.x] : 0.0f;
+    }
+#pragma unroll
+    for (int b = 0; b < kClusterMax; ++b) sum += parts[b];
+    scales[threadIdx.x] = rsqrtf(sum / columns + args.epsilon);
   }
   __syncthreads();
   auto left = cluster.barrier_arrive();  // no block may leave while others read it
-  float scale[2];
+  for (int i = threadIdx.x; i < kPasses * tile.row_count * kChunks; i += kWarps * 32) {
+    const int pass = i / (tile.row_count * kChunks), rest = i % (tile.row_count * kChunks);
+    const int local = rest / kChunks, inside = rest % kChunks * kEight;
+    const int column = (pass * gridDim.x + blockIdx.x) * kBlockColumns + inside;
+    if (column >= columns) continue;
+    float v[8], weight[8];
+    LoadEight(v, &values[pass][local][inside]);
+    LoadEight(weight, args.norm + column);
 #pragma unroll
-  for (int half = 0; half < 2; ++half) {
-    float sum = 0.0f;
-    for (unsigned rank = 0; rank < cluster.num_blocks(); ++rank) {
-      sum += cluster_squares[rank][2 * t + half];
-    }
-    scale[half] = rsqrtf(sum / columns + args.epsilon);
-  }
-#pragma unroll
-  for (int j = 0; j < kGroups; ++j) {
-    const int mine = column + j * kGroupColumns + g * 8;
-    if (mine >= columns) continue;
-    float weight[8];
-    LoadEight(weight, args.norm + mine);
-#pragma unroll
-    for (int half = 0; half < 2; ++half) {
-      if (2 * t + half >= tile.row_count) continue;
-      const int64_t at = int64_t{tile.row_begin + 2 * t + half} * columns + mine;
-      float v[8];
-#pragma unroll
-      for (int i = 0; i < 8; ++i) v[i] = sums.At(0, j, i, half) * scale[half] * weight[i];
-      *reinterpret_cast<uint4*>(static_cast<bf16*>(args.out) + at) = PackEight(v);
-    }
+    for (int k = 0; k < 8; ++k) v[k] *= scales[local] * weight[k];
+    *reinterpret_cast<uint4*>(static_cast<bf16*>(args.out) +
+                              int64_t{tile.row_begin + local} * columns + column) = PackEight(v);
   }
   cluster.barrier_wait(std::move(left));
 }
@@ -227,78 +252,86 @@ __device__ bf16* CacheRow(const QkvPostArgs& args, int padded, int page, int pos
          row * padded;
 }
 
-// Heads of a block's warps: `warps_per_head` warps of 64 columns each.
+// Rotates 8 values of a head: pairs (i, i + rotary / 2) of `head`, a row of one head.
+__device__ __forceinline__ void Rotate(float (&v)[8], const float* head, int inside,
+                                       const QkvPostArgs& args, int position) {
+  const int pairs = args.rotary_size / 2;
+  const int64_t angles = int64_t{position} * pairs;
+#pragma unroll
+  for (int k = 0; k < 8; ++k) {
+    const int d = inside + k;
+    if (d >= 2 * pairs) continue;  // not rotated, or past the head's end
+    const bool low = d < pairs;
+    const int angle = low ? d : d - pairs;
+    const float other = head[low ? d + pairs : d - pairs];
+    v[k] = v[k] * args.cos[angles + angle] + (low ? -other : other) * args.sin[angles + angle];
+  }
+}
+
+// A block's warps take 64 columns each of the heads' padded sizes; all its heads are of one
+// module.
 __global__ void __launch_bounds__(kWarps * 32)
-    QkvPostKernel(QkvPostArgs args, int hidden, int padded, int warps_per_head, StepTables step,
-                  LoraPlan plan) {
+    QkvPostKernel(QkvPostArgs args, int hidden, int padded, StepTables step, LoraPlan plan) {
+  constexpr int kColumns = kWarps * kGroupColumns;
   __shared__ float shared_u[kPostRowTile * kUStride];
-  __shared__ float turned[kWarps][kPostRowTile][kGroupColumns];
+  __shared__ __align__(16) float values[kPostRowTile][kColumns];
   const int pair = args.layer * 4 + static_cast<int>(LoraGroup::kQkv);
   ReleaseSuccessor();
   const TileStart* start = StartOf(plan, pair);
   const RowTile tile = start ? start->tile : step.row_tiles[blockIdx.y];
   if (blockIdx.y >= step.counts->row_tiles) return;
   const AttentionShape& shape = args.shape;
-  const int warp = threadIdx.x / 32, g = threadIdx.x % 32 / 4, t = threadIdx.x % 4;
-  const int heads_per_block = blockDim.x / 32 / warps_per_head;
-  const HeadPlace place = PlaceOf(blockIdx.x * heads_per_block + warp / warps_per_head, shape);
-  const int size = shape.head_size;
-  const int inside = warp % warps_per_head * kGroupColumns + g * 8;  // column in the head
-  const int module_heads = place.module == 0 ? shape.heads : shape.kv_heads;
-  // Columns past the head's end are beyond the target's width for this lane.
-  const bool mine = inside < size;
-  const ExpandTarget<1, 1> target = {
-      {place.module}, {place.head * size + inside - g * 8}, {mine ? module_heads * size : 0}};
-  Accumulators<1, 1> sums;
-  sums.Clear();
-  Expand(sums, target, tile, start, plan, pair, 3, SplitsOf(step, hidden), shared_u,
-         [] { WaitForPredecessor(); });
+  const int size = shape.head_size, block_columns = blockDim.x / 32 * kGroupColumns;
+  const HeadPlace place = PlaceOf(blockIdx.x * (block_columns / padded), shape);
+  const int module_width = (place.module == 0 ? shape.heads : shape.kv_heads) * size;
+  const bool any = tile.term_count > 0;
+  if (any) {
+    const int column = threadIdx.x / 32 * kGroupColumns, head = column / padded;
+    const int inside = column % padded, lane = threadIdx.x % 32 / 4 * 8;
+    const ExpandGroup groups[1] = {{place.module, 0, (place.head + head) * size + inside,
+                                    inside + lane < size ? module_width : 0, &values[0][column]}};
+    Expand(groups, {place.module, 1}, tile, *start, plan, pair, 3, SplitsOf(step, hidden), shared_u,
+           kColumns);
+  } else {
+    WaitForPredecessor();
+  }
   const int before = place.module == 0   ? 0
                      : place.module == 1 ? shape.heads
                                          : shape.heads + shape.kv_heads;
-  const int column = (before + place.head) * size + inside;
-  const int64_t columns = int64_t{shape.heads + 2 * shape.kv_heads} * size;
-  bf16* qkv = static_cast<bf16*>(args.qkv);
+  const int64_t row_columns = int64_t{shape.heads + 2 * shape.kv_heads} * size;
   const float* gain = GainOf(tile, start, place.module);
-  float value[2][8] = {};
-#pragma unroll
-  for (int half = 0; half < 2; ++half) {
-    if (!mine || 2 * t + half >= tile.row_count) continue;
-    Finish(value[half], sums, 0, 0, half, qkv + (tile.row_begin + 2 * t + half) * columns + column,
-           gain ? gain + place.head * size + inside : nullptr,
-           args.bias ? args.bias + column : nullptr);
-#pragma unroll
-    for (int i = 0; i < 8; ++i) turned[warp][2 * t + half][g * 8 + i] = value[half][i];
+  bf16* qkv = static_cast<bf16*>(args.qkv);
+  const int chunks = block_columns / kEight;
+  for (int i = threadIdx.x; i < tile.row_count * chunks; i += blockDim.x) {
+    const int local = i / chunks, at = i % chunks * kEight;
+    const int head = place.head + at / padded, inside = at % padded;
+    float v[8] = {};
+    if (inside < size) {
+      const int column = (before + head) * size + inside;
+      Finish(v, qkv + (tile.row_begin + local) * row_columns + column,
+             any ? &values[local][at] : nullptr, gain ? gain + head * size + inside : nullptr,
+             args.bias ? args.bias + column : nullptr);
+    }
+    float4* kept = reinterpret_cast<float4*>(&values[local][at]);
+    kept[0] = make_float4(v[0], v[1], v[2], v[3]);
+    kept[1] = make_float4(v[4], v[5], v[6], v[7]);
   }
   __syncthreads();
-  const int first_warp = warp - warp % warps_per_head;
-  const int pairs = args.rotary_size / 2;
-#pragma unroll
-  for (int half = 0; half < 2; ++half) {
-    const int local = 2 * t + half;
-    if (local >= tile.row_count) continue;
-    const int row = tile.row_begin + local;
-    const int position = step.positions[row];
-    if (place.module < 2) {
-#pragma unroll
-      for (int i = 0; i < 8; ++i) {
-        const int d = inside + i;
-        if (d >= 2 * pairs) continue;  // not rotated, or past the head's end
-        const int partner = d < pairs ? d + pairs : d - pairs;
-        const float other =
-            turned[first_warp + partner / kGroupColumns][local][partner % kGroupColumns];
-        const int64_t angle = int64_t{position} * pairs + (d < pairs ? d : partner);
-        const float c = args.cos[angle], s = args.sin[angle];
-        value[half][i] = value[half][i] * c + (d < pairs ? -other : other) * s;
-      }
-    }
-    const uint4 packed = PackEight(value[half]);
+  for (int i = threadIdx.x; i < tile.row_count * chunks; i += blockDim.x) {
+    const int local = i / chunks, at = i % chunks * kEight;
+    const int head = place.head + at / padded, inside = at % padded;
+    const int row = tile.row_begin + local, position = step.positions[row];
+    float v[8];
+    LoadEight(v, &values[local][at]);
+    if (place.module < 2) Rotate(v, &values[local][at - inside], inside, args, position);
+    const uint4 packed = PackEight(v);
     if (place.module == 0) {
-      if (mine) *reinterpret_cast<uint4*>(qkv + row * columns + column) = packed;
+      if (inside >= size) continue;
+      *reinterpret_cast<uint4*>(qkv + row * row_columns + head * size + inside) = packed;
     } else {
-      const int page = step.pages[step.row_spans[row].page_begin + position / kBlockTokens];
       // Padding is stored too, as zeros: the block may hold anything.
-      bf16* target_row = CacheRow(args, padded, page, position, place.module - 1, place.head);
+      const int page = step.pages[step.row_spans[row].page_begin + position / kBlockTokens];
+      bf16* target_row = CacheRow(args, padded, page, position, place.module - 1, head);
       *reinterpret_cast<uint4*>(target_row + inside) = packed;
     }
   }
@@ -347,20 +380,17 @@ void LaunchGluPost(void* out, const void* gate_up, int64_t ffn, int64_t hidden,
 
 void LaunchResidualNorm(const ResidualNormArgs& args, const StepTables& step, const LoraPlan& plan,
                         int row_tiles, cudaStream_t stream) {
-  const auto launch = [&](auto kernel, int groups) {
-    const int per_block = kWarps * groups * kGroupColumns;
+  const auto launch = [&](auto kernel, int passes) {
+    const int per_block = passes * kBlockColumns;
     const int blocks = static_cast<int>((args.columns + per_block - 1) / per_block);
     cudaLaunchAttribute attributes[] = {EarlyStart(), ClusterOf(blocks)};
     const auto config = Config(dim3(blocks, row_tiles), kWarps * 32, stream, attributes, 2);
     cudaLaunchKernelEx(&config, kernel, args, step, plan);
   };
-  constexpr int kColumnsPerGroup = kWarps * kGroupColumns * kClusterMax;
-  if (args.columns <= 2 * kColumnsPerGroup) {
-    launch(ResidualNormKernel<2>, 2);
-  } else if (args.columns <= 4 * kColumnsPerGroup) {
-    launch(ResidualNormKernel<4>, 4);
+  if (args.columns <= kClusterMax * kBlockColumns) {
+    launch(ResidualNormKernel<1>, 1);
   } else {
-    launch(ResidualNormKernel<8>, 8);
+    launch(ResidualNormKernel<2>, 2);
   }
 }
 
@@ -374,8 +404,7 @@ void LaunchQkvPost(const QkvPostArgs& args, int64_t hidden, const StepTables& st
   cudaLaunchAttribute attributes[] = {EarlyStart()};
   const dim3 grid((shape.heads + 2 * shape.kv_heads) / heads, row_tiles);
   const auto config = Config(grid, heads * warps_per_head * 32, stream, attributes, 1);
-  cudaLaunchKernelEx(&config, QkvPostKernel, args, static_cast<int>(hidden), padded, warps_per_head,
-                     step, plan);
+  cudaLaunchKernelEx(&config, QkvPostKernel, args, static_cast<int>(hidden), padded, step, plan);
 }
 
 }  // namespace lorica::cuda

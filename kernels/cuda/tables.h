@@ -11,7 +11,7 @@
 namespace lorica::cuda {
 
 inline constexpr int kShrinkChunk = 512;    // inputs that one partial sum covers
-inline constexpr int kShrinkRowTile = 64;   // rows that share one pass over a chunk
+inline constexpr int kShrinkRowTile = 16;   // rows that share one pass over a chunk
 inline constexpr int kPostRowTile = 8;      // rows that share one pass of an expand
 inline constexpr int kGroupModulesMax = 3;  // modules that share an input: q, k, v
 inline constexpr int kTileUnitBytes = 64;   // tile references count in this unit

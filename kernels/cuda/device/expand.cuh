@@ -1,5 +1,5 @@
-// The LoRA expand inside a post kernel: adds sum over terms of s B u to columns that
-// a warp holds, for a tile of at most kPostRowTile rows.
+// The LoRA expand inside a post kernel: the sum over terms of s B u, for the block's columns
+// and a tile of at most kPostRowTile rows, left in shared memory.
 //
 // The weights are the left operand of the matrix instruction: its 16 rows are output
 // columns, its 16 k are ranks, its 8 columns are rows of the batch. Which physical column
@@ -7,6 +7,9 @@
 // of 64 and reads four ranks of them, 16 bytes each, straight from the tiles. In the end
 // it holds those 8 columns for rows 2t and 2t + 1. u stays fp32: it enters as the sum of
 // two bf16 values.
+//
+// Code is kept short here: between two launches the products stream gigabytes through the
+// cache, so every instruction is fetched from memory again.
 #pragma once
 
 #include "kernels/cuda/device/mma.cuh"
@@ -18,28 +21,13 @@ namespace lorica::cuda {
 inline constexpr int kGroupColumns = 64;  // columns that a warp's lanes cover at once
 inline constexpr int kUStride = kLoraRankMax + 8;
 
-// What a warp adds to: kGroups groups of 64 columns, each with its first column inside
-// the module and the module's width.
-template <int kModules, int kGroups>
-struct ExpandTarget {
-  int module[kModules];  // which module of the group of linears
-  int column[kModules];  // first column of group 0; group j is 64 j further on
-  int width[kModules];   // out_features
-};
-
-template <int kModules, int kGroups>
-struct Accumulators {
-  // [module][group][i][c]: columns 8g + 2i (c < 2) and 8g + 2i + 1, row 2t + c % 2.
-  float d[kModules][kGroups][4][4];
-
-  __device__ void Clear() {
-#pragma unroll
-    for (int i = 0; i < kModules * kGroups * 16; ++i) (&d[0][0][0][0])[i] = 0.0f;
-  }
-  // Column 8g + i of a group, row 2t + half.
-  __device__ float& At(int m, int group, int i, int half) {
-    return d[m][group][i / 2][i % 2 * 2 + half];
-  }
+// 64 columns of one module that a warp computes.
+struct ExpandGroup {
+  int module;  // which of the linears that share x
+  int u;       // which of the block's u buffers: one for each module it holds
+  int column;  // first column inside the module
+  int width;   // of the module; 0 = nothing for this lane
+  float* out;  // [kPostRowTile][out_stride], the group's first column
 };
 
 struct RankRows {
@@ -53,11 +41,8 @@ __device__ __forceinline__ void LoadRanks(RankRows& out, const PlanEntry& entry,
   const int tile_width = min(kTileWidth, width - wide * kTileWidth);
 #pragma unroll
   for (int half = 0; half < 2; ++half) {
-    const bool valid = tile + half < entry.rank_tiles && column < width;
-    if (!valid) {
-      out.row[2 * half] = out.row[2 * half + 1] = make_uint4(0, 0, 0, 0);
-      continue;
-    }
+    out.row[2 * half] = out.row[2 * half + 1] = make_uint4(0, 0, 0, 0);
+    if (tile + half >= entry.rank_tiles || column >= width) continue;
     const uint32_t unit = TileUnit(entry.b_tiles, entry.b_run, tile + half, wide, width);
     const std::byte* address = arena + int64_t{unit} * kTileUnitBytes +
                                (2 * t * tile_width + column - wide * kTileWidth) * 2;
@@ -82,21 +67,23 @@ __device__ __forceinline__ void MultiplyRanks(float (&d)[4][4], const RankRows& 
 }
 
 // u of one entry into shared memory, [kPostRowTile][kUStride], splits added in order and
-// scaled. Ranks are filled up to a multiple of 16 with zeros. All threads of the block.
+// scaled; zeros where the tile has no row and up to a multiple of 16 ranks.
 __device__ __forceinline__ void GatherU(float* out, const PlanEntry& entry, const RowTile& tile,
                                         const float* u, int splits) {
   const int ranks = entry.rank_tiles * kTileRanks;
   const int columns = (ranks + 15) / 16 * 16;
   const int64_t split_stride = int64_t{tile.u_rows} * tile.u_width;
-  for (int i = threadIdx.x; i < kPostRowTile * columns; i += blockDim.x) {
-    const int row = i / columns, rank = i % columns;
-    float sum = 0.0f;
-    if (row < tile.row_count && rank < ranks) {
-      const float* from = u + tile.u_begin + row * tile.u_width + entry.u_column + rank;
+  const float* from_tile = u + tile.u_begin + entry.u_column;
+  for (int row = threadIdx.x / 16; row < kPostRowTile; row += blockDim.x / 16) {
+    for (int rank = threadIdx.x % 16; rank < columns; rank += 16) {
+      float sum = 0.0f;
+      const float* from = from_tile + row * tile.u_width + rank;
+      if (row < tile.row_count && rank < ranks) {
 #pragma unroll 8
-      for (int s = 0; s < splits; ++s) sum += __ldcg(from + s * split_stride);
+        for (int s = 0; s < splits; ++s) sum += __ldcg(from + s * split_stride);
+      }
+      out[row * kUStride + rank] = sum * entry.scale;
     }
-    out[row * kUStride + rank] = sum * entry.scale;
   }
 }
 
@@ -111,60 +98,72 @@ __device__ __forceinline__ void SplitU(uint32_t (&high)[2], uint32_t (&low)[2], 
   }
 }
 
-// Adds all terms of the tile. `shared_u` holds kModules * kPostRowTile * kUStride floats.
-// Every thread of the block must call it with the same tile and modules; `wait` is called
-// once, by all, when the first weights are on their way.
-template <int kModules, int kGroups, typename Wait>
-__device__ __forceinline__ void Expand(Accumulators<kModules, kGroups>& sums,
-                                       const ExpandTarget<kModules, kGroups>& target,
-                                       const RowTile& tile, const TileStart* start,
+// Lane (g, t) writes columns [8g, 8g + 8) of rows 2t and 2t + 1.
+__device__ __forceinline__ void StoreGroup(const ExpandGroup& group, const float (&d)[4][4],
+                                           int out_stride) {
+  const int g = threadIdx.x % 32 / 4, t = threadIdx.x % 4;
+#pragma unroll
+  for (int half = 0; half < 2; ++half) {
+    float4* to = reinterpret_cast<float4*>(group.out + (2 * t + half) * out_stride + 8 * g);
+    to[0] = make_float4(d[0][half], d[0][2 + half], d[1][half], d[1][2 + half]);
+    to[1] = make_float4(d[2][half], d[2][2 + half], d[3][half], d[3][2 + half]);
+  }
+}
+
+// Where the block's u buffers come from: `count` modules from `first`.
+struct ExpandModules {
+  int first;
+  int count;
+};
+
+// All threads of the block, same tile and modules. Waits for the launch ahead once the
+// first weights are on their way; ends with a barrier. REQUIRES: tile.term_count > 0.
+template <int kGroups>
+__device__ __forceinline__ void Expand(const ExpandGroup (&groups)[kGroups], ExpandModules modules,
+                                       const RowTile& tile, const TileStart& start,
                                        const LoraPlan& plan, int pair, int group_modules,
-                                       int splits, float* shared_u, Wait&& wait) {
-  constexpr int kUFloats = kPostRowTile * kUStride;
+                                       int splits, float* shared_u, int out_stride) {
   const int lane_column = threadIdx.x % 32 / 4 * 8;
-  bool waited = false;
+  float d[kGroups][4][4] = {};
+#pragma unroll 1
   for (int term = 0; term < tile.term_count; ++term) {
-    PlanEntry entries[kModules];
+    const PlanEntry* entries =
+        term == 0 ? start.entries
+                  : plan.entries + pair * plan.stride + (tile.term_begin + term) * group_modules;
     int tiles = 0;
-#pragma unroll
-    for (int m = 0; m < kModules; ++m) {
-      entries[m] = term == 0
-                       ? start->entries[target.module[m]]
-                       : plan.entries[pair * plan.stride +
-                                      (tile.term_begin + term) * group_modules + target.module[m]];
-      tiles = max(tiles, entries[m].rank_tiles);
+    for (int m = 0; m < modules.count; ++m) {
+      tiles = max(tiles, entries[modules.first + m].rank_tiles);
     }
-    for (int rank_tile = 0; rank_tile < tiles; rank_tile += 2) {
-      RankRows weights[kModules][kGroups];
+#pragma unroll 1
+    for (int rank_tile = 0; rank_tile < max(tiles, 1); rank_tile += 2) {
+      RankRows weights[kGroups];
 #pragma unroll
-      for (int m = 0; m < kModules; ++m) {
-#pragma unroll
-        for (int j = 0; j < kGroups; ++j) {
-          LoadRanks(weights[m][j], entries[m], plan.arena, rank_tile,
-                    target.column[m] + j * kGroupColumns + lane_column, target.width[m]);
-        }
+      for (int j = 0; j < kGroups; ++j) {
+        LoadRanks(weights[j], entries[groups[j].module], plan.arena, rank_tile,
+                  groups[j].column + lane_column, groups[j].width);
       }
       if (rank_tile == 0) {
-        if (!waited) wait();
-        waited = true;
+        if (term == 0) WaitForPredecessor();
         __syncthreads();
-#pragma unroll
-        for (int m = 0; m < kModules; ++m) {
-          GatherU(shared_u + m * kUFloats, entries[m], tile, plan.u, splits);
+#pragma unroll 1
+        for (int m = 0; m < modules.count; ++m) {
+          GatherU(shared_u + m * kPostRowTile * kUStride, entries[modules.first + m], tile, plan.u,
+                  splits);
         }
         __syncthreads();
       }
 #pragma unroll
-      for (int m = 0; m < kModules; ++m) {
-        if (rank_tile >= entries[m].rank_tiles) continue;
+      for (int j = 0; j < kGroups; ++j) {
+        if (rank_tile >= entries[groups[j].module].rank_tiles) continue;
         uint32_t high[2], low[2];
-        SplitU(high, low, shared_u + m * kUFloats, rank_tile * kTileRanks);
-#pragma unroll
-        for (int j = 0; j < kGroups; ++j) MultiplyRanks(sums.d[m][j], weights[m][j], high, low);
+        SplitU(high, low, shared_u + groups[j].u * kPostRowTile * kUStride, rank_tile * kTileRanks);
+        MultiplyRanks(d[j], weights[j], high, low);
       }
     }
   }
-  if (!waited) wait();
+#pragma unroll
+  for (int j = 0; j < kGroups; ++j) StoreGroup(groups[j], d[j], out_stride);
+  __syncthreads();
 }
 
 // DoRA's gain of a tile's module; null without. Only a lone term may have one.
