@@ -21,6 +21,8 @@ constexpr char kPushbackTrailer[] = "grpc-retry-pushback-ms";
 constexpr size_t kAdapterHeaderBytesMax = 256;
 // How long one attempt to reach an address that neither answers nor refuses may take.
 constexpr absl::Duration kConnectAttempt = absl::Seconds(5);
+// How soon a cancellation is noticed while connecting.
+constexpr absl::Duration kConnectTick = absl::Milliseconds(100);
 // A server that asks for more patience than this is treated as gone.
 constexpr absl::Duration kServerDelayMax = absl::Seconds(60);
 constexpr absl::Duration kNoDelayAsked = absl::Nanoseconds(-1);
@@ -48,6 +50,8 @@ absl::Status NoServer(const std::string& server) {
   status.SetPayload(kNoServerUrl, absl::Cord());
   return status;
 }
+
+absl::Status CancelledByCaller() { return absl::CancelledError("cancelled by the caller"); }
 
 bool FitsHeader(const std::string& adapter_id) {
   return !adapter_id.empty() && adapter_id.size() <= kAdapterHeaderBytesMax &&
@@ -140,29 +144,33 @@ LoricaClient::LoricaClient(ClientOptions options)
 LoricaClient::~LoricaClient() = default;
 
 absl::Status LoricaClient::Connect(absl::Duration patience) {
-  return ConnectWithin(patience, std::max(patience, kConnectAttempt));
+  return ConnectWithin(patience, std::max(patience, kConnectAttempt), /*cancellation=*/nullptr);
 }
 
-absl::Status LoricaClient::ConnectWithin(absl::Duration patience, absl::Duration attempt) {
+absl::Status LoricaClient::ConnectWithin(absl::Duration patience, absl::Duration attempt,
+                                         const Cancellation* cancellation) {
   const absl::Time start = absl::Now();
   grpc_connectivity_state state = channel_->GetState(/*try_to_connect=*/true);
   while (state != GRPC_CHANNEL_READY) {
     const bool refused = state == GRPC_CHANNEL_TRANSIENT_FAILURE;
     const absl::Time end = start + (refused ? patience : attempt);
     if (state == GRPC_CHANNEL_SHUTDOWN || absl::Now() >= end) return NoServer(options_.server);
-    channel_->WaitForStateChange(state, absl::ToChronoTime(end));
+    if (cancellation != nullptr && cancellation->cancelled()) return CancelledByCaller();
+    channel_->WaitForStateChange(state,
+                                 absl::ToChronoTime(std::min(end, absl::Now() + kConnectTick)));
     state = channel_->GetState(/*try_to_connect=*/true);
   }
   connected_once_ = true;
   return absl::OkStatus();
 }
 
-absl::Status LoricaClient::EnsureConnected(absl::Time deadline) {
+absl::Status LoricaClient::EnsureConnected(absl::Time deadline, const Cancellation* cancellation) {
   const grpc_connectivity_state state = channel_->GetState(/*try_to_connect=*/true);
   if (state == GRPC_CHANNEL_READY && connected_once_) return absl::OkStatus();
   const absl::Duration left = deadline - absl::Now();
   return ConnectWithin(std::min(options_.connect_wait, left),
-                       std::min(std::max(options_.connect_wait, kConnectAttempt), left));
+                       std::min(std::max(options_.connect_wait, kConnectAttempt), left),
+                       cancellation);
 }
 
 absl::Status LoricaClient::RunOnce(const CallOptions& options, absl::Time deadline,
@@ -170,11 +178,13 @@ absl::Status LoricaClient::RunOnce(const CallOptions& options, absl::Time deadli
                                    bool* may_repeat) {
   *server_delay = kNoDelayAsked;
   *may_repeat = true;
-  if (absl::Status status = EnsureConnected(deadline); !status.ok()) return status;
+  if (absl::Status status = EnsureConnected(deadline, options.cancellation); !status.ok()) {
+    return status;
+  }
   grpc::ClientContext context;
   if (HasDeadline(deadline)) context.set_deadline(absl::ToChronoTime(deadline));
   if (options.cancellation != nullptr && !options.cancellation->Attach(&context)) {
-    return absl::CancelledError("cancelled before it started");
+    return CancelledByCaller();
   }
   const Attempt attempt = call(&context);
   if (options.cancellation != nullptr) options.cancellation->Detach(&context);
@@ -207,7 +217,7 @@ absl::Status LoricaClient::Run(const CallOptions& options, Repeat repeat, Attemp
     if (options.cancellation == nullptr) {
       absl::SleepFor(delay);
     } else if (!options.cancellation->SleepFor(delay)) {
-      return absl::CancelledError("cancelled by the caller");
+      return CancelledByCaller();
     }
   }
 }

@@ -168,9 +168,10 @@ class LoricaClient {
   absl::Status Run(const CallOptions& options, Repeat repeat, AttemptCall call);
   absl::Status RunOnce(const CallOptions& options, absl::Time deadline, AttemptCall call,
                        absl::Duration* server_delay, bool* may_repeat);
-  absl::Status EnsureConnected(absl::Time deadline);
+  absl::Status EnsureConnected(absl::Time deadline, const Cancellation* cancellation);
   // Waits up to `patience` on an address that refuses, up to `attempt` on a silent one.
-  absl::Status ConnectWithin(absl::Duration patience, absl::Duration attempt);
+  absl::Status ConnectWithin(absl::Duration patience, absl::Duration attempt,
+                             const Cancellation* cancellation);
 
   template <class Response, class Method, class Stub, class Request>
   absl::StatusOr<Response> Unary(Stub* stub, Method method, const Request& request,

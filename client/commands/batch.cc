@@ -28,7 +28,7 @@ constexpr char kExamples[] =
   {"adapters": [{"adapter_id": "a", "weight": 0.7}, {"adapter_id": "b"}], "prompt": "…"}
   {"messages": [{"role": "user", "content": "Hi"}], "temperature": 0.8, "seed": 7, "stop": ["\n"]}
 One result a line on stdout, in the order of the requests:
-  {"token_ids": […], "text": "…", "finish_reason": "eos", "adapter": {…}, "usage": {…}, "timings": {…}}
+  {"token_ids": […], "text": "…", "finish_reason": "eos", "adapter": {…}, "usage": {…}, …}
   {"error": {"code": "NOT_FOUND", "message": "…"}}
 
 Examples:
@@ -78,10 +78,11 @@ class BatchRun {
   LineReader reader_;
   OrderedWindow window_;
   WorkQueue<Job> queue_;  // the window bounds it
-  ProgressBar progress_{"batch"};
+  // Results on the same terminal would tear the bar to pieces.
+  ProgressBar progress_{"batch", !IsTerminal(stdout)};
   std::atomic<int64_t> errors_ = 0;
   std::atomic<int64_t> tokens_ = 0;
-  std::atomic<int64_t> read_bytes_ = 0;
+  std::atomic<int64_t> done_bytes_ = 0;
   int64_t written_ = 0;  // guarded by the window's lock: only Write touches it
   bool write_failed_ = false;
 };
@@ -123,7 +124,7 @@ void BatchRun::Write(const std::string& result) {
 
 void BatchRun::ShowProgress() {
   const double seconds = absl::ToDoubleSeconds(absl::Now() - start_);
-  const double fraction = input_bytes_ > 0 ? static_cast<double>(read_bytes_) / input_bytes_ : -1.0;
+  const double fraction = input_bytes_ > 0 ? static_cast<double>(done_bytes_) / input_bytes_ : -1.0;
   std::string note = absl::StrCat(HumanCount(written_), " done");
   if (errors_ > 0) absl::StrAppend(&note, ", ", HumanCount(errors_), " errors");
   absl::StrAppend(&note, ", ", Fixed(tokens_ / seconds, 1), " tok/s");
@@ -135,7 +136,6 @@ void BatchRun::Read() {
   for (;;) {
     const LineReader::Result result = reader_.Next(&line);
     if (result == LineReader::Result::kEnd) return;
-    read_bytes_ = reader_.bytes_read();
     if (result == LineReader::Result::kTooLong) {
       const int64_t ticket = window_.Open(0);
       window_.Close(ticket, 0,
@@ -150,7 +150,9 @@ void BatchRun::Read() {
 
 void BatchRun::Work() {
   while (std::optional<Job> job = queue_.Pop()) {
-    window_.Close(job->ticket, job->bytes, Answer(job->line));
+    std::string result = Answer(job->line);
+    done_bytes_ += job->bytes + 1;
+    window_.Close(job->ticket, job->bytes, std::move(result));
   }
 }
 

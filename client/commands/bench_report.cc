@@ -41,7 +41,8 @@ std::string HistogramText(const std::string& title, const std::vector<double>& v
         std::ceil(static_cast<double>(histogram.counts[i]) / most * kTextBarCells - 1e-9);
     std::string bar;
     for (int k = 0; k < cells; ++k) bar += "█";
-    table.AddRow({Fixed(i * histogram.bin_width, 1), bar, HumanCount(histogram.counts[i])});
+    table.AddRow({Fixed(histogram.start + i * histogram.bin_width, 1), bar,
+                  HumanCount(histogram.counts[i])});
   }
   return absl::StrCat("\n", Paint(Ink::kBold, title, stream), "\n", table.ToString(stream));
 }
@@ -82,10 +83,12 @@ Histogram MakeHistogram(std::vector<double> values, int bins) {
   Histogram histogram;
   histogram.counts.assign(bins, 0);
   std::sort(values.begin(), values.end());
-  const double top = Percentile(values, 99) * 1.05;
-  histogram.bin_width = top > 0 ? top / bins : 1;
+  histogram.start = values.empty() ? 0 : values.front();
+  const double range = (Percentile(values, 99) - histogram.start) * 1.05;
+  histogram.bin_width = range > 0 ? range / bins : 1;
   for (const double value : values) {
-    const int bin = static_cast<int>(value / histogram.bin_width);
+    const int bin =
+        static_cast<int>(std::min<double>(bins, (value - histogram.start) / histogram.bin_width));
     ++histogram.counts[std::clamp(bin, 0, bins - 1)];
   }
   return histogram;

@@ -37,9 +37,10 @@ struct Distribution {
 double Percentile(const std::vector<double>& sorted, double percent);
 Distribution Describe(std::vector<double> values);
 
-// Counts in `bins` equal bins from 0 to a bit above the 99th percentile; the last bin
-// also takes what is beyond.
+// Counts in `bins` equal bins from the least value to a bit above the 99th percentile;
+// the last bin also takes what is beyond.
 struct Histogram {
+  double start = 0;
   double bin_width = 1;
   std::vector<int64_t> counts;
 };

@@ -31,21 +31,21 @@ std::string Text(double x, double y, const char* anchor, const std::string& text
 
 double Bottom() { return kTitleHeight + kMargin + kPanelHeight; }
 
-// Title, the two axes and their largest values.
-std::string Frame(const Panel& panel, double x_max, double y_max) {
+// Title, the two axes and their ends.
+std::string Frame(const Panel& panel, double x_min, double x_max, double y_max) {
   const double top = kTitleHeight + kMargin;
   return absl::StrCat(Text(panel.x, top - 12, "start", panel.title),
                       absl::StrFormat("<path d=\"M%.1f %.1f V%.1f H%.1f\" class=\"axis\"/>\n",
                                       panel.x, top, Bottom(), panel.x + kPanelWidth),
                       Text(panel.x - 6, top + 10, "end", Fixed(y_max, y_max < 10 ? 1 : 0)),
                       Text(panel.x - 6, Bottom(), "end", "0"),
-                      Text(panel.x, Bottom() + 18, "middle", "0"),
+                      Text(panel.x, Bottom() + 18, "middle", Fixed(x_min, 0)),
                       Text(panel.x + kPanelWidth, Bottom() + 18, "end",
                            absl::StrCat(Fixed(x_max, x_max < 10 ? 1 : 0), " ", panel.unit)));
 }
 
-std::string Marker(const Panel& panel, double value, double x_max, const std::string& label) {
-  const double x = panel.x + std::min(1.0, value / x_max) * kPanelWidth;
+std::string Marker(const Panel& panel, double value, double share, const std::string& label) {
+  const double x = panel.x + std::clamp(share, 0.0, 1.0) * kPanelWidth;
   return absl::StrCat(absl::StrFormat("<path d=\"M%.1f %.1f V%.1f\" class=\"mark\"/>\n", x,
                                       kTitleHeight + kMargin, Bottom()),
                       Text(x, Bottom() + 32, "middle", absl::StrCat(label, " ", Fixed(value, 1))));
@@ -55,16 +55,18 @@ std::string HistogramPanel(const Panel& panel, const std::vector<double>& values
   if (values.empty()) return Text(panel.x, kTitleHeight + kMargin - 12, "start", panel.title);
   const Histogram histogram = MakeHistogram(values, kBins);
   const double most = *std::max_element(histogram.counts.begin(), histogram.counts.end());
-  const double x_max = histogram.bin_width * kBins;
+  const double range = histogram.bin_width * kBins;
   const double bar = kPanelWidth / kBins;
-  std::string svg = Frame(panel, x_max, most);
+  std::string svg = Frame(panel, histogram.start, histogram.start + range, most);
   for (int i = 0; i < kBins; ++i) {
     const double height = histogram.counts[i] / most * kPanelHeight;
     absl::StrAppendFormat(&svg, "<rect x=\"%.1f\" y=\"%.1f\" width=\"%.1f\" height=\"%.1f\"/>\n",
                           panel.x + i * bar, Bottom() - height, bar - 1, height);
   }
   const Distribution d = Describe(values);
-  return absl::StrCat(svg, Marker(panel, d.p50, x_max, "p50"), Marker(panel, d.p99, x_max, "p99"));
+  const auto share = [&](double value) { return (value - histogram.start) / range; };
+  return absl::StrCat(svg, Marker(panel, d.p50, share(d.p50), "p50"),
+                      Marker(panel, d.p99, share(d.p99), "p99"));
 }
 
 std::string TimelinePanel(const Panel& panel, const BenchReport& report) {
@@ -78,7 +80,7 @@ std::string TimelinePanel(const Panel& panel, const BenchReport& report) {
                           panel.x + (i + 0.5) * kSlotSeconds / x_max * kPanelWidth,
                           Bottom() - rates[i] / most * kPanelHeight);
   }
-  return absl::StrCat(Frame(panel, x_max, most), "<polyline points=\"", points, "\"/>\n");
+  return absl::StrCat(Frame(panel, 0, x_max, most), "<polyline points=\"", points, "\"/>\n");
 }
 
 }  // namespace

@@ -136,8 +136,8 @@ std::string Table::ToString(FILE* stream) const {
   return text;
 }
 
-ProgressBar::ProgressBar(std::string label)
-    : label_(std::move(label)), shown_(IsTerminal(stderr)) {}
+ProgressBar::ProgressBar(std::string label, bool wanted)
+    : label_(std::move(label)), shown_(wanted && IsTerminal(stderr)) {}
 
 ProgressBar::~ProgressBar() { Clear(); }
 

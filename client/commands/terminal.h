@@ -47,10 +47,10 @@ class Table {
 };
 
 // One line on stderr that redraws itself at most ten times a second; silent when stderr
-// is no terminal. Thread-safe.
+// is no terminal, or not `wanted`. Thread-safe.
 class ProgressBar {
  public:
-  explicit ProgressBar(std::string label);
+  explicit ProgressBar(std::string label, bool wanted = true);
   ~ProgressBar();  // clears the line
 
   // `fraction` below zero: no bar, only the note (the total is not known).

@@ -218,6 +218,19 @@ TEST(LoricaClient, NobodyThereSaysWhatToDo) {
   EXPECT_LT(absl::Now() - start, absl::Seconds(2));
 }
 
+TEST(LoricaClient, CancellationEndsTheWaitForAServer) {
+  LoricaClient client({.server = "127.0.0.1:1", .connect_wait = absl::Seconds(60)});
+  Cancellation cancellation;
+  std::thread canceller([&] {
+    absl::SleepFor(absl::Milliseconds(100));
+    cancellation.Cancel();
+  });
+  const absl::Time start = absl::Now();
+  EXPECT_TRUE(absl::IsCancelled(client.GetStatus({.cancellation = &cancellation}).status()));
+  EXPECT_LT(absl::Now() - start, absl::Seconds(10));
+  canceller.join();
+}
+
 TEST(LoricaClient, ConnectWaitsForAServerThatComesLater) {
   int port = 0;
   {

@@ -48,7 +48,8 @@ TEST(MakeHistogram, CountsEveryValueOnce) {
   const Histogram histogram = MakeHistogram(values, 20);
   EXPECT_EQ(std::accumulate(histogram.counts.begin(), histogram.counts.end(), int64_t{0}), 1002);
   EXPECT_GE(histogram.counts.back(), 1);
-  EXPECT_EQ(MakeHistogram({0, 0}, 5).counts[0], 2);
+  EXPECT_EQ(MakeHistogram({7, 7}, 5).counts[0], 2);
+  EXPECT_EQ(MakeHistogram({100, 101}, 5).start, 100);
 }
 
 TEST(BenchReport, SeparatesFinishedFailedAndCut) {
