@@ -58,11 +58,16 @@ build_jobs() {
   [ "$memory_jobs" -lt "$cores" ] && echo "$memory_jobs" || echo "$cores"
 }
 
-# build_preset NAME: configures and builds into build/NAME.
+# Where nvcc is; nothing where it is not.
+find_nvcc() { PATH=$PATH:/usr/local/cuda/bin command -v nvcc || true; }
+
+# build_preset NAME [CMAKE OPTION...]: configures and builds into build/NAME.
 build_preset() {
-  local jobs
+  local preset=$1 jobs
+  shift
   jobs=$(build_jobs)
-  say "building preset $1 into build/$1 with $jobs compile jobs"
-  (cd "$lorica_root" && cmake --preset "$1" -DLORICA_PARTS_DIR="$lorica_cache/parts" >/dev/null &&
-    cmake --build "build/$1" -j "$jobs")
+  say "building preset $preset into build/$preset with $jobs compile jobs"
+  (cd "$lorica_root" &&
+    cmake --preset "$preset" -DLORICA_PARTS_DIR="$lorica_cache/parts" "$@" >/dev/null &&
+    cmake --build "build/$preset" -j "$jobs")
 }

@@ -7,7 +7,8 @@
 #
 #   --setup-only  install, build and fetch; start nothing
 #   --keep        leave the server running at the end
-#   --cuda        build for NVIDIA GPUs (refused: this version has the CPU backend alone)
+#   --cuda        also build the CUDA backend (as without the flag where a GPU answers and there
+#                 is nvcc); the server itself still runs on the CPU in this version
 #   --help        this text
 #
 # Leaves build/release/bin/loricad, build/release/bin/lorica and the model in
@@ -19,11 +20,12 @@ cd "$lorica_root"
 
 setup_only=false
 keep=false
+cuda=false
 for argument in "$@"; do
   case $argument in
     --setup-only) setup_only=true ;;
     --keep) keep=true ;;
-    --cuda) die "there is no CUDA backend yet. Without --cuda the server runs on the CPU." 2 ;;
+    --cuda) cuda=true ;;
     --help | -h)
       sed -n '2,/^set /{/^set /d;s/^# \{0,1\}//p}' "${BASH_SOURCE[0]}"
       exit 0
@@ -144,10 +146,23 @@ TEXT
   show_commands ""
 }
 
+# ON where the CUDA backend is to be built.
+cuda_option() {
+  if [ -z "$(find_nvcc)" ]; then
+    ! $cuda || die "--cuda needs nvcc, and there is none in PATH or /usr/local/cuda/bin" 2
+    echo OFF
+  elif $cuda || nvidia-smi --list-gpus >/dev/null 2>&1; then
+    echo ON
+  else
+    echo OFF
+  fi
+}
+
 began=$SECONDS
+build_cuda=$(cuda_option)
 install_packages "${product_packages[@]}"
 deploy/fetch.sh
-build_preset release
+build_preset release -DLORICA_CUDA="$build_cuda"
 say "set up in $((SECONDS - began)) s: $bin/loricad, $bin/lorica"
 if $setup_only; then
   exit 0

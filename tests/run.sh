@@ -8,7 +8,7 @@
 #   --fuzz          also the tests labelled `fuzz`
 #   --asan          with the address and undefined-behaviour sanitizers, in build/asan
 #   --tsan          with the thread sanitizer, in build/tsan
-#   --gpu           refused: there are no GPU tests yet
+#   --gpu           with the CUDA backend and its tests, in build/cuda; needs nvcc and a GPU
 #   --help          this text
 #
 # Installs missing Debian packages (as root, or with sudo where it asks no password), fetches
@@ -33,7 +33,11 @@ while [ $# -gt 0 ]; do
     --fuzz) skipped_labels=("${skipped_labels[@]/#fuzz/}") ;;
     --asan) preset=asan ;;
     --tsan) preset=tsan ;;
-    --gpu) die "there is no CUDA backend yet, so there are no GPU tests to run" 2 ;;
+    --gpu)
+      [ -n "$(find_nvcc)" ] || die "--gpu needs nvcc, in PATH or in /usr/local/cuda/bin" 2
+      nvidia-smi --list-gpus >/dev/null 2>&1 || die "--gpu needs a GPU, and nvidia-smi finds none" 2
+      preset=cuda
+      ;;
     --help | -h)
       sed -n '2,/^set /{/^set /d;s/^# \{0,1\}//p}' "${BASH_SOURCE[0]}"
       exit 0
