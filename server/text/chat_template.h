@@ -1,9 +1,15 @@
 // Chat messages to prompt parts through the model's own Jinja template.
 //
-// The template comes from the base model on the operator's disk, never from a
-// request or an adapter. Source size, nesting, loop counts, rendered bytes and time are
-// capped. Parts keep template text apart from message text, so that special
-// tokens written by a user stay plain text when tokenised. Immutable: thread-safe.
+// The template comes from the base model on the operator's disk, never from a request or
+// an adapter; messages come from anyone. Source, nesting, ranges, steps, the bytes that
+// operations read and make, and the rendered bytes are capped, which holds the worst
+// template to some seconds and about 1 GiB; no clock is involved. Beyond what Jinja2
+// with Transformers' settings refuses, so are: containers that hold a namespace or a
+// function, and a builtin as the target of a call block.
+//
+// Parts keep template text apart from message text, and whatever a template makes of a
+// message counts as message text, so that special tokens written by a user stay plain text:
+// hand the parts to Tokenizer::EncodeParts. Immutable: thread-safe.
 #pragma once
 
 #include <cstdint>
@@ -22,7 +28,7 @@ inline constexpr int64_t kTemplateSourceBytesMax = 256 << 10;
 inline constexpr int kTemplateNestingMax = 64;
 inline constexpr int64_t kTemplateRangeMax = 10'000;
 inline constexpr int64_t kTemplateRenderedBytesMax = 8 << 20;
-inline constexpr int64_t kTemplateStepsMax = 2'000'000;      // nodes run; loops and macros by the names they copy
+inline constexpr int64_t kTemplateStepsMax = 2'000'000;      // nodes run, variables copied
 inline constexpr int64_t kTemplateWorkBytesMax = 512 << 20;  // read or made by all operations
 inline constexpr int kTemplateOperatorsMax = 256;            // within one {{ }} or {% %}
 inline constexpr int kTemplateNamesMax = 1024;               // different identifiers

@@ -1,4 +1,5 @@
 #include <nlohmann/json.hpp>
+#include <random>
 
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
@@ -170,6 +171,33 @@ TEST(TokenizerJsonTest, DeepNestingIsRefused) {
   EXPECT_FALSE(MakeTokenizerFromJson(deep).ok());
   const std::string closed = deep + std::string(1 << 20, ']');
   EXPECT_FALSE(MakeTokenizerFromJson("{\"model\": " + closed + "}").ok());
+}
+
+TEST(TokenizerJsonTest, DamagedFilesEndWithAStatus) {
+  const std::string whole = SmallTokenizer().dump();
+  const std::vector<std::string> values = {
+      "null", "-1", "1e999", "\"\"", "[]", "{}", "true", "[[]]", "99999999999999999999"};
+  const uint32_t seed = std::random_device{}();
+  SCOPED_TRACE(testing::Message() << "seed " << seed);
+  std::mt19937 random(seed);
+  int served = 0;
+  for (int round = 0; round < 5000; ++round) {
+    std::string text = whole;
+    const size_t colon = text.find(':', random() % text.size());
+    if (random() % 2 == 0 || colon == std::string::npos) {
+      text[random() % text.size()] = static_cast<char>(random());
+    } else {
+      const size_t end = text.find_first_of(",}", colon);
+      text.replace(colon + 1, end - colon - 1, values[random() % values.size()]);
+    }
+    const auto tokenizer = MakeTokenizerFromJson(text);
+    if (!tokenizer.ok()) continue;
+    ++served;
+    std::vector<int32_t> ids;
+    ASSERT_TRUE((*tokenizer)->Encode("ab <end> \u65E5 c", true, &ids).ok());
+    for (const int32_t id : ids) ASSERT_LT(id, (*tokenizer)->size());
+  }
+  EXPECT_GT(served, 100);
 }
 
 GgufVocabulary SmallGguf() {

@@ -11,6 +11,7 @@
 #include "adapters/hub/gguf.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
+#include "server/text/chat_template.h"
 #include "server/text/detokenizer.h"
 #include "server/text/utf8.h"
 #include "tests/server/text/cpu_seconds.h"
@@ -99,6 +100,25 @@ TEST(TokenizerTest, EqualsTheReferenceFromTokenizerJson) {
   for (int32_t id = 0; id < SmolLm().size(); ++id) {
     ASSERT_EQ((*tokenizer)->TokenBytes(id), SmolLm().TokenBytes(id)) << id;
     ASSERT_EQ((*tokenizer)->IsSpecial(id), SmolLm().IsSpecial(id)) << id;
+  }
+}
+
+TEST(TokenizerTest, PromptsOfTheReferenceGetItsIds) {
+  const char* fixtures = std::getenv("LORICA_FIXTURES");
+  if (fixtures == nullptr) GTEST_SKIP() << "set LORICA_FIXTURES to a folder with goldens/";
+  const std::filesystem::path folder = fixtures;
+  const Json meta = Json::parse(ReadFile(folder / "model_meta/gguf.json"));
+  auto chat = MakeChatTemplate(meta["metadata"]["tokenizer.chat_template"].get<std::string>(),
+                               {"<|im_start|>", "<|im_end|>"});
+  ASSERT_TRUE(chat.ok()) << chat.status();
+  for (const auto& golden : Json::parse(ReadFile(folder / "goldens/goldens_public.json"))) {
+    const auto parts = (*chat)->Render({{"user", golden["user"].get<std::string>()}}, true);
+    ASSERT_TRUE(parts.ok()) << parts.status();
+    std::vector<int32_t> ids;
+    ASSERT_TRUE(SmolLm().EncodeParts(*parts, &ids).ok());
+    EXPECT_EQ(ids, golden["prompt_ids"].get<std::vector<int32_t>>()) << golden["id"];
+    const auto output = golden["output_ids"].get<std::vector<int32_t>>();
+    EXPECT_EQ(Decode(SmolLm(), output, true), golden["text"].get<std::string>()) << golden["id"];
   }
 }
 

@@ -1,6 +1,9 @@
 // Templates that would never end, or would take all memory, end with a status.
 #include <pthread.h>
 
+#include <random>
+#include <vector>
+
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 #include "server/text/chat_template.h"
@@ -213,6 +216,111 @@ TEST(TemplateLimitsTest, MessagesCannotMakeAnHonestTemplateSlow) {
                 Times(1'000'000, "</think>"));
   ExpectRendered("{% set c = messages[0].content %}{{ c|replace('</think>', '') }}{{ c|trim }}",
                  tags);
+}
+
+// Any order of the language's pieces: a status, in time, and never a crash.
+TEST(TemplateLimitsTest, RandomTemplatesEndWithAStatus) {
+  const std::vector<std::string> pieces = {"{{ ",
+                                           " }}",
+                                           "{% ",
+                                           " %}",
+                                           "{%- ",
+                                           " -%}",
+                                           "for x in ",
+                                           "endfor",
+                                           "if ",
+                                           "elif ",
+                                           "else",
+                                           "endif",
+                                           "set ",
+                                           "endset",
+                                           "macro f(x, y=1)",
+                                           "endmacro",
+                                           "call f(1)",
+                                           "endcall",
+                                           "f(x)",
+                                           "filter upper",
+                                           "endfilter",
+                                           "x",
+                                           "messages",
+                                           "messages[0]",
+                                           ".content",
+                                           ".role",
+                                           "[1:]",
+                                           "[::-1]",
+                                           "['role']",
+                                           " = ",
+                                           " == ",
+                                           " + ",
+                                           " ~ ",
+                                           " * ",
+                                           " % ",
+                                           " - ",
+                                           " and ",
+                                           " not ",
+                                           " in ",
+                                           " is defined",
+                                           " is string",
+                                           "|length",
+                                           "|tojson",
+                                           "|trim",
+                                           "|join(',')",
+                                           "|list",
+                                           "|replace('a', 'bb')",
+                                           ".split('a')",
+                                           "|map(attribute='role')",
+                                           "|default('d')",
+                                           "range(9)",
+                                           "namespace(a=1)",
+                                           "ns",
+                                           "ns.a",
+                                           "dict(a=x)",
+                                           "'text'",
+                                           "12",
+                                           "-3.5",
+                                           "[1, x]",
+                                           "(x, 2)",
+                                           "{'k': x}",
+                                           "loop.index",
+                                           "caller()",
+                                           "raise_exception('r')",
+                                           "true",
+                                           "none",
+                                           "(",
+                                           ")",
+                                           "[",
+                                           "]",
+                                           "{",
+                                           "}",
+                                           ",",
+                                           "\n",
+                                           "plain ",
+                                           "{# c #}",
+                                           "break",
+                                           "continue",
+                                           "|sort",
+                                           "|items",
+                                           "|abs"};
+  const uint32_t seed = std::random_device{}();
+  SCOPED_TRACE(testing::Message() << "seed " << seed);
+  std::mt19937 random(seed);
+  const auto some = [&](int most) {
+    std::string text;
+    for (int n = random() % most + 1; n > 0; --n) text += pieces[random() % pieces.size()];
+    return text;
+  };
+  int rendered = 0;
+  for (int round = 0; round < 20'000; ++round) {
+    std::string source = "{% set ns = namespace(a=[]) %}{% set x = messages %}";
+    for (int n = random() % 4 + 1; n > 0; --n) {
+      const char* open[] = {"{{ ", "{% set x = ", "{% for x in ", "{% if ", "{% set ns.a = ", ""};
+      const char* close[] = {" }}", " %}", " %}{{ x }}{% endfor %}", " %}y{% endif %}", " %}", ""};
+      const size_t kind = random() % 6;
+      source += open[kind] + some(5) + close[kind];
+    }
+    rendered += RenderStatus(source, "banana").ok();
+  }
+  EXPECT_GT(rendered, 100);
 }
 
 // Work that stays within the budgets must stay within seconds, and within small stacks.
