@@ -197,6 +197,7 @@ void CudaBackend::BeginStep(const StepBatch& batch) {
   greedy_ = std::all_of(batch.samples.begin(), batch.samples.end(), IsPlainGreedy);
   LORICA_CHECK(batch.terms.size() * kGroupModulesMax <= plan_.stride, batch.terms.size());
   step_->Send(batch, stream());
+  pending_shrink_.reset();
   plan_layers_ = 0;
   GroupInputs inputs;
   for (const LoraTerm& term : batch.terms) {
@@ -236,6 +237,10 @@ void CudaBackend::Linear(Tensor y, Tensor x, const Weight& weight) {
 void CudaBackend::LoraShrink(Tensor x, int layer, LoraGroup group) {
   shrink_columns_ = x.columns;
   if (plan_layers_ == 0) return;
+  if (shrink_place_ == ShrinkPlace::kAfter) {
+    pending_shrink_ = {x, layer, group};
+    return;
+  }
   const bool beside = shrink_place_ == ShrinkPlace::kBeside;
   if (beside) {
     input_ready_.Record(stream());
@@ -250,6 +255,11 @@ void CudaBackend::LoraShrink(Tensor x, int layer, LoraGroup group) {
 }
 
 void CudaBackend::JoinShrink() {
+  if (pending_shrink_) {
+    LaunchLoraShrink(pending_shrink_->x.data, pending_shrink_->x.columns, step_->tables(), plan_,
+                     pending_shrink_->layer, pending_shrink_->group, true, stream());
+    pending_shrink_.reset();
+  }
   if (shrink_running_) shrink_done_.Hold(stream());
   shrink_running_ = false;
 }
@@ -303,6 +313,7 @@ void CudaBackend::ResidualNorm(Tensor out, Tensor residual, Tensor projection, c
                                int layer, LoraGroup group, const float* next_weight,
                                float epsilon) {
   JoinShrink();
+  LORICA_CHECK(residual.columns <= kResidualColumnsMax, residual.columns);
   ResidualNormArgs args;
   args.out = out.data;
   args.residual = residual.data;

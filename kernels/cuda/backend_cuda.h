@@ -14,7 +14,7 @@
 
 #include <map>
 #include <memory>
-#include <mutex>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -26,9 +26,9 @@
 
 namespace lorica::cuda {
 
-// How shrinks run: kInline in the main stream, kBeside in a stream of their own next to the
-// base product.
-enum class ShrinkPlace : uint8_t { kInline, kBeside };
+// How shrinks run: kBefore the base product in the main stream; kAfter it, so that the post
+// kernel reads its weights while the shrink runs; kBeside it, in a stream of their own.
+enum class ShrinkPlace : uint8_t { kBefore, kAfter, kBeside };
 
 class CudaBackend : public Backend {
  public:
@@ -81,6 +81,11 @@ class CudaBackend : public Backend {
     std::unique_ptr<Buffer> cos;
     std::unique_ptr<Buffer> sin;
   };
+  struct PendingShrink {
+    Tensor x;
+    int layer = 0;
+    LoraGroup group = LoraGroup::kQkv;
+  };
   struct PendingResults {
     absl::Span<SampleResult> results;
     int64_t begin = 0;  // in host_results_
@@ -99,7 +104,8 @@ class CudaBackend : public Backend {
   Event input_ready_;
   Event shrink_done_;
   bool shrink_running_ = false;
-  ShrinkPlace shrink_place_ = ShrinkPlace::kInline;
+  ShrinkPlace shrink_place_ = ShrinkPlace::kAfter;
+  std::optional<PendingShrink> pending_shrink_;  // kAfter: until the post verb
   bool fixed_grids_ = false;
   bool greedy_ = true;  // every sample row of the step
 

@@ -53,6 +53,8 @@ void LaunchGluPost(void* out, const void* gate_up, int64_t ffn, int64_t hidden,
                    Activation activation, int layer, const StepTables& step, const LoraPlan& plan,
                    int row_tiles, cudaStream_t stream);
 
+inline constexpr int kResidualColumnsMax = 8192;
+
 struct ResidualNormArgs {
   void* out = nullptr;
   void* residual = nullptr;

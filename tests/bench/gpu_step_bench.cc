@@ -2,7 +2,7 @@
 // backend's verbs as the decoder drives them, each captured as one graph. Prints a row a
 // case beside its floor: bytes read / read bandwidth of this process.
 //
-//   gpu_step_bench [--pair] [--breakdown] [--beside]
+//   gpu_step_bench [--pair | --profile] [--breakdown] [--before | --beside]
 #include <algorithm>
 #include <cstdio>
 #include <cstring>
@@ -399,10 +399,15 @@ void Run(int argc, char** argv) {
   Bench bench;
   bench.device().set_fixed_grids(true);
   if (flag("--beside")) bench.device().set_shrink_place(cuda::ShrinkPlace::kBeside);
+  if (flag("--before")) bench.device().set_shrink_place(cuda::ShrinkPlace::kBefore);
   Report report(bench, bandwidth);
   int64_t bytes = 0;
   Adapters many = MountMany(bench, 64, {16}, &bytes);
   const int64_t each = bytes / 64;
+  if (flag("--profile")) {  // one mixed step, for a profiler
+    report.Steps(32, "32 distinct r16", Adapters(many.begin(), many.begin() + 32), each * 32);
+    return;
+  }
   if (flag("--pair")) {
     report.Pair(64, many);
     report.Pair(32, Adapters(many.begin(), many.begin() + 32));
