@@ -20,8 +20,7 @@ absl::StatusOr<HostMemory> HostMemory::Map(int64_t bytes) {
   HostMemory memory;
   memory.size_bytes_ = bytes;
   const size_t length = static_cast<size_t>(bytes > 0 ? bytes : 1);
-  void* address = mmap(nullptr, length, PROT_READ | PROT_WRITE,
-                       MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+  void* address = mmap(nullptr, length, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
   if (address == MAP_FAILED) {
     return absl::ResourceExhaustedError(absl::StrCat("no memory for ", bytes, " bytes"));
   }

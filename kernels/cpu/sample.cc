@@ -41,25 +41,32 @@ float MaxOrNan(const float* x, size_t count) {
   return nan == 0.0f ? result : nan;
 }
 
-// The sum of exp(scale * (x - max)).
-float SumExp(const float* x, size_t count, float max, float scale) {
-  V sum[kStripVectors];
-  for (V& s : sum) s = hn::Zero(Floats());
+// out[i] = exp(scale * (x[i] - max)), sums[g] their sum over each group of `group` elements.
+// REQUIRES: group is a multiple of 16; out has room for whole strips.
+void ExpGroups(const float* x, size_t count, float max, float scale, size_t group, float* out,
+               float* sums) {
   const V shift = Splat(max);
   const V factor = Splat(scale);
-  for (size_t c = 0; c < count; c += kStrip) {
-    float rest[kStrip];
-    const float* from = x + c;
-    if (count - c < kStrip) {
-      for (size_t i = 0; i < kStrip; ++i) rest[i] = c + i < count ? x[c + i] : -HUGE_VALF;
-      from = rest;
+  for (size_t begin = 0; begin < count; begin += group) {
+    V sum[kStripVectors];
+    for (V& s : sum) s = hn::Zero(Floats());
+    const size_t end = HWY_MIN(count, begin + group);
+    for (size_t c = begin; c < end; c += kStrip) {
+      float rest[kStrip];
+      const float* from = x + c;
+      if (end - c < kStrip) {
+        for (size_t i = 0; i < kStrip; ++i) rest[i] = c + i < end ? x[c + i] : -HUGE_VALF;
+        from = rest;
+      }
+      for (size_t i = 0; i < kStripVectors; ++i) {
+        const V v = hn::Mul(hn::Sub(LoadVector(from + i * kLanes), shift), factor);
+        const V e = Exp(v);
+        StoreVector(e, out + c + i * kLanes);
+        sum[i] = hn::Add(sum[i], e);
+      }
     }
-    for (size_t i = 0; i < kStripVectors; ++i) {
-      const V v = hn::Mul(hn::Sub(LoadVector(from + i * kLanes), shift), factor);
-      sum[i] = hn::Add(sum[i], Exp(v));
-    }
+    sums[begin / group] = SumStrip(sum);
   }
-  return SumStrip(sum);
 }
 
 }  // namespace HWY_NAMESPACE
@@ -70,13 +77,15 @@ HWY_AFTER_NAMESPACE();
 namespace lorica {
 
 HWY_EXPORT(MaxOrNan);
-HWY_EXPORT(SumExp);
+HWY_EXPORT(ExpGroups);
 
 namespace {
 
 constexpr float kNoChance = -std::numeric_limits<float>::infinity();
 constexpr float kBanBias = -100.0f;
 constexpr int kGroupTokens = 64;  // tokens that share one maximum when looking for the best
+
+constexpr float kGreedyTemperature = 1e-5f;  // below it only rounding would be left to chance
 
 struct Candidate {
   int32_t token;
@@ -89,6 +98,43 @@ bool Better(const Candidate& a, const Candidate& b) {
 }
 
 float MaxLogit(const float* x, int64_t count) { return HWY_DYNAMIC_DISPATCH(MaxOrNan)(x, count); }
+
+// exp(scale * (x - max)) of all tokens, and sums of groups of kGroupTokens.
+class Softmax {
+ public:
+  Softmax(const float* x, int64_t count, float max, float scale)
+      : exps_(count + kStripRoom), sums_((count + kGroupTokens - 1) / kGroupTokens) {
+    HWY_DYNAMIC_DISPATCH(ExpGroups)
+    (x, count, max, scale, kGroupTokens, exps_.data(), sums_.data());
+    for (const float sum : sums_) total_ += sum;
+  }
+
+  double total() const { return total_; }
+
+  // The first token whose running sum exceeds `uniform` of the total.
+  int32_t Choose(double uniform, int64_t count) const {
+    const double target = uniform * total_;
+    double sum = 0.0;
+    size_t group = 0;
+    while (group + 1 < sums_.size() && sum + sums_[group] <= target) sum += sums_[group++];
+    const int64_t begin = static_cast<int64_t>(group) * kGroupTokens;
+    const int64_t end = std::min(count, begin + kGroupTokens);
+    int64_t last = begin;  // with a chance: rounding may leave the target just out of reach
+    for (int64_t i = begin; i < end; ++i) {
+      if (exps_[i] > 0.0f) last = i;
+      sum += exps_[i];
+      if (sum > target) break;
+    }
+    return static_cast<int32_t>(last);
+  }
+
+ private:
+  static constexpr int kStripRoom = 16;
+
+  std::vector<float> exps_;
+  std::vector<float> sums_;
+  double total_ = 0.0;
+};
 
 // A bound that at least `count` of the logits reach: the count-th best of group maxima.
 float LowerBoundOfBest(const std::vector<float>& maxima, int64_t count) {
@@ -241,10 +287,14 @@ class RowSampler {
 
   int32_t Draw(double uniform) {
     scale_ = 1.0f / params_.temperature;
+    if (!KeepsBest() && !KeepsNucleus() && !(params_.min_p > 0.0f)) {
+      return Softmax(logits_, vocabulary_, max_, scale_).Choose(uniform, vocabulary_);
+    }
     maxima_ = GroupMaxima(logits_, vocabulary_);
     std::vector<Candidate> kept = Keep();
     if (params_.min_p > 0.0f) {
-      std::erase_if(kept, [this](const Candidate& c) { return c.probability < params_.min_p; });
+      const double bound = std::min(params_.min_p, 1.0f);
+      std::erase_if(kept, [bound](const Candidate& c) { return c.probability < bound; });
     }
     const double target = uniform * Total(kept);
     double sum = 0.0;
@@ -256,14 +306,16 @@ class RowSampler {
   }
 
  private:
+  bool KeepsBest() const { return params_.top_k > 0 && params_.top_k < vocabulary_; }
+  bool KeepsNucleus() const { return params_.top_p < 1.0f; }
+
   // Candidates after top-k and top-p, in order of id.
   std::vector<Candidate> Keep() {
-    const bool by_k = params_.top_k > 0 && params_.top_k < vocabulary_;
-    if (!by_k && params_.top_p < 1.0f) return KeepNucleus();
-    std::vector<Candidate> candidates =
-        Weighed(by_k ? LowerBoundOfBest(maxima_, params_.top_k) : MinPBound());
-    if (by_k) KeepTopK(params_.top_k, candidates);
-    if (by_k && params_.top_p < 1.0f) {
+    if (!KeepsBest() && KeepsNucleus()) return KeepNucleus();
+    if (!KeepsBest()) return Weighed(MinPBound());
+    std::vector<Candidate> candidates = Weighed(LowerBoundOfBest(maxima_, params_.top_k));
+    KeepTopK(params_.top_k, candidates);
+    if (KeepsNucleus()) {
       KeepTopP(params_.top_p, Total(candidates), candidates);
       SortById(candidates);
     }
@@ -272,7 +324,7 @@ class RowSampler {
 
   // Top-p alone: looks at ever less likely tokens until they hold enough probability.
   std::vector<Candidate> KeepNucleus() {
-    const double total = HWY_DYNAMIC_DISPATCH(SumExp)(logits_, vocabulary_, max_, scale_);
+    const double total = Softmax(logits_, vocabulary_, max_, scale_).total();
     for (const float depth : {4.0f, 8.0f, 12.0f, 16.0f}) {
       std::vector<Candidate> candidates = Weighed(max_ - depth / scale_);
       if (Total(candidates) < params_.top_p * total) continue;
@@ -287,10 +339,7 @@ class RowSampler {
   }
 
   // Where min-p alone decides, what lies well below its bound need not be looked at.
-  float MinPBound() const {
-    if (!(params_.min_p > 0.0f)) return kNoChance;
-    return max_ + (std::log(params_.min_p) - 0.01f) / scale_;
-  }
+  float MinPBound() const { return max_ + (std::log(params_.min_p) - 0.01f) / scale_; }
 
   std::vector<Candidate> Weighed(float bound) const {
     std::vector<Candidate> candidates = AtLeast(logits_, vocabulary_, maxima_, bound);
@@ -313,8 +362,8 @@ class RowSampler {
 
 void ReportLogprobs(const float* raw, int64_t vocabulary, float raw_max, int32_t wanted,
                     SampleResult& result) {
-  const float normaliser =
-      raw_max + std::log(HWY_DYNAMIC_DISPATCH(SumExp)(raw, vocabulary, raw_max, 1.0f));
+  const auto normaliser =
+      static_cast<float>(raw_max + std::log(Softmax(raw, vocabulary, raw_max, 1.0f).total()));
   result.logprob = raw[result.token] - normaliser;
   const int64_t count = std::min<int64_t>({wanted, kLogprobsMax, vocabulary});
   if (count == 0) return;
@@ -336,7 +385,7 @@ void SampleOne(const SampleRow& row, const float* raw, int64_t vocabulary, Sampl
   result.finite = std::isfinite(raw_max) && std::isfinite(max);
   if (!result.finite) return;
   RowSampler sampler(row, logits, vocabulary, max);
-  result.token = row.params.temperature > 0.0f
+  result.token = row.params.temperature >= kGreedyTemperature
                      ? sampler.Draw(PhiloxUniform(row.params.seed, row.token_index))
                      : sampler.Greedy();
   if (row.params.logprobs >= 0) {

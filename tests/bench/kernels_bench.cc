@@ -337,8 +337,11 @@ class Bench {
     line("sample, greedy", 0, 4.0 * samples * kVocabulary,
          [&] { b.Sample(Rows(logits_, samples), kVocabulary, absl::MakeSpan(results_)); });
     StepBatch random = batch;
+    for (SampleRow& row : random.samples) row.params.temperature = 0.8f;
+    b.BeginStep(random);
+    line("sample, temperature", 0, 4.0 * samples * kVocabulary,
+         [&] { b.Sample(Rows(logits_, samples), kVocabulary, absl::MakeSpan(results_)); });
     for (SampleRow& row : random.samples) {
-      row.params.temperature = 0.8f;
       row.params.top_p = 0.95f;
       row.params.top_k = 50;
     }

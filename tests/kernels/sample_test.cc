@@ -101,6 +101,19 @@ TEST_P(SampleTest, DrawsFollowTheSoftmax) {
   }
 }
 
+TEST_P(SampleTest, DrawsOverManyGroupsFollowTheSoftmax) {
+  std::vector<float> logits(1000, -20.0f);
+  const int tokens[] = {3, 63, 64, 500, 999};
+  for (const int token : tokens) logits[token] = 0.0f;
+  constexpr int kDraws = 5000;
+  double chi = 0;
+  for (const auto& [token, count] : Draw(logits, At(1.0f), kDraws)) {
+    ASSERT_EQ(logits[token], 0.0f) << token;
+    chi += std::pow(count - kDraws / 5.0, 2) / (kDraws / 5.0);
+  }
+  EXPECT_LT(chi, 18.5) << "4 degrees of freedom, p = 0.001";
+}
+
 TEST_P(SampleTest, TheChoiceDependsOnSeedAndIndexAlone) {
   const auto a = Normals(1000), b = Normals(1000);
   SampleRow row;
