@@ -95,7 +95,7 @@ int Generate(const CommandContext& context, const GenerateFlags& flags) {
         return true;
       },
       context.Call());
-  printer.EndLine();
+  if (status.ok() || !printer.response().text().empty()) printer.EndLine();
   if (!status.ok()) return Fail(context, status);
   if (flags.stats || IsTerminal(stderr)) printer.PrintStats();
   return kExitOk;

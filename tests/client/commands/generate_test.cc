@@ -72,6 +72,14 @@ TEST(Generate, AnErrorNamesTheFieldAndEndsWithOne) {
   EXPECT_EQ(Json::parse(run.output)["error"]["code"], "INVALID_ARGUMENT");
 }
 
+TEST(Generate, ARefusalPrintsNothingOnStdout) {
+  FakeServer server;
+  server.FailNext(1, grpc::Status(grpc::NOT_FOUND, "no adapter x"));
+  const RunResult run = Lorica(server, {"generate", "Hi", "--adapter", "x"});
+  EXPECT_EQ(run.code, 1);
+  EXPECT_EQ(run.output, "");
+}
+
 TEST(Generate, ABrokenStreamKeepsWhatCameAndEndsWithOne) {
   FakeServer server;
   server.set_stream_break(3, grpc::Status(grpc::UNAVAILABLE, "restarting"));
