@@ -44,7 +44,7 @@ struct GrpcService::Parts {
   Parts(const GrpcOptions& options, ServerFacts facts, const std::atomic<ServingState>* state,
         Gateway* gateway)
       : work(options.work_threads, options.work_queue),
-        delivery(1, options.work_queue),
+        delivery(kDeliveryThreads, options.work_queue),
         inference(gateway, {&work, &delivery}),
         adapters(gateway->catalog(), gateway->pool(), {&work, &delivery}, options.block_bytes),
         status(std::move(facts), state, gateway) {}

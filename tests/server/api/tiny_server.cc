@@ -56,8 +56,12 @@ TinyServer::TinyServer(Config config) {
     std::abort();
   }
   server_ = *std::move(server);
-  channel_ = grpc::CreateChannel(absl::StrCat("127.0.0.1:", server_->port()),
-                                 grpc::InsecureChannelCredentials());
+  // Small, fixed windows: a stream that is not read fills them and stands still.
+  grpc::ChannelArguments arguments;
+  arguments.SetInt(GRPC_ARG_HTTP2_BDP_PROBE, 0);
+  arguments.SetInt(GRPC_ARG_HTTP2_STREAM_LOOKAHEAD_BYTES, 4096);
+  channel_ = grpc::CreateCustomChannel(absl::StrCat("127.0.0.1:", server_->port()),
+                                       grpc::InsecureChannelCredentials(), arguments);
   inference_ = v1::InferenceService::NewStub(channel_);
   admin_ = v1::AdapterService::NewStub(channel_);
   status_ = v1::ServerService::NewStub(channel_);

@@ -18,7 +18,7 @@
 namespace lorica {
 
 inline constexpr int kTinyContext = 512;
-inline constexpr int kTinyVocabulary = 272;
+inline constexpr int kTinyVocabulary = 259;  // of the tokenizer; the model has 272 rows
 
 class TinyServer {
  public:
