@@ -58,6 +58,8 @@ void FillTier(const TierStats& stats, v1::TierCounters* tier) {
   tier->set_hits(stats.hits);
   tier->set_misses(stats.misses);
   tier->set_evictions(stats.evictions);
+  tier->set_insertions(stats.insertions);
+  tier->set_removals(stats.removals);
 }
 
 void FillPool(const PoolStats& stats, v1::GetStatusResponse* response) {
