@@ -232,8 +232,8 @@ StopReason Engine::Impl::ReasonToStop(const RequestState& request, int32_t token
 }
 
 void Engine::Impl::End(RequestId id, absl::Status status, StopReason reason) {
-  const std::unique_ptr<RequestState> request = scheduler.Remove(id);
-  LeaveQueue(*request);
+  RequestState& request = *scheduler.Find(id);
+  LeaveQueue(request);
   ended.push_back(id);
   if (status.ok()) {
     ++totals.finished;
@@ -243,12 +243,14 @@ void Engine::Impl::End(RequestId id, absl::Status status, StopReason reason) {
   FinishEvent event;
   event.status = std::move(status);
   event.reason = reason;
-  event.prompt_tokens = static_cast<int32_t>(request->request.prompt.size());
-  event.completion_tokens = static_cast<int32_t>(request->output.size());
-  event.timings = request->timings;
-  event.timings.total = options.clock() - request->submitted;
-  if (!request->was_scheduled) event.timings.queue = event.timings.total;
-  request->request.sink->OnFinish(event);
+  event.prompt_tokens = static_cast<int32_t>(request.request.prompt.size());
+  event.completion_tokens = static_cast<int32_t>(request.output.size());
+  event.timings = request.timings;
+  event.timings.total = options.clock() - request.submitted;
+  if (!request.was_scheduled) event.timings.queue = event.timings.total;
+  const std::shared_ptr<TokenSink> sink = std::move(request.request.sink);
+  scheduler.Remove(id);
+  sink->OnFinish(event);
 }
 
 void Engine::Impl::EndAll(const absl::Status& status) {

@@ -30,15 +30,15 @@ RequestState* Scheduler::Find(RequestId id) const {
   return found == requests_.end() ? nullptr : found->second.get();
 }
 
-std::unique_ptr<RequestState> Scheduler::Remove(RequestId id) {
+void Scheduler::Remove(RequestId id) {
   auto found = requests_.find(id);
   LORICA_CHECK(found != requests_.end(), "request", id);
   std::unique_ptr<RequestState> request = std::move(found->second);
   requests_.erase(found);
   waiting_.erase(id);
   running_.erase(id);
-  Bury(*request);
-  return request;
+  RequestState& state = *request;
+  Bury(state, std::move(request));
 }
 
 // --- one step ------------------------------------------------------------------------
@@ -292,7 +292,7 @@ void Scheduler::MakeRoomForSenior() {
   if (found == waiting_.end() || !WaitedEnough(*found->second)) return;
   const RequestState& senior = *found->second;
   const auto fits = [&] {
-    const bool slot = !free_slots_.empty() || !graves_.empty();
+    const bool slot = running_count() < options_.running_max;  // free, or free in a step
     return slot && arena_->available_blocks() + grave_blocks_ >= BlocksMissing(senior);
   };
   while (!fits()) {
@@ -324,15 +324,20 @@ void Scheduler::Preempt(RequestState& request) {
   waiting_.emplace(request.id, &request);
 }
 
-void Scheduler::Bury(RequestState& request) {
-  Grave grave{request.last_step, std::exchange(request.kv, 0), std::exchange(request.slot, -1), 0,
-              std::move(request.leases)};
-  request.leases.clear();
-  if (grave.kv == 0 || !InFlight(request)) {
+void Scheduler::Bury(RequestState& request, std::unique_ptr<RequestState> removed) {
+  Grave grave;
+  grave.step = request.last_step;
+  grave.kv = std::exchange(request.kv, 0);
+  grave.slot = std::exchange(request.slot, -1);
+  grave.leases = std::exchange(request.leases, {});
+  grave.removed = std::move(removed);
+  if (!InFlight(request)) {
     Release(grave);
     return;
   }
-  grave.blocks = static_cast<int32_t>(arena_->blocks(grave.kv).size()) + request.adapter_blocks;
+  if (grave.kv != 0) {
+    grave.blocks = static_cast<int32_t>(arena_->blocks(grave.kv).size()) + request.adapter_blocks;
+  }
   grave_blocks_ += grave.blocks;
   graves_.push_back(std::move(grave));
 }
@@ -347,6 +352,7 @@ void Scheduler::Release(Grave& grave) {
 
 void Scheduler::CheckInvariants() const {
   int32_t kv_blocks = 0;
+  size_t slots = free_slots_.size() + running_.size();
   const auto count_unit = [&](UnitId unit) {
     kv_blocks += static_cast<int32_t>(arena_->blocks(unit).size());
   };
@@ -362,10 +368,12 @@ void Scheduler::CheckInvariants() const {
   }
   for (const Grave& grave : graves_) {
     LORICA_CHECK(grave.step > collected_, grave.step, collected_);
+    LORICA_CHECK((grave.kv != 0) == (grave.slot >= 0), grave.kv, grave.slot);
+    if (grave.kv == 0) continue;
     count_unit(grave.kv);
+    ++slots;
   }
   LORICA_CHECK(kv_blocks == arena_->blocks_of(UnitKind::kKv), "KV blocks", kv_blocks);
-  const size_t slots = free_slots_.size() + running_.size() + graves_.size();
   LORICA_CHECK(slots == static_cast<size_t>(options_.running_max), "slots", slots);
 }
 

@@ -46,8 +46,9 @@ class Scheduler {
 
   void Add(std::unique_ptr<RequestState> request);
   RequestState* Find(RequestId id) const;
-  // Takes a request out; what it holds is released in time.
-  std::unique_ptr<RequestState> Remove(RequestId id);
+  // Takes a request out; what it holds is released in time, and so is the state itself,
+  // which sample rows borrow from.
+  void Remove(RequestId id);
 
   // The plan of step `step`; empty spans when nothing can run. `failures` gets the
   // requests that can never run; the caller removes them.
@@ -71,13 +72,14 @@ class Scheduler {
     int rows = 0;
     int chunk = 0;
   };
-  // Resources that a launched step still reads.
+  // What a launched step still reads: of a preempted or of a removed request.
   struct Grave {
     uint64_t step = 0;
     UnitId kv = 0;
     int32_t slot = -1;
     int32_t blocks = 0;  // at most so many become available
     std::vector<AdapterLease> leases;
+    std::unique_ptr<RequestState> removed;
   };
   using RequestMap = absl::btree_map<RequestId, RequestState*>;
 
@@ -103,7 +105,9 @@ class Scheduler {
 
   bool InFlight(const RequestState& request) const { return request.last_step > collected_; }
   void Preempt(RequestState& request);
-  void Bury(RequestState& request);
+  // Takes what a request holds, and with `removed` its state, when nothing in flight
+  // names it any more.
+  void Bury(RequestState& request, std::unique_ptr<RequestState> removed = nullptr);
   void Release(Grave& grave);
 
   const SchedulerOptions options_;
