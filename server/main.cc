@@ -4,6 +4,7 @@
 #include <unistd.h>
 
 #include <cstdio>
+#include <cstdlib>
 #include <mutex>
 #include <string>
 #include <thread>
@@ -95,6 +96,7 @@ int Run(const Config& config) {
 }  // namespace lorica
 
 int main(int argc, char** argv) {
+  ::setenv("GRPC_VERBOSITY", "NONE", /*overwrite=*/0);  // what matters is in our own log
   const lorica::ParsedFlags flags =
       lorica::ParseFlags(std::vector<std::string>(argv + 1, argv + argc));
   if (!flags.config) {

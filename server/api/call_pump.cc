@@ -15,7 +15,8 @@ void CallPump::Begin(GenerateCall call) {
 }
 
 void CallPump::Refuse(const GenerateCall& call, const absl::Status& status) {
-  LogRefusal(method_, call.adapter_id, status, absl::Now());
+  const bool by_header = call.adapter_id.empty() && !call.adapter_headers.empty();
+  LogRefusal(method_, by_header ? call.adapter_headers[0] : call.adapter_id, status, absl::Now());
   OnRefused(status);
 }
 
