@@ -18,7 +18,10 @@ constexpr int kShrinkBlocks = 2;  // of a multiprocessor
 constexpr int kStageBytes = kShrinkChunk * kTileRanks * 2;
 constexpr int kChunkSteps = kShrinkChunk / 32;
 constexpr int kHeldSteps = kChunkSteps / 2;  // steps whose inputs are in registers together
-constexpr int kShrinkSharedBytes = kShrinkWarps * kShrinkStages * (kStageBytes + 8) + 16;
+// A warp's part: stages, a row of zeros, a barrier a stage.
+constexpr int kWarpSharedBytes = kShrinkStages * (kStageBytes + 8) + 16 + 8;
+static_assert(kWarpSharedBytes % 16 == 0);
+constexpr int kShrinkSharedBytes = kShrinkWarps * kWarpSharedBytes;
 
 __device__ int ModuleFirst(int group) {
   return group == 0 ? 0 : group == 1 ? 3 : group == 2 ? 4 : 6;
@@ -256,10 +259,10 @@ __global__ void __launch_bounds__(kShrinkWarps * 32, 2)
   const bool split = step.counts->split_u != 0;
   const int first = start.item, last = start.last;
 
-  const uint32_t stages = SharedAddress(shared) + warp * kShrinkStages * kStageBytes;
-  std::byte* tail = shared + kShrinkWarps * kShrinkStages * kStageBytes;
+  const uint32_t stages = SharedAddress(shared) + warp * kWarpSharedBytes;
+  std::byte* tail = shared + warp * kWarpSharedBytes + kShrinkStages * kStageBytes;
   const uint32_t zeros = SharedAddress(tail);
-  const uint32_t barriers = zeros + 16 + warp * kShrinkStages * 8;
+  const uint32_t barriers = zeros + 16;
   if (lane < 4) reinterpret_cast<uint32_t*>(tail)[lane] = 0;
   if (lane < kShrinkStages) BarrierInit(barriers + lane * 8, 1);
   asm volatile("fence.proxy.async.shared::cta;" ::: "memory");

@@ -28,11 +28,8 @@ __global__ void __launch_bounds__(kThreads)
     GreedyKernel(const __nv_bfloat16* logits, int64_t columns, int32_t vocabulary, StepTables step,
                  GreedyResult* results) {
   __shared__ Best warps[kThreads / 32];
-  __shared__ int broken;
   const int sample = blockIdx.x;
   if (sample >= step.counts->samples) return;
-  if (threadIdx.x == 0) broken = 0;
-  __syncthreads();
   Best best = {-INFINITY, INT32_MAX};
   bool nan = false;
   for (int32_t token = threadIdx.x; token < vocabulary; token += kThreads) {
@@ -40,7 +37,7 @@ __global__ void __launch_bounds__(kThreads)
     nan |= isnan(value);
     best = Better(best, {value, token});
   }
-  if (nan) broken = 1;
+  const bool broken = __syncthreads_or(nan);
   for (int offset = 16; offset > 0; offset /= 2) best = ShuffleBest(best, offset);
   if (threadIdx.x % 32 == 0) warps[threadIdx.x / 32] = best;
   __syncthreads();
