@@ -2,7 +2,7 @@
 // step's tables, stored weights to bf16.
 #include <cuda_fp16.h>
 
-#include "kernels/cuda/device/mma.cuh"
+#include "kernels/cuda/mma.cuh"
 #include "kernels/cuda/launch.h"
 
 namespace lorica::cuda {

@@ -4,7 +4,7 @@
 // sums depend on the weight's shape alone. Weights are the left operand, rows of x the
 // right. Lane (g, t) reads inputs [8t, 8t + 8) of each 32 of features g and g + 8: the order
 // of k inside a product is free as long as x follows it.
-#include "kernels/cuda/device/mma.cuh"
+#include "kernels/cuda/mma.cuh"
 #include "kernels/cuda/launch.h"
 
 namespace lorica::cuda {

@@ -5,7 +5,7 @@
 // the warps of a grid that never changes. An item writes its own partial sum; the post
 // kernel adds the chunks in order. So the order of summation depends on the weight's
 // shape alone, and neither atomics nor the mixture of adapters enter into it.
-#include "kernels/cuda/device/mma.cuh"
+#include "kernels/cuda/mma.cuh"
 #include "kernels/cuda/launch.h"
 
 namespace lorica::cuda {

@@ -8,7 +8,7 @@
 
 #include <utility>
 
-#include "kernels/cuda/device/expand.cuh"
+#include "kernels/cuda/expand.cuh"
 #include "kernels/cuda/launch.h"
 
 namespace lorica::cuda {

@@ -12,7 +12,7 @@
 // cache, so every instruction is fetched from memory again.
 #pragma once
 
-#include "kernels/cuda/device/mma.cuh"
+#include "kernels/cuda/mma.cuh"
 #include "kernels/cuda/tables.h"
 #include "kernels/lora_tiles.h"
 
