@@ -89,7 +89,8 @@ import json, sys, textwrap
 
 def show(label, text):
     lines = [part for line in text.strip().splitlines() for part in textwrap.wrap(line, 92) or [""]]
-    print(f"  {label} " + "\n         ".join(lines))
+    print("\n".join(f"  {label if i == 0 else '      '} {line}".rstrip()
+                    for i, line in enumerate(lines)))
 
 prompts, answers = ([json.loads(line) for line in open(path)] for path in sys.argv[1:3])
 seconds = float(sys.argv[3])
