@@ -10,6 +10,7 @@ streams in the same span of steps of a run without the newcomer. The newcomer's 
 chunk is in the run without loads too: there it names an adapter that is resident.
 Prints a line for each repetition and the median of the ratios (must: at most 1.5).
 """
+
 import argparse
 import os
 import pathlib
@@ -34,7 +35,12 @@ class Stream(threading.Thread):
     def __init__(self, server, adapter, ids, tokens):
         super().__init__()
         self.server, self.times = server, []
-        self.request = {"adapter_id": adapter, "token_ids": ids, "max_tokens": tokens, "ignore_eos": True}
+        self.request = {
+            "adapter_id": adapter,
+            "token_ids": ids,
+            "max_tokens": tokens,
+            "ignore_eos": True,
+        }
 
     def run(self):
         for chunk in self.server.stub.GenerateStream(self.server.message(self.request)):
@@ -46,8 +52,10 @@ class Server(Lorica):
     def __init__(self, arguments, folder, stubs):
         super().__init__(arguments, folder)
         import grpc
+
         sys.path.insert(0, str(stubs))
         from lorica.v1 import inference_pb2, inference_pb2_grpc
+
         self.messages = inference_pb2
         self.stub = inference_pb2_grpc.InferenceServiceStub(grpc.insecure_channel(self.address))
 
@@ -79,8 +87,9 @@ def one_run(server, source, adapter):
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__,
-                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--bin", default=str(HERE.parent.parent / "build/tests/bin"))
     cache = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
     parser.add_argument("--model", default=f"{cache}/lorica/SmolLM2-135M-Instruct.Q4_1.gguf")
@@ -92,11 +101,30 @@ def main():
         folder = pathlib.Path(temporary)
         stubs = folder / "stubs"
         stubs.mkdir()
-        subprocess.run([sys.executable, "-m", "grpc_tools.protoc", "-I", HERE.parent.parent / "proto",
-                        f"--python_out={stubs}", f"--grpc_python_out={stubs}",
-                        HERE.parent.parent / "proto/lorica/v1/inference.proto"], check=True)
-        subprocess.run([sys.executable, HERE / "make_adapters.py", folder / "adapters", "--count",
-                        str(arguments.repetitions + 1)], check=True, stdout=subprocess.DEVNULL)
+        subprocess.run(
+            [
+                sys.executable,
+                "-m",
+                "grpc_tools.protoc",
+                "-I",
+                HERE.parent.parent / "proto",
+                f"--python_out={stubs}",
+                f"--grpc_python_out={stubs}",
+                HERE.parent.parent / "proto/lorica/v1/inference.proto",
+            ],
+            check=True,
+        )
+        subprocess.run(
+            [
+                sys.executable,
+                HERE / "make_adapters.py",
+                folder / "adapters",
+                "--count",
+                str(arguments.repetitions + 1),
+            ],
+            check=True,
+            stdout=subprocess.DEVNULL,
+        )
         server = Server(arguments, folder, stubs)
         try:
             one_run(server, source, "r0000")  # r0000 is resident from here on
@@ -105,8 +133,11 @@ def main():
                 quiet, _ = one_run(server, source, "r0000")
                 loading, ttft = one_run(server, source, f"r{number:04d}")
                 ratios.append(loading / quiet)
-                print(f"{number}: longest gap {loading * 1e3:.1f} ms while loading, {quiet * 1e3:.1f} ms "
-                      f"without: {ratios[-1]:.2f}; first token of the newcomer after {ttft * 1e3:.0f} ms")
+                print(
+                    f"{number}: longest gap {loading * 1e3:.1f} ms while loading, "
+                    f"{quiet * 1e3:.1f} ms without: {ratios[-1]:.2f}; "
+                    f"first token of the newcomer after {ttft * 1e3:.0f} ms"
+                )
             print(f"median ratio {statistics.median(ratios):.2f} (must: at most 1.5)")
         finally:
             server.process.terminate()

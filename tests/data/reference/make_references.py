@@ -12,6 +12,7 @@
 Needs numpy alone. The forward pass is first held against the golden logits of the
 base model that lie beside it; a difference over 2e-3 stops the script.
 """
+
 import argparse
 import json
 import math
@@ -27,8 +28,21 @@ DATA = HERE.parent
 
 # --- files ---------------------------------------------------------------------------
 
+
 class Gguf:
-    SCALAR = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
+    SCALAR = {
+        0: "B",
+        1: "b",
+        2: "H",
+        3: "h",
+        4: "I",
+        5: "i",
+        6: "f",
+        7: "?",
+        10: "Q",
+        11: "q",
+        12: "d",
+    }
 
     def __init__(self, path):
         with open(path, "rb") as file:
@@ -56,7 +70,7 @@ class Gguf:
     def string(self):
         length = self.take("Q")[0]
         self.at += length
-        return self.data[self.at - length:self.at].decode("utf-8", "replace")
+        return self.data[self.at - length : self.at].decode("utf-8", "replace")
 
     def value(self, kind):
         if kind == 8:
@@ -97,8 +111,11 @@ def write_safetensors(path, tensors, metadata=None):
         header["__metadata__"] = metadata
     for name, (dtype, array) in sorted(tensors.items()):
         raw = array.tobytes()
-        header[name] = {"dtype": dtype, "shape": list(array.shape),
-                        "data_offsets": [offset, offset + len(raw)]}
+        header[name] = {
+            "dtype": dtype,
+            "shape": list(array.shape),
+            "data_offsets": [offset, offset + len(raw)],
+        }
         data += raw
         offset += len(raw)
     text = json.dumps(header, separators=(",", ":")).encode()
@@ -107,6 +124,7 @@ def write_safetensors(path, tensors, metadata=None):
 
 
 # --- the model -----------------------------------------------------------------------
+
 
 class Llama:
     def __init__(self, config, weights):
@@ -122,8 +140,11 @@ class Llama:
         low, high = scaling["low_freq_factor"], scaling["high_freq_factor"]
         blend = (original / length - low) / (high - low)
         mixed = inverse * ((1 - blend) / scaling["factor"] + blend)
-        return np.where(length < original / high, inverse,
-                        np.where(length > original / low, inverse / scaling["factor"], mixed))
+        return np.where(
+            length < original / high,
+            inverse,
+            np.where(length > original / low, inverse / scaling["factor"], mixed),
+        )
 
     def norm(self, x, weight):
         return x / np.sqrt((x * x).mean(-1, keepdims=True) + self.config["rms_norm_eps"]) * weight
@@ -155,8 +176,9 @@ class Llama:
         x = self.weights["embed"][ids]
         for layer in range(self.config["num_hidden_layers"]):
             at = f"model.layers.{layer}."
-            x = x + self.attention(self.norm(x, self.weights[at + "input_layernorm"]),
-                                   at + "self_attn.")
+            x = x + self.attention(
+                self.norm(x, self.weights[at + "input_layernorm"]), at + "self_attn."
+            )
             h = self.norm(x, self.weights[at + "post_attention_layernorm"])
             gate, up = self.linear(h, at + "mlp.gate_proj"), self.linear(h, at + "mlp.up_proj")
             x = x + self.linear(gate / (1 + np.exp(-gate)) * up, at + "mlp.down_proj")
@@ -185,16 +207,26 @@ def load_smollm(path):
     heads = gguf.values["llama.attention.head_count"]
     groups = gguf.values["llama.attention.head_count_kv"]
     hidden = gguf.values["llama.embedding_length"]
-    config = {"num_hidden_layers": gguf.values["llama.block_count"], "num_attention_heads": heads,
-              "num_key_value_heads": groups, "head_dim": hidden // heads,
-              "rope_theta": gguf.values["llama.rope.freq_base"],
-              "rms_norm_eps": gguf.values["llama.attention.layer_norm_rms_epsilon"]}
+    config = {
+        "num_hidden_layers": gguf.values["llama.block_count"],
+        "num_attention_heads": heads,
+        "num_key_value_heads": groups,
+        "head_dim": hidden // heads,
+        "rope_theta": gguf.values["llama.rope.freq_base"],
+        "rms_norm_eps": gguf.values["llama.attention.layer_norm_rms_epsilon"],
+    }
     unpermute = lambda w, n: w.reshape(n, -1, 2, w.shape[1]).swapaxes(1, 2).reshape(w.shape)
     weights = {"embed": get("token_embd.weight"), "norm": get("output_norm.weight")}
     weights["head"] = weights["embed"]
-    names = {"attn_norm": "input_layernorm", "ffn_norm": "post_attention_layernorm",
-             "attn_v": "self_attn.v_proj", "attn_output": "self_attn.o_proj",
-             "ffn_gate": "mlp.gate_proj", "ffn_up": "mlp.up_proj", "ffn_down": "mlp.down_proj"}
+    names = {
+        "attn_norm": "input_layernorm",
+        "ffn_norm": "post_attention_layernorm",
+        "attn_v": "self_attn.v_proj",
+        "attn_output": "self_attn.o_proj",
+        "ffn_gate": "mlp.gate_proj",
+        "ffn_up": "mlp.up_proj",
+        "ffn_down": "mlp.down_proj",
+    }
     for layer in range(config["num_hidden_layers"]):
         at, to = f"blk.{layer}.", f"model.layers.{layer}."
         for source, target in names.items():
@@ -205,6 +237,7 @@ def load_smollm(path):
 
 
 # --- rslora-mini ---------------------------------------------------------------------
+
 
 def make_rslora(model, random, prompts):
     folder = HERE / "rslora-mini"
@@ -226,26 +259,44 @@ def make_rslora(model, random, prompts):
             tensors[f"base_model.model.{name}.lora_B.weight"] = ("BF16", to_bf16(b))
             pairs[name] = (a, b, s)
     write_safetensors(folder / "adapter_model.safetensors", tensors, {"format": "pt"})
-    config = {"peft_type": "LORA", "task_type": "CAUSAL_LM", "r": rank, "lora_alpha": alpha,
-              "use_rslora": True, "use_dora": False, "bias": "none", "init_lora_weights": True,
-              "target_modules": ["q_proj", "v_proj", "down_proj"],
-              "layers_to_transform": [0, 13, 29], "rank_pattern": rank_pattern,
-              "alpha_pattern": alpha_pattern, "fan_in_fan_out": False, "modules_to_save": None,
-              "base_model_name_or_path": "HuggingFaceTB/SmolLM2-135M-Instruct"}
+    config = {
+        "peft_type": "LORA",
+        "task_type": "CAUSAL_LM",
+        "r": rank,
+        "lora_alpha": alpha,
+        "use_rslora": True,
+        "use_dora": False,
+        "bias": "none",
+        "init_lora_weights": True,
+        "target_modules": ["q_proj", "v_proj", "down_proj"],
+        "layers_to_transform": [0, 13, 29],
+        "rank_pattern": rank_pattern,
+        "alpha_pattern": alpha_pattern,
+        "fan_in_fan_out": False,
+        "modules_to_save": None,
+        "base_model_name_or_path": "HuggingFaceTB/SmolLM2-135M-Instruct",
+    }
     (folder / "adapter_config.json").write_text(json.dumps(config, indent=1) + "\n")
     adapted = model.with_lora(pairs)
     entries = []
     for ids in prompts:
         tokens, margins = adapted.greedy(ids, 12)
         last = adapted.logits(np.array(ids))[-1]
-        entries.append({"prompt_ids": ids, "output_ids": tokens, "margin": margins,
-                        "base_distance": float(np.abs(last - model.logits(np.array(ids))[-1]).max())})
+        entries.append(
+            {
+                "prompt_ids": ids,
+                "output_ids": tokens,
+                "margin": margins,
+                "base_distance": float(np.abs(last - model.logits(np.array(ids))[-1]).max()),
+            }
+        )
         np.save(HERE / f"rslora_logits_{len(entries) - 1}.npy", last.astype("<f4"))
     (HERE / "rslora-mini.json").write_text(json.dumps(entries, indent=1) + "\n")
     print("rslora-mini:", [(e["base_distance"], min(e["margin"])) for e in entries])
 
 
 # --- tiny-llama ----------------------------------------------------------------------
+
 
 def byte_tokens():
     shown = [*range(33, 127), *range(161, 173), *range(174, 256)]
@@ -259,22 +310,45 @@ def byte_tokens():
 def make_tiny(random):
     folder = HERE / "tiny-llama"
     folder.mkdir(exist_ok=True)
-    config = {"architectures": ["LlamaForCausalLM"], "model_type": "llama", "hidden_size": 64,
-              "intermediate_size": 96, "num_hidden_layers": 2, "num_attention_heads": 4,
-              "num_key_value_heads": 2, "head_dim": 24, "vocab_size": 272,
-              "max_position_embeddings": 512, "rms_norm_eps": 1e-5, "rope_theta": 10000.0,
-              "rope_scaling": {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0,
-                               "high_freq_factor": 4.0, "original_max_position_embeddings": 64},
-              "hidden_act": "silu", "tie_word_embeddings": False, "bos_token_id": 256,
-              "eos_token_id": 257, "torch_dtype": "bfloat16"}
+    config = {
+        "architectures": ["LlamaForCausalLM"],
+        "model_type": "llama",
+        "hidden_size": 64,
+        "intermediate_size": 96,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "head_dim": 24,
+        "vocab_size": 272,
+        "max_position_embeddings": 512,
+        "rms_norm_eps": 1e-5,
+        "rope_theta": 10000.0,
+        "rope_scaling": {
+            "rope_type": "llama3",
+            "factor": 8.0,
+            "low_freq_factor": 1.0,
+            "high_freq_factor": 4.0,
+            "original_max_position_embeddings": 64,
+        },
+        "hidden_act": "silu",
+        "tie_word_embeddings": False,
+        "bos_token_id": 256,
+        "eos_token_id": 257,
+        "torch_dtype": "bfloat16",
+    }
     (folder / "config.json").write_text(json.dumps(config, indent=1) + "\n")
     (folder / "generation_config.json").write_text('{"eos_token_id": [257, 258]}\n')
     hidden, ffn = config["hidden_size"], config["intermediate_size"]
     heads, groups, size = 4, 2, config["head_dim"]
-    shapes = {"self_attn.q_proj": (heads * size, hidden), "self_attn.k_proj": (groups * size, hidden),
-              "self_attn.v_proj": (groups * size, hidden), "self_attn.o_proj": (hidden, heads * size),
-              "mlp.gate_proj": (ffn, hidden), "mlp.up_proj": (ffn, hidden),
-              "mlp.down_proj": (hidden, ffn)}
+    shapes = {
+        "self_attn.q_proj": (heads * size, hidden),
+        "self_attn.k_proj": (groups * size, hidden),
+        "self_attn.v_proj": (groups * size, hidden),
+        "self_attn.o_proj": (hidden, heads * size),
+        "mlp.gate_proj": (ffn, hidden),
+        "mlp.up_proj": (ffn, hidden),
+        "mlp.down_proj": (hidden, ffn),
+    }
     draw = lambda *shape: (random.standard_normal(shape) / math.sqrt(shape[-1])).astype("f4")
     shards, weights = [{}, {}], {}
 
@@ -296,32 +370,71 @@ def make_tiny(random):
     names = ["model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"]
     for name, shard in zip(names, shards):
         write_safetensors(folder / name, shard, {"format": "pt"})
-    index = {"metadata": {"total_size": 0},
-             "weight_map": {t: n for n, s in zip(names, shards) for t in s}}
+    index = {
+        "metadata": {"total_size": 0},
+        "weight_map": {t: n for n, s in zip(names, shards) for t in s},
+    }
     (folder / "model.safetensors.index.json").write_text(json.dumps(index, indent=1) + "\n")
     tokens = byte_tokens()
     vocab = {t: i for i, t in enumerate(tokens)}
     special = ["<s>", "</s>", "<|end|>"]
-    document = {"version": "1.0", "truncation": None, "padding": None,
-                "added_tokens": [{"id": 256 + i, "content": t, "single_word": False, "lstrip": False,
-                                  "rstrip": False, "normalized": False, "special": True}
-                                 for i, t in enumerate(special)],
-                "normalizer": None,
-                "pre_tokenizer": {"type": "ByteLevel", "add_prefix_space": False,
-                                  "trim_offsets": True, "use_regex": True},
-                "post_processor": None,
-                "decoder": {"type": "ByteLevel", "add_prefix_space": True, "trim_offsets": True,
-                            "use_regex": True},
-                "model": {"type": "BPE", "dropout": None, "unk_token": None,
-                          "continuing_subword_prefix": None, "end_of_word_suffix": None,
-                          "fuse_unk": False, "byte_fallback": False, "vocab": vocab, "merges": []}}
+    document = {
+        "version": "1.0",
+        "truncation": None,
+        "padding": None,
+        "added_tokens": [
+            {
+                "id": 256 + i,
+                "content": t,
+                "single_word": False,
+                "lstrip": False,
+                "rstrip": False,
+                "normalized": False,
+                "special": True,
+            }
+            for i, t in enumerate(special)
+        ],
+        "normalizer": None,
+        "pre_tokenizer": {
+            "type": "ByteLevel",
+            "add_prefix_space": False,
+            "trim_offsets": True,
+            "use_regex": True,
+        },
+        "post_processor": None,
+        "decoder": {
+            "type": "ByteLevel",
+            "add_prefix_space": True,
+            "trim_offsets": True,
+            "use_regex": True,
+        },
+        "model": {
+            "type": "BPE",
+            "dropout": None,
+            "unk_token": None,
+            "continuing_subword_prefix": None,
+            "end_of_word_suffix": None,
+            "fuse_unk": False,
+            "byte_fallback": False,
+            "vocab": vocab,
+            "merges": [],
+        },
+    }
     (folder / "tokenizer.json").write_text(json.dumps(document, ensure_ascii=False) + "\n")
-    template = "{{ bos_token }}{% for m in messages %}{{ m['role'] }}: {{ m['content'] }}\n{% endfor %}"
-    (folder / "tokenizer_config.json").write_text(json.dumps(
-        {"bos_token": "<s>", "eos_token": {"content": "</s>"}, "chat_template": template}) + "\n")
+    template = (
+        "{{ bos_token }}{% for m in messages %}{{ m['role'] }}: {{ m['content'] }}\n{% endfor %}"
+    )
+    (folder / "tokenizer_config.json").write_text(
+        json.dumps(
+            {"bos_token": "<s>", "eos_token": {"content": "</s>"}, "chat_template": template}
+        )
+        + "\n"
+    )
     model = Llama(config, weights)
-    ids = [256] + list(b"The quick brown fox jumps over the lazy dog, twice and then once more; "
-                       b"it is a long way past the sixty-fourth position here.")
+    ids = [256] + list(
+        b"The quick brown fox jumps over the lazy dog, twice and then once more; "
+        b"it is a long way past the sixty-fourth position here."
+    )
     np.save(HERE / "tiny_llama_logits.npy", model.logits(np.array(ids)).astype("<f4"))
     (HERE / "tiny-llama.json").write_text(json.dumps({"prompt_ids": ids}) + "\n")
     print("tiny-llama:", len(ids), "positions")
@@ -334,8 +447,11 @@ def main():
     random = np.random.default_rng(20)
     make_tiny(random)
     model = load_smollm(arguments.model)
-    goldens = [json.loads(line.rstrip(",\n")) for line in (DATA / "goldens.json").open()
-               if line.startswith(("{", " {"))]
+    goldens = [
+        json.loads(line.rstrip(",\n"))
+        for line in (DATA / "goldens.json").open()
+        if line.startswith(("{", " {"))
+    ]
     base = [g for g in goldens if g["adapter"] == "base"]
     expected = np.load(DATA / "logits" / "logits_base_0.npy")
     difference = np.abs(model.logits(np.array(base[0]["prompt_ids"]))[-1] - expected).max()
