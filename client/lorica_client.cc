@@ -189,6 +189,11 @@ absl::Status LoricaClient::RunOnce(const CallOptions& options, absl::Time deadli
   const Attempt attempt = call(&context);
   if (options.cancellation != nullptr) options.cancellation->Detach(&context);
   absl::Status status = ToAbslStatus(attempt.status);
+  const bool cancelled_here = options.cancellation != nullptr && options.cancellation->cancelled();
+  if (absl::IsCancelled(status) && !cancelled_here && attempt.may_repeat) {
+    // gRPC ends a call so when it arrives in the last moments of a server.
+    status = absl::UnavailableError("the server ended the call, it is shutting down");
+  }
   *server_delay = ServerDelay(context, status);
   *may_repeat = attempt.may_repeat;
   return status;
