@@ -8,4 +8,11 @@ namespace lorica {
 // Processor time of this process so far.
 inline double CpuSeconds() { return static_cast<double>(std::clock()) / CLOCKS_PER_SEC; }
 
+// Instrumented builds are slower and use larger stack frames.
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+inline constexpr int kInstrumentationFactor = 4;
+#else
+inline constexpr int kInstrumentationFactor = 1;
+#endif
+
 }  // namespace lorica
