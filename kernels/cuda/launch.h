@@ -4,6 +4,7 @@
 // once; errors of the device appear at the next synchronisation.
 #pragma once
 
+#include <cuda.h>
 #include <cuda_runtime_api.h>
 
 #include "kernels/backend.h"
@@ -27,6 +28,7 @@ struct GroupInputs {
 // Fills the plan of every (layer, group) from the step's terms and row tiles.
 void LaunchLoraPlan(const StepTables& step, const LoraPlan& plan, int layers,
                     const GroupInputs& inputs, cudaStream_t stream);
+int MultiprocessorCount();
 // Warps that a shrink's work is dealt out to, on this device.
 int ShrinkWarps();
 // u = A x. `early` lets the launch begin, and read weights, before the one ahead of it
@@ -91,11 +93,22 @@ inline constexpr int kAttendGroupMax = 8;  // query heads a KV head
 // Head size as stored: 64, 128 or 256. 0: not supported.
 int PaddedHeadSize(int head_size);
 
-// y = W x for at most kSkinnyRowsMax rows. Weights are streamed once; every row's sums are
-// taken in the same order however many there are.
-inline constexpr int kSkinnyRowsMax = 8;
-void LaunchSkinnyLinear(void* y, const void* x, const void* weight, int rows, int64_t out_features,
-                        int64_t in_features, cudaStream_t stream);
+// y = W x, y [rows, out_features], for at most kStreamRowsMax rows; see linear.cu. The maps
+// describe W in tiles of kStreamTileFeatures rows and x in one tile of StreamRows(rows) rows,
+// both kStreamTileInputs wide in the 128-byte swizzle.
+inline constexpr int kStreamRowsMax = 128;
+inline constexpr int kStreamTileFeatures = 128;
+inline constexpr int kStreamTileInputs = 64;
+struct StreamLinearArgs {
+  const CUtensorMap* w_map = nullptr;
+  const CUtensorMap* x_map = nullptr;
+  void* y = nullptr;
+  int rows = 0;
+  int64_t out_features = 0;
+  int64_t in_features = 0;
+};
+void LaunchStreamLinear(const StreamLinearArgs& args, cudaStream_t stream);
+int StreamRows(int64_t rows);
 
 struct GreedyResult {
   int32_t token;

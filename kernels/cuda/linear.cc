@@ -42,7 +42,39 @@ absl::Status UploadRows(const HostMatrix& matrix, uint16_t* target, uint16_t* st
   return absl::OkStatus();
 }
 
+// The driver's function, found through the runtime so that nothing links the driver.
+decltype(&cuTensorMapEncodeTiled) MapEncoder() {
+  void* function = nullptr;
+  cudaDriverEntryPointQueryResult result = cudaDriverEntryPointSymbolNotFound;
+  cudaGetDriverEntryPointByVersion("cuTensorMapEncodeTiled", &function, 12000, cudaEnableDefault,
+                                   &result);
+  LORICA_CHECK(function != nullptr, "the driver has no tensor maps", static_cast<int>(result));
+  return reinterpret_cast<decltype(&cuTensorMapEncodeTiled)>(function);
+}
+
+// Tiles of `tile_rows` rows and kStreamTileInputs columns of a bf16 matrix; zeros outside.
+CUtensorMap MakeMap(const void* data, int64_t rows, int64_t columns, int tile_rows) {
+  static const auto encode = MapEncoder();
+  CUtensorMap map;
+  const cuuint64_t sizes[] = {static_cast<cuuint64_t>(columns), static_cast<cuuint64_t>(rows)};
+  const cuuint64_t strides[] = {static_cast<cuuint64_t>(columns) * 2};
+  const cuuint32_t box[] = {kStreamTileInputs, static_cast<cuuint32_t>(tile_rows)};
+  const cuuint32_t steps[] = {1, 1};
+  const CUresult result =
+      encode(&map, CU_TENSOR_MAP_DATA_TYPE_BFLOAT16, 2, const_cast<void*>(data), sizes, strides,
+             box, steps, CU_TENSOR_MAP_INTERLEAVE_NONE, CU_TENSOR_MAP_SWIZZLE_128B,
+             CU_TENSOR_MAP_L2_PROMOTION_L2_256B, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
+  LORICA_CHECK(result == CUDA_SUCCESS, static_cast<int>(result), rows, columns);
+  return map;
+}
+
 }  // namespace
+
+CudaWeight::CudaWeight(std::unique_ptr<Buffer> data, int64_t out_features, int64_t in_features)
+    : data_(std::move(data)),
+      out_features_(out_features),
+      in_features_(in_features),
+      map_(MakeMap(data_->data(), out_features, in_features, kStreamTileFeatures)) {}
 
 absl::StatusOr<std::unique_ptr<Weight>> PackWeight(absl::Span<const HostMatrix> parts) {
   LORICA_CHECK(!parts.empty());
@@ -128,12 +160,28 @@ const LinearRunner::Plan& LinearRunner::PlanFor(int64_t rows, int64_t out_featur
   return *plan;
 }
 
+const CUtensorMap& LinearRunner::MapOf(const void* x, int64_t rows, int64_t columns) {
+  const auto [at, is_new] = maps_.try_emplace({x, rows, columns});
+  if (is_new) at->second = MakeMap(x, rows, columns, StreamRows(rows));
+  return at->second;
+}
+
 void LinearRunner::Run(void* y, const void* x, int64_t rows, const CudaWeight& weight,
                        cudaStream_t stream) {
-  if (rows <= kSkinnyRowsMax) {
-    return LaunchSkinnyLinear(y, x, weight.data(), static_cast<int>(rows), weight.out_features(),
-                              weight.in_features(), stream);
-  }
+  const int64_t out_features = weight.out_features(), in_features = weight.in_features();
+  if (rows > kStreamRowsMax || out_features % 4 != 0) return RunLibrary(y, x, rows, weight, stream);
+  StreamLinearArgs args;
+  args.w_map = &weight.map();
+  args.x_map = &MapOf(x, rows, in_features);
+  args.y = y;
+  args.rows = static_cast<int>(rows);
+  args.out_features = out_features;
+  args.in_features = in_features;
+  LaunchStreamLinear(args, stream);
+}
+
+void LinearRunner::RunLibrary(void* y, const void* x, int64_t rows, const CudaWeight& weight,
+                              cudaStream_t stream) {
   const Plan& plan = PlanFor(rows, weight.out_features(), weight.in_features());
   const float one = 1.0f, zero = 0.0f;
   const cublasStatus_t status = cublasLtMatmul(

@@ -1,11 +1,12 @@
 // Weights in device memory and their product.
 //
 // Weights are kept as bf16, row-major [out_features, in_features]; stored quantised
-// types are expanded once, at load. A few rows go through the skinny kernel, more through
-// cuBLASLt, whose algorithm is chosen once for each shape.
+// types are expanded once, at load. Up to kStreamRowsMax rows go through the kernel of
+// linear.cu, more through cuBLASLt, whose algorithm is chosen once for each shape.
 #pragma once
 
 #include <cublasLt.h>
+#include <cuda.h>
 
 #include <map>
 #include <memory>
@@ -20,17 +21,19 @@ namespace lorica::cuda {
 
 class CudaWeight : public Weight {
  public:
-  CudaWeight(std::unique_ptr<Buffer> data, int64_t out_features, int64_t in_features)
-      : data_(std::move(data)), out_features_(out_features), in_features_(in_features) {}
+  CudaWeight(std::unique_ptr<Buffer> data, int64_t out_features, int64_t in_features);
   int64_t out_features() const override { return out_features_; }
   int64_t in_features() const override { return in_features_; }
   int64_t resident_bytes() const override { return data_->size_bytes(); }
   const void* data() const { return data_->data(); }
+  // Tiles of the matrix, as LaunchStreamLinear reads them.
+  const CUtensorMap& map() const { return map_; }
 
  private:
   std::unique_ptr<Buffer> data_;
   int64_t out_features_;
   int64_t in_features_;
+  CUtensorMap map_;
 };
 
 // InvalidArgument where in_features is no multiple of 8.
@@ -49,10 +52,14 @@ class LinearRunner {
 
   LinearRunner() = default;
   const Plan& PlanFor(int64_t rows, int64_t out_features, int64_t in_features);
+  const CUtensorMap& MapOf(const void* x, int64_t rows, int64_t columns);
+  void RunLibrary(void* y, const void* x, int64_t rows, const CudaWeight& weight,
+                  cudaStream_t stream);
 
   cublasLtHandle_t handle_ = nullptr;
   std::unique_ptr<Buffer> workspace_;
   std::map<Shape, std::unique_ptr<Plan>> plans_;
+  std::map<std::tuple<const void*, int64_t, int64_t>, CUtensorMap> maps_;  // x, rows, columns
 };
 
 }  // namespace lorica::cuda

@@ -332,6 +332,8 @@ __global__ void __launch_bounds__(kShrinkWarps * 32, 2)
   }
 }
 
+}  // namespace
+
 int MultiprocessorCount() {
   static const int count = [] {
     int device = 0, value = 0;
@@ -341,8 +343,6 @@ int MultiprocessorCount() {
   }();
   return count;
 }
-
-}  // namespace
 
 int ShrinkWarps() { return MultiprocessorCount() * kShrinkBlocks * kShrinkWarps; }
 

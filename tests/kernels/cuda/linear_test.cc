@@ -1,0 +1,103 @@
+// The CUDA products: every number of rows that takes another path, widths that fill no
+// tile, bits that do not depend on the other rows.
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <random>
+
+#include "kernels/cuda/backend_cuda.h"
+#include "kernels/cuda/bf16.h"
+#include "tests/kernels/kernel_test.h"
+
+namespace lorica::testing {
+namespace {
+
+constexpr double kRowTolerance = 4e-3;  // ||got - want|| / ||want||, outputs rounded to bf16
+constexpr int kRowsMax = 300;
+
+struct Shape {
+  std::string name;
+  int out_features, in_features;
+};
+
+class CudaLinear : public ::testing::TestWithParam<Shape> {
+ protected:
+  void SetUp() override {
+    int count = 0;
+    if (cudaGetDeviceCount(&count) != cudaSuccess || count == 0) GTEST_SKIP() << "no CUDA device";
+    cuda_ = *cuda::CudaBackend::Make({.rows_max = kRowsMax});
+    const int out = GetParam().out_features, in = GetParam().in_features;
+    const StoredMatrix matrix = RandomMatrix(DType::kBF16, out, in, random_, 1.0f);
+    w_ = matrix.values;
+    const HostMatrix views[] = {matrix.view()};
+    weight_ = *cuda_->PackWeight(views);
+    std::normal_distribution<float> normal;
+    x_.resize(int64_t{kRowsMax} * in);
+    for (uint16_t& v : x_) v = cuda::ToBf16(normal(random_));
+    y_ = *cuda_->Allocate(cuda_->TensorBytes(kRowsMax, out));
+  }
+
+  // y as stored, of `rows` rows of x from `begin` on; all of y's memory, poisoned before.
+  std::vector<uint16_t> Product(int begin, int rows) {
+    const int out = GetParam().out_features, in = GetParam().in_features;
+    auto x = *cuda_->Allocate(cuda_->TensorBytes(rows, in));
+    cuda_->Upload(x->data(), x_.data() + int64_t{begin} * in, int64_t{rows} * in * 2);
+    std::vector<uint16_t> y(int64_t{kRowsMax} * out, cuda::ToBf16(std::nanf("")));
+    cuda_->Upload(y_->data(), y.data(), y.size() * 2);
+    cuda_->Linear({y_->data(), rows, out}, {x->data(), rows, in}, *weight_);
+    EXPECT_TRUE(cuda_->Synchronize().ok());
+    cuda_->Download(y.data(), y_->data(), y.size() * 2);
+    return y;
+  }
+
+  std::mt19937_64 random_{20261127};
+  std::unique_ptr<cuda::CudaBackend> cuda_;
+  std::unique_ptr<Weight> weight_;
+  std::unique_ptr<Buffer> y_;
+  std::vector<float> w_;
+  std::vector<uint16_t> x_;
+};
+
+TEST_P(CudaLinear, EqualsDoublesForAnyNumberOfRows) {
+  const int out = GetParam().out_features, in = GetParam().in_features;
+  for (const int rows : {1, 7, 8, 9, 16, 17, 32, 33, 64, 65, 128, 129, kRowsMax}) {
+    const std::vector<uint16_t> y = Product(0, rows);
+    for (const int row : {0, rows / 2, rows - 1}) {
+      double error = 0, size = 0;
+      for (int f = 0; f < out; ++f) {
+        double want = 0;
+        for (int k = 0; k < in; ++k) {
+          want += double{w_[int64_t{f} * in + k]} * cuda::FromBf16(x_[int64_t{row} * in + k]);
+        }
+        const double difference = cuda::FromBf16(y[int64_t{row} * out + f]) - want;
+        error += difference * difference;
+        size += want * want;
+      }
+      EXPECT_LE(std::sqrt(error / size), kRowTolerance) << rows << " rows, row " << row;
+    }
+    for (int64_t i = int64_t{rows} * out; i < y.size(); ++i) {
+      ASSERT_TRUE(std::isnan(cuda::FromBf16(y[i]))) << "written beyond " << rows << " rows";
+    }
+  }
+}
+
+TEST_P(CudaLinear, ARowKeepsItsBitsWhateverSharesTheStep) {
+  const int out = GetParam().out_features;
+  const std::vector<uint16_t> all = Product(0, 128);
+  for (const int rows : {1, 8, 16, 32, 64}) {
+    const std::vector<uint16_t> y = Product(50, rows);
+    for (int64_t i = 0; i < int64_t{rows} * out; ++i) {
+      ASSERT_EQ(y[i], all[int64_t{50} * out + i]) << rows << " rows, element " << i;
+    }
+  }
+}
+
+INSTANTIATE_TEST_SUITE_P(Shapes, CudaLinear,
+                         ::testing::Values(Shape{"Square", 1024, 1024}, Shape{"Qkv", 6144, 4096},
+                                           Shape{"Deep", 512, 14336}, Shape{"Odd", 1100, 1000},
+                                           Shape{"Narrow", 36, 72}, Shape{"Unaligned", 1001, 576},
+                                           Shape{"Tall", 33000, 256}),
+                         [](const auto& info) { return info.param.name; });
+
+}  // namespace
+}  // namespace lorica::testing
