@@ -2,7 +2,7 @@
 // backend's verbs as the decoder drives them, each captured as one graph. Prints a row a
 // case beside its floor: bytes read / read bandwidth of this process.
 //
-//   gpu_step_bench [--pair | --profile] [--breakdown] [--before | --beside]
+//   gpu_step_bench [--pair | --profile | --linears] [--breakdown] [--before | --beside]
 #include <algorithm>
 #include <cstdio>
 #include <cstring>
@@ -240,6 +240,41 @@ class Bench {
     return Time(batch, [&] { Forward(rows, parts, results); });
   }
 
+  // Microseconds of one product of each kind, its weights rotated over all layers.
+  double TimeLinear(int rows, int which) {
+    const StepBatch batch = Batch(rows, {});
+    const auto run = [&](int i) {
+      LayerWeights& w = layers_[i];
+      const auto view = [&](int b, int64_t columns) {
+        return Tensor{buffers_[b]->data(), rows, columns};
+      };
+      switch (which) {
+        case 0:
+          return device_->Linear(view(2, kQ + 2 * kKv), view(1, kHidden), *w.qkv);
+        case 1:
+          return device_->Linear(view(4, kHidden), view(3, kQ), *w.o);
+        case 2:
+          return device_->Linear(view(5, 2 * kFfn), view(1, kHidden), *w.gate_up);
+        case 3:
+          return device_->Linear(view(4, kHidden), view(6, kFfn), *w.down);
+        default:
+          return device_->Linear(view(8, kVocabulary), view(1, kHidden), *head_);
+      }
+    };
+    const double ms = Time(
+        batch,
+        [&] {
+          for (int i = 0; i < kLayers; ++i) run(i);
+        },
+        false);
+    return ms * 1e3 / kLayers;
+  }
+  static int64_t LinearBytes(int which) {
+    const int64_t out[] = {kQ + 2 * kKv, kHidden, 2 * kFfn, kHidden, kVocabulary};
+    const int64_t in[] = {kHidden, kQ, kHidden, kFfn, kHidden};
+    return out[which] * in[which] * 2;
+  }
+
   // 32 layers of shrink + residual norm on o, or of the norm alone.
   double TimePair(const StepBatch& batch, bool shrink) {
     const int rows = static_cast<int>(batch.rows());
@@ -359,6 +394,19 @@ class Report {
     }
   }
 
+  void Linears() {
+    const char* names[] = {"qkv", "o", "gate_up", "down", "head"};
+    for (const int rows : {1, 8, 32, 64, 128, 256}) {
+      for (int which = 0; which < 5; ++which) {
+        const double us = bench_.TimeLinear(rows, which);
+        const double floor = Bench::LinearBytes(which) / bandwidth_ * 1e6;
+        std::printf("| product %-8s B=%-3d | %7.2f us | floor %6.2f | share %.3f |\n",
+                    names[which], rows, us, floor, floor / us);
+      }
+    }
+    std::fflush(stdout);
+  }
+
   void Pair(int rows, const std::vector<const MountedAdapter*>& adapters) {
     const StepBatch batch = bench_.Batch(rows, adapters);
     const double bytes = 2.0 * kHidden * 16 * 2 * batch.segments.size();
@@ -404,6 +452,7 @@ void Run(int argc, char** argv) {
   int64_t bytes = 0;
   Adapters many = MountMany(bench, 64, {16}, &bytes);
   const int64_t each = bytes / 64;
+  if (flag("--linears")) return report.Linears();
   if (flag("--profile")) {  // one mixed step, for a profiler
     report.Steps(32, "32 distinct r16", Adapters(many.begin(), many.begin() + 32), each * 32);
     return;
