@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <utility>
 
 #include "absl/strings/str_cat.h"
 #include "kernels/check.h"
@@ -123,6 +124,7 @@ void CudaBackend::Upload(void* device, const void* host, int64_t bytes) {
 }
 
 void CudaBackend::Download(void* host, const void* device, int64_t bytes) {
+  SettleProduct();
   cudaMemcpyAsync(host, device, bytes, cudaMemcpyDeviceToHost, stream());
   cudaStreamSynchronize(stream());
 }
@@ -225,13 +227,28 @@ void CudaBackend::Embed(Tensor out, const Weight& table) {
 }
 
 void CudaBackend::RmsNorm(Tensor out, Tensor x, const float* weight, float epsilon) {
+  SettleProduct();
   LaunchRmsNorm(out.data, x.data, weight, epsilon, x.columns, static_cast<int>(x.rows), stream());
 }
 
 void CudaBackend::Linear(Tensor y, Tensor x, const Weight& weight) {
   LORICA_CHECK(y.columns == weight.out_features() && x.columns == weight.in_features(), y.columns,
                x.columns);
-  linear_->Run(y.data, x.data, x.rows, OnDevice(weight), stream());
+  SettleProduct();
+  pending_product_ = linear_->Run(y.data, x.data, x.rows, OnDevice(weight), stream());
+}
+
+Product CudaBackend::TakeProduct(const void* y) {
+  if (pending_product_.parts && pending_product_.y == y) return std::exchange(pending_product_, {});
+  SettleProduct();
+  return {.y = y};
+}
+
+void CudaBackend::SettleProduct() {
+  if (!pending_product_.parts) return;
+  const Product product = std::exchange(pending_product_, {});
+  LaunchAddParts(const_cast<void*>(product.y), product.parts, product.splits, product.part_stride,
+                 stream());
 }
 
 void CudaBackend::LoraShrink(Tensor x, int layer, LoraGroup group) {
@@ -282,6 +299,7 @@ void CudaBackend::QkvPost(Tensor qkv, const float* bias, const RopeTable& rope, 
   JoinShrink();
   const DeviceRope& device = RopeOnDevice(rope);
   QkvPostArgs args;
+  args.product = TakeProduct(qkv.data);
   args.qkv = qkv.data;
   args.bias = bias;
   args.cos = static_cast<const float*>(device.cos->data());
@@ -295,6 +313,7 @@ void CudaBackend::QkvPost(Tensor qkv, const float* bias, const RopeTable& rope, 
 }
 
 void CudaBackend::Attend(Tensor out, Tensor qkv, int layer, const KvCache& cache) {
+  SettleProduct();
   LORICA_CHECK(PaddedHeadSize(cache.shape.head_size) > 0, cache.shape.head_size);
   LORICA_CHECK(cache.shape.heads / cache.shape.kv_heads <= kAttendGroupMax, cache.shape.heads,
                cache.shape.kv_heads);
@@ -317,7 +336,7 @@ void CudaBackend::ResidualNorm(Tensor out, Tensor residual, Tensor projection, c
   ResidualNormArgs args;
   args.out = out.data;
   args.residual = residual.data;
-  args.projection = projection.data;
+  args.projection = TakeProduct(projection.data);
   args.bias = bias;
   args.norm = next_weight;
   args.epsilon = epsilon;
@@ -330,16 +349,18 @@ void CudaBackend::ResidualNorm(Tensor out, Tensor residual, Tensor projection, c
 
 void CudaBackend::GluPost(Tensor out, Tensor gate_up, Activation activation, int layer) {
   JoinShrink();
-  LaunchGluPost(out.data, gate_up.data, out.columns, shrink_columns_, activation, layer,
+  LaunchGluPost(out.data, TakeProduct(gate_up.data), out.columns, shrink_columns_, activation, layer,
                 step_->tables(), plan_, RowTiles(), stream());
 }
 
 void CudaBackend::GatherRows(Tensor out, Tensor x) {
+  SettleProduct();
   LaunchGatherRows(out.data, x.data, x.columns, step_->tables(), static_cast<int>(out.rows),
                    stream());
 }
 
 void CudaBackend::Sample(Tensor logits, int32_t vocabulary_used, absl::Span<SampleResult> results) {
+  SettleProduct();
   const int64_t count = results.size();
   LORICA_CHECK(greedy_, "only greedy rows without penalties, masks or logprobs run on CUDA");
   if (results_used_ + count > kResultsMax) results_used_ = 0;
@@ -353,6 +374,7 @@ void CudaBackend::Sample(Tensor logits, int32_t vocabulary_used, absl::Span<Samp
 }
 
 absl::Status CudaBackend::Synchronize() {
+  SettleProduct();
   const absl::Status status =
       ToStatus(cudaStreamSynchronize(stream()), "the CUDA device has failed");
   if (!status.ok()) return status;

@@ -96,6 +96,9 @@ class CudaBackend : public Backend {
   const DeviceRope& RopeOnDevice(const RopeTable& rope);
   int RowTiles() const;
   void JoinShrink();
+  // The product that Linear left for y; whoever else comes next settles it into y.
+  Product TakeProduct(const void* y);
+  void SettleProduct();
 
   std::string name_;
   std::unique_ptr<Stream> stream_;
@@ -110,6 +113,7 @@ class CudaBackend : public Backend {
   bool greedy_ = true;  // every sample row of the step
 
   std::unique_ptr<LinearRunner> linear_;
+  Product pending_product_;  // parts == nullptr: none
   std::unique_ptr<StepImage> step_;
   std::unique_ptr<Buffer> plan_memory_;
   std::unique_ptr<Buffer> u_;

@@ -117,7 +117,7 @@ struct ExpandModules {
 };
 
 // All threads of the block, same tile and modules. Waits for the launch ahead once the
-// first weights are on their way; ends with a barrier. REQUIRES: tile.term_count > 0.
+// first weights are on their way and lets the next begin; ends with a barrier. REQUIRES: tile.term_count > 0.
 template <int kGroups>
 __device__ __forceinline__ void Expand(const ExpandGroup (&groups)[kGroups], ExpandModules modules,
                                        const RowTile& tile, const TileStart& start,
@@ -143,7 +143,10 @@ __device__ __forceinline__ void Expand(const ExpandGroup (&groups)[kGroups], Exp
                   groups[j].column + lane_column, groups[j].width);
       }
       if (rank_tile == 0) {
-        if (term == 0) WaitForPredecessor();
+        if (term == 0) {
+          WaitForPredecessor();
+          ReleaseSuccessor();
+        }
         __syncthreads();
 #pragma unroll 1
         for (int m = 0; m < modules.count; ++m) {

@@ -36,8 +36,17 @@ int ShrinkWarps();
 void LaunchLoraShrink(const void* x, int64_t columns, const StepTables& step, const LoraPlan& plan,
                       int layer, LoraGroup group, bool early, cudaStream_t stream);
 
+// What Linear left for a post kernel: bf16 rows, or parts to be added up (see linear.cu).
+struct Product {
+  const void* y = nullptr;
+  const float* parts = nullptr;  // null: y holds the product
+  int splits = 1;
+  int64_t part_stride = 0;  // floats from one part to the next
+};
+
 struct QkvPostArgs {
-  void* qkv = nullptr;
+  Product product;
+  void* qkv = nullptr;  // receives q
   const float* bias = nullptr;
   const float* cos = nullptr;
   const float* sin = nullptr;
@@ -51,7 +60,7 @@ struct QkvPostArgs {
 // `hidden` is what the shrink of the group read: it decides the splits of u.
 void LaunchQkvPost(const QkvPostArgs& args, int64_t hidden, const StepTables& step,
                    const LoraPlan& plan, int row_tiles, cudaStream_t stream);
-void LaunchGluPost(void* out, const void* gate_up, int64_t ffn, int64_t hidden,
+void LaunchGluPost(void* out, const Product& gate_up, int64_t ffn, int64_t hidden,
                    Activation activation, int layer, const StepTables& step, const LoraPlan& plan,
                    int row_tiles, cudaStream_t stream);
 
@@ -60,7 +69,7 @@ inline constexpr int kResidualColumnsMax = 8192;
 struct ResidualNormArgs {
   void* out = nullptr;
   void* residual = nullptr;
-  const void* projection = nullptr;
+  Product projection;
   const float* bias = nullptr;
   const float* norm = nullptr;
   float epsilon = 0.0f;
@@ -95,20 +104,28 @@ int PaddedHeadSize(int head_size);
 
 // y = W x, y [rows, out_features], for at most kStreamRowsMax rows; see linear.cu. The maps
 // describe W in tiles of kStreamTileFeatures rows and x in one tile of StreamRows(rows) rows,
-// both kStreamTileInputs wide in the 128-byte swizzle.
-inline constexpr int kStreamRowsMax = 128;
+// both kStreamTileInputs wide in the 128-byte swizzle. With splits > 1 y is not written:
+// `parts` is, fp32 [splits][rows][out_features].
+inline constexpr int kStreamRowsMax = 64;
 inline constexpr int kStreamTileFeatures = 128;
 inline constexpr int kStreamTileInputs = 64;
+inline constexpr int kStreamSplitsMax = 4;
 struct StreamLinearArgs {
   const CUtensorMap* w_map = nullptr;
   const CUtensorMap* x_map = nullptr;
   void* y = nullptr;
+  float* parts = nullptr;
+  int splits = 1;
   int rows = 0;
   int64_t out_features = 0;
   int64_t in_features = 0;
 };
 void LaunchStreamLinear(const StreamLinearArgs& args, cudaStream_t stream);
 int StreamRows(int64_t rows);
+// Parts of the inputs that a weight is cut into, so that it fills the device once.
+int StreamSplits(int64_t out_features, int64_t in_features);
+// y = the sum of `splits` parts of `count` numbers each.
+void LaunchAddParts(void* y, const float* parts, int splits, int64_t count, cudaStream_t stream);
 
 struct GreedyResult {
   int32_t token;

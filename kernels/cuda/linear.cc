@@ -123,6 +123,10 @@ absl::StatusOr<std::unique_ptr<LinearRunner>> LinearRunner::Make() {
   auto workspace = AllocateDevice(kWorkspaceBytes);
   if (!workspace.ok()) return workspace.status();
   runner->workspace_ = *std::move(workspace);
+  const int64_t features_max = int64_t{MultiprocessorCount()} * kStreamTileFeatures;
+  auto parts = AllocateDevice(features_max * kStreamRowsMax * sizeof(float));
+  if (!parts.ok()) return parts.status();
+  runner->parts_ = *std::move(parts);
   return runner;
 }
 
@@ -166,18 +170,25 @@ const CUtensorMap& LinearRunner::MapOf(const void* x, int64_t rows, int64_t colu
   return at->second;
 }
 
-void LinearRunner::Run(void* y, const void* x, int64_t rows, const CudaWeight& weight,
-                       cudaStream_t stream) {
+Product LinearRunner::Run(void* y, const void* x, int64_t rows, const CudaWeight& weight,
+                          cudaStream_t stream) {
   const int64_t out_features = weight.out_features(), in_features = weight.in_features();
-  if (rows > kStreamRowsMax || out_features % 4 != 0) return RunLibrary(y, x, rows, weight, stream);
+  if (rows > kStreamRowsMax || out_features % 4 != 0) {
+    RunLibrary(y, x, rows, weight, stream);
+    return {.y = y};
+  }
   StreamLinearArgs args;
   args.w_map = &weight.map();
   args.x_map = &MapOf(x, rows, in_features);
   args.y = y;
+  args.parts = static_cast<float*>(parts_->data());
+  args.splits = StreamSplits(out_features, in_features);
   args.rows = static_cast<int>(rows);
   args.out_features = out_features;
   args.in_features = in_features;
   LaunchStreamLinear(args, stream);
+  if (args.splits == 1) return {.y = y};
+  return {y, args.parts, args.splits, rows * out_features};
 }
 
 void LinearRunner::RunLibrary(void* y, const void* x, int64_t rows, const CudaWeight& weight,

@@ -14,6 +14,7 @@
 
 #include "absl/status/statusor.h"
 #include "absl/types/span.h"
+#include "kernels/cuda/launch.h"
 #include "kernels/cuda/stream.h"
 #include "kernels/tensor.h"
 
@@ -44,7 +45,8 @@ class LinearRunner {
  public:
   static absl::StatusOr<std::unique_ptr<LinearRunner>> Make();
   ~LinearRunner();
-  void Run(void* y, const void* x, int64_t rows, const CudaWeight& weight, cudaStream_t stream);
+  // The product may be left in parts, which last until the next Run; Settle makes it y.
+  Product Run(void* y, const void* x, int64_t rows, const CudaWeight& weight, cudaStream_t stream);
 
  private:
   struct Plan;
@@ -58,6 +60,7 @@ class LinearRunner {
 
   cublasLtHandle_t handle_ = nullptr;
   std::unique_ptr<Buffer> workspace_;
+  std::unique_ptr<Buffer> parts_;
   std::map<Shape, std::unique_ptr<Plan>> plans_;
   std::map<std::tuple<const void*, int64_t, int64_t>, CUtensorMap> maps_;  // x, rows, columns
 };

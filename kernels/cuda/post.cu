@@ -48,13 +48,29 @@ __device__ __forceinline__ uint4 PackEight(const float (&v)[8]) {
                     PackBf16(v[6], v[7]));
 }
 
+// 8 numbers of a product, `at` from its first row.
+__device__ __forceinline__ void LoadProduct(float (&out)[8], const Product& product, int64_t at) {
+  if (!product.parts) return LoadEight(out, static_cast<const bf16*>(product.y) + at);
+  float part[kStreamSplitsMax][8];
+#pragma unroll
+  for (int s = 0; s < kStreamSplitsMax; ++s) {
+    if (s < product.splits) LoadEight(part[s], product.parts + s * product.part_stride + at);
+  }
+#pragma unroll
+  for (int i = 0; i < 8; ++i) {
+    out[i] = part[0][i];
+#pragma unroll
+    for (int s = 1; s < kStreamSplitsMax; ++s) out[i] += s < product.splits ? part[s][i] : 0.0f;
+  }
+}
+
 constexpr int kBlockColumns = 2 * kWarps * kGroupColumns;  // that a block's groups cover
 constexpr int kEight = 8;                                  // columns of a thread
 
 // out = gain * (product + lora) + bias for 8 columns of one row. Null: there is none.
-__device__ __forceinline__ void Finish(float (&out)[8], const bf16* product, const float* lora,
-                                       const float* gain, const float* bias) {
-  LoadEight(out, product);
+__device__ __forceinline__ void Finish(float (&out)[8], const Product& product, int64_t at,
+                                       const float* lora, const float* gain, const float* bias) {
+  LoadProduct(out, product, at);
   float more[8];
   if (lora) {
     LoadEight(more, lora);
@@ -86,13 +102,12 @@ __device__ __forceinline__ float Activate(float v, Activation activation) {
 }
 
 __global__ void __launch_bounds__(kWarps * 32)
-    GluPostKernel(bf16* out, const bf16* gate_up, int ffn, int hidden, Activation activation,
+    GluPostKernel(bf16* out, Product gate_up, int ffn, int hidden, Activation activation,
                   int layer, StepTables step, LoraPlan plan) {
   constexpr int kColumns = kWarps * kGroupColumns;
   __shared__ float shared_u[2 * kPostRowTile * kUStride];
   __shared__ __align__(16) float lora[kPostRowTile][2 * kColumns];  // gate, then up
   const int pair = layer * 4 + static_cast<int>(LoraGroup::kGateUp);
-  ReleaseSuccessor();
   const TileStart* start = StartOf(plan, pair);
   const RowTile tile = start ? start->tile : step.row_tiles[blockIdx.y];
   if (blockIdx.y >= step.counts->row_tiles) return;
@@ -106,6 +121,7 @@ __global__ void __launch_bounds__(kWarps * 32)
            2 * kColumns);
   } else {
     WaitForPredecessor();
+    ReleaseSuccessor();
   }
   const float* gate_gain = GainOf(tile, start, 0);
   const float* up_gain = GainOf(tile, start, 1);
@@ -114,11 +130,11 @@ __global__ void __launch_bounds__(kWarps * 32)
     const int local = i / chunks, inside = i % chunks * kEight, column = first + inside;
     if (column >= ffn) continue;
     const int64_t row = tile.row_begin + local;
-    const bf16* from = gate_up + row * 2 * ffn + column;
+    const int64_t at = row * 2 * ffn + column;
     float gate[8], up[8];
-    Finish(gate, from, any ? &lora[local][inside] : nullptr,
+    Finish(gate, gate_up, at, any ? &lora[local][inside] : nullptr,
            gate_gain ? gate_gain + column : nullptr, nullptr);
-    Finish(up, from + ffn, any ? &lora[local][kColumns + inside] : nullptr,
+    Finish(up, gate_up, at + ffn, any ? &lora[local][kColumns + inside] : nullptr,
            up_gain ? up_gain + column : nullptr, nullptr);
 #pragma unroll
     for (int k = 0; k < 8; ++k) gate[k] = Activate(gate[k], activation) * up[k];
@@ -146,7 +162,6 @@ __global__ void __launch_bounds__(kWarps * 32)
   __shared__ float scales[kPostRowTile];
   auto cluster = cooperative_groups::this_cluster();
   const int pair = args.layer * 4 + static_cast<int>(args.group);
-  ReleaseSuccessor();
   const TileStart* start = StartOf(plan, pair);
   const RowTile tile = start ? start->tile : step.row_tiles[blockIdx.y];
   if (blockIdx.y >= step.counts->row_tiles) return;  // the same for a whole cluster
@@ -166,6 +181,7 @@ __global__ void __launch_bounds__(kWarps * 32)
              shared_u, kBlockColumns);
     } else {
       WaitForPredecessor();
+    ReleaseSuccessor();
     }
     for (int i = threadIdx.x; i < tile.row_count * kChunks; i += kWarps * 32) {
       const int local = i / kChunks, inside = i % kChunks * kEight, column = first + inside;
@@ -173,7 +189,7 @@ __global__ void __launch_bounds__(kWarps * 32)
       if (column < columns) {
         const int64_t at = int64_t{tile.row_begin + local} * columns + column;
         float v[8], old[8];
-        Finish(v, static_cast<const bf16*>(args.projection) + at,
+        Finish(v, args.projection, at,
                any ? &values[pass][local][inside] : nullptr, gain ? gain + column : nullptr,
                args.bias ? args.bias + column : nullptr);
         LoadEight(old, residual + at);
@@ -276,7 +292,6 @@ __global__ void __launch_bounds__(kWarps * 32)
   __shared__ float shared_u[kPostRowTile * kUStride];
   __shared__ __align__(16) float values[kPostRowTile][kColumns];
   const int pair = args.layer * 4 + static_cast<int>(LoraGroup::kQkv);
-  ReleaseSuccessor();
   const TileStart* start = StartOf(plan, pair);
   const RowTile tile = start ? start->tile : step.row_tiles[blockIdx.y];
   if (blockIdx.y >= step.counts->row_tiles) return;
@@ -294,6 +309,7 @@ __global__ void __launch_bounds__(kWarps * 32)
            kColumns);
   } else {
     WaitForPredecessor();
+    ReleaseSuccessor();
   }
   const int before = place.module == 0   ? 0
                      : place.module == 1 ? shape.heads
@@ -308,7 +324,7 @@ __global__ void __launch_bounds__(kWarps * 32)
     float v[8] = {};
     if (inside < size) {
       const int column = (before + head) * size + inside;
-      Finish(v, qkv + (tile.row_begin + local) * row_columns + column,
+      Finish(v, args.product, (tile.row_begin + local) * row_columns + column,
              any ? &values[local][at] : nullptr, gain ? gain + head * size + inside : nullptr,
              args.bias ? args.bias + column : nullptr);
     }
@@ -366,7 +382,7 @@ cudaLaunchAttribute ClusterOf(int blocks) {
 
 }  // namespace
 
-void LaunchGluPost(void* out, const void* gate_up, int64_t ffn, int64_t hidden,
+void LaunchGluPost(void* out, const Product& gate_up, int64_t ffn, int64_t hidden,
                    Activation activation, int layer, const StepTables& step, const LoraPlan& plan,
                    int row_tiles, cudaStream_t stream) {
   constexpr int kColumns = kWarps * kGroupColumns;
@@ -374,8 +390,7 @@ void LaunchGluPost(void* out, const void* gate_up, int64_t ffn, int64_t hidden,
   const dim3 grid((ffn + kColumns - 1) / kColumns, row_tiles);
   const auto config = Config(grid, kWarps * 32, stream, attributes, 1);
   cudaLaunchKernelEx(&config, GluPostKernel, static_cast<bf16*>(out),
-                     static_cast<const bf16*>(gate_up), static_cast<int>(ffn),
-                     static_cast<int>(hidden), activation, layer, step, plan);
+                     gate_up, static_cast<int>(ffn), static_cast<int>(hidden), activation, layer, step, plan);
 }
 
 void LaunchResidualNorm(const ResidualNormArgs& args, const StepTables& step, const LoraPlan& plan,

@@ -452,6 +452,14 @@ void Run(int argc, char** argv) {
   int64_t bytes = 0;
   Adapters many = MountMany(bench, 64, {16}, &bytes);
   const int64_t each = bytes / 64;
+  if (flag("--one")) {
+    for (int r : {1, 32, 64, 128}) {
+      report.Steps(r, "base", {}, 0);
+      if (flag("--lora")) report.Steps(r, "distinct", Adapters(many.begin(), many.begin() + std::min(r, 32)), each * std::min(r, 32));
+      if (flag("--parts")) { report.Parts(r, {}); }
+    }
+    return;
+  }
   if (flag("--linears")) return report.Linears();
   if (flag("--profile")) {  // one mixed step, for a profiler
     report.Steps(32, "32 distinct r16", Adapters(many.begin(), many.begin() + 32), each * 32);
