@@ -10,8 +10,8 @@
 // [8t, 8t + 8) of each 32 of K, lane g columns [8g, 8g + 8) of each 64 of V.
 #include <cooperative_groups.h>
 
-#include "kernels/cuda/mma.cuh"
 #include "kernels/cuda/launch.h"
+#include "kernels/cuda/mma.cuh"
 
 namespace lorica::cuda {
 namespace {

@@ -349,8 +349,8 @@ void CudaBackend::ResidualNorm(Tensor out, Tensor residual, Tensor projection, c
 
 void CudaBackend::GluPost(Tensor out, Tensor gate_up, Activation activation, int layer) {
   JoinShrink();
-  LaunchGluPost(out.data, TakeProduct(gate_up.data), out.columns, shrink_columns_, activation, layer,
-                step_->tables(), plan_, RowTiles(), stream());
+  LaunchGluPost(out.data, TakeProduct(gate_up.data), out.columns, shrink_columns_, activation,
+                layer, step_->tables(), plan_, RowTiles(), stream());
 }
 
 void CudaBackend::GatherRows(Tensor out, Tensor x) {

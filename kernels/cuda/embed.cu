@@ -2,8 +2,8 @@
 // step's tables, stored weights to bf16.
 #include <cuda_fp16.h>
 
-#include "kernels/cuda/mma.cuh"
 #include "kernels/cuda/launch.h"
+#include "kernels/cuda/mma.cuh"
 
 namespace lorica::cuda {
 namespace {

@@ -117,7 +117,8 @@ struct ExpandModules {
 };
 
 // All threads of the block, same tile and modules. Waits for the launch ahead once the
-// first weights are on their way and lets the next begin; ends with a barrier. REQUIRES: tile.term_count > 0.
+// first weights are on their way and lets the next begin; ends with a barrier. REQUIRES:
+// tile.term_count > 0.
 template <int kGroups>
 __device__ __forceinline__ void Expand(const ExpandGroup (&groups)[kGroups], ExpandModules modules,
                                        const RowTile& tile, const TileStart& start,

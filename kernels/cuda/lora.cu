@@ -5,8 +5,8 @@
 // the warps of a grid that never changes. An item writes its own partial sum; the post
 // kernel adds the chunks in order. So the order of summation depends on the weight's
 // shape alone, and neither atomics nor the mixture of adapters enter into it.
-#include "kernels/cuda/mma.cuh"
 #include "kernels/cuda/launch.h"
+#include "kernels/cuda/mma.cuh"
 
 namespace lorica::cuda {
 namespace {

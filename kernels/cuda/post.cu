@@ -102,8 +102,8 @@ __device__ __forceinline__ float Activate(float v, Activation activation) {
 }
 
 __global__ void __launch_bounds__(kWarps * 32)
-    GluPostKernel(bf16* out, Product gate_up, int ffn, int hidden, Activation activation,
-                  int layer, StepTables step, LoraPlan plan) {
+    GluPostKernel(bf16* out, Product gate_up, int ffn, int hidden, Activation activation, int layer,
+                  StepTables step, LoraPlan plan) {
   constexpr int kColumns = kWarps * kGroupColumns;
   __shared__ float shared_u[2 * kPostRowTile * kUStride];
   __shared__ __align__(16) float lora[kPostRowTile][2 * kColumns];  // gate, then up
@@ -181,7 +181,7 @@ __global__ void __launch_bounds__(kWarps * 32)
              shared_u, kBlockColumns);
     } else {
       WaitForPredecessor();
-    ReleaseSuccessor();
+      ReleaseSuccessor();
     }
     for (int i = threadIdx.x; i < tile.row_count * kChunks; i += kWarps * 32) {
       const int local = i / kChunks, inside = i % kChunks * kEight, column = first + inside;
@@ -189,9 +189,8 @@ __global__ void __launch_bounds__(kWarps * 32)
       if (column < columns) {
         const int64_t at = int64_t{tile.row_begin + local} * columns + column;
         float v[8], old[8];
-        Finish(v, args.projection, at,
-               any ? &values[pass][local][inside] : nullptr, gain ? gain + column : nullptr,
-               args.bias ? args.bias + column : nullptr);
+        Finish(v, args.projection, at, any ? &values[pass][local][inside] : nullptr,
+               gain ? gain + column : nullptr, args.bias ? args.bias + column : nullptr);
         LoadEight(old, residual + at);
 #pragma unroll
         for (int k = 0; k < 8; ++k) v[k] += old[k];
@@ -389,8 +388,9 @@ void LaunchGluPost(void* out, const Product& gate_up, int64_t ffn, int64_t hidde
   cudaLaunchAttribute attributes[] = {EarlyStart()};
   const dim3 grid((ffn + kColumns - 1) / kColumns, row_tiles);
   const auto config = Config(grid, kWarps * 32, stream, attributes, 1);
-  cudaLaunchKernelEx(&config, GluPostKernel, static_cast<bf16*>(out),
-                     gate_up, static_cast<int>(ffn), static_cast<int>(hidden), activation, layer, step, plan);
+  cudaLaunchKernelEx(&config, GluPostKernel, static_cast<bf16*>(out), gate_up,
+                     static_cast<int>(ffn), static_cast<int>(hidden), activation, layer, step,
+                     plan);
 }
 
 void LaunchResidualNorm(const ResidualNormArgs& args, const StepTables& step, const LoraPlan& plan,

@@ -400,8 +400,8 @@ class Report {
       for (int which = 0; which < 5; ++which) {
         const double us = bench_.TimeLinear(rows, which);
         const double floor = Bench::LinearBytes(which) / bandwidth_ * 1e6;
-        std::printf("| product %-8s B=%-3d | %7.2f us | floor %6.2f | share %.3f |\n",
-                    names[which], rows, us, floor, floor / us);
+        std::printf("| product %-8s B=%-3d | %7.2f us | floor %6.2f | share %.3f |\n", names[which],
+                    rows, us, floor, floor / us);
       }
     }
     std::fflush(stdout);
@@ -455,8 +455,12 @@ void Run(int argc, char** argv) {
   if (flag("--one")) {
     for (int r : {1, 32, 64, 128}) {
       report.Steps(r, "base", {}, 0);
-      if (flag("--lora")) report.Steps(r, "distinct", Adapters(many.begin(), many.begin() + std::min(r, 32)), each * std::min(r, 32));
-      if (flag("--parts")) { report.Parts(r, {}); }
+      if (flag("--lora"))
+        report.Steps(r, "distinct", Adapters(many.begin(), many.begin() + std::min(r, 32)),
+                     each * std::min(r, 32));
+      if (flag("--parts")) {
+        report.Parts(r, {});
+      }
     }
     return;
   }
