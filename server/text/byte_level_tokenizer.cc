@@ -107,6 +107,13 @@ class ByteLevelTokenizer final : public Tokenizer {
   }
 
  private:
+  // One call of EncodeRanges.
+  struct Run {
+    std::vector<int32_t>* ids;
+    BpeScratch scratch;
+    absl::Status status;  // the first error; after it nothing is encoded
+  };
+
   // Added tokens are recognised within `ranges` only.
   absl::Status EncodeRanges(std::string_view text, absl::Span<const TextRange> ranges,
                             std::vector<int32_t>* ids) const {
@@ -115,14 +122,16 @@ class ByteLevelTokenizer final : public Tokenizer {
                                                      kEncodeBytesMax, ": send less"));
     }
     if (auto status = CheckUtf8(text); !status.ok()) return status;
-    BpeScratch scratch;
+    const size_t size_before = ids->size();
+    Run run{ids};
     raw_matcher_.Split(text, ranges, [&](std::string_view piece, int32_t id) {
       if (id >= 0) return ids->push_back(id);
-      if (normalized_matcher_.empty()) return EncodePlain(Normalize(piece), &scratch, ids);
+      if (normalized_matcher_.empty()) return EncodePlain(Normalize(piece), &run);
       const size_t offset = static_cast<size_t>(piece.data() - text.data());
-      EncodeNormalized(piece, Within(ranges, offset, offset + piece.size()), &scratch, ids);
+      EncodeNormalized(piece, Within(ranges, offset, offset + piece.size()), &run);
     });
-    return absl::OkStatus();
+    if (!run.status.ok()) ids->resize(size_before);
+    return run.status;
   }
 
   // What of `ranges` lies in [begin, end), counted from `begin`.
@@ -136,8 +145,7 @@ class ByteLevelTokenizer final : public Tokenizer {
     return inner;
   }
 
-  void EncodeNormalized(std::string_view text, absl::Span<const TextRange> ranges,
-                        BpeScratch* scratch, std::vector<int32_t>* ids) const {
+  void EncodeNormalized(std::string_view text, absl::Span<const TextRange> ranges, Run* run) const {
     std::string normal;
     std::vector<TextRange> normal_ranges;
     size_t done = 0;
@@ -150,8 +158,8 @@ class ByteLevelTokenizer final : public Tokenizer {
     }
     normal += Normalize(text.substr(done));
     normalized_matcher_.Split(normal, normal_ranges, [&](std::string_view piece, int32_t id) {
-      if (id >= 0) return ids->push_back(id);
-      EncodePlain(piece, scratch, ids);
+      if (id >= 0) return run->ids->push_back(id);
+      EncodePlain(piece, run);
     });
   }
 
@@ -166,8 +174,10 @@ class ByteLevelTokenizer final : public Tokenizer {
     return nfc_ ? unicode::NormalizeNfc(text) : std::string(text);
   }
 
-  void EncodePlain(std::string_view text, BpeScratch* scratch, std::vector<int32_t>* ids) const {
-    steps_.Split(text, [&](std::string_view word) { encoder_.Encode(word, scratch, ids); });
+  void EncodePlain(std::string_view text, Run* run) const {
+    if (!run->status.ok()) return;
+    run->status = steps_.Split(
+        text, [&](std::string_view word) { encoder_.Encode(word, &run->scratch, run->ids); });
   }
 
   void SetToken(int32_t id, std::string bytes, bool special) {

@@ -25,7 +25,7 @@ struct ByteLevelParts {
   std::vector<std::pair<std::string, std::string>> merges;  // spelled, best first
   std::vector<AddedToken> added_tokens;                     // sought in the text as it came
   std::vector<AddedToken> normalized_added_tokens;          // sought in what is left, normalised
-  std::vector<SplitStep> steps;
+  std::vector<PreTokenizerStep> steps;
   bool nfc = false;
   bool ignore_merges = false;
   int32_t unknown_id = -1;  // -1: bytes without a token vanish

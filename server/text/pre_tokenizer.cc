@@ -132,23 +132,36 @@ size_t PieceEnd(SplitStep step, std::string_view text, size_t at) {
 
 }  // namespace
 
-void PreTokenizer::Split(std::string_view text,
-                         absl::FunctionRef<void(std::string_view)> word) const {
-  SplitFrom(0, text, word);
+absl::Status PreTokenizer::Split(std::string_view text,
+                                 absl::FunctionRef<void(std::string_view)> word) const {
+  return SplitFrom(0, text, word);
 }
 
-void PreTokenizer::SplitFrom(size_t step, std::string_view text,
-                             absl::FunctionRef<void(std::string_view)> word) const {
-  if (text.empty()) return;
-  if (step == steps_.size()) return word(text);
-  if (steps_[step] == SplitStep::kPrefixSpace && text[0] != ' ') {
+absl::Status PreTokenizer::SplitFrom(size_t step, std::string_view text,
+                                     absl::FunctionRef<void(std::string_view)> word) const {
+  if (text.empty()) return absl::OkStatus();
+  if (step == steps_.size()) {
+    word(text);
+    return absl::OkStatus();
+  }
+  if (const auto* pattern = std::get_if<std::shared_ptr<const SplitPattern>>(&steps_[step])) {
+    absl::Status inner;
+    const absl::Status outer = (*pattern)->Split(text, [&](std::string_view piece) {
+      if (inner.ok()) inner = SplitFrom(step + 1, piece, word);
+    });
+    return outer.ok() ? inner : outer;
+  }
+  const SplitStep known = std::get<SplitStep>(steps_[step]);
+  if (known == SplitStep::kPrefixSpace && text[0] != ' ') {
     return SplitFrom(step + 1, std::string(" ").append(text), word);
   }
   for (size_t at = 0; at < text.size();) {
-    const size_t end = PieceEnd(steps_[step], text, at);
-    SplitFrom(step + 1, text.substr(at, end - at), word);
+    const size_t end = PieceEnd(known, text, at);
+    const absl::Status status = SplitFrom(step + 1, text.substr(at, end - at), word);
+    if (!status.ok()) return status;
     at = end;
   }
+  return absl::OkStatus();
 }
 
 }  // namespace lorica

@@ -2,17 +2,21 @@
 //
 // The patterns that published models use are written out by hand over Unicode classes:
 // they need look-ahead, which linear-time regex libraries lack, and here each character
-// is looked at a bounded number of times. Immutable: thread-safe.
+// is looked at a bounded number of times. Others are SplitPatterns. Immutable: thread-safe.
 #pragma once
 
+#include <memory>
 #include <string_view>
+#include <utility>
+#include <variant>
 #include <vector>
 
 #include "absl/functional/function_ref.h"
+#include "absl/status/status.h"
+#include "server/text/split_pattern.h"
 
 namespace lorica {
 
-// One step cuts every piece the steps before it left.
 enum class SplitStep {
   kPrefixSpace,  // a blank goes before a piece that does not start with one
   kDigits,       // every number character alone
@@ -22,17 +26,21 @@ enum class SplitStep {
   kQwen2,        // as kLlama3, numbers one by one
 };
 
+// One step cuts every piece the steps before it left.
+using PreTokenizerStep = std::variant<SplitStep, std::shared_ptr<const SplitPattern>>;
+
 class PreTokenizer {
  public:
-  explicit PreTokenizer(std::vector<SplitStep> steps) : steps_(std::move(steps)) {}
+  explicit PreTokenizer(std::vector<PreTokenizerStep> steps) : steps_(std::move(steps)) {}
   // Calls `word` with the pieces of `text` in order; none is empty. `text` is valid UTF-8.
-  void Split(std::string_view text, absl::FunctionRef<void(std::string_view)> word) const;
+  // The error of a SplitPattern is passed on, after words of the text before it.
+  absl::Status Split(std::string_view text, absl::FunctionRef<void(std::string_view)> word) const;
 
  private:
-  void SplitFrom(size_t step, std::string_view text,
-                 absl::FunctionRef<void(std::string_view)> word) const;
+  absl::Status SplitFrom(size_t step, std::string_view text,
+                         absl::FunctionRef<void(std::string_view)> word) const;
 
-  std::vector<SplitStep> steps_;
+  std::vector<PreTokenizerStep> steps_;
 };
 
 }  // namespace lorica

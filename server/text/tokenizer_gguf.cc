@@ -18,7 +18,7 @@ enum TokenType : int64_t {
 
 struct NamedPreTokenizer {
   absl::string_view name;
-  std::vector<SplitStep> steps;
+  std::vector<PreTokenizerStep> steps;
   bool nfc = false;
   bool ignore_merges = false;
 };

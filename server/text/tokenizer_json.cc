@@ -73,21 +73,39 @@ constexpr KnownPattern kKnownPatterns[] = {
      SplitStep::kQwen2},
 };
 
-absl::Status ReadSplit(const Json& part, ByteLevelParts* parts) {
+absl::StatusOr<SplitKeeps> ReadBehavior(const Json& part) {
   const std::string behavior = part.value("behavior", "");
-  const bool inverted = part.value("invert", false);
+  if (behavior == "Isolated") return SplitKeeps::kAll;
+  if (behavior != "Removed") {
+    return absl::FailedPreconditionError(
+        absl::StrCat("tokenizer.json: the pre-tokenizer Split with the behavior '", behavior,
+                     "' is not served, only Isolated and Removed are: send token_ids"));
+  }
+  return part.value("invert", false) ? SplitKeeps::kMatches : SplitKeeps::kGaps;
+}
+
+absl::Status ReadSplit(const Json& part, ByteLevelParts* parts) {
+  const auto keeps = ReadBehavior(part);
+  if (!keeps.ok()) return keeps.status();
+  const Json& pattern = part.at("pattern");
+  const bool literal = pattern.contains("String");
+  const std::string text = pattern.at(literal ? "String" : "Regex").get<std::string>();
   // The known patterns match every character, so keeping only matches changes nothing.
-  const bool keeps_all = inverted ? behavior == "Removed" : behavior == "Isolated";
-  const std::string pattern = part.at("pattern").value("Regex", "");
+  const bool keeps_matches = !literal && *keeps != SplitKeeps::kGaps;
   for (const auto& known : kKnownPatterns) {
-    if (keeps_all && known.pattern == pattern) {
+    if (keeps_matches && known.pattern == text) {
       parts->steps.push_back(known.step);
       return absl::OkStatus();
     }
   }
-  return absl::FailedPreconditionError(
-      absl::StrCat("tokenizer.json: the pre-tokenizer Split (", behavior, ") by the pattern ",
-                   part.at("pattern").dump().substr(0, 200), " is not served: send token_ids"));
+  auto compiled = SplitPattern::Compile(text, {.literal = literal, .keeps = *keeps});
+  if (!compiled.ok()) {
+    return absl::FailedPreconditionError(
+        absl::StrCat("tokenizer.json: the pre-tokenizer's pattern ", pattern.dump().substr(0, 200),
+                     " ", compiled.status().message(), ": send token_ids"));
+  }
+  parts->steps.push_back(*std::move(compiled));
+  return absl::OkStatus();
 }
 
 absl::Status ReadPreTokenizer(const Json& part, bool* ends, ByteLevelParts* parts) {

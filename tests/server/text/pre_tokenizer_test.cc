@@ -1,9 +1,5 @@
 #include "server/text/pre_tokenizer.h"
 
-#define PCRE2_CODE_UNIT_WIDTH 8
-#include <pcre2.h>
-
-#include <memory>
 #include <random>
 #include <string>
 
@@ -15,11 +11,11 @@ namespace {
 
 using testing::ElementsAre;
 
-std::vector<std::string> Pieces(std::vector<SplitStep> steps, std::string_view text) {
+std::vector<std::string> Pieces(std::vector<PreTokenizerStep> steps, std::string_view text) {
   std::vector<std::string> pieces;
-  PreTokenizer(std::move(steps)).Split(text, [&](std::string_view piece) {
-    pieces.emplace_back(piece);
-  });
+  EXPECT_TRUE(PreTokenizer(std::move(steps))
+                  .Split(text, [&](std::string_view piece) { pieces.emplace_back(piece); })
+                  .ok());
   return pieces;
 }
 
@@ -39,26 +35,9 @@ TEST(PreTokenizerTest, CutsAsPublishedExamplesDo) {
 
 // The published patterns themselves, run by PCRE2.
 std::vector<std::string> RegexPieces(const std::string& pattern, const std::string& text) {
-  int error = 0;
-  PCRE2_SIZE offset = 0;
-  const std::unique_ptr<pcre2_code, decltype(&pcre2_code_free)> code(
-      pcre2_compile(reinterpret_cast<PCRE2_SPTR>(pattern.data()), pattern.size(),
-                    PCRE2_UTF | PCRE2_UCP, &error, &offset, nullptr),
-      pcre2_code_free);
-  const std::unique_ptr<pcre2_match_data, decltype(&pcre2_match_data_free)> match(
-      pcre2_match_data_create_from_pattern(code.get(), nullptr), pcre2_match_data_free);
-  std::vector<std::string> pieces;
-  size_t done = 0;
-  while (done < text.size()) {
-    const int found = pcre2_match(code.get(), reinterpret_cast<PCRE2_SPTR>(text.data()),
-                                  text.size(), done, 0, match.get(), nullptr);
-    EXPECT_GT(found, 0);
-    const PCRE2_SIZE* bounds = pcre2_get_ovector_pointer(match.get());
-    EXPECT_EQ(bounds[0], done) << "the pattern leaves nothing out";
-    pieces.push_back(text.substr(bounds[0], bounds[1] - bounds[0]));
-    done = bounds[1];
-  }
-  return pieces;
+  auto compiled = SplitPattern::Compile(pattern, {});
+  EXPECT_TRUE(compiled.ok()) << compiled.status();
+  return Pieces({*std::move(compiled)}, text);
 }
 
 struct Published {

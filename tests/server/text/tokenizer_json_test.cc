@@ -111,6 +111,30 @@ TEST(TokenizerJsonTest, EveryPreTokenizerServedIsRead) {
   EXPECT_THAT(Encode(json, "a a,ab"), ElementsAre(0, 6, 4));
 }
 
+TEST(TokenizerJsonTest, PatternsThatNobodyPublishedAreRunWithinBounds) {
+  Json json = SmallTokenizer();
+  const Json bytes = {{"type", "ByteLevel"}, {"add_prefix_space", false}, {"use_regex", false}};
+  const auto split = [&](const char* pattern) {
+    json["pre_tokenizer"] = {
+        {"type", "Sequence"},
+        {"pretokenizers",
+         {Json{{"type", "Split"}, {"behavior", "Isolated"}, {"pattern", {{"Regex", pattern}}}},
+          bytes}}};
+  };
+  split("[^a]+|a");
+  EXPECT_THAT(Encode(json, "ab"), ElementsAre(0, 1));
+  split("\\w+");
+  EXPECT_THAT(Encode(json, "ab"), ElementsAre(4));
+
+  split("a++[cd]");
+  auto tokenizer = MakeTokenizerFromJson(json.dump());
+  ASSERT_TRUE(tokenizer.ok()) << tokenizer.status();
+  std::vector<int32_t> ids{7};
+  EXPECT_TRUE(absl::IsInvalidArgument(
+      (*tokenizer)->Encode("b" + std::string(1 << 20, 'a') + "b", true, &ids)));
+  EXPECT_THAT(ids, ElementsAre(7)) << "left as they were";
+}
+
 TEST(TokenizerJsonTest, OtherPartsAreRefusedByName) {
   const auto with = [](const char* pointer, const char* text) {
     Json json = SmallTokenizer();
@@ -126,9 +150,12 @@ TEST(TokenizerJsonTest, OtherPartsAreRefusedByName) {
   ExpectRefused(with("/normalizer", R"({"type": "Prepend", "prepend": "_"})"), "Prepend");
   ExpectRefused(with("/pre_tokenizer", "null"), "pre-tokenizer");
   ExpectRefused(with("/pre_tokenizer", R"({"type": "Metaspace"})"), "Metaspace");
-  ExpectRefused(with("/pre_tokenizer", R"({"type": "Split", "behavior": "Isolated",
+  ExpectRefused(with("/pre_tokenizer", R"({"type": "Split", "behavior": "Contiguous",
       "pattern": {"Regex": "[a-z]+"}})"),
-                "[a-z]+");
+                "Contiguous");
+  ExpectRefused(with("/pre_tokenizer", R"({"type": "Split", "behavior": "Isolated",
+      "pattern": {"Regex": "([a-z]+"}})"),
+                "([a-z]+");
   ExpectRefused(with("/pre_tokenizer", R"({"type": "Sequence", "pretokenizers":
       [{"type": "ByteLevel"}, {"type": "Digits"}]})"),
                 "Digits");
