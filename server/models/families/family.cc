@@ -8,9 +8,11 @@
 #include <cerrno>
 #include <cmath>
 #include <cstring>
+#include <filesystem>
 #include <fstream>
 
 #include "absl/strings/str_cat.h"
+#include "adapters/hub/quoted.h"
 
 namespace lorica {
 namespace {
@@ -33,7 +35,9 @@ absl::Status CheckScaling(const ModelConfig& config) {
   const bool sane =
       std::isfinite(scaling.factor) && scaling.factor > 0 && scaling.low_freq_factor > 0 &&
       scaling.high_freq_factor > scaling.low_freq_factor && scaling.original_context > 0;
-  if (!sane) return absl::InvalidArgumentError("model config: rope scaling has impossible factors");
+  if (!sane)
+    return absl::InvalidArgumentError(
+        "model config: rope scaling has impossible or missing factors");
   for (double divisor : scaling.divisors) {
     if (!(std::isfinite(divisor) && divisor > 0)) {
       return absl::InvalidArgumentError("model config: rope_freqs holds an impossible divisor");
@@ -45,7 +49,8 @@ absl::Status CheckScaling(const ModelConfig& config) {
 }  // namespace
 
 absl::StatusOr<std::unique_ptr<MappedFile>> MappedFile::Open(const std::string& path) {
-  const int descriptor = ::open(path.c_str(), O_RDONLY | O_CLOEXEC);
+  // A FIFO would wait for its writer.
+  const int descriptor = ::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK);
   if (descriptor < 0) {
     return absl::ErrnoToStatus(errno, absl::StrCat("cannot open model file ", path));
   }
@@ -68,8 +73,15 @@ absl::StatusOr<std::unique_ptr<MappedFile>> MappedFile::Open(const std::string& 
 MappedFile::~MappedFile() { ::munmap(const_cast<std::byte*>(data_), size_); }
 
 absl::StatusOr<std::string> ReadTextFile(const std::string& path, int64_t bytes_max) {
+  std::error_code error;
+  if (!std::filesystem::exists(path, error)) {
+    return absl::NotFoundError(absl::StrCat("no file ", path));
+  }
+  if (!std::filesystem::is_regular_file(path, error)) {
+    return absl::InvalidArgumentError(absl::StrCat(path, " is not a regular file"));
+  }
   std::ifstream file(path, std::ios::binary | std::ios::ate);
-  if (!file) return absl::NotFoundError(absl::StrCat("no file ", path));
+  if (!file) return absl::PermissionDeniedError(absl::StrCat("cannot open ", path));
   const int64_t size = file.tellg();
   if (size < 0 || size > bytes_max) {
     return absl::InvalidArgumentError(
@@ -110,6 +122,11 @@ absl::Status CheckConfig(const ModelConfig& config) {
     return absl::InvalidArgumentError("model config: rope theta is not a positive number");
   }
   return CheckScaling(config);
+}
+
+absl::Status UnknownTensor(const std::string& name) {
+  return absl::FailedPreconditionError(absl::StrCat(
+      "tensor ", Quoted(name), " is none that is served: without it the answers would be wrong"));
 }
 
 absl::Status CheckShape(const HostMatrix& matrix, int64_t rows, int64_t columns,

@@ -65,6 +65,9 @@ absl::Status CheckConfig(const ModelConfig& config);
 absl::Status CheckShape(const HostMatrix& matrix, int64_t rows, int64_t columns,
                         const std::string& name);
 
+// FailedPrecondition: the file has weights that the decoder pass would leave out.
+absl::Status UnknownTensor(const std::string& name);
+
 absl::StatusOr<OpenedModel> OpenGgufLlama(const std::string& path);
 absl::StatusOr<OpenedModel> OpenHfLlama(const std::string& folder);
 

@@ -1,10 +1,12 @@
 // GGUF files of architecture "llama" (keys and names:
 // https://github.com/ggml-org/ggml/blob/master/docs/gguf.md).
+#include <algorithm>
 #include <cstring>
 #include <filesystem>
 #include <optional>
 #include <utility>
 
+#include "absl/container/flat_hash_set.h"
 #include "absl/strings/str_cat.h"
 #include "adapters/hub/gguf.h"
 #include "server/models/families/family.h"
@@ -85,10 +87,25 @@ class GgufReader {
   void ReadText();
 
  private:
-  int64_t IntOr(const std::string& key, int64_t fallback) const {
-    return file_.Int(key).value_or(fallback);
+  int64_t IntOr(const std::string& key, int64_t fallback) {
+    return ValueOr(file_.Int(key), key, fallback);
+  }
+  double NumberOr(const std::string& key, double fallback) {
+    return ValueOr(file_.Number(key), key, fallback);
+  }
+  template <typename T>
+  T ValueOr(std::optional<T> value, const std::string& key, T fallback) {
+    if (!value && file_.FindValue(key) != nullptr) {
+      status_.Update(absl::InvalidArgumentError(absl::StrCat(key, " is no single number")));
+    }
+    return value.value_or(fallback);
+  }
+  // Kept within int, so that CheckConfig sees what is too large as too large.
+  int CountOr(const std::string& key, int64_t fallback) {
+    return static_cast<int>(std::clamp<int64_t>(IntOr(key, fallback), INT32_MIN, INT32_MAX));
   }
   void Take(HostMatrix* out, const std::string& name, int64_t rows, int64_t columns) {
+    taken_.insert(name);
     auto matrix = ReadTensor(file_, name, rows, columns);
     if (matrix.ok()) {
       *out = *matrix;
@@ -99,9 +116,11 @@ class GgufReader {
   absl::Status ReadRopeDivisors();
   void ReadLayer(int index);
   void ReadEndTokens();
+  absl::Status CheckNothingIsLeft() const;
 
   const GgufFile& file_;
   OpenedModel* opened_;
+  absl::flat_hash_set<std::string> taken_;
   absl::Status status_;
 };
 
@@ -127,17 +146,16 @@ absl::Status GgufReader::ReadConfig(const std::string& path) {
   config.architecture = architecture;
   config.name = file_.String("general.name").value_or("");
   if (config.name.empty()) config.name = std::filesystem::path(path).stem();
-  config.layers = static_cast<int>(IntOr("llama.block_count", 0));
+  config.layers = CountOr("llama.block_count", 0);
   config.hidden = IntOr("llama.embedding_length", 0);
   config.ffn = IntOr("llama.feed_forward_length", 0);
-  config.heads = static_cast<int>(IntOr("llama.attention.head_count", 0));
-  config.kv_heads = static_cast<int>(IntOr("llama.attention.head_count_kv", config.heads));
+  config.heads = CountOr("llama.attention.head_count", 0);
+  config.kv_heads = CountOr("llama.attention.head_count_kv", config.heads);
   const int64_t derived_head = config.heads > 0 ? config.hidden / config.heads : 0;
-  config.head_size = static_cast<int>(IntOr("llama.attention.key_length", derived_head));
+  config.head_size = CountOr("llama.attention.key_length", derived_head);
   config.context_tokens = IntOr("llama.context_length", 0);
-  config.norm_epsilon =
-      static_cast<float>(file_.Number("llama.attention.layer_norm_rms_epsilon").value_or(0.0));
-  config.rope_theta = file_.Number("llama.rope.freq_base").value_or(10000.0);
+  config.norm_epsilon = static_cast<float>(NumberOr("llama.attention.layer_norm_rms_epsilon", 0.0));
+  config.rope_theta = NumberOr("llama.rope.freq_base", 10000.0);
   const GgufTensor* embedding = file_.FindTensor("token_embd.weight");
   if (embedding == nullptr || embedding->dimensions.size() != 2) {
     return absl::InvalidArgumentError("tensor 'token_embd.weight' is missing or not a matrix");
@@ -146,7 +164,7 @@ absl::Status GgufReader::ReadConfig(const std::string& path) {
   const std::string scaling = file_.String("llama.rope.scaling.type").value_or("none");
   if (scaling != "none") {
     config.rope_scaling.kind = scaling;
-    config.rope_scaling.factor = file_.Number("llama.rope.scaling.factor").value_or(1.0);
+    config.rope_scaling.factor = NumberOr("llama.rope.scaling.factor", 1.0);
   }
   if (IntOr("llama.rope.dimension_count", config.head_size) != config.head_size) {
     return absl::FailedPreconditionError(
@@ -155,8 +173,8 @@ absl::Status GgufReader::ReadConfig(const std::string& path) {
   if (IntOr("llama.expert_count", 0) != 0) {
     return absl::FailedPreconditionError("llama.expert_count: mixtures of experts are not served");
   }
-  absl::Status status = CheckConfig(config);
-  if (!status.ok()) return status;
+  status_.Update(CheckConfig(config));
+  if (!status_.ok()) return status_;
   return ReadRopeDivisors();
 }
 
@@ -191,8 +209,18 @@ absl::Status GgufReader::ReadWeights() {
   opened_->layers.resize(config.layers);
   for (int index = 0; index < config.layers && status_.ok(); ++index) ReadLayer(index);
   if (!status_.ok()) return status_;
+  if (absl::Status left = CheckNothingIsLeft(); !left.ok()) return left;
   opened_->weight_format =
       absl::StrCat("GGUF ", std::string(DTypeName(opened_->layers[0].q.dtype)));
+  return absl::OkStatus();
+}
+
+// A bias or a norm that is passed over would make every answer a little wrong.
+absl::Status GgufReader::CheckNothingIsLeft() const {
+  for (const GgufTensor& tensor : file_.tensors()) {
+    const bool used = taken_.contains(tensor.name) || tensor.name == "rope_freqs.weight";
+    if (!used) return UnknownTensor(tensor.name);
+  }
   return absl::OkStatus();
 }
 

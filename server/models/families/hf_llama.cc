@@ -1,5 +1,6 @@
 // Hugging Face folders of the Llama family: config.json, model*.safetensors,
 // tokenizer.json (https://huggingface.co/docs/transformers/model_doc/llama).
+#include <algorithm>
 #include <filesystem>
 #include <nlohmann/json.hpp>
 #include <optional>
@@ -7,7 +8,9 @@
 #include <utility>
 
 #include "absl/container/flat_hash_map.h"
+#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
+#include "adapters/hub/quoted.h"
 #include "adapters/hub/safetensors.h"
 #include "server/models/families/family.h"
 
@@ -30,116 +33,159 @@ absl::StatusOr<Json> ReadJsonObject(const std::string& path, int64_t bytes_max) 
   return json;
 }
 
-std::optional<int64_t> Int(const Json& object, const char* key) {
-  const auto it = object.find(key);
-  if (it == object.end() || !it->is_number_integer()) return std::nullopt;
-  return it->get<int64_t>();
-}
+// The fields of one JSON object of a file. Absent and null mean the fallback; the first value of
+// another type is remembered as the error.
+class Fields {
+ public:
+  Fields(const Json& object, std::string file) : object_(object), file_(std::move(file)) {}
 
-std::optional<double> Number(const Json& object, const char* key) {
-  const auto it = object.find(key);
-  if (it == object.end() || !it->is_number()) return std::nullopt;
-  return it->get<double>();
-}
-
-bool Flag(const Json& object, const char* key) {
-  const auto it = object.find(key);
-  return it != object.end() && it->is_boolean() && it->get<bool>();
-}
-
-std::string Text(const Json& object, const char* key) {
-  const auto it = object.find(key);
-  return it != object.end() && it->is_string() ? it->get<std::string>() : std::string();
-}
-
-// A token is written as a string or as {"content": ...}.
-std::string TokenText(const Json& object, const char* key) {
-  const auto it = object.find(key);
-  if (it == object.end()) return "";
-  return it->is_object() ? Text(*it, "content") : Text(object, key);
-}
-
-// "eos_token_id" is a number or a list of numbers.
-std::vector<int32_t> TokenIds(const Json& object, const char* key, int64_t vocabulary) {
-  std::vector<int32_t> ids;
-  const auto it = object.find(key);
-  if (it == object.end()) return ids;
-  const Json list = it->is_array() ? *it : Json::array({*it});
-  for (const Json& item : list) {
-    if (!item.is_number_integer()) continue;
-    const int64_t id = item.get<int64_t>();
-    if (id >= 0 && id < vocabulary) ids.push_back(static_cast<int32_t>(id));
+  int64_t Int(const char* key, int64_t fallback) {
+    const Json* value = Value(key, "a whole number", [](const Json& v) {
+      return v.is_number_unsigned() ? v.get<uint64_t>() <= INT64_MAX : v.is_number_integer();
+    });
+    return value == nullptr ? fallback : value->get<int64_t>();
   }
-  return ids;
-}
+  // Kept within int, so that CheckConfig sees what is too large as too large.
+  int Count(const char* key, int64_t fallback) {
+    return static_cast<int>(std::clamp<int64_t>(Int(key, fallback), INT32_MIN, INT32_MAX));
+  }
+  double Number(const char* key, double fallback) {
+    const Json* value = Value(key, "a number", [](const Json& v) { return v.is_number(); });
+    return value == nullptr ? fallback : value->get<double>();
+  }
+  bool Flag(const char* key) {
+    const Json* value = Value(key, "true or false", [](const Json& v) { return v.is_boolean(); });
+    return value != nullptr && value->get<bool>();
+  }
+  std::string Text(const char* key) {
+    const Json* value = Value(key, "a string", [](const Json& v) { return v.is_string(); });
+    return value == nullptr ? "" : value->get<std::string>();
+  }
+  // Null if there is none.
+  const Json* Object(const char* key) {
+    return Value(key, "an object", [](const Json& v) { return v.is_object(); });
+  }
+  bool Has(const char* key) const {
+    const auto it = object_.find(key);
+    return it != object_.end() && !it->is_null();
+  }
+  // A token is written as a string or as {"content": ...}.
+  std::string TokenText(const char* key) {
+    const auto it = object_.find(key);
+    if (it == object_.end() || !it->is_object()) return Text(key);
+    Fields token(*it, file_);
+    const std::string text = token.Text("content");
+    status_.Update(token.status());
+    return text;
+  }
+  // A number or a list of numbers; those outside of the vocabulary cannot come up.
+  std::vector<int32_t> TokenIds(const char* key, int64_t vocabulary) {
+    std::vector<int32_t> ids;
+    if (!Has(key)) return ids;
+    const Json& value = object_.at(key);
+    for (const Json& item : value.is_array() ? value : Json::array({value})) {
+      if (!item.is_number_integer()) Wrong(key, "token ids", item);
+      const int64_t id = item.is_number_integer() ? item.get<int64_t>() : -1;
+      if (id >= 0 && id < vocabulary) ids.push_back(static_cast<int32_t>(id));
+    }
+    return ids;
+  }
 
-absl::Status ReadRope(const Json& json, ModelConfig* config) {
+  const absl::Status& status() const { return status_; }
+
+ private:
+  template <typename Fits>
+  const Json* Value(const char* key, absl::string_view expected, Fits fits) {
+    if (!Has(key)) return nullptr;
+    const Json& value = object_.at(key);
+    if (fits(value)) return &value;
+    Wrong(key, expected, value);
+    return nullptr;
+  }
+  void Wrong(const char* key, absl::string_view expected, const Json& value) {
+    status_.Update(absl::InvalidArgumentError(absl::StrCat(
+        file_, ": ", key, " is ", Quoted(value.dump(-1, ' ', true, Json::error_handler_t::replace)),
+        ", expected ", expected)));
+  }
+
+  const Json& object_;
+  const std::string file_;
+  absl::Status status_;
+};
+
+constexpr char kConfigFile[] = "config.json";
+
+absl::Status ReadRope(Fields& fields, ModelConfig* config) {
   // transformers 5 writes "rope_parameters" where 4 wrote rope_theta and rope_scaling.
-  const auto parameters = json.find("rope_parameters");
-  const bool has_parameters = parameters != json.end() && parameters->is_object();
-  config->rope_theta =
-      Number(json, "rope_theta")
-          .value_or(has_parameters ? Number(*parameters, "rope_theta").value_or(1e4) : 1e4);
-  const auto old_scaling = json.find("rope_scaling");
-  const bool has_scaling = old_scaling != json.end() && old_scaling->is_object();
-  if (!has_parameters && !has_scaling) return absl::OkStatus();
-  const Json& scaling = has_scaling ? *old_scaling : *parameters;
+  const Json* parameters = fields.Object("rope_parameters");
+  const Json* old_scaling = fields.Object("rope_scaling");
+  static const Json& none = *new Json(Json::object());
+  Fields named(parameters != nullptr ? *parameters : none, "config.json: rope_parameters");
+  config->rope_theta = fields.Number("rope_theta", named.Number("rope_theta", 1e4));
+  const Json& json = old_scaling != nullptr  ? *old_scaling
+                     : parameters != nullptr ? *parameters
+                                             : none;
+  Fields scaling(json, "config.json: rope scaling");
   RopeScaling& out = config->rope_scaling;
-  out.kind = Text(scaling, "rope_type");
-  if (out.kind.empty()) out.kind = Text(scaling, "type");
+  out.kind = scaling.Text("rope_type");
+  if (out.kind.empty()) out.kind = scaling.Text("type");
   if (out.kind.empty()) out.kind = "default";
   if (out.kind == "divisors") {
     return absl::FailedPreconditionError("config.json: rope scaling 'divisors' is not supported");
   }
-  out.factor = Number(scaling, "factor").value_or(1.0);
-  out.low_freq_factor = Number(scaling, "low_freq_factor").value_or(1.0);
-  out.high_freq_factor = Number(scaling, "high_freq_factor").value_or(4.0);
-  out.original_context = Int(scaling, "original_max_position_embeddings").value_or(8192);
-  return absl::OkStatus();
+  // 0: CheckConfig refuses what its kind cannot do without.
+  const bool scaled = out.kind != "default";
+  const bool blended = out.kind == "llama3";
+  out.factor = scaling.Number("factor", scaled ? 0.0 : 1.0);
+  out.low_freq_factor = scaling.Number("low_freq_factor", blended ? 0.0 : 1.0);
+  out.high_freq_factor = scaling.Number("high_freq_factor", blended ? 0.0 : 4.0);
+  out.original_context = scaling.Int("original_max_position_embeddings", blended ? 0 : 8192);
+  absl::Status status = named.status();
+  status.Update(scaling.status());
+  return status;
 }
 
 // What would change the mathematics and is not served here.
-absl::Status RefuseVariations(const Json& json) {
+absl::Status RefuseVariations(Fields& fields) {
   const auto refuse = [](absl::string_view what) {
     return absl::FailedPreconditionError(absl::StrCat("config.json: ", what, " is not supported"));
   };
-  if (Flag(json, "attention_bias")) return refuse("attention_bias");
-  if (Flag(json, "mlp_bias")) return refuse("mlp_bias");
-  if (json.contains("quantization_config")) return refuse("quantization_config");
-  const auto window = json.find("sliding_window");
-  if (window != json.end() && !window->is_null()) return refuse("sliding_window");
-  if (const auto partial = Number(json, "partial_rotary_factor"); partial && *partial != 1.0) {
-    return refuse("partial_rotary_factor");
-  }
-  const std::string activation = Text(json, "hidden_act");
+  if (fields.Flag("attention_bias")) return refuse("attention_bias");
+  if (fields.Flag("mlp_bias")) return refuse("mlp_bias");
+  if (fields.Has("quantization_config")) return refuse("quantization_config");
+  if (fields.Has("sliding_window")) return refuse("sliding_window");
+  if (fields.Number("partial_rotary_factor", 1.0) != 1.0) return refuse("partial_rotary_factor");
+  const std::string activation = fields.Text("hidden_act");
   if (!activation.empty() && activation != "silu") return refuse("hidden_act other than silu");
   return absl::OkStatus();
 }
 
 absl::Status ReadConfig(const Json& json, const std::string& folder, ModelConfig* config) {
-  const std::string type = Text(json, "model_type");
+  Fields fields(json, kConfigFile);
+  const std::string type = fields.Text("model_type");
   if (type != "llama" && type != "mistral") {
-    return absl::FailedPreconditionError(absl::StrCat("config.json: model_type '", type,
-                                                      "' is not supported; llama and mistral are"));
+    return absl::FailedPreconditionError(absl::StrCat("config.json: model_type ", Quoted(type),
+                                                      " is not supported; llama and mistral are"));
   }
   config->architecture = type;
   config->name = std::filesystem::path(folder).lexically_normal().filename();
   if (config->name.empty()) {
     config->name = std::filesystem::path(folder).lexically_normal().parent_path().filename();
   }
-  config->layers = static_cast<int>(Int(json, "num_hidden_layers").value_or(0));
-  config->hidden = Int(json, "hidden_size").value_or(0);
-  config->ffn = Int(json, "intermediate_size").value_or(0);
-  config->heads = static_cast<int>(Int(json, "num_attention_heads").value_or(0));
-  config->kv_heads = static_cast<int>(Int(json, "num_key_value_heads").value_or(config->heads));
+  config->layers = fields.Count("num_hidden_layers", 0);
+  config->hidden = fields.Int("hidden_size", 0);
+  config->ffn = fields.Int("intermediate_size", 0);
+  config->heads = fields.Count("num_attention_heads", 0);
+  config->kv_heads = fields.Count("num_key_value_heads", config->heads);
   const int64_t derived_head = config->heads > 0 ? config->hidden / config->heads : 0;
-  config->head_size = static_cast<int>(Int(json, "head_dim").value_or(derived_head));
-  config->vocabulary = Int(json, "vocab_size").value_or(0);
-  config->context_tokens = Int(json, "max_position_embeddings").value_or(2048);
-  config->norm_epsilon = static_cast<float>(Number(json, "rms_norm_eps").value_or(1e-6));
-  config->tied_embedding = Flag(json, "tie_word_embeddings");
-  absl::Status status = RefuseVariations(json);
-  status.Update(ReadRope(json, config));
+  config->head_size = fields.Count("head_dim", derived_head);
+  config->vocabulary = fields.Int("vocab_size", 0);
+  config->context_tokens = fields.Int("max_position_embeddings", 2048);
+  config->norm_epsilon = static_cast<float>(fields.Number("rms_norm_eps", 1e-6));
+  config->tied_embedding = fields.Flag("tie_word_embeddings");
+  absl::Status status = RefuseVariations(fields);
+  status.Update(ReadRope(fields, config));
+  status.Update(fields.status());
   if (!status.ok()) return status;
   return CheckConfig(*config);
 }
@@ -156,7 +202,8 @@ class TensorIndex {
  public:
   absl::Status Open(const std::string& folder, OpenedModel* opened);
   absl::StatusOr<HostMatrix> Find(const std::string& name, int64_t rows, int64_t columns) const;
-  bool Has(const std::string& name) const { return tensors_.contains(name); }
+  // FailedPrecondition if a layer has tensors that are not among `taken`.
+  absl::Status CheckNothingIsLeft(const std::set<std::string>& taken) const;
 
  private:
   struct Located {
@@ -250,10 +297,21 @@ absl::StatusOr<HostMatrix> TensorIndex::Find(const std::string& name, int64_t ro
   return matrix;
 }
 
+// Outside of the layers only a head may be left: a copy of the embedding it is tied to.
+absl::Status TensorIndex::CheckNothingIsLeft(const std::set<std::string>& taken) const {
+  for (const auto& [name, located] : tensors_) {
+    const bool harmless = name == "lm_head.weight" || absl::EndsWith(name, ".rotary_emb.inv_freq");
+    if (!harmless && !taken.contains(name)) return UnknownTensor(name);
+  }
+  return absl::OkStatus();
+}
+
 absl::Status ReadWeights(const TensorIndex& index, OpenedModel* opened) {
   ModelConfig& config = opened->config;
   absl::Status status;
+  std::set<std::string> taken;
   const auto take = [&](HostMatrix* out, const std::string& name, int64_t rows, int64_t columns) {
+    taken.insert(name);
     auto matrix = index.Find(name, rows, columns);
     if (matrix.ok()) {
       *out = *matrix;
@@ -282,45 +340,71 @@ absl::Status ReadWeights(const TensorIndex& index, OpenedModel* opened) {
     take(&layer.attention_norm, prefix + "input_layernorm.weight", 1, config.hidden);
     take(&layer.mlp_norm, prefix + "post_attention_layernorm.weight", 1, config.hidden);
   }
-  return status;
+  return status.ok() ? index.CheckNothingIsLeft(taken) : status;
 }
 
 // tokenizer_config.json: "chat_template" is a string or a list of {name, template}.
-std::string TemplateOf(const Json& tokenizer_config) {
+std::string TemplateOf(const Json& tokenizer_config, Fields& fields) {
   const auto it = tokenizer_config.find("chat_template");
-  if (it == tokenizer_config.end()) return "";
-  if (it->is_string()) return it->get<std::string>();
-  if (!it->is_array()) return "";
+  if (it == tokenizer_config.end() || !it->is_array()) return fields.Text("chat_template");
   for (const Json& item : *it) {
-    if (item.is_object() && Text(item, "name") == "default") return Text(item, "template");
+    const bool whole = item.is_object() && item.contains("name") && item.contains("template") &&
+                       item["template"].is_string();
+    if (whole && item["name"] == "default") return item["template"];
   }
   return "";
 }
 
+// A file that a folder need not have.
+template <typename T>
+absl::StatusOr<T> OrIfMissing(absl::StatusOr<T> read, T missing) {
+  if (absl::IsNotFound(read.status())) return missing;
+  return read;
+}
+
+absl::Status ReadTemplate(const std::string& folder, ModelText* text) {
+  constexpr char kFile[] = "tokenizer_config.json";
+  const auto json = OrIfMissing(
+      ReadJsonObject(absl::StrCat(folder, "/", kFile), kTokenizerBytesMax), Json(Json::object()));
+  if (!json.ok()) return json.status();
+  Fields fields(*json, kFile);
+  text->chat_template = TemplateOf(*json, fields);
+  text->bos_token = fields.TokenText("bos_token");
+  text->eos_token = fields.TokenText("eos_token");
+  auto newer = OrIfMissing(ReadTextFile(folder + "/chat_template.jinja", kConfigBytesMax),
+                           text->chat_template);
+  if (!newer.ok()) return newer.status();
+  text->chat_template = *std::move(newer);
+  return fields.status();
+}
+
+absl::Status ReadEndTokens(const std::string& folder, const Json& config_json,
+                           ModelConfig* config) {
+  constexpr char kFile[] = "generation_config.json";
+  const auto json = OrIfMissing(ReadJsonObject(absl::StrCat(folder, "/", kFile), kConfigBytesMax),
+                                Json(Json::object()));
+  if (!json.ok()) return json.status();
+  Fields generation(*json, kFile);
+  Fields fields(config_json, kConfigFile);
+  config->end_tokens = generation.TokenIds("eos_token_id", config->vocabulary);
+  const std::vector<int32_t> ends = fields.TokenIds("eos_token_id", config->vocabulary);
+  if (config->end_tokens.empty()) config->end_tokens = ends;
+  if (!config->end_tokens.empty()) config->eos_token = config->end_tokens.front();
+  const std::vector<int32_t> begins = fields.TokenIds("bos_token_id", config->vocabulary);
+  if (!begins.empty()) config->bos_token = begins.front();
+  absl::Status status = generation.status();
+  status.Update(fields.status());
+  return status;
+}
+
 absl::Status ReadText(const std::string& folder, const Json& config_json, OpenedModel* opened) {
-  ModelConfig& config = opened->config;
-  auto tokenizer = ReadTextFile(folder + "/tokenizer.json", kTokenizerBytesMax);
-  if (tokenizer.ok()) opened->text.tokenizer_json = std::move(*tokenizer);
-  if (auto json = ReadJsonObject(folder + "/tokenizer_config.json", kTokenizerBytesMax);
-      json.ok()) {
-    opened->text.chat_template = TemplateOf(*json);
-    opened->text.bos_token = TokenText(*json, "bos_token");
-    opened->text.eos_token = TokenText(*json, "eos_token");
-  }
-  if (auto text = ReadTextFile(folder + "/chat_template.jinja", kConfigBytesMax); text.ok()) {
-    opened->text.chat_template = std::move(*text);
-  }
-  auto generation = ReadJsonObject(folder + "/generation_config.json", kConfigBytesMax);
-  if (generation.ok()) {
-    config.end_tokens = TokenIds(*generation, "eos_token_id", config.vocabulary);
-  }
-  const std::vector<int32_t> config_ends = TokenIds(config_json, "eos_token_id", config.vocabulary);
-  if (config.end_tokens.empty()) config.end_tokens = config_ends;
-  if (!config.end_tokens.empty()) config.eos_token = config.end_tokens.front();
-  const std::vector<int32_t> begins = TokenIds(config_json, "bos_token_id", config.vocabulary);
-  if (!begins.empty()) config.bos_token = begins.front();
-  return tokenizer.ok() || absl::IsNotFound(tokenizer.status()) ? absl::OkStatus()
-                                                                : tokenizer.status();
+  auto tokenizer =
+      OrIfMissing(ReadTextFile(folder + "/tokenizer.json", kTokenizerBytesMax), std::string());
+  if (!tokenizer.ok()) return tokenizer.status();
+  opened->text.tokenizer_json = *std::move(tokenizer);
+  absl::Status status = ReadTemplate(folder, &opened->text);
+  status.Update(ReadEndTokens(folder, config_json, &opened->config));
+  return status;
 }
 
 }  // namespace
