@@ -61,7 +61,8 @@ std::string DescribeAdapter(const v1::AdapterUsed& used) {
            });
   }
   if (used.adapter_id().empty()) return "base";
-  return absl::StrCat(used.adapter_id(), "@", used.generation().substr(0, kShortDigest));
+  const std::string weight = used.weight() == 1.0 ? "" : absl::StrCat(" ×", used.weight());
+  return absl::StrCat(used.adapter_id(), "@", used.generation().substr(0, kShortDigest), weight);
 }
 
 }  // namespace lorica

@@ -220,11 +220,8 @@ Json SingleToJson(const Message& message, const FieldDescriptor* field) {
 
 Json AdapterUsedToJson(const v1::AdapterUsed& used) {
   Json json = {{"adapter_id", used.adapter_id()}, {"generation", used.generation()}};
-  for (const v1::AdapterUsed& part : used.mix()) {
-    json["mix"].push_back({{"adapter_id", part.adapter_id()},
-                           {"generation", part.generation()},
-                           {"weight", part.weight()}});
-  }
+  if (!used.adapter_id().empty()) json["weight"] = used.weight();
+  for (const v1::AdapterUsed& part : used.mix()) json["mix"].push_back(AdapterUsedToJson(part));
   return json;
 }
 

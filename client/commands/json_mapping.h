@@ -39,8 +39,9 @@ absl::StatusOr<v1::GenerateRequest> RequestFromJson(absl::string_view text);
 // Any message, by the rules above.
 Json MessageToJson(const google::protobuf::Message& message);
 
-// {"token_ids", "text", "finish_reason", "adapter": {"adapter_id", "generation", "mix"?},
-//  "usage", "timings", "logprobs"?}. The base model has an empty adapter_id.
+// {"token_ids", "text", "finish_reason", "adapter": {"adapter_id", "generation", "weight"?,
+//  "mix"?}, "usage", "timings", "logprobs"?}. The base model and a mix of several have an empty
+// adapter_id and no weight; the entries of a mix have all three.
 Json ResultToJson(const v1::GenerateResponse& response);
 
 // {"error": {"code": "INVALID_ARGUMENT", "message": "…"}}

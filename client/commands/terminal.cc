@@ -92,7 +92,7 @@ std::string HumanBytes(int64_t bytes) {
 
 std::string HumanCount(int64_t count) {
   std::string digits = absl::StrCat(count < 0 ? -count : count);
-  for (int at = static_cast<int>(digits.size()) - 3; at > 0; at -= 3) digits.insert(at, ",");
+  for (int at = static_cast<int>(digits.size()) - 3; at > 0; at -= 3) digits.insert(at, 1, ',');
   return count < 0 ? absl::StrCat("-", digits) : digits;
 }
 

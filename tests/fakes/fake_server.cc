@@ -39,16 +39,19 @@ void EchoText(const v1::GenerateRequest& request, v1::GenerateResponse* response
   response->set_finish_reason(whole ? v1::FINISH_REASON_EOS : v1::FINISH_REASON_LENGTH);
 }
 
+void FillUsed(const std::string& id, double weight, v1::AdapterUsed* used) {
+  used->set_adapter_id(id);
+  used->set_generation("0123456789abcdef");
+  used->set_weight(weight);
+}
+
 grpc::Status Echo(const v1::GenerateRequest& request, v1::GenerateResponse* response) {
   request.token_ids().empty() ? EchoText(request, response) : EchoTokens(request, response);
-  response->mutable_adapter()->set_adapter_id(request.adapter_id());
-  if (!request.adapter_id().empty())
-    response->mutable_adapter()->set_generation("0123456789abcdef");
+  v1::AdapterUsed* used = response->mutable_adapter();
+  if (!request.adapter_id().empty()) FillUsed(request.adapter_id(), 1, used);
   for (const v1::AdapterWeight& part : request.adapters()) {
-    v1::AdapterUsed* used = response->mutable_adapter()->add_mix();
-    used->set_adapter_id(part.adapter_id());
-    used->set_generation("fedcba9876543210");
-    used->set_weight(part.has_weight() ? part.weight() : 1);
+    FillUsed(part.adapter_id(), part.has_weight() ? part.weight() : 1,
+             request.adapters_size() == 1 ? used : used->add_mix());
   }
   response->mutable_usage()->set_prompt_tokens(request.prompt().size() + request.token_ids_size());
   response->mutable_usage()->set_completion_tokens(response->token_ids_size());

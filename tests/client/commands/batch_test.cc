@@ -67,7 +67,8 @@ TEST(Batch, ARequestOfEveryFieldArrivesAsWritten) {
   const Json result = Lines(run.output)[0];
   EXPECT_EQ(result["token_ids"], Json({3, 4}));
   EXPECT_EQ(result["finish_reason"], "length");
-  EXPECT_EQ(result["adapter"]["mix"][0]["adapter_id"], "a");
+  EXPECT_EQ(result["adapter"]["adapter_id"], "a");
+  EXPECT_EQ(result["adapter"]["weight"], 0.7);
   EXPECT_EQ(result["usage"]["completion_tokens"], 2);
   EXPECT_TRUE(result["timings"]["ttft_ms"].is_number());
   EXPECT_EQ(result["logprobs"].size(), 2);

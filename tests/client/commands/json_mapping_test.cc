@@ -170,6 +170,17 @@ TEST(ResultToJson, ShowsTheGenerationsOfAMixInItsOrder) {
             R"({"adapter_id":"b","generation":"ff","weight":0.3}]})");
 }
 
+TEST(ResultToJson, ShowsTheWeightOfOneAdapter) {
+  v1::GenerateResponse response;
+  response.mutable_adapter()->set_adapter_id("b");
+  response.mutable_adapter()->set_generation("ff");
+  for (const double weight : {0.5, 0.0, 1.0}) {
+    response.mutable_adapter()->set_weight(weight);
+    EXPECT_EQ(ToLine(ResultToJson(response)["adapter"]),
+              R"({"adapter_id":"b","generation":"ff","weight":)" + Json(weight).dump() + "}");
+  }
+}
+
 TEST(ResultToJson, NamesFinishReasonsInLowerCase) {
   v1::GenerateResponse response;
   response.set_finish_reason(v1::FINISH_REASON_EOS);
