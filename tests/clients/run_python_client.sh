@@ -1,5 +1,5 @@
 #!/bin/sh
-# Usage: run_python_client.sh HOST:PORT [ADAPTER_ID]
+# Usage: run_python_client.sh HOST:PORT ADAPTER_ID < PROMPT
 #
 # Makes stubs from proto/lorica/v1 with grpcio-tools, in a virtual environment of its own
 # with pinned versions, and runs python_client.py against a server that is already there.
