@@ -40,6 +40,7 @@ struct AdapterConfig {
   std::vector<std::pair<std::string, int>> rank_pattern;
   std::vector<std::pair<std::string, double>> alpha_pattern;
   std::vector<std::string> target_modules;  // informational; empty unless it is a list
+  std::vector<int> layers_to_transform;     // informational; empty = all
   std::string base_model;                   // informational
   std::vector<std::string> warnings;        // what was accepted and ignored
 };

@@ -254,6 +254,20 @@ absl::Status CheckConsistency(const Json& json, const AdapterConfig& config) {
   return absl::OkStatus();
 }
 
+absl::Status ReadLayers(const Json& json, AdapterConfig& config) {
+  const Json& layers = Field(json, "layers_to_transform");
+  if (layers.is_null()) return absl::OkStatus();
+  for (const Json& layer : layers.is_array() ? layers : Json::array({layers})) {
+    const bool fits = layer.is_number_integer() && layer >= 0 && layer <= INT32_MAX;
+    if (!fits) {
+      return Bad(absl::StrCat("layers_to_transform holds ", Shown(layer),
+                              ", expected the numbers of layers"));
+    }
+    config.layers_to_transform.push_back(layer.get<int>());
+  }
+  return absl::OkStatus();
+}
+
 void ReadTargets(const Json& json, AdapterConfig& config) {
   const Json& targets = Field(json, "target_modules");
   if (!targets.is_array()) return;
@@ -344,6 +358,7 @@ absl::StatusOr<AdapterConfig> ParseAdapterConfig(std::string_view text) {
   if (absl::Status s = CheckRefusals(*json); !s.ok()) return s;
   if (absl::Status s = CheckInit(*json, config); !s.ok()) return s;
   if (absl::Status s = CheckConsistency(*json, config); !s.ok()) return s;
+  if (absl::Status s = ReadLayers(*json, config); !s.ok()) return s;
   if (const Json& base = Field(*json, "base_model_name_or_path"); base.is_string()) {
     config.base_model = base.get<std::string>();
   }

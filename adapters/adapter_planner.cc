@@ -250,6 +250,20 @@ void WarnAboutTargets(AdapterPlan& plan) {
   }
 }
 
+void WarnAboutLayers(AdapterPlan& plan) {
+  const std::vector<int>& layers = plan.config.layers_to_transform;
+  if (layers.empty()) return;
+  std::vector<std::string> surplus;
+  for (const PlannedModule& module : plan.modules) {
+    const bool named =
+        std::find(layers.begin(), layers.end(), module.target->layer) != layers.end();
+    if (!named) surplus.push_back(module.target->name);
+  }
+  if (surplus.empty()) return;
+  plan.warnings.push_back(absl::StrCat(
+      "served although layers_to_transform does not name its layer: ", QuotedList(surplus)));
+}
+
 }  // namespace
 
 absl::StatusOr<AdapterPlan> PlanAdapter(const PlanTargets& targets, AdapterConfig config,
@@ -281,6 +295,7 @@ absl::StatusOr<AdapterPlan> PlanAdapter(const PlanTargets& targets, AdapterConfi
   plan.exact_tile_bytes = layout->exact_bytes;
   plan.block_count = layout->block_count;
   WarnAboutTargets(plan);
+  WarnAboutLayers(plan);
   return plan;
 }
 

@@ -197,6 +197,21 @@ TEST(AdapterConfigTest, IgnoresWhatOnlyTrainingUses) {
   ExpectIgnored(R"("base_model_name_or_path":null)");
 }
 
+TEST(AdapterConfigTest, LayersToTransformAreOneNumberOrMany) {
+  const auto layers = [](const char* value) {
+    auto config = ParseAdapterConfig(With(absl::StrCat(R"("layers_to_transform":)", value)));
+    EXPECT_TRUE(config.ok()) << config.status();
+    return config->layers_to_transform;
+  };
+  EXPECT_EQ(layers("null"), std::vector<int>());
+  EXPECT_EQ(layers("[]"), std::vector<int>());
+  EXPECT_EQ(layers("3"), std::vector<int>{3});
+  EXPECT_EQ(layers("[0,29]"), (std::vector<int>{0, 29}));
+  for (const char* wrong : {"\"all\"", "[-1]", "[0.5]", "[4294967296]", "{}"}) {
+    ExpectRefused(With(absl::StrCat(R"("layers_to_transform":)", wrong)), "layers_to_transform");
+  }
+}
+
 TEST(AdapterConfigTest, WarnsAboutUnknownFieldsAndNamesAFew) {
   ExpectWarning(R"("brand_new":1)", "unknown fields are ignored: 'brand_new'");
   std::vector<std::string> fields;

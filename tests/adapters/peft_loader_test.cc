@@ -331,6 +331,18 @@ TEST_F(PeftLoaderTest, RefusesEachForeignTensorWithItsOwnText) {
   }
 }
 
+TEST_F(PeftLoaderTest, WarnsWhereLayersToTransformAndTensorsDiffer) {
+  MadeAdapter adapter = SmallestAdapter();
+  for (const char* right : {"0", "[0]", "[1, 0]", "null"}) {
+    adapter.config["layers_to_transform"] = right;
+    EXPECT_TRUE(Plan(adapter)->warnings.empty()) << right;
+  }
+  adapter.config["layers_to_transform"] = "[1]";
+  const auto plan = Plan(adapter);
+  ASSERT_TRUE(plan.ok()) << plan.status();
+  EXPECT_THAT(plan->warnings, ElementsAre(HasSubstr("'model.layers.0.self_attn.q_proj'")));
+}
+
 TEST_F(PeftLoaderTest, WarnsWhereTargetModulesAndTensorsDiffer) {
   MadeAdapter adapter = SmallestAdapter();
   adapter.config["target_modules"] = R"(["q_proj"])";
