@@ -1,5 +1,7 @@
 #include "server/config.h"
 
+#include <arpa/inet.h>
+
 #include <algorithm>
 #include <limits>
 
@@ -148,7 +150,10 @@ absl::Status CheckAddress(const Config& config) {
         absl::StrCat("--grpc-address ", config.grpc_address,
                      " is not HOST:PORT, e.g. 127.0.0.1:50051 or [::1]:50051"));
   }
-  const bool loopback = host == "localhost" || host == "::1" || absl::StartsWith(host, "127.");
+  in_addr v4{};
+  const bool numeric = ::inet_pton(AF_INET, host.c_str(), &v4) == 1;  // no name that begins so
+  const bool loopback =
+      host == "localhost" || host == "::1" || (numeric && absl::StartsWith(host, "127."));
   if (loopback || config.insecure) return absl::OkStatus();
   return absl::InvalidArgumentError(
       absl::StrCat("--grpc-address ", config.grpc_address,
@@ -187,7 +192,6 @@ ParsedFlags ParseFlags(std::vector<std::string> arguments) {
   app.footer(kEpilogue);
   app.set_version_flag("--version", "loricad " LORICA_VERSION);
   VisitFlags(config, Registrar(&app));
-  app.get_option("--model")->required();
   std::ostringstream out;
   try {
     std::reverse(arguments.begin(), arguments.end());  // CLI11 takes them from the back
@@ -209,6 +213,10 @@ ParsedFlags ParseFlags(std::vector<std::string> arguments) {
 }
 
 absl::Status CheckConfig(const Config& config) {
+  if (config.model.empty()) {
+    return absl::InvalidArgumentError(
+        "--model is missing: give a .gguf file or a Hugging Face folder, see --help");
+  }
   if (config.device != "cpu") {
     return absl::InvalidArgumentError(
         absl::StrCat("--device ", config.device, ": this build has no such backend; use cpu"));

@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_replace.h"
 #include "absl/synchronization/notification.h"
 #include "adapters/adapter_catalog.h"
 #include "adapters/adapter_pool.h"
@@ -144,7 +145,8 @@ absl::Status Server::BuildText() {
   auto chat_template = MakeChatTemplate(model.text().chat_template,
                                         {model.text().bos_token, model.text().eos_token});
   if (!chat_template.ok()) {
-    spdlog::warn("messages are refused, prompts work: {}", chat_template.status().ToString());
+    spdlog::warn("messages are refused, prompts work: {}",
+                 absl::StrReplaceAll(chat_template.status().ToString(), {{"\n", " "}}));
     return absl::OkStatus();
   }
   parts_->chat_template = *std::move(chat_template);
@@ -162,7 +164,10 @@ absl::Status Server::BuildAdapters() {
                                                    block_bytes, " bytes)"));
   }
   auto memory = parts.backend->Allocate(blocks * block_bytes);
-  if (!memory.ok()) return memory.status();
+  if (!memory.ok()) {
+    return absl::Status(memory.status().code(),
+                        absl::StrCat("--arena-bytes: ", memory.status().message()));
+  }
   parts.arena_memory = *std::move(memory);
   parts.arena = std::make_unique<BlockArena>(static_cast<int32_t>(blocks));
   parts.cache = {parts.arena_memory->data(), block_bytes, shape};

@@ -6,7 +6,6 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/string_view.h"
 #include "server/api/field_error.h"
-#include "server/api/prompt_encoder.h"
 #include "server/api/request_checks.h"
 #include "server/api/running_answer.h"
 
@@ -19,9 +18,9 @@ uint64_t NextSeed() {
   return generator();
 }
 
-absl::Status NoText(absl::string_view what) {
+absl::Status NoText(absl::string_view what, absl::string_view instead = "token_ids") {
   return absl::FailedPreconditionError(
-      absl::StrCat("this model came without ", what, "; send token_ids instead"));
+      absl::StrCat("this model came without ", what, "; send ", instead, " instead"));
 }
 
 std::string OneTokenText(const Tokenizer& tokenizer, int32_t id) {
@@ -166,12 +165,12 @@ absl::StatusOr<Gateway::Tokenized> Gateway::Tokenize(const std::optional<std::st
     const absl::Status status = tokenizer_->Encode(*prompt, true, &result.token_ids);
     if (!status.ok()) return status;
   } else {
-    if (chat_template_ == nullptr) return NoText("a chat template");
+    if (chat_template_ == nullptr)
+      return NoText("a chat template that this server can run", "prompt or token_ids");
     const auto parts = chat_template_->Render(messages, /*add_generation_prompt=*/true);
     if (!parts.ok()) return parts.status();
-    auto ids = EncodeParts(*tokenizer_, *parts);
-    if (!ids.ok()) return ids.status();
-    result.token_ids = *std::move(ids);
+    const absl::Status status = tokenizer_->EncodeParts(*parts, &result.token_ids);
+    if (!status.ok()) return status;
   }
   if (result.token_ids.empty()) {
     return FieldError(prompt ? "prompt" : "messages", "have no token in this model's vocabulary");

@@ -2,6 +2,7 @@
 
 #include <chrono>
 #include <utility>
+#include <vector>
 
 #include "absl/strings/str_cat.h"
 #include "grpcpp/ext/proto_server_reflection_plugin.h"
@@ -11,6 +12,7 @@
 #include "grpcpp/server_builder.h"
 #include "server/api/adapter_service.h"
 #include "server/api/inference_service.h"
+#include "server/api/parse_refusal.h"
 #include "server/api/work_pool.h"
 
 namespace lorica {
@@ -80,6 +82,9 @@ absl::Status GrpcService::Listen(const GrpcOptions& options) {
   builder.RegisterService(&parts_->inference);
   builder.RegisterService(&parts_->adapters);
   builder.RegisterService(&parts_->status);
+  std::vector<std::unique_ptr<grpc::experimental::ServerInterceptorFactoryInterface>> interceptors;
+  interceptors.push_back(MakeParseRefusals());
+  builder.experimental().SetInterceptorCreators(std::move(interceptors));
   parts_->server = builder.BuildAndStart();
   if (parts_->server == nullptr || port_ == 0) {
     parts_->server = nullptr;

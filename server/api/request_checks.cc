@@ -75,6 +75,7 @@ absl::Status CheckBias(const GenerateCall& call, int32_t vocabulary) {
   absl::Status status = CheckCount("logit_bias", call.logit_bias.size(), kLogitBiasMax);
   if (!status.ok()) return status;
   absl::flat_hash_set<int32_t> seen;
+  int32_t banned = 0;
   for (size_t i = 0; i < call.logit_bias.size(); ++i) {
     const auto& [token, bias] = call.logit_bias[i];
     status = CheckToken(Indexed("logit_bias", i, "token_id"), token, vocabulary);
@@ -87,7 +88,9 @@ absl::Status CheckBias(const GenerateCall& call, int32_t vocabulary) {
     if (!seen.insert(token).second) {
       return FieldError(Indexed("logit_bias", i, "token_id"), "is there twice");
     }
+    banned += bias <= -kBiasMax;
   }
+  if (banned >= vocabulary) return FieldError("logit_bias", "bans every token there is");
   return absl::OkStatus();
 }
 

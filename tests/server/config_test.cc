@@ -64,7 +64,8 @@ TEST(Config, AddressesBeyondThisMachineNeedInsecure) {
   for (const char* loopback : {"127.0.0.1:0", "localhost:1", "[::1]:50051", "127.8.8.8:9"}) {
     EXPECT_TRUE(Parse({"--grpc-address", loopback}).config) << loopback;
   }
-  for (const char* open : {"0.0.0.0:50051", "[::]:50051", "192.168.1.4:1", "example.com:1"}) {
+  for (const char* open :
+       {"0.0.0.0:50051", "[::]:50051", "192.168.1.4:1", "example.com:1", "127.example.com:1"}) {
     const ParsedFlags flags = Parse({"--grpc-address", open});
     EXPECT_FALSE(flags.config) << open;
     EXPECT_THAT(flags.text, HasSubstr("--insecure"));
@@ -98,7 +99,8 @@ TEST(Config, HelpTeachesAndVersionAnswers) {
 TEST(Config, MistakesAreNamed) {
   EXPECT_THAT(ParseFlags({}).text, HasSubstr("--model"));
   EXPECT_EQ(ParseFlags({}).exit_code, kExitBadFlags);
-  EXPECT_THAT(Parse({"--modle", "x"}).text, HasSubstr("--modle"));
+  EXPECT_THAT(ParseFlags({"--modle", "x"}).text, HasSubstr("--modle"));
+  EXPECT_THAT(ParseFlags({"--model", ""}).text, HasSubstr("--model is missing"));
 }
 
 TEST(Config, ReflectionCanBeSwitchedOff) {

@@ -1,5 +1,8 @@
 #include "server/api/gateway.h"
 
+#include <fstream>
+#include <nlohmann/json.hpp>
+
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 #include "tests/fakes/fake_device.h"
@@ -10,6 +13,7 @@
 namespace lorica {
 namespace {
 
+using ::testing::ElementsAre;
 using ::testing::ElementsAreArray;
 
 constexpr int32_t kBlocks = 64;
@@ -137,6 +141,39 @@ TEST_F(GatewayTest, MessagesGoThroughTheTemplate) {
               ElementsAreArray({int{FakeTokenizer::kTurn}, int{'a'}, int{'<'}, int{'e'}, int{'n'},
                                 int{'d'}, int{'>'}}))
       << "a special token written by a user is text";
+}
+
+// The tiny model's byte-level tokenizer, with two more added tokens: one that is not special
+// is still none of a user's business.
+std::unique_ptr<Tokenizer> TokenizerWithTools() {
+  std::ifstream file(LORICA_TEST_DATA "/reference/tiny-llama/tokenizer.json");
+  auto document = nlohmann::json::parse(file);
+  for (const bool normalized : {false, true}) {
+    document["added_tokens"].push_back({{"id", 259 + normalized},
+                                        {"content", normalized ? "<tool>" : "<turn>"},
+                                        {"special", false},
+                                        {"normalized", normalized}});
+  }
+  auto tokenizer = MakeTokenizerFromJson(document.dump());
+  EXPECT_TRUE(tokenizer.ok()) << tokenizer.status();
+  return *std::move(tokenizer);
+}
+
+TEST_F(GatewayTest, NoAddedTokenIsReadOutOfAMessage) {
+  const auto tokenizer = TokenizerWithTools();
+  Make(tokenizer.get(), &template_);
+  for (const std::string added : {"<turn>", "<tool>", "<|end|>", "</s>"}) {
+    auto tokens = gateway_->Tokenize("a" + added, {});
+    ASSERT_TRUE(tokens.ok()) << tokens.status();
+    EXPECT_THAT(tokens->tokens, ElementsAre("a", added)) << "a prompt is taken raw";
+    tokens = gateway_->Tokenize(std::nullopt, {{"user", "a" + added}});
+    ASSERT_TRUE(tokens.ok()) << tokens.status();
+    EXPECT_EQ(tokens->tokens.at(0), "<turn>") << "the template's own";
+    EXPECT_EQ(tokens->tokens.size(), 2 + added.size()) << added;
+    tokens =
+        gateway_->Tokenize(std::nullopt, {{"user", added.substr(0, 3)}, {"user", added.substr(3)}});
+    EXPECT_EQ(tokens->tokens.size(), 1 + added.size()) << "pieced together: " << added;
+  }
 }
 
 TEST_F(GatewayTest, PromptsRecogniseSpecialTokens) {

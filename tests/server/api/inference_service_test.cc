@@ -7,6 +7,7 @@
 #include <thread>
 
 #include "gmock/gmock.h"
+#include "grpcpp/generic/generic_stub.h"
 #include "gtest/gtest.h"
 #include "server/api/gateway.h"
 #include "server/api/grpc_service.h"
@@ -104,6 +105,17 @@ TEST(InferenceService, ReportsTheGenerationThatAnswered) {
   const Answered by_header = Generate(TokensRequest(4), {"plain"});
   EXPECT_THAT(by_header.response.token_ids(), ElementsAreArray(by_field.response.token_ids()));
   EXPECT_EQ(by_header.response.adapter().generation(), by_field.response.adapter().generation());
+}
+
+TEST(InferenceService, AMixOfOneIsReportedWithItsWeight) {
+  v1::GenerateRequest request = TokensRequest(2);
+  request.add_adapters()->set_adapter_id("plain");
+  request.mutable_adapters(0)->set_weight(-0.5);
+  const Answered answered = Generate(request);
+  ASSERT_TRUE(answered.status.ok()) << answered.status.error_message();
+  EXPECT_EQ(answered.response.adapter().adapter_id(), "plain");
+  EXPECT_EQ(answered.response.adapter().weight(), -0.5);
+  EXPECT_EQ(answered.response.adapter().mix_size(), 0);
 }
 
 TEST(InferenceService, MixesAreReportedInOrderAndZeroWeightsChangeNothing) {
@@ -287,6 +299,16 @@ TEST(InferenceService, BadCallsGetTheirCodeAndField) {
        {},
        StatusCode::INVALID_ARGUMENT,
        "logit_bias"},
+      {"every token banned",
+       [](auto& r) {
+         for (int id = 0; id < kTinyVocabulary; ++id) {
+           r.add_logit_bias()->set_token_id(id);
+           r.mutable_logit_bias(id)->set_bias(-100);
+         }
+       },
+       {},
+       StatusCode::INVALID_ARGUMENT,
+       "logit_bias"},
       {"message over the limit",
        [](auto& r) { r.set_adapter_id(std::string(kMessageBytesMax, 'a')); },
        {},
@@ -306,6 +328,49 @@ TEST(InferenceService, BadCallsGetTheirCodeAndField) {
     EXPECT_EQ(Stream(request).status.error_code(), call.code) << call.name;
   }
   EXPECT_TRUE(Generate(TokensRequest(2)).status.ok()) << "and others are not touched";
+}
+
+// A request as bytes, which a generated stub would not send.
+grpc::Status Send(const std::string& method, const std::string& bytes) {
+  Context context;
+  grpc::GenericStub stub(Shared().channel());
+  grpc::CompletionQueue queue;
+  const grpc::Slice slice(bytes);
+  const grpc::ByteBuffer request(&slice, 1);
+  auto call = stub.PrepareUnaryCall(&context, method, request, &queue);
+  call->StartCall();
+  grpc::ByteBuffer response;
+  grpc::Status status;
+  call->Finish(&response, &status, nullptr);
+  void* tag = nullptr;
+  bool ok = false;
+  queue.Next(&tag, &ok);
+  return status;
+}
+
+TEST(InferenceService, MessagesThatCannotBeParsedAreTheClientsMistake) {
+  const std::string generate = "/lorica.v1.InferenceService/Generate";
+  const struct {
+    std::string method;
+    std::string bytes;
+    std::string field;
+  } cases[] = {{generate, "\x1A\x02\xFF\xFE", "prompt"},
+               {"/lorica.v1.InferenceService/GenerateStream", "\x1A\x02\xFF\xFE", "prompt"},
+               {generate, "\x0A\x01\xC3", "adapter_id"},
+               {generate, "\x22\x03\x12\x01\x80", "content"},
+               {"/lorica.v1.AdapterService/GetAdapter", "\x0A\x01\xC3", "adapter_id"},
+               {generate, "\x1A\x05hi", ""},
+               {generate, std::string(100, '\x9B'), ""}};
+  for (const auto& one : cases) {
+    const grpc::Status status = Send(one.method, one.bytes);
+    EXPECT_EQ(status.error_code(), StatusCode::INVALID_ARGUMENT) << one.method << one.field;
+    EXPECT_EQ(FieldOf(status), one.field);
+    EXPECT_THAT(status.error_message(), HasSubstr("UTF-8"));
+  }
+  EXPECT_EQ(Send("/lorica.v1.InferenceService/Nothing", "").error_code(),
+            StatusCode::UNIMPLEMENTED);
+  EXPECT_EQ(Send("/lorica.v1.Nothing/Generate", "").error_code(), StatusCode::UNIMPLEMENTED);
+  EXPECT_TRUE(Generate(TokensRequest(2)).status.ok());
 }
 
 TEST(InferenceService, TheWholeContextMayBeUsed) {
