@@ -6,7 +6,7 @@
 // or mixed, prefilled or decoded, in any chunking: every output element is one
 // chain of operations whose order depends on the weight's shape alone.
 //
-// Threads. The verbs between BeginStep and Sample belong to one thread, the
+// Threads. The verbs from BeginStep to Synchronize belong to one thread, the
 // engine's. PackWeight, DoraGain, NewHostBuffer, StartCopy and Mount may be called
 // from any thread at any time. Tensors, weights and buffers passed in are borrowed
 // until the step has completed.
@@ -17,6 +17,7 @@
 #include <string>
 #include <vector>
 
+#include "absl/functional/function_ref.h"
 #include "absl/status/statusor.h"
 #include "absl/types/span.h"
 #include "kernels/lora_tiles.h"
@@ -28,6 +29,14 @@ namespace lorica {
 struct BackendOptions {
   int threads = 0;          // 0 = one a core that this process may use
   int rows_max = 512;       // most rows of a step
+  int terms_max = 0;        // most adapter terms of a step; 0 = rows_max
+  int64_t host_bytes = 0;   // for NewHostBuffer, taken at once on CUDA; more is taken singly
+};
+
+// Memory of a device of its own, shared with whatever else runs there. Zeros on the CPU.
+struct DeviceMemory {
+  int64_t total_bytes = 0;
+  int64_t free_bytes = 0;
 };
 
 // The shape of attention, the same in every layer of a model.
@@ -75,6 +84,19 @@ class CopyTicket {
   virtual absl::Status status() const = 0;  // meaningful once Done
 };
 
+// Which decode steps a captured one stands for: 1 to `rows` rows, each a span of its own that
+// samples, with any non-empty mixture of adapters or with none.
+struct DecodeForm {
+  int rows = 0;
+  bool adapters = false;
+};
+
+// The launches of a decode step, kept to be repeated at once. Opaque above kernels/.
+class CapturedStep {
+ public:
+  virtual ~CapturedStep() = default;
+};
+
 class Backend {
  public:
   virtual ~Backend() = default;
@@ -82,7 +104,7 @@ class Backend {
   virtual std::string name() const = 0;   // "cpu (avx2, 2 threads)"
   virtual int threads() const = 0;
   // True where verbs only launch work: then results of a step are read one step
-  // later and Synchronize waits. False: a verb has finished when it returns.
+  // later and AwaitStep waits. False: a verb has finished when it returns.
   virtual bool asynchronous() const = 0;
 
   // --- memory and weights -------------------------------------------------
@@ -92,6 +114,7 @@ class Backend {
   virtual absl::StatusOr<std::unique_ptr<Buffer>> NewHostBuffer(int64_t bytes) = 0;
   virtual void Upload(void* device, const void* host, int64_t bytes) = 0;
   virtual void Download(void* host, const void* device, int64_t bytes) = 0;
+  virtual DeviceMemory memory() const { return {}; }
   // Bytes of a Tensor of this shape.
   virtual int64_t TensorBytes(int64_t rows, int64_t columns) const = 0;
 
@@ -99,6 +122,15 @@ class Backend {
   // before it returns. REQUIRES: equal columns; rows > 0.
   virtual absl::StatusOr<std::unique_ptr<Weight>> PackWeight(
       absl::Span<const HostMatrix> parts) = 0;
+  // A weight of random values, uniform in (-bound, bound) and bf16, which depend on the seed
+  // and their place alone (kernels/noise.h): the same on every backend.
+  virtual absl::StatusOr<std::unique_ptr<Weight>> RandomWeight(int64_t rows, int64_t columns,
+                                                               uint64_t seed, float bound) = 0;
+  // InvalidArgument: what of these sizes the verbs do not serve.
+  virtual absl::Status CheckSizes(const AttentionShape&, int64_t /*hidden*/,
+                                  int64_t /*ffn*/) const {
+    return absl::OkStatus();
+  }
 
   // --- KV blocks and adapters ---------------------------------------------
   // Bytes of one block for this shape: kBlockTokens of K and V in all layers,
@@ -155,10 +187,25 @@ class Backend {
   virtual void GatherRows(Tensor out, Tensor x) = 0;
   // Chooses one token for each sample row from logits [samples, vocabulary], puts it
   // into its token slot and writes results[j] (on an asynchronous device: by the time
-  // Synchronize returns). `vocabulary_used` <= columns: ids beyond it are padding.
+  // AwaitStep for this step, or Synchronize, returns). `vocabulary_used` <= columns: ids
+  // beyond it are padding.
   virtual void Sample(Tensor logits, int32_t vocabulary_used,
                       absl::Span<SampleResult> results) = 0;
-  // Waits for everything launched. A sticky device error is Internal.
+  // The step's last verb: marks where its work ends.
+  virtual void EndStep() = 0;
+  // Runs `verbs`, all that a decode step calls between BeginStep and Sample for tensors of
+  // form.rows rows, and keeps what they launch. Replay then stands for them after the
+  // BeginStep of any such step. What they name outlives the capture. Null: this device has
+  // no use for it. Writes to the cache's first block. REQUIRES: no step is in flight.
+  virtual absl::StatusOr<std::unique_ptr<CapturedStep>> Capture(
+      const DecodeForm&, const KvCache&, absl::FunctionRef<void()> /*verbs*/) {
+    return nullptr;
+  }
+  virtual void Replay(const CapturedStep&) {}
+  // Waits for the oldest step that has ended and was not awaited, and for no later one. Its
+  // results are written then. A sticky device error is Internal. REQUIRES: there is one.
+  virtual absl::Status AwaitStep() = 0;
+  // Waits for everything launched; no step is left to await. Errors as AwaitStep.
   virtual absl::Status Synchronize() = 0;
 };
 

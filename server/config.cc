@@ -78,6 +78,12 @@ class Registrar {
           absl::InvalidArgumentError(absl::StrCat("'", text, "' is not a whole number")));
     });
   }
+  void Fraction(const char* name, double* value, double low, double high, const char* help) {
+    app_.add_option(name, *value, help)
+        ->type_name("FRACTION")
+        ->capture_default_str()
+        ->check(CLI::Range(low, high));
+  }
   void Bytes(const char* name, int64_t* value, int64_t low, int64_t high, const char* help) {
     AddParsed(name, "BYTES", FormatBytes(*value), help, value, low, high, ParseBytes);
   }
@@ -116,6 +122,9 @@ class Printer {
   void Count(const char* name, const int64_t* value, int64_t, int64_t, const char*) {
     Add(name, absl::StrCat(*value));
   }
+  void Fraction(const char* name, const double* value, double, double, const char*) {
+    Add(name, absl::StrCat(*value));
+  }
   void Bytes(const char* name, const int64_t* value, int64_t, int64_t, const char*) {
     Add(name, FormatBytes(*value));
   }
@@ -130,6 +139,17 @@ class Printer {
   }
   std::vector<std::string> parts_;
 };
+
+// A GPU has more memory, and needs more rows to be busy. What was given stays.
+void SetCudaDefaults(const CLI::App& app, Config& config) {
+  const auto set = [&app](const char* flag, int64_t& value, int64_t cuda) {
+    if (app.count(flag) == 0) value = cuda;
+  };
+  set("--arena-bytes", config.arena_bytes, 0);
+  set("--batch-rows", config.batch_rows, 1280);
+  set("--chunk-tokens", config.chunk_tokens, std::min<int64_t>(1024, config.batch_rows));
+  set("--running-requests", config.running_requests, std::min<int64_t>(256, config.batch_rows));
+}
 
 // Host of "host:port" or "[host]:port"; empty if it is neither.
 std::string HostOf(const std::string& address) {
@@ -202,6 +222,7 @@ ParsedFlags ParseFlags(std::vector<std::string> arguments) {
     result.text = out.str();
     return result;
   }
+  if (config.device == "cuda") SetCudaDefaults(app, config);
   const absl::Status status = CheckConfig(config);
   if (!status.ok()) {
     result.exit_code = kExitBadFlags;
@@ -216,10 +237,6 @@ absl::Status CheckConfig(const Config& config) {
   if (config.model.empty()) {
     return absl::InvalidArgumentError(
         "--model is missing: give a .gguf file or a Hugging Face folder, see --help");
-  }
-  if (config.device != "cpu") {
-    return absl::InvalidArgumentError(
-        absl::StrCat("--device ", config.device, ": this build has no such backend; use cpu"));
   }
   if (config.running_requests > config.batch_rows) {
     return absl::InvalidArgumentError(absl::StrCat("--running-requests ", config.running_requests,

@@ -25,6 +25,7 @@ enum ExitCode : int {
 
 struct Config {
   std::string model;
+  std::string load_format = "auto";
   std::string adapters_dir;  // empty: the base model alone
   std::string data_dir;      // empty: nothing is kept
   std::string grpc_address = "127.0.0.1:50051";
@@ -39,20 +40,25 @@ struct Config {
   int64_t running_requests = 64;
   int64_t queue_requests = 1024;
   int64_t queue_tokens = 4 << 20;
-  int64_t arena_bytes = int64_t{1} << 30;
+  int64_t arena_bytes = int64_t{1} << 30;  // 0 = what gpu_memory_utilization leaves
+  double gpu_memory_utilization = 0.90;
   int64_t host_bytes = int64_t{1} << 30;
   int64_t loader_threads = 2;
   int64_t drain_seconds = 60;
   std::string log_level = "info";
 };
 
-// Calls visitor.Text, .Choice, .Count, .Bytes or .Switch for each flag, in --help's order.
+// Calls visitor.Text, .Choice, .Count, .Fraction, .Bytes or .Switch for each flag, in --help's
+// order.
 template <typename Visitor>
 void VisitFlags(Config& config, Visitor&& visitor) {
   constexpr int64_t kTiB = int64_t{1} << 40;
   visitor.Text("--model", &config.model, "PATH",
                "Base model: a .gguf file, or a Hugging Face folder (config.json, "
                "model*.safetensors, tokenizer.json)");
+  visitor.Choice("--load-format", &config.load_format, {"auto", "dummy"},
+                 "auto reads the weights; dummy needs a folder with config.json alone and makes "
+                 "random weights of that shape, for benchmarks: token ids only");
   visitor.Text("--adapters-dir", &config.adapters_dir, "DIR",
                "Folder of PEFT adapters; a folder's name is its adapter id");
   visitor.Text("--data-dir", &config.data_dir, "DIR",
@@ -68,17 +74,21 @@ void VisitFlags(Config& config, Visitor&& visitor) {
   visitor.Count("--threads", &config.threads, 0, 1024, "Compute threads; 0 = one a core");
   visitor.Count("--context-tokens", &config.context_tokens, 0, 16 << 20,
                 "Most tokens of a request, prompt and answer; 0 = the model's own limit");
-  visitor.Count("--batch-rows", &config.batch_rows, 1, 65536, "Most tokens of one step");
+  visitor.Count("--batch-rows", &config.batch_rows, 1, 65536,
+                "Most tokens of one step; cuda: 1280");
   visitor.Count("--chunk-tokens", &config.chunk_tokens, 1, 65536,
-                "Most prompt tokens of one step; smaller lets running streams breathe");
+                "Most prompt tokens of one step; smaller lets running streams breathe; cuda: 1024");
   visitor.Count("--running-requests", &config.running_requests, 1, 4096,
-                "Requests decoded at a time");
+                "Requests decoded at a time; cuda: 256");
   visitor.Count("--queue-requests", &config.queue_requests, 1, 1'000'000,
                 "Requests that may wait; more are refused as UNAVAILABLE");
   visitor.Count("--queue-tokens", &config.queue_tokens, 1, int64_t{1} << 40,
                 "Tokens (prompt + max_tokens) of all that wait");
   visitor.Bytes("--arena-bytes", &config.arena_bytes, 1 << 14, 64 * kTiB,
-                "Memory for KV and adapters on the device, e.g. 512MiB or 2GiB");
+                "Memory for KV and adapters on the device, e.g. 512MiB or 2GiB; on cuda, without "
+                "it, what --gpu-memory-utilization leaves");
+  visitor.Fraction("--gpu-memory-utilization", &config.gpu_memory_utilization, 0.05, 1.0,
+                   "Share of the card's memory that weights, workspace and arena may take");
   visitor.Bytes("--host-bytes", &config.host_bytes, 0, 64 * kTiB,
                 "Memory for adapters ready to be copied to the device; 0 keeps none");
   visitor.Count("--loader-threads", &config.loader_threads, 1, 64, "Threads that load adapters");

@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_format.h"
 #include "absl/strings/str_replace.h"
 #include "absl/synchronization/notification.h"
 #include "adapters/adapter_catalog.h"
@@ -14,6 +15,7 @@
 #include "adapters/peft_loader.h"
 #include "kernels/backend.h"
 #include "kernels/block_arena.h"
+#include "kernels/plugin.h"
 #include "server/api/field_error.h"
 #include "server/api/gateway.h"
 #include "server/api/grpc_service.h"
@@ -28,6 +30,8 @@
 namespace lorica {
 namespace {
 
+// Device memory that is taken after the arena: captured steps, tables of adapters.
+constexpr int64_t kLateDeviceBytes = int64_t{512} << 20;
 constexpr absl::Duration kDrainPoll = absl::Milliseconds(20);
 
 // Stands for --adapters-dir where there is none.
@@ -47,6 +51,19 @@ absl::StatusOr<std::unique_ptr<Tokenizer>> MakeTokenizer(const ModelText& text) 
   }
   return MakeTokenizerFromGguf(
       {text.gguf_model, text.gguf_pre, text.gguf_tokens, text.gguf_token_types, text.gguf_merges});
+}
+
+// What the arena may take: what was asked for, or what the card's share has left.
+int64_t ArenaBytes(const Config& config, const DeviceMemory& memory) {
+  if (config.arena_bytes > 0) return config.arena_bytes;
+  const auto share =
+      static_cast<int64_t>(static_cast<double>(memory.total_bytes) * config.gpu_memory_utilization);
+  const int64_t used = memory.total_bytes - memory.free_bytes;
+  return std::max<int64_t>(0, share - used - kLateDeviceBytes);
+}
+
+std::string Gib(int64_t bytes) {
+  return absl::StrFormat("%.2f GiB", static_cast<double>(bytes) / (int64_t{1} << 30));
 }
 
 absl::Status WritePortFile(const std::string& path, int port) {
@@ -109,19 +126,25 @@ absl::Status Server::Build() {
   absl::Status status = BuildModel();
   if (status.ok()) status = BuildText();
   if (status.ok()) status = BuildAdapters();
+  if (status.ok()) status = CaptureSteps();
   if (status.ok()) status = BuildEngine();
   return status;
 }
 
 absl::Status Server::BuildModel() {
-  auto backend = MakeCpuBackend({.threads = static_cast<int>(config_.threads),
-                                 .rows_max = static_cast<int>(config_.batch_rows)});
+  BackendOptions backend_options;
+  backend_options.threads = static_cast<int>(config_.threads);
+  backend_options.rows_max = static_cast<int>(config_.batch_rows);
+  backend_options.terms_max = static_cast<int>(config_.running_requests * kMixTermsMax);
+  backend_options.host_bytes = config_.host_bytes;
+  auto backend = MakeBackend(config_.device, backend_options);
   if (!backend.ok()) return backend.status();
   parts_->backend = *std::move(backend);
   Model::Options options;
   options.context_tokens = config_.context_tokens;
   options.rows_max = static_cast<int>(config_.batch_rows);
   options.samples_max = static_cast<int>(config_.running_requests);
+  options.load_format = config_.load_format == "dummy" ? LoadFormat::kDummy : LoadFormat::kAuto;
   auto model = Model::Load(config_.model, parts_->backend.get(), options);
   if (!model.ok()) {
     return absl::Status(model.status().code(),
@@ -157,11 +180,13 @@ absl::Status Server::BuildAdapters() {
   Parts& parts = *parts_;
   const AttentionShape shape = parts.model->config().attention();
   const int64_t block_bytes = parts.backend->BlockBytesFor(shape);
-  const int64_t blocks = std::min<int64_t>(config_.arena_bytes / block_bytes, INT32_MAX);
+  const int64_t arena_bytes = ArenaBytes(config_, parts.backend->memory());
+  const int64_t blocks = std::min<int64_t>(arena_bytes / block_bytes, INT32_MAX);
   if (blocks < 1) {
-    return absl::InvalidArgumentError(absl::StrCat("--arena-bytes ", config_.arena_bytes,
-                                                   " does not hold one block of this model (",
-                                                   block_bytes, " bytes)"));
+    const char* flag = config_.arena_bytes > 0 ? "--arena-bytes" : "--gpu-memory-utilization";
+    return absl::InvalidArgumentError(
+        absl::StrCat(flag, " gives the arena ", arena_bytes,
+                     " bytes, which do not hold one block of this model (", block_bytes, ")"));
   }
   auto memory = parts.backend->Allocate(blocks * block_bytes);
   if (!memory.ok()) {
@@ -192,6 +217,23 @@ absl::Status Server::BuildAdapters() {
   parts.pool =
       std::make_unique<AdapterPool>(pool_options, parts.loader.get(), parts.loader_threads.get(),
                                     parts.backend.get(), parts.cache, parts.arena.get());
+  return absl::OkStatus();
+}
+
+absl::Status Server::CaptureSteps() {
+  Model& model = *parts_->model;
+  const absl::Time began = absl::Now();
+  const absl::Status status = model.CaptureSteps(parts_->cache);
+  if (!status.ok()) return status;
+  const DeviceMemory memory = parts_->backend->memory();
+  if (memory.total_bytes == 0) return absl::OkStatus();
+  spdlog::info("captured {} decode steps in {:.1f} s", model.captured_steps(),
+               absl::ToDoubleSeconds(absl::Now() - began));
+  const int64_t arena_bytes = parts_->arena_memory->size_bytes();
+  const int64_t used = memory.total_bytes - memory.free_bytes;
+  spdlog::info("{} of {} in use on the device: weights {}, arena {}, all else {}", Gib(used),
+               Gib(memory.total_bytes), Gib(model.weight_bytes()), Gib(arena_bytes),
+               Gib(used - model.weight_bytes() - arena_bytes));
   return absl::OkStatus();
 }
 

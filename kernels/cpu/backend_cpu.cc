@@ -20,6 +20,7 @@
 #include "kernels/cpu/post.h"
 #include "kernels/cpu/sample.h"
 #include "kernels/cpu/thread_pool.h"
+#include "kernels/noise.h"
 
 namespace lorica {
 namespace {
@@ -68,6 +69,14 @@ class CpuBackend final : public Backend {
   }
   absl::StatusOr<std::unique_ptr<Weight>> PackWeight(absl::Span<const HostMatrix> parts) override {
     return PackedWeight::Pack(parts);
+  }
+  absl::StatusOr<std::unique_ptr<Weight>> RandomWeight(int64_t rows, int64_t columns, uint64_t seed,
+                                                       float bound) override {
+    std::vector<uint16_t> values(rows * columns);
+    for (size_t i = 0; i < values.size(); ++i) values[i] = NoiseBf16(seed, i, bound);
+    const HostMatrix matrix{DType::kBF16, rows, columns,
+                            reinterpret_cast<const std::byte*>(values.data())};
+    return PackedWeight::Pack({matrix});
   }
 
   int64_t BlockBytesFor(const AttentionShape& shape) const override {
@@ -124,6 +133,8 @@ class CpuBackend final : public Backend {
   }
   void GatherRows(Tensor out, Tensor x) override { RunGatherRows(out, x, *batch_); }
   void Sample(Tensor logits, int32_t vocabulary_used, absl::Span<SampleResult> results) override;
+  void EndStep() override {}
+  absl::Status AwaitStep() override { return absl::OkStatus(); }
   absl::Status Synchronize() override { return absl::OkStatus(); }
 
  private:

@@ -4,16 +4,20 @@
 #include <cmath>
 #include <utility>
 
+#include "absl/cleanup/cleanup.h"
 #include "absl/strings/str_cat.h"
 #include "kernels/check.h"
 #include "kernels/cuda/bf16.h"
+#include "kernels/cuda/captured.h"
 #include "kernels/cuda/mounted.h"
 
 namespace lorica::cuda {
 namespace {
 
 constexpr int64_t kUFloatsMin = int64_t{16} << 20;
-constexpr int kPlanLayersMax = 128;
+// Tables of mounted adapters, some 40 KiB each for 32 layers.
+constexpr int64_t kStreamMemoryFirstBytes = int64_t{32} << 20;
+constexpr int64_t kStreamMemoryKeptBytes = int64_t{256} << 20;
 constexpr int64_t kResultsMax = 1 << 16;
 
 class EventTicket : public CopyTicket {
@@ -52,12 +56,15 @@ absl::StatusOr<std::unique_ptr<CudaBackend>> CudaBackend::Make(const BackendOpti
 
 absl::Status CudaBackend::Start(const BackendOptions& options) {
   int count = 0;
-  if (cudaGetDeviceCount(&count) != cudaSuccess || count == 0) {
+  cudaError_t error = cudaGetDeviceCount(&count);
+  if (error != cudaSuccess || count == 0) {
     cudaGetLastError();
-    return absl::FailedPreconditionError("no CUDA device answers; use --device cpu");
+    return absl::FailedPreconditionError(absl::StrCat(
+        "no CUDA device answers (", cudaGetErrorString(error),
+        "): see whether nvidia-smi lists one and its driver is new enough, or use --device cpu"));
   }
   cudaDeviceProp properties;
-  cudaError_t error = cudaGetDeviceProperties(&properties, 0);
+  error = cudaGetDeviceProperties(&properties, 0);
   if (error != cudaSuccess) return ToStatus(error, "cannot ask the CUDA device");
   name_ = absl::StrCat("cuda (", properties.name, ")");
   for (auto* stream : {&stream_, &shrink_stream_, &copy_stream_}) {
@@ -65,6 +72,14 @@ absl::Status CudaBackend::Start(const BackendOptions& options) {
     if (!made.ok()) return made.status();
     *stream = *std::move(made);
   }
+  auto pinned = PinnedPool::Make(options.host_bytes);
+  if (!pinned.ok()) return pinned.status();
+  pinned_ = *std::move(pinned);
+  const absl::Status kept = KeepStreamMemory(kStreamMemoryKeptBytes);
+  if (!kept.ok()) return kept;
+  // So that the first adapter finds it there: growing the pool holds up what is launched.
+  const auto first_use = AllocateInStream(kStreamMemoryFirstBytes, stream());
+  if (!first_use.ok()) return first_use.status();
   auto linear = LinearRunner::Make();
   if (!linear.ok()) return linear.status();
   linear_ = *std::move(linear);
@@ -78,28 +93,11 @@ absl::Status CudaBackend::Start(const BackendOptions& options) {
   auto u = AllocateDevice(u_floats * 4);
   if (!u.ok()) return u.status();
   u_ = *std::move(u);
-  // Entries of a (layer, group) pair: a term a row at most in the steps that keep a plan.
-  plan_.stride = rows * kGroupModulesMax;
-  const int64_t pairs = kPlanLayersMax * 4;
-  const int64_t entry_bytes = pairs * plan_.stride * sizeof(PlanEntry);
-  const int64_t begin_bytes = pairs * (plan_.stride + 1) * 4;
-  auto plan_memory = AllocateDevice(entry_bytes + 2 * begin_bytes);
-  if (!plan_memory.ok()) return plan_memory.status();
-  plan_memory_ = *std::move(plan_memory);
-  auto* memory = static_cast<std::byte*>(plan_memory_->data());
-  plan_.entries = reinterpret_cast<PlanEntry*>(memory);
-  plan_.unit_begin = reinterpret_cast<int32_t*>(memory + entry_bytes);
-  plan_.rank_begin = reinterpret_cast<int32_t*>(memory + entry_bytes + begin_bytes);
+  const int64_t terms = options.terms_max > 0 ? options.terms_max : rows;
+  plan_.stride = terms * kGroupModulesMax;
   plan_.u = static_cast<float*>(u_->data());
   plan_.shrink_warps = ShrinkWarps();
   plan_.tile_stride = static_cast<int32_t>(rows);
-  auto starts = AllocateDevice(
-      pairs * (plan_.shrink_warps * sizeof(ShrinkStart) + plan_.tile_stride * sizeof(TileStart)));
-  if (!starts.ok()) return starts.status();
-  starts_ = *std::move(starts);
-  plan_.tile_starts = static_cast<TileStart*>(starts_->data());
-  plan_.shrink_starts =
-      reinterpret_cast<ShrinkStart*>(plan_.tile_starts + pairs * plan_.tile_stride);
 
   auto device_results = AllocateDevice(kResultsMax * sizeof(GreedyResult));
   if (!device_results.ok()) return device_results.status();
@@ -110,12 +108,37 @@ absl::Status CudaBackend::Start(const BackendOptions& options) {
   return absl::OkStatus();
 }
 
+// Room for the plan of a model with that many layers.
+absl::Status CudaBackend::AllocatePlan(int layers) {
+  if (layers <= plan_layers_max_) return absl::OkStatus();
+  LORICA_CHECK(captures_ == 0, layers, plan_layers_max_);
+  const int64_t pairs = int64_t{layers} * 4;
+  const int64_t entry_bytes = pairs * plan_.stride * sizeof(PlanEntry);
+  const int64_t begin_bytes = pairs * (plan_.stride + 1) * 4;
+  auto plan_memory = AllocateDevice(entry_bytes + 2 * begin_bytes);
+  if (!plan_memory.ok()) return plan_memory.status();
+  auto starts = AllocateDevice(
+      pairs * (plan_.shrink_warps * sizeof(ShrinkStart) + plan_.tile_stride * sizeof(TileStart)));
+  if (!starts.ok()) return starts.status();
+  plan_memory_ = *std::move(plan_memory);
+  starts_ = *std::move(starts);
+  plan_layers_max_ = layers;
+  auto* memory = static_cast<std::byte*>(plan_memory_->data());
+  plan_.entries = reinterpret_cast<PlanEntry*>(memory);
+  plan_.unit_begin = reinterpret_cast<int32_t*>(memory + entry_bytes);
+  plan_.rank_begin = reinterpret_cast<int32_t*>(memory + entry_bytes + begin_bytes);
+  plan_.tile_starts = static_cast<TileStart*>(starts_->data());
+  plan_.shrink_starts =
+      reinterpret_cast<ShrinkStart*>(plan_.tile_starts + pairs * plan_.tile_stride);
+  return absl::OkStatus();
+}
+
 absl::StatusOr<std::unique_ptr<Buffer>> CudaBackend::Allocate(int64_t bytes) {
   return AllocateDevice(bytes);
 }
 
 absl::StatusOr<std::unique_ptr<Buffer>> CudaBackend::NewHostBuffer(int64_t bytes) {
-  return AllocatePinned(bytes);
+  return pinned_->Allocate(bytes);
 }
 
 void CudaBackend::Upload(void* device, const void* host, int64_t bytes) {
@@ -134,6 +157,42 @@ absl::StatusOr<std::unique_ptr<Weight>> CudaBackend::PackWeight(
   return cuda::PackWeight(parts);
 }
 
+absl::StatusOr<std::unique_ptr<Weight>> CudaBackend::RandomWeight(int64_t rows, int64_t columns,
+                                                                  uint64_t seed, float bound) {
+  auto data = AllocateDevice(rows * columns * 2);
+  if (!data.ok()) return data.status();
+  LaunchNoise((*data)->data(), rows * columns, seed, bound, stream());
+  const cudaError_t error = cudaStreamSynchronize(stream());
+  if (error != cudaSuccess) return ToStatus(error, "cannot make a random weight");
+  return std::make_unique<CudaWeight>(*std::move(data), rows, columns);
+}
+
+DeviceMemory CudaBackend::memory() const {
+  size_t free = 0, total = 0;
+  if (cudaMemGetInfo(&free, &total) != cudaSuccess) return {};
+  return {static_cast<int64_t>(total), static_cast<int64_t>(free)};
+}
+
+absl::Status CudaBackend::CheckSizes(const AttentionShape& shape, int64_t hidden,
+                                     int64_t ffn) const {
+  const auto refuse = [](const auto&... what) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("the CUDA backend does not serve ", what..., "; use --device cpu"));
+  };
+  if (PaddedHeadSize(shape.head_size) == 0) {
+    return refuse("heads of ", shape.head_size, " (multiples of 8 up to 256 are served)");
+  }
+  if (shape.heads / shape.kv_heads > kAttendGroupMax) {
+    return refuse(shape.heads / shape.kv_heads, " query heads a key/value head (at most ",
+                  kAttendGroupMax, " are)");
+  }
+  if (hidden % 8 != 0 || ffn % 8 != 0) return refuse("widths that are no multiple of 8");
+  if (hidden > kResidualColumnsMax) {
+    return refuse("a hidden size of ", hidden, " (at most ", kResidualColumnsMax, " is)");
+  }
+  return absl::OkStatus();
+}
+
 int64_t CudaBackend::BlockBytesFor(const AttentionShape& shape) const {
   const int64_t padded = PaddedHeadSize(shape.head_size);
   const int64_t bytes =
@@ -146,29 +205,36 @@ absl::StatusOr<std::vector<float>> CudaBackend::DoraGain(const LoraTarget& targe
                                                          absl::Span<const float> b, int rank,
                                                          float scale,
                                                          absl::Span<const float> magnitude) {
-  const int64_t in = target.in_features;
-  const auto* base = static_cast<const uint16_t*>(OnDevice(*target.weight).data());
-  std::vector<uint16_t> stored(in);
-  std::vector<float> row(in), gain(target.out_features);
-  for (int64_t i = 0; i < target.out_features; ++i) {
-    const cudaError_t error =
-        cudaMemcpyAsync(stored.data(), base + (target.weight_row_begin + i) * in, in * 2,
-                        cudaMemcpyDeviceToHost, copy_stream_->get());
-    if (error != cudaSuccess) return ToStatus(error, "cannot read a weight back");
-    cudaStreamSynchronize(copy_stream_->get());
-    for (int64_t k = 0; k < in; ++k) row[k] = FromBf16(stored[k]);
-    for (int r = 0; r < rank; ++r) {
-      const float factor = scale * b[i * rank + r];
-      for (int64_t k = 0; k < in; ++k) row[k] += factor * a[r * in + k];
-    }
-    double squares = 0.0;
-    for (const float v : row) squares += double{v} * v;
-    const double norm = std::sqrt(squares);
-    if (!(norm > 0.0) || !std::isfinite(norm)) {
+  const int64_t in = target.in_features, out = target.out_features;
+  LORICA_CHECK(std::ssize(a) == rank * in && std::ssize(b) == out * rank, target.name, rank);
+  cudaStream_t stream = copy_stream_->get();
+  auto memory = AllocateInStream((rank * in + rank * out + out) * sizeof(float), stream);
+  if (!memory.ok()) return memory.status();
+  DoraArgs args;
+  args.weight =
+      static_cast<const uint16_t*>(OnDevice(*target.weight).data()) + target.weight_row_begin * in;
+  args.columns = in;
+  args.rank = rank;
+  args.scale = scale;
+  auto* a_device = static_cast<float*>((*memory)->data());
+  float* b_device = a_device + a.size();
+  float* norms_device = b_device + b.size();
+  args.a = a_device;
+  args.b = b_device;
+  cudaMemcpyAsync(a_device, a.data(), a.size() * sizeof(float), cudaMemcpyHostToDevice, stream);
+  cudaMemcpyAsync(b_device, b.data(), b.size() * sizeof(float), cudaMemcpyHostToDevice, stream);
+  LaunchRowNorms(norms_device, args, out, stream);
+  std::vector<float> gain(out);
+  cudaMemcpyAsync(gain.data(), norms_device, out * sizeof(float), cudaMemcpyDeviceToHost, stream);
+  const cudaError_t error = cudaStreamSynchronize(stream);
+  if (error != cudaSuccess) return ToStatus(error, "cannot compute the row norms of an adapter");
+  for (int64_t i = 0; i < out; ++i) {
+    const float norm = gain[i];
+    if (!(norm > 0.0f) || !std::isfinite(norm)) {
       return absl::DataLossError(
           absl::StrCat("row ", i, " of ", target.name, " with its adapter has norm ", norm));
     }
-    gain[i] = static_cast<float>(magnitude[i] / norm);
+    gain[i] = magnitude[i] / norm;
   }
   return gain;
 }
@@ -177,12 +243,20 @@ std::unique_ptr<CopyTicket> CudaBackend::StartCopy(const KvCache& cache,
                                                    absl::Span<const BlockCopy> copies) {
   auto ticket = std::make_unique<EventTicket>();
   auto* arena = static_cast<std::byte*>(cache.arena);
-  for (const BlockCopy& copy : copies) {
+  const int64_t block_bytes = cache.block_bytes;
+  for (size_t begin = 0, end = 0; begin < copies.size(); begin = end) {
+    // Blocks that are neighbours on both sides go over together.
+    const BlockCopy& first = copies[begin];
+    const auto follows = [&](const BlockCopy& copy, int64_t n) {
+      return copy.target == first.target + n && copy.source == first.source + n * block_bytes;
+    };
+    for (end = begin + 1; end < copies.size() && follows(copies[end], end - begin); ++end) {
+    }
     const cudaError_t error =
-        cudaMemcpyAsync(arena + copy.target * cache.block_bytes, copy.source, cache.block_bytes,
-                        cudaMemcpyHostToDevice, copy_stream_->get());
+        cudaMemcpyAsync(arena + first.target * block_bytes, first.source,
+                        (end - begin) * block_bytes, cudaMemcpyHostToDevice, copy_stream_->get());
     if (error != cudaSuccess) {
-      ticket->Fail(ToStatus(error, "cannot copy a block to the device"));
+      ticket->Fail(ToStatus(error, "cannot copy blocks to the device"));
       break;
     }
   }
@@ -192,7 +266,7 @@ std::unique_ptr<CopyTicket> CudaBackend::StartCopy(const KvCache& cache,
 
 absl::StatusOr<std::unique_ptr<MountedAdapter>> CudaBackend::Mount(
     const LoraImage& image, const KvCache& cache, absl::Span<const BlockId> block_ids) {
-  return CudaMounted::Make(image, cache, block_ids, copy_stream_->get());
+  return CudaMounted::Make(image, cache, block_ids, stream());
 }
 
 void CudaBackend::BeginStep(const StepBatch& batch) {
@@ -202,23 +276,76 @@ void CudaBackend::BeginStep(const StepBatch& batch) {
   pending_shrink_.reset();
   plan_layers_ = 0;
   GroupInputs inputs;
+  int layers = 0;
   for (const LoraTerm& term : batch.terms) {
     const auto* adapter = static_cast<const CudaMounted*>(term.adapter);
-    plan_layers_ = std::max(plan_layers_, adapter->layers());
+    layers = std::max(layers, adapter->layers());
     plan_.arena = adapter->arena();
     for (int group = 0; group < 4; ++group) {
       if (adapter->in_features(group) > 0) inputs.features[group] = adapter->in_features(group);
     }
   }
-  LORICA_CHECK(plan_layers_ <= kPlanLayersMax, plan_layers_);
-  plan_.tile_starts = plan_layers_ > 0 ? static_cast<TileStart*>(starts_->data()) : nullptr;
-  if (plan_layers_ > 0) {
-    LaunchLoraPlan(step_->tables(), plan_, plan_layers_, inputs, stream());
+  PlanAdapters(inputs, layers);
+}
+
+// Fills the plan from the step's tables. 0 layers: the step has no adapters.
+void CudaBackend::PlanAdapters(const GroupInputs& inputs, int layers) {
+  plan_layers_ = layers;
+  if (layers > 0) {
+    const absl::Status room = AllocatePlan(layers);
+    LORICA_CHECK(room.ok(), room.ToString());
   }
+  plan_.tile_starts = layers > 0 ? static_cast<TileStart*>(starts_->data()) : nullptr;
+  if (layers > 0) LaunchLoraPlan(step_->tables(), plan_, layers, inputs, stream());
 }
 
 int CudaBackend::RowTiles() const {
-  return fixed_grids_ ? step_->counts().rows : step_->counts().row_tiles;
+  return fixed_grids_ && plan_layers_ > 0 ? step_->counts().rows : step_->counts().row_tiles;
+}
+
+// What a step of the form could be, all rows at the start of the first block.
+StepBatch CudaBackend::SomeStep(int rows) {
+  StepBatch batch;
+  batch.tokens.resize(rows);
+  batch.positions.resize(rows);
+  batch.pages.resize(1);
+  for (int row = 0; row < rows; ++row) {
+    batch.spans.push_back({.row_begin = row, .row_count = 1, .page_count = 1});
+    batch.samples.push_back({.row = row});
+  }
+  return batch;
+}
+
+absl::StatusOr<std::unique_ptr<CapturedStep>> CudaBackend::Capture(
+    const DecodeForm& form, const KvCache& cache, absl::FunctionRef<void()> verbs) {
+  absl::Status status = AllocatePlan(cache.shape.layers);
+  if (!status.ok()) return status;
+  BeginStep(SomeStep(form.rows));
+  plan_.arena = static_cast<const std::byte*>(cache.arena);
+  if (form.adapters) PlanAdapters({}, cache.shape.layers);
+  const absl::Cleanup restore = [this, before = fixed_grids_] { fixed_grids_ = before; };
+  fixed_grids_ = true;
+  const auto settled = [&] {
+    verbs();
+    SettleProduct();
+  };
+  settled();  // not captured: loads the kernels, chooses how to multiply
+  status = Synchronize();
+  if (!status.ok()) return status;
+  auto captured = CapturedGraph::Record(form, RowTiles(), stream(), settled);
+  if (!captured.ok()) return captured.status();
+  ++captures_;
+  status = Synchronize();
+  if (!status.ok()) return status;
+  return *std::move(captured);
+}
+
+void CudaBackend::Replay(const CapturedStep& step) {
+  const auto& captured = static_cast<const CapturedGraph&>(step);
+  LORICA_CHECK(step_->counts().rows <= captured.form().rows, captured.form().rows);
+  LORICA_CHECK(step_->counts().row_tiles <= captured.row_tiles(), captured.row_tiles());
+  LORICA_CHECK((plan_layers_ > 0) == captured.form().adapters, plan_layers_);
+  captured.Launch(stream());
 }
 
 void CudaBackend::Embed(Tensor out, const Weight& table) {
@@ -373,30 +500,61 @@ void CudaBackend::Sample(Tensor logits, int32_t vocabulary_used, absl::Span<Samp
   results_used_ += count;
 }
 
-absl::Status CudaBackend::Synchronize() {
+void CudaBackend::EndStep() {
   SettleProduct();
-  const absl::Status status =
-      ToStatus(cudaStreamSynchronize(stream()), "the CUDA device has failed");
+  Flight& flight = flights_.emplace_back();
+  if (spare_events_.empty()) {
+    flight.end = std::make_unique<Event>();
+  } else {
+    flight.end = std::move(spare_events_.back());
+    spare_events_.pop_back();
+  }
+  flight.end->Record(stream());
+  flight.results = std::exchange(pending_, {});
+}
+
+absl::Status CudaBackend::AwaitStep() {
+  LORICA_CHECK(!flights_.empty(), "no step to wait for");
+  Flight flight = std::move(flights_.front());
+  flights_.pop_front();
+  const absl::Status status = ToStatus(flight.end->Wait(), "the CUDA device has failed");
+  return Land(std::move(flight), status);
+}
+
+// Writes the results of a step that has ended with `status`.
+absl::Status CudaBackend::Land(Flight flight, const absl::Status& status) {
   if (!status.ok()) return status;
   const auto* host = static_cast<const GreedyResult*>(host_results_->data());
-  for (const PendingResults& pending : pending_) {
+  for (const PendingResults& pending : flight.results) {
     for (size_t i = 0; i < pending.results.size(); ++i) {
       const GreedyResult& from = host[pending.begin + i];
       pending.results[i].token = from.token;
       pending.results[i].finite = from.finite != 0;
     }
   }
-  pending_.clear();
-  results_used_ = 0;
+  if (flight.end) spare_events_.push_back(std::move(flight.end));
   return ToStatus(cudaGetLastError(), "a CUDA launch has failed");
+}
+
+absl::Status CudaBackend::Synchronize() {
+  SettleProduct();
+  absl::Status status = ToStatus(cudaStreamSynchronize(stream()), "the CUDA device has failed");
+  flights_.push_back({nullptr, std::exchange(pending_, {})});
+  for (Flight& flight : flights_) status.Update(Land(std::move(flight), status));
+  flights_.clear();
+  return status;
 }
 
 }  // namespace lorica::cuda
 
-extern "C" lorica::Backend* LoricaMakeCudaBackend(const lorica::BackendOptions* options,
-                                                  std::string* error) {
+// What the program looks for, see kernels/plugin.h.
+extern "C" {
+extern const char LoricaBackendInterface[] = LORICA_BACKEND_INTERFACE;
+
+lorica::Backend* LoricaMakeBackend(const lorica::BackendOptions* options, absl::Status* error) {
   auto backend = lorica::cuda::CudaBackend::Make(*options);
   if (backend.ok()) return backend->release();
-  *error = std::string(backend.status().message());
+  *error = backend.status();
   return nullptr;
+}
 }

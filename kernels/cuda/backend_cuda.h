@@ -12,6 +12,7 @@
 // to 64, 128 or 256 with zeros.
 #pragma once
 
+#include <deque>
 #include <map>
 #include <memory>
 #include <optional>
@@ -21,6 +22,7 @@
 #include "kernels/backend.h"
 #include "kernels/cuda/launch.h"
 #include "kernels/cuda/linear.h"
+#include "kernels/cuda/pinned_pool.h"
 #include "kernels/cuda/step_image.h"
 #include "kernels/cuda/stream.h"
 
@@ -42,8 +44,12 @@ class CudaBackend : public Backend {
   absl::StatusOr<std::unique_ptr<Buffer>> NewHostBuffer(int64_t bytes) override;
   void Upload(void* device, const void* host, int64_t bytes) override;
   void Download(void* host, const void* device, int64_t bytes) override;
+  DeviceMemory memory() const override;
   int64_t TensorBytes(int64_t rows, int64_t columns) const override { return rows * columns * 2; }
   absl::StatusOr<std::unique_ptr<Weight>> PackWeight(absl::Span<const HostMatrix> parts) override;
+  absl::StatusOr<std::unique_ptr<Weight>> RandomWeight(int64_t rows, int64_t columns, uint64_t seed,
+                                                       float bound) override;
+  absl::Status CheckSizes(const AttentionShape& shape, int64_t hidden, int64_t ffn) const override;
 
   int64_t BlockBytesFor(const AttentionShape& shape) const override;
   DType TileDType(DType) const override { return DType::kBF16; }
@@ -68,6 +74,12 @@ class CudaBackend : public Backend {
   void GluPost(Tensor out, Tensor gate_up, Activation activation, int layer) override;
   void GatherRows(Tensor out, Tensor x) override;
   void Sample(Tensor logits, int32_t vocabulary_used, absl::Span<SampleResult> results) override;
+  void EndStep() override;
+  absl::Status AwaitStep() override;
+  absl::StatusOr<std::unique_ptr<CapturedStep>> Capture(const DecodeForm& form,
+                                                        const KvCache& cache,
+                                                        absl::FunctionRef<void()> verbs) override;
+  void Replay(const CapturedStep& step) override;
   absl::Status Synchronize() override;
 
   cudaStream_t stream() const { return stream_->get(); }
@@ -90,20 +102,30 @@ class CudaBackend : public Backend {
     absl::Span<SampleResult> results;
     int64_t begin = 0;  // in host_results_
   };
+  // A step whose results are not read yet.
+  struct Flight {
+    std::unique_ptr<Event> end;
+    std::vector<PendingResults> results;
+  };
 
   CudaBackend() = default;
   absl::Status Start(const BackendOptions& options);
+  absl::Status AllocatePlan(int layers);
+  void PlanAdapters(const GroupInputs& inputs, int layers);
   const DeviceRope& RopeOnDevice(const RopeTable& rope);
+  static StepBatch SomeStep(int rows);
   int RowTiles() const;
   void JoinShrink();
   // The product that Linear left for y; whoever else comes next settles it into y.
   Product TakeProduct(const void* y);
   void SettleProduct();
+  absl::Status Land(Flight flight, const absl::Status& status);
 
   std::string name_;
   std::unique_ptr<Stream> stream_;
   std::unique_ptr<Stream> shrink_stream_;
   std::unique_ptr<Stream> copy_stream_;
+  std::shared_ptr<PinnedPool> pinned_;
   Event input_ready_;
   Event shrink_done_;
   bool shrink_running_ = false;
@@ -119,13 +141,17 @@ class CudaBackend : public Backend {
   std::unique_ptr<Buffer> u_;
   std::unique_ptr<Buffer> starts_;
   LoraPlan plan_{};
-  int plan_layers_ = 0;
+  int plan_layers_max_ = 0;     // that plan_memory_ has room for
+  int plan_layers_ = 0;         // of this step; 0 without adapters
+  int captures_ = 0;            // which hold plan_'s addresses
   int64_t shrink_columns_ = 1;  // inputs of the last shrink
   std::map<const RopeTable*, DeviceRope> ropes_;
 
   std::unique_ptr<Buffer> device_results_;
   std::unique_ptr<Buffer> host_results_;
-  std::vector<PendingResults> pending_;
+  std::vector<PendingResults> pending_;  // of the step that has not ended
+  std::deque<Flight> flights_;
+  std::vector<std::unique_ptr<Event>> spare_events_;
   int64_t results_used_ = 0;
 };
 

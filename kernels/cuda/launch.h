@@ -126,6 +126,20 @@ int StreamRows(int64_t rows);
 int StreamSplits(int64_t out_features, int64_t in_features);
 // y = the sum of `splits` parts of `count` numbers each.
 void LaunchAddParts(void* y, const float* parts, int splits, int64_t count, cudaStream_t stream);
+struct DoraArgs {
+  const void* weight = nullptr;  // first of the rows
+  int64_t columns = 0;
+  const float* a = nullptr;  // [rank, columns]
+  const float* b = nullptr;  // [rows, rank]
+  int rank = 0;
+  float scale = 0.0f;
+};
+// norms[i] = || W_i + scale (B A)_i ||
+void LaunchRowNorms(float* norms, const DoraArgs& args, int64_t rows, cudaStream_t stream);
+
+// `count` values as kernels/noise.h makes them.
+void LaunchNoise(void* out, int64_t count, uint64_t seed, float bound, cudaStream_t stream);
+
 
 struct GreedyResult {
   int32_t token;

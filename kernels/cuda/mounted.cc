@@ -124,24 +124,17 @@ absl::StatusOr<std::unique_ptr<MountedAdapter>> CudaMounted::Make(
   }
   mounted->layers_ = layers;
   mounted->arena_ = static_cast<const std::byte*>(cache.arena);
-  mounted->stream_ = stream;
-  cudaError_t error = cudaMallocAsync(&mounted->memory_, builder.bytes(), stream);
-  if (error != cudaSuccess) {
-    cudaGetLastError();
-    return absl::ResourceExhaustedError(absl::StrCat(
-        "no ", builder.bytes(), " bytes of device memory for the tables of an adapter"));
-  }
-  const std::vector<std::byte> table = builder.Finish(static_cast<std::byte*>(mounted->memory_),
-                                                      static_cast<const std::byte*>(cache.arena));
-  error =
-      cudaMemcpyAsync(mounted->memory_, table.data(), table.size(), cudaMemcpyHostToDevice, stream);
-  if (error == cudaSuccess) error = cudaStreamSynchronize(stream);
+  auto memory = AllocateInStream(builder.bytes(), stream);
+  if (!memory.ok()) return memory.status();
+  mounted->memory_ = *std::move(memory);
+  auto* data = static_cast<std::byte*>(mounted->memory_->data());
+  const std::vector<std::byte> table =
+      builder.Finish(data, static_cast<const std::byte*>(cache.arena));
+  // From pageable memory: read before this returns, written in the stream's order.
+  const cudaError_t error =
+      cudaMemcpyAsync(data, table.data(), table.size(), cudaMemcpyHostToDevice, stream);
   if (error != cudaSuccess) return ToStatus(error, "cannot upload the tables of an adapter");
   return mounted;
-}
-
-CudaMounted::~CudaMounted() {
-  if (memory_) cudaFreeAsync(memory_, stream_);
 }
 
 }  // namespace lorica::cuda

@@ -14,14 +14,14 @@ namespace lorica::cuda {
 
 class CudaMounted : public MountedAdapter {
  public:
-  // `stream` orders allocation, upload and release; it is waited for.
+  // `stream` is the one that steps run on: it orders allocation, upload and release, and
+  // nobody waits for it.
   static absl::StatusOr<std::unique_ptr<MountedAdapter>> Make(const LoraImage& image,
                                                               const KvCache& cache,
                                                               absl::Span<const BlockId> block_ids,
                                                               cudaStream_t stream);
-  ~CudaMounted() override;
 
-  const DeviceModule* modules() const { return static_cast<const DeviceModule*>(memory_); }
+  const DeviceModule* modules() const { return static_cast<const DeviceModule*>(memory_->data()); }
   const std::byte* arena() const { return arena_; }
   int layers() const { return layers_; }
   // Most ranks that a row's u holds in any (layer, group).
@@ -32,9 +32,8 @@ class CudaMounted : public MountedAdapter {
  private:
   CudaMounted() = default;
 
-  void* memory_ = nullptr;
+  std::unique_ptr<Buffer> memory_;
   const std::byte* arena_ = nullptr;
-  cudaStream_t stream_ = nullptr;
   int layers_ = 0;
   int group_ranks_max_ = 0;
   std::array<int, 4> in_features_ = {};

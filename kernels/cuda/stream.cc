@@ -19,6 +19,20 @@ class DeviceBuffer : public Buffer {
   int64_t bytes_;
 };
 
+class StreamBuffer : public Buffer {
+ public:
+  StreamBuffer(void* data, int64_t bytes, cudaStream_t stream)
+      : data_(data), bytes_(bytes), stream_(stream) {}
+  ~StreamBuffer() override { cudaFreeAsync(data_, stream_); }
+  void* data() const override { return data_; }
+  int64_t size_bytes() const override { return bytes_; }
+
+ private:
+  void* data_;
+  int64_t bytes_;
+  cudaStream_t stream_;
+};
+
 class PinnedBuffer : public Buffer {
  public:
   PinnedBuffer(void* data, int64_t bytes) : data_(data), bytes_(bytes) {}
@@ -59,6 +73,25 @@ Stream::~Stream() {
 
 Event::Event() { cudaEventCreateWithFlags(&event_, cudaEventDisableTiming); }
 Event::~Event() { cudaEventDestroy(event_); }
+
+absl::StatusOr<std::unique_ptr<Buffer>> AllocateInStream(int64_t bytes, cudaStream_t stream) {
+  void* data = nullptr;
+  const cudaError_t error = cudaMallocAsync(&data, bytes, stream);
+  if (error != cudaSuccess) return OutOfMemory("device", bytes, error);
+  return std::make_unique<StreamBuffer>(data, bytes, stream);
+}
+
+absl::Status KeepStreamMemory(int64_t bytes) {
+  int device = 0;
+  cudaMemPool_t pool = nullptr;
+  cudaError_t error = cudaGetDevice(&device);
+  if (error == cudaSuccess) error = cudaDeviceGetDefaultMemPool(&pool, device);
+  auto threshold = static_cast<uint64_t>(bytes);
+  if (error == cudaSuccess) {
+    error = cudaMemPoolSetAttribute(pool, cudaMemPoolAttrReleaseThreshold, &threshold);
+  }
+  return ToStatus(error, "cannot set up the device's memory pool");
+}
 
 absl::StatusOr<std::unique_ptr<Buffer>> AllocateDevice(int64_t bytes) {
   void* data = nullptr;

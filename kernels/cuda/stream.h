@@ -38,7 +38,7 @@ class Event {
   Event(const Event&) = delete;
   Event& operator=(const Event&) = delete;
   void Record(cudaStream_t stream) { cudaEventRecord(event_, stream); }
-  void Wait() { cudaEventSynchronize(event_); }
+  cudaError_t Wait() { return cudaEventSynchronize(event_); }
   // Makes later work of `stream` wait for the last record.
   void Hold(cudaStream_t stream) { cudaStreamWaitEvent(stream, event_, 0); }
   cudaError_t Query() const { return cudaEventQuery(event_); }
@@ -46,6 +46,12 @@ class Event {
  private:
   cudaEvent_t event_ = nullptr;
 };
+
+// Device memory that is taken and given back in the order of a stream's work, so that no
+// other stream waits. Not zeroed. ResourceExhausted names the bytes.
+absl::StatusOr<std::unique_ptr<Buffer>> AllocateInStream(int64_t bytes, cudaStream_t stream);
+// Keeps up to `bytes` of such memory once it was given back, so that taking it is quick.
+absl::Status KeepStreamMemory(int64_t bytes);
 
 // Zeroed. ResourceExhausted names the bytes.
 absl::StatusOr<std::unique_ptr<Buffer>> AllocateDevice(int64_t bytes);

@@ -16,13 +16,15 @@ void ModelExecutor::Launch(std::unique_ptr<StepBatch> batch) {
   flight.batch = std::move(batch);
   flight.results.resize(flight.batch->samples.size());
   model_->Forward(*flight.batch, cache_);
-  if (flight.results.empty()) return;
-  backend_->Sample(model_->logits(), vocabulary_used_, absl::MakeSpan(flight.results));
+  if (!flight.results.empty()) {
+    backend_->Sample(model_->logits(), vocabulary_used_, absl::MakeSpan(flight.results));
+  }
+  backend_->EndStep();
 }
 
 absl::StatusOr<std::vector<SampleResult>> ModelExecutor::Collect() {
   LORICA_CHECK(!flights_.empty(), "nothing was launched");
-  absl::Status status = backend_->Synchronize();
+  absl::Status status = backend_->AwaitStep();
   if (!status.ok()) return status;
   std::vector<SampleResult> results = std::move(flights_.front().results);
   flights_.pop_front();

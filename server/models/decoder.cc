@@ -1,5 +1,8 @@
 // The one decoder pass: every family, every backend.
+#include <algorithm>
+
 #include "kernels/check.h"
+#include "server/models/decode_steps.h"
 #include "server/models/model.h"
 #include "server/models/weights.h"
 
@@ -17,12 +20,23 @@ Tensor View(const std::unique_ptr<Buffer>& buffer, int64_t rows, int64_t columns
 }  // namespace
 
 void Model::Forward(const StepBatch& batch, const KvCache& cache) {
-  Backend& device = *backend_;
   const int64_t rows = batch.rows();
   const int64_t samples = static_cast<int64_t>(batch.samples.size());
   LORICA_CHECK(rows <= buffers_->rows_max, rows, buffers_->rows_max);
   LORICA_CHECK(samples <= buffers_->samples_max, samples, buffers_->samples_max);
+  buffers_->samples = samples;
+  backend_->BeginStep(batch);
+  const CapturedStep* captured = captured_->Find(batch);
+  if (captured != nullptr) {
+    backend_->Replay(*captured);
+  } else {
+    RunVerbs(rows, samples, cache);
+  }
+}
 
+// All between BeginStep and Sample.
+void Model::RunVerbs(int64_t rows, int64_t samples, const KvCache& cache) {
+  Backend& device = *backend_;
   const int64_t q_columns = int64_t{config_.heads} * config_.head_size;
   const int64_t kv_columns = int64_t{config_.kv_heads} * config_.head_size;
   const Tensor residual = View(buffers_->residual, rows, config_.hidden);
@@ -35,7 +49,6 @@ void Model::Forward(const StepBatch& batch, const KvCache& cache) {
   const Weights& weights = *weights_;
   const float epsilon = config_.norm_epsilon;
 
-  device.BeginStep(batch);
   device.Embed(residual, *weights.embedding);
   device.RmsNorm(normed, residual, Floats(weights.layers[0].attention_norm), epsilon);
   for (int index = 0; index < config_.layers; ++index) {
@@ -58,12 +71,19 @@ void Model::Forward(const StepBatch& batch, const KvCache& cache) {
     device.ResidualNorm(normed, residual, projected, nullptr, index, LoraGroup::kDown,
                         Floats(next_norm), epsilon);
   }
-  buffers_->samples = samples;
   if (samples == 0) return;
   const Tensor gathered = View(buffers_->gathered, samples, config_.hidden);
   device.GatherRows(gathered, normed);
-  device.Linear(logits(), gathered, weights.output());
+  device.Linear(View(buffers_->logits, samples, config_.vocabulary), gathered, weights.output());
 }
+
+absl::Status Model::CaptureSteps(const KvCache& cache) {
+  const auto rows_max = static_cast<int>(std::min(buffers_->rows_max, buffers_->samples_max));
+  return captured_->Capture(*backend_, cache, rows_max,
+                            [&](int rows) { RunVerbs(rows, rows, cache); });
+}
+
+int Model::captured_steps() const { return captured_->count(); }
 
 Tensor Model::logits() const {
   return View(buffers_->logits, buffers_->samples, config_.vocabulary);

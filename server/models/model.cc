@@ -5,14 +5,19 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "server/models/decode_steps.h"
 #include "server/models/families/family.h"
 #include "server/models/weights.h"
 
 namespace lorica {
 namespace {
 
-absl::StatusOr<OpenedModel> OpenModel(const std::string& path) {
+absl::StatusOr<OpenedModel> OpenModel(const std::string& path, LoadFormat format) {
   std::error_code error;
+  if (format == LoadFormat::kDummy) {
+    if (std::filesystem::is_directory(path, error)) return OpenHfShape(path);
+    return absl::InvalidArgumentError("dummy weights need a folder with a config.json");
+  }
   if (std::filesystem::is_directory(path, error)) return OpenHfLlama(path);
   if (!std::filesystem::exists(path, error)) {
     return absl::NotFoundError(absl::StrCat(
@@ -57,22 +62,28 @@ absl::StatusOr<std::unique_ptr<Model::Buffers>> MakeBuffers(const ModelConfig& c
 
 }  // namespace
 
+Model::Model() : captured_(std::make_unique<DecodeSteps>()) {}
 Model::~Model() = default;
 
 absl::StatusOr<std::unique_ptr<Model>> Model::Load(const std::string& path, Backend* backend,
                                                    const Options& options) {
-  auto opened = OpenModel(path);
+  auto opened = OpenModel(path, options.load_format);
   if (!opened.ok()) return opened.status();
   if (options.context_tokens > opened->config.context_tokens) {
     return absl::InvalidArgumentError(
         absl::StrCat("the model's context is ", opened->config.context_tokens,
                      " tokens; it cannot be served with ", options.context_tokens));
   }
+  const absl::Status sizes =
+      backend->CheckSizes(opened->config.attention(), opened->config.hidden, opened->config.ffn);
+  if (!sizes.ok()) return sizes;
   std::unique_ptr<Model> model(new Model());
   model->backend_ = backend;
   model->context_tokens_ =
       options.context_tokens > 0 ? options.context_tokens : opened->config.context_tokens;
-  auto weights = PackWeights(*opened, model->context_tokens_, *backend);
+  auto weights = options.load_format == LoadFormat::kDummy
+                     ? MakeRandomWeights(opened->config, model->context_tokens_, *backend)
+                     : PackWeights(*opened, model->context_tokens_, *backend);
   if (!weights.ok()) return weights.status();
   auto buffers = MakeBuffers(opened->config, options, *backend);
   if (!buffers.ok()) return buffers.status();

@@ -30,6 +30,12 @@ struct ModelText {
   std::vector<std::string> gguf_merges;
 };
 
+// kAuto reads what is in the file or folder. kDummy reads config.json alone, for the shape, and
+// makes random weights, seeded and the same on every device: for benchmarks.
+enum class LoadFormat : uint8_t { kAuto, kDummy };
+
+class DecodeSteps;
+
 class Model {
  public:
   struct Weights;  // private to server/models
@@ -39,6 +45,7 @@ class Model {
     int64_t context_tokens = 0;  // 0 = the model's own
     int rows_max = 512;          // most rows of a Forward
     int samples_max = 64;        // most sample rows of a Forward
+    LoadFormat load_format = LoadFormat::kAuto;
   };
 
   // InvalidArgument / FailedPrecondition name the field that is wrong.
@@ -53,6 +60,11 @@ class Model {
   int64_t weight_bytes() const { return weight_bytes_; }
   const std::string& weight_format() const { return weight_format_; }  // "GGUF Q4_1", ...
 
+  // Where the device keeps captured steps: captures those of up to samples_max rows, so that
+  // Forward replays them. Before the first Forward; `cache` is that of every Forward.
+  absl::Status CaptureSteps(const KvCache& cache);
+  int captured_steps() const;
+
   // The decoder pass over a batch. Afterwards logits() has a row for each sample.
   // REQUIRES: batch.rows() <= rows_max, samples <= samples_max; cache has this shape.
   void Forward(const StepBatch& batch, const KvCache& cache);
@@ -60,7 +72,8 @@ class Model {
   Tensor logits() const;
 
  private:
-  Model() = default;
+  Model();
+  void RunVerbs(int64_t rows, int64_t samples, const KvCache& cache);
 
   ModelConfig config_;
   ModelText text_;
@@ -71,6 +84,7 @@ class Model {
   Backend* backend_ = nullptr;
   std::unique_ptr<Weights> weights_;
   std::unique_ptr<Buffers> buffers_;
+  std::unique_ptr<DecodeSteps> captured_;
 };
 
 }  // namespace lorica

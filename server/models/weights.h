@@ -52,6 +52,11 @@ struct Model::Buffers {
 absl::StatusOr<std::unique_ptr<Model::Weights>> PackWeights(const OpenedModel& opened,
                                                             int64_t positions, Backend& backend);
 
+// The weights of a shape, random.
+absl::StatusOr<std::unique_ptr<Model::Weights>> MakeRandomWeights(const ModelConfig& config,
+                                                                  int64_t positions,
+                                                                  Backend& backend);
+
 // Every (layer, module) where LoRA may attach.
 std::vector<LoraTarget> MakeLoraTargets(const ModelConfig& config, const Model::Weights& weights);
 

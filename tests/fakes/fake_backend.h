@@ -83,6 +83,11 @@ class FakeBackend : public Backend {
     return weight;
   }
 
+  absl::StatusOr<std::unique_ptr<Weight>> RandomWeight(int64_t rows, int64_t columns, uint64_t,
+                                                       float) override {
+    return std::make_unique<FakeWeight>(rows, columns);
+  }
+
   int64_t BlockBytesFor(const AttentionShape& shape) const override {
     return int64_t{2} * 16 * 4 * shape.layers * shape.kv_heads * shape.head_size;
   }
@@ -129,6 +134,8 @@ class FakeBackend : public Backend {
   void GluPost(Tensor, Tensor, Activation, int) override { Unused(); }
   void GatherRows(Tensor, Tensor) override { Unused(); }
   void Sample(Tensor, int32_t, absl::Span<SampleResult>) override { Unused(); }
+  void EndStep() override { Unused(); }
+  absl::Status AwaitStep() override { Unused(); }
   absl::Status Synchronize() override { return absl::OkStatus(); }
 
  private:

@@ -160,6 +160,9 @@ class FakeBackend : public Backend {
   absl::StatusOr<std::unique_ptr<Weight>> PackWeight(absl::Span<const HostMatrix>) override {
     return absl::UnimplementedError("fake");
   }
+  absl::StatusOr<std::unique_ptr<Weight>> RandomWeight(int64_t, int64_t, uint64_t, float) override {
+    return absl::UnimplementedError("fake");
+  }
   int64_t BlockBytesFor(const AttentionShape&) const override { return kFakeBlockBytes; }
   DType TileDType(DType file_dtype) const override { return file_dtype; }
   absl::StatusOr<std::vector<float>> DoraGain(const LoraTarget&, absl::Span<const float>,
@@ -181,6 +184,8 @@ class FakeBackend : public Backend {
   void GluPost(Tensor, Tensor, Activation, int) override { NotHere(); }
   void GatherRows(Tensor, Tensor) override { NotHere(); }
   void Sample(Tensor, int32_t, absl::Span<SampleResult>) override { NotHere(); }
+  void EndStep() override { NotHere(); }
+  absl::Status AwaitStep() override { return absl::OkStatus(); }
   absl::Status Synchronize() override { return absl::OkStatus(); }
 
  private:

@@ -84,7 +84,35 @@ TEST(Config, FlagsThatDoNotGoTogetherAreNamed) {
               HasSubstr("--chunk-tokens"));
   EXPECT_TRUE(
       Parse({"--running-requests", "64", "--chunk-tokens", "64", "--batch-rows", "64"}).config);
-  EXPECT_THAT(Parse({"--device", "cuda"}).text, HasSubstr("use cpu"));
+}
+
+TEST(Config, OnACardDefaultsAreLargerAndWhatIsGivenStays) {
+  const Config config = *Parse({"--device", "cuda"}).config;
+  EXPECT_EQ(config.batch_rows, 1280);
+  EXPECT_EQ(config.chunk_tokens, 1024);
+  EXPECT_EQ(config.running_requests, 256);
+  const Config small = *Parse({"--device", "cuda", "--batch-rows", "100"}).config;
+  EXPECT_EQ(small.batch_rows, 100);
+  EXPECT_EQ(small.chunk_tokens, 100);
+  EXPECT_EQ(small.running_requests, 100);
+  EXPECT_EQ(Parse({"--device", "cuda", "--running-requests", "7"}).config->running_requests, 7);
+}
+
+TEST(Config, OnACardTheArenaTakesWhatIsLeftUnlessItIsGiven) {
+  EXPECT_EQ(Parse({"--device", "cuda"}).config->arena_bytes, 0);
+  EXPECT_EQ(Parse({"--device", "cuda", "--arena-bytes", "2GiB"}).config->arena_bytes,
+            int64_t{2} << 30);
+  for (const char* good : {"0.05", "0.9", "1"}) {
+    EXPECT_TRUE(Parse({"--gpu-memory-utilization", good}).config) << good;
+  }
+  for (const char* bad : {"0.049", "1.01", "-1", "most"}) {
+    EXPECT_THAT(Parse({"--gpu-memory-utilization", bad}).text, HasSubstr("utilization")) << bad;
+  }
+}
+
+TEST(Config, LoadFormatsAreNamed) {
+  EXPECT_EQ(Parse({"--load-format", "dummy"}).config->load_format, "dummy");
+  EXPECT_THAT(Parse({"--load-format", "pickle"}).text, HasSubstr("dummy"));
 }
 
 TEST(Config, HelpTeachesAndVersionAnswers) {

@@ -70,5 +70,7 @@ absl::Status UnknownTensor(const std::string& name);
 
 absl::StatusOr<OpenedModel> OpenGgufLlama(const std::string& path);
 absl::StatusOr<OpenedModel> OpenHfLlama(const std::string& folder);
+// What config.json says alone: no tensors, no text.
+absl::StatusOr<OpenedModel> OpenHfShape(const std::string& folder);
 
 }  // namespace lorica

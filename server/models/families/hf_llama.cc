@@ -425,4 +425,15 @@ absl::StatusOr<OpenedModel> OpenHfLlama(const std::string& folder) {
   return opened;
 }
 
+absl::StatusOr<OpenedModel> OpenHfShape(const std::string& folder) {
+  auto json = ReadJsonObject(folder + "/config.json", kConfigBytesMax);
+  if (!json.ok()) return json.status();
+  OpenedModel opened;
+  absl::Status status = ReadConfig(*json, folder, &opened.config);
+  if (status.ok()) status = ReadEndTokens(folder, *json, &opened.config);
+  if (!status.ok()) return status;
+  opened.weight_format = "random BF16";
+  return opened;
+}
+
 }  // namespace lorica

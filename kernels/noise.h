@@ -1,0 +1,28 @@
+// Values for weights that nobody trained, the same on every backend.
+//
+// A value depends on (seed, index) alone: uniform in (-bound, bound), rounded to bf16.
+// Pure functions, for host and device code.
+#pragma once
+
+#include <bit>
+#include <cstdint>
+
+namespace lorica {
+
+// Sebastiano Vigna's SplitMix64 (https://prng.di.unimi.it/splitmix64.c), its `index`th output.
+constexpr uint64_t SplitMix64(uint64_t seed, uint64_t index) {
+  uint64_t z = seed + (index + 1) * 0x9e3779b97f4a7c15u;
+  z = (z ^ (z >> 30)) * 0xbf58476d1ce4e5b9u;
+  z = (z ^ (z >> 27)) * 0x94d049bb133111ebu;
+  return z ^ (z >> 31);
+}
+
+// Bits of a bf16.
+constexpr uint16_t NoiseBf16(uint64_t seed, uint64_t index, float bound) {
+  const int32_t whole = static_cast<int32_t>(SplitMix64(seed, index) >> 40) - (1 << 23);
+  const float value = static_cast<float>(whole) * (bound / (1 << 23));
+  const uint32_t bits = std::bit_cast<uint32_t>(value);
+  return static_cast<uint16_t>((bits + 0x7fff + (bits >> 16 & 1)) >> 16);
+}
+
+}  // namespace lorica

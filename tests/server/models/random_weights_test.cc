@@ -1,0 +1,95 @@
+// Models of a shape alone: config.json and nothing else.
+#include <gtest/gtest.h>
+
+#include <cmath>
+
+#include "kernels/noise.h"
+#include "server/models/model.h"
+
+namespace lorica {
+namespace {
+
+const std::string kShapes = std::string(LORICA_TEST_DATA) + "/shapes";
+
+float FromBf16(uint16_t bits) { return std::bit_cast<float>(uint32_t{bits} << 16); }
+
+struct Loaded {
+  std::unique_ptr<Backend> backend;
+  std::unique_ptr<Model> model;
+};
+
+absl::StatusOr<Loaded> Load(const std::string& path) {
+  Loaded loaded;
+  loaded.backend = *MakeCpuBackend({.threads = 1});
+  auto model = Model::Load(path, loaded.backend.get(), {.load_format = LoadFormat::kDummy});
+  if (!model.ok()) return model.status();
+  loaded.model = *std::move(model);
+  return loaded;
+}
+
+std::vector<float> LogitsOf(Loaded& loaded, const std::vector<int32_t>& tokens) {
+  KvCache cache;
+  cache.shape = loaded.model->config().attention();
+  cache.block_bytes = loaded.backend->BlockBytesFor(cache.shape);
+  auto arena = loaded.backend->Allocate(cache.block_bytes);
+  cache.arena = (*arena)->data();
+  StepBatch batch;
+  const auto rows = static_cast<int32_t>(tokens.size());
+  batch.tokens = tokens;
+  for (int32_t row = 0; row < rows; ++row) batch.positions.push_back(row);
+  batch.pages = {0};
+  batch.spans = {{.row_count = rows, .page_count = 1}};
+  batch.samples = {{.row = rows - 1}};
+  loaded.model->Forward(batch, cache);
+  std::vector<float> logits(loaded.model->config().vocabulary);
+  loaded.backend->Download(logits.data(), loaded.model->logits().data,
+                           static_cast<int64_t>(logits.size() * sizeof(float)));
+  return logits;
+}
+
+TEST(Noise, IsUniformWithinItsBoundAndDependsOnSeedAndPlace) {
+  constexpr float kBound = 0.25f;
+  constexpr int kCount = 100'000;
+  double sum = 0, squares = 0;
+  for (int i = 0; i < kCount; ++i) {
+    const float value = FromBf16(NoiseBf16(7, i, kBound));
+    ASSERT_LE(std::abs(value), kBound);
+    sum += value;
+    squares += value * value;
+  }
+  // A uniform distribution's deviation is bound / sqrt(3); the mean's is that / sqrt(count).
+  const double deviation = kBound / std::sqrt(3.0);
+  EXPECT_NEAR(sum / kCount, 0.0, 5 * deviation / std::sqrt(kCount));
+  EXPECT_NEAR(std::sqrt(squares / kCount), deviation, 0.01 * deviation);
+  EXPECT_NE(NoiseBf16(7, 0, kBound), NoiseBf16(8, 0, kBound));
+  EXPECT_EQ(NoiseBf16(7, 5, kBound), NoiseBf16(7, 5, kBound));
+}
+
+TEST(RandomWeights, AShapeAloneServesAndRepeats) {
+  auto first = Load(kShapes + "/tiny"), second = Load(kShapes + "/tiny");
+  ASSERT_TRUE(first.ok()) << first.status();
+  ASSERT_TRUE(second.ok()) << second.status();
+  const Model& model = *first->model;
+  EXPECT_EQ(model.config().name, "tiny");
+  EXPECT_EQ(model.config().end_tokens, std::vector<int32_t>{2});
+  EXPECT_EQ(model.weight_format(), "random BF16");
+  EXPECT_EQ(model.lora_targets().size(), 14u);
+  EXPECT_TRUE(model.text().tokenizer_json.empty());
+  const std::vector<float> logits = LogitsOf(*first, {1, 17, 400});
+  double squares = 0;
+  for (const float logit : logits) squares += double{logit} * logit;
+  const double size = std::sqrt(squares / logits.size());
+  EXPECT_GT(size, 0.5);
+  EXPECT_LT(size, 2.0);
+  EXPECT_EQ(logits, LogitsOf(*second, {1, 17, 400}));
+  EXPECT_NE(logits, LogitsOf(*second, {1, 17, 401}));
+}
+
+TEST(RandomWeights, NeedAFolderWithAConfig) {
+  const auto file = Load(kShapes + "/tiny/config.json");
+  EXPECT_EQ(file.status().code(), absl::StatusCode::kInvalidArgument) << file.status();
+  EXPECT_EQ(Load(kShapes).status().code(), absl::StatusCode::kNotFound);
+}
+
+}  // namespace
+}  // namespace lorica
