@@ -61,6 +61,8 @@ build_jobs() {
 # Where nvcc is; nothing where it is not.
 find_nvcc() { PATH=$PATH:/usr/local/cuda/bin command -v nvcc || true; }
 
+gpu_answers() { nvidia-smi --list-gpus >/dev/null 2>&1; }
+
 # build_preset NAME [CMAKE OPTION...]: configures and builds into build/NAME.
 build_preset() {
   local preset=$1 jobs

@@ -7,8 +7,8 @@
 #
 #   --setup-only  install, build and fetch; start nothing
 #   --keep        leave the server running at the end
-#   --cuda        also build the CUDA backend (as without the flag where a GPU answers and there
-#                 is nvcc); the server itself still runs on the CPU in this version
+#   --cuda        serve on the GPU; needs nvcc, once, to build the CUDA backend (which is built
+#                 without the flag too where a GPU answers and there is nvcc)
 #   --help        this text
 #
 # Leaves build/release/bin/loricad, build/release/bin/lorica and the model in
@@ -38,6 +38,7 @@ model=$lorica_cache/SmolLM2-135M-Instruct.Q4_1.gguf
 bin=build/release/bin
 state=$lorica_root/build/quickstart
 server_pid=
+device=cpu
 
 # 50051 if it is free, else one that the kernel picks.
 free_port() {
@@ -66,10 +67,11 @@ start_server() {
   port=$(free_port)
   address=127.0.0.1:$port
   [ "$port" = 50051 ] || say "port 50051 is busy, taking $port"
-  say "starting loricad on $address (log: $state/server.log)"
+  say "starting loricad on $address, --device $device (log: $state/server.log)"
   # In a session of its own, so that Ctrl-C and a closed terminal spare a kept server.
   setsid "$bin/loricad" --model "$model" --adapters-dir deploy/demo/adapters \
-    --data-dir "$state/data" --grpc-address "$address" >"$state/server.log" 2>&1 </dev/null &
+    --data-dir "$state/data" --grpc-address "$address" --device "$device" \
+    >"$state/server.log" 2>&1 </dev/null &
   server_pid=$!
   trap stop_server EXIT
   local tries
@@ -141,7 +143,7 @@ show_next_steps() {
   fi
   cat <<TEXT
   $bin/loricad --model $model \\
-    --adapters-dir deploy/demo/adapters --data-dir build/data
+    --adapters-dir deploy/demo/adapters --data-dir build/data --device $device
 and in another terminal:
 TEXT
   show_commands ""
@@ -152,7 +154,7 @@ cuda_option() {
   if [ -z "$(find_nvcc)" ]; then
     ! $cuda || die "--cuda needs nvcc, and there is none in PATH or /usr/local/cuda/bin" 2
     echo OFF
-  elif $cuda || nvidia-smi --list-gpus >/dev/null 2>&1; then
+  elif $cuda || gpu_answers; then
     echo ON
   else
     echo OFF
@@ -167,6 +169,10 @@ build_preset release -DLORICA_CUDA="$build_cuda"
 say "set up in $((SECONDS - began)) s: $bin/loricad, $bin/lorica"
 if $setup_only; then
   exit 0
+fi
+if $cuda; then
+  gpu_answers || die "--cuda needs a GPU, and nvidia-smi finds none (--setup-only only builds)" 2
+  device=cuda
 fi
 
 mkdir -p "$state"

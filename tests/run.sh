@@ -35,7 +35,7 @@ while [ $# -gt 0 ]; do
     --tsan) preset=tsan ;;
     --gpu)
       [ -n "$(find_nvcc)" ] || die "--gpu needs nvcc, in PATH or in /usr/local/cuda/bin" 2
-      nvidia-smi --list-gpus >/dev/null 2>&1 || die "--gpu needs a GPU, and nvidia-smi finds none" 2
+      gpu_answers || die "--gpu needs a GPU, and nvidia-smi finds none" 2
       preset=cuda
       ;;
     --help | -h)
@@ -55,7 +55,10 @@ done
 install_packages "${product_packages[@]}" libgtest-dev libgmock-dev libbenchmark-dev mold \
   python3-venv
 deploy/fetch.sh
-build_preset "$preset"
+options=()
+# Where it can be compiled it is; its tests skip themselves where there is no GPU.
+if [ "$preset" = tests ] && [ -n "$(find_nvcc)" ]; then options+=(-DLORICA_CUDA=ON); fi
+build_preset "$preset" "${options[@]}"
 
 skipped=$(printf '%s\n' "${skipped_labels[@]}" | sed '/^$/d' | paste -sd '|')
 [ -z "$skipped" ] || ctest_options+=(-LE "^($skipped)\$")
