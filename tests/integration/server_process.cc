@@ -57,16 +57,6 @@ Generated RunOne(LoricaClient& client, const v1::GenerateRequest& request) {
 
 }  // namespace
 
-TemporaryFolder::TemporaryFolder() {
-  std::string pattern = std::filesystem::temp_directory_path() / "lorica-test-XXXXXX";
-  path_ = ::mkdtemp(pattern.data());
-}
-
-TemporaryFolder::~TemporaryFolder() {
-  std::error_code ignored;
-  std::filesystem::remove_all(path_, ignored);
-}
-
 absl::StatusOr<std::unique_ptr<ServerProcess>> ServerProcess::Start(const Options& options) {
   std::unique_ptr<ServerProcess> server(new ServerProcess());
   const std::string& folder = server->folder_.path();

@@ -10,21 +10,9 @@
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
 #include "client/lorica_client.h"
+#include "tests/fakes/temporary_folder.h"
 
 namespace lorica {
-
-// A folder under the test's temporary directory, removed with everything in it.
-class TemporaryFolder {
- public:
-  TemporaryFolder();
-  ~TemporaryFolder();
-  TemporaryFolder(const TemporaryFolder&) = delete;
-  TemporaryFolder& operator=(const TemporaryFolder&) = delete;
-  const std::string& path() const { return path_; }
-
- private:
-  std::string path_;
-};
 
 class ServerProcess {
  public:

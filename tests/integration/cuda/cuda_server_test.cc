@@ -1,0 +1,232 @@
+// Goal: loricad on a GPU chooses the reference's tokens wherever the reference is sure.
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <cmath>
+#include <fstream>
+#include <nlohmann/json.hpp>
+
+#include "tests/fakes/made_adapter.h"
+#include "tests/fakes/test_paths.h"
+#include "tests/integration/cuda/gpu.h"
+#include "tests/integration/golden_request.h"
+#include "tests/integration/server_process.h"
+#include "tests/server/models/model_runner.h"
+
+namespace lorica {
+namespace {
+
+using Json = nlohmann::json;
+
+// bf16 may turn a choice whose two best logits are closer than this.
+constexpr double kMarginMin = 0.15;
+constexpr int kStreams = 64;
+
+// The reference's tokens from one step on, as long as it is sure of each.
+struct Stretch {
+  std::string name;
+  v1::GenerateRequest request;
+  std::vector<int32_t> tokens;
+};
+
+v1::GenerateRequest Forced(const std::vector<int32_t>& prompt, size_t tokens) {
+  v1::GenerateRequest request;
+  request.mutable_token_ids()->Add(prompt.begin(), prompt.end());
+  request.set_max_tokens(static_cast<int32_t>(tokens));
+  request.set_temperature(0);
+  request.set_ignore_eos(true);
+  return request;
+}
+
+void AddStretches(const Json& golden, std::vector<Stretch>* out) {
+  const auto margins = golden.at("margin").get<std::vector<double>>();
+  const auto tokens = golden.at("output_ids").get<std::vector<int32_t>>();
+  auto text = golden.at("prompt_ids").get<std::vector<int32_t>>();
+  size_t step = 0;
+  while (step < margins.size()) {
+    size_t end = step;
+    while (end < margins.size() && margins[end] > kMarginMin) ++end;
+    if (end > step) {
+      Stretch stretch;
+      stretch.name = golden.at("id").get<std::string>() + " step " + std::to_string(step);
+      stretch.request = Forced(text, end - step);
+      NameAdapters(golden.at("adapter"), &stretch.request);
+      stretch.tokens.assign(tokens.begin() + step, tokens.begin() + end);
+      out->push_back(std::move(stretch));
+    }
+    const size_t next = std::max(end, step + 1);
+    for (; step < next; ++step) text.push_back(tokens[step]);
+  }
+}
+
+void ExpectStretches(const ServerProcess& server, const std::vector<Stretch>& stretches) {
+  std::vector<v1::GenerateRequest> requests;
+  for (const Stretch& stretch : stretches) requests.push_back(stretch.request);
+  const std::vector<Generated> results = GenerateAll(server, requests, kStreams);
+  for (size_t i = 0; i < results.size(); ++i) {
+    ASSERT_TRUE(results[i].status.ok()) << stretches[i].name << ": " << results[i].status;
+    EXPECT_EQ(results[i].token_ids, stretches[i].tokens) << stretches[i].name;
+  }
+}
+
+std::unique_ptr<ServerProcess> StartOnCuda(ServerProcess::Options options) {
+  options.flags.insert(options.flags.end(), {"--device", "cuda", "--arena-bytes", "1GiB"});
+  auto server = ServerProcess::Start(options);
+  EXPECT_TRUE(server.ok()) << server.status();
+  return server.ok() ? *std::move(server) : nullptr;
+}
+
+TEST(CudaServer, GoldensOfEveryAdapterAreMetWhereTheReferenceIsSure) {
+  if (!HasGpu()) GTEST_SKIP() << "no GPU";
+  if (!std::ifstream(SmolLmPath())) GTEST_SKIP() << "no " << SmolLmPath();
+  const std::string fixtures = FixtureAdaptersPath();
+  ServerProcess::Options options;
+  options.model = SmolLmPath();
+  options.adapters_dir = fixtures.empty() ? DemoAdaptersPath() : fixtures;
+  const auto server = StartOnCuda(options);
+  ASSERT_NE(server, nullptr);
+  std::vector<Stretch> stretches;
+  std::ifstream file(std::string(LORICA_TEST_DATA) + "/goldens.json");
+  for (const Json& golden : Json::parse(file)) {
+    const std::string adapter = golden.at("adapter");
+    if (fixtures.empty() && adapter.find("ner-json") != std::string::npos) continue;
+    AddStretches(golden, &stretches);
+  }
+  ASSERT_GE(stretches.size(), 100u);
+  ExpectStretches(*server, stretches);
+}
+
+TEST(CudaServer, ATinyFolderMeetsTheReferenceAtEveryPosition) {
+  if (!HasGpu()) GTEST_SKIP() << "no GPU";
+  const std::string folder = std::string(LORICA_TEST_DATA) + "/reference/";
+  ServerProcess::Options options;
+  options.model = folder + "tiny-llama";
+  options.adapters_dir = DemoAdaptersPath();
+  const auto server = StartOnCuda(options);
+  ASSERT_NE(server, nullptr);
+  std::ifstream file(folder + "tiny-llama.json");
+  const auto prompt = Json::parse(file).at("prompt_ids").get<std::vector<int32_t>>();
+  const std::vector<float> logits = ReadNpy(folder + "tiny_llama_logits.npy");
+  const size_t columns = logits.size() / prompt.size();
+  std::vector<Stretch> stretches;
+  for (size_t row = 0; row < prompt.size(); ++row) {
+    const auto begin = logits.begin() + row * columns, end = begin + columns;
+    const auto best = std::max_element(begin, end);
+    std::vector<float> others(begin, end);
+    others.erase(others.begin() + (best - begin));
+    if (*best - *std::max_element(others.begin(), others.end()) <= kMarginMin) continue;
+    Stretch stretch;
+    stretch.name = "position " + std::to_string(row);
+    stretch.request = Forced({prompt.begin(), prompt.begin() + row + 1}, 1);
+    stretch.tokens = {static_cast<int32_t>(best - begin)};
+    stretches.push_back(std::move(stretch));
+  }
+  ASSERT_GE(stretches.size(), 20u);
+  ExpectStretches(*server, stretches);
+}
+
+// An adapter for shapes/tiny on all seven linears, whose change is about as large as what it
+// changes.
+void WriteTinyAdapter(const TemporaryFolder& folder, const std::string& id, int rank) {
+  static constexpr int kHidden = 256, kFfn = 512, kQ = 512, kKv = 128, kLayers = 2;
+  constexpr double kScale = 1.0 / 64;
+  const auto shape = [](LoraModule module) -> std::pair<int, int> {  // out, in
+    switch (module) {
+      case LoraModule::kQ:
+        return {kQ, kHidden};
+      case LoraModule::kK:
+      case LoraModule::kV:
+        return {kKv, kHidden};
+      case LoraModule::kO:
+        return {kHidden, kQ};
+      case LoraModule::kDown:
+        return {kHidden, kFfn};
+      default:
+        return {kFfn, kHidden};
+    }
+  };
+  uint32_t seed = 100 * rank;
+  std::vector<TensorToWrite> tensors;
+  const auto add = [&](const std::string& name, int rows, int columns) {
+    tensors.push_back(
+        {name, "BF16", {rows, columns}, Encoded("BF16", RandomValues(rows * columns, ++seed))});
+  };
+  for (int layer = 0; layer < kLayers; ++layer) {
+    for (int m = 0; m < kLoraModuleCount; ++m) {
+      const auto module = static_cast<LoraModule>(m);
+      const auto [out, in] = shape(module);
+      const std::string stem = absl::StrCat("base_model.model.model.layers.", layer, ".",
+                                            std::string(LoraModuleName(module)), ".lora_");
+      add(stem + "A.weight", rank, in);
+      add(stem + "B.weight", out, rank);
+    }
+  }
+  folder.Write(id + "/adapter_config.json",
+               absl::StrCat(R"({"peft_type": "LORA", "r": )", rank, R"(, "lora_alpha": )",
+                            rank * kScale / std::sqrt(rank), "}"));
+  folder.Write(id + "/adapter_model.safetensors", SafetensorsFile(tensors));
+}
+
+// Greedy answers and how sure of each token the server was.
+Json AsGolden(const std::string& id, const std::string& adapter, const Generated& answer,
+              const v1::GenerateRequest& request) {
+  Json golden = {{"id", id}, {"adapter", adapter}, {"output_ids", answer.token_ids}};
+  golden["prompt_ids"] =
+      std::vector<int32_t>(request.token_ids().begin(), request.token_ids().end());
+  std::vector<double> margins;
+  for (const auto& logprob : answer.response.logprobs()) {
+    margins.push_back(logprob.top(0).logprob() - logprob.top(1).logprob());
+  }
+  golden["margin"] = margins;
+  return golden;
+}
+
+// Random weights are the same on every device: what the CPU is sure of CUDA says too, for the
+// base, adapters of several ranks and mixes of them, in one batch.
+TEST(CudaServer, AShapeAloneSaysWhatTheCpuSays) {
+  if (!HasGpu()) GTEST_SKIP() << "no GPU";
+  TemporaryFolder adapters;
+  for (const int rank : {4, 16, 33, 64}) {
+    WriteTinyAdapter(adapters, absl::StrCat("r", rank), rank);
+  }
+  ServerProcess::Options options;
+  options.model = std::string(LORICA_TEST_DATA) + "/shapes/tiny";
+  options.adapters_dir = adapters.path();
+  options.flags = {"--load-format", "dummy"};
+  std::vector<std::pair<std::string, v1::GenerateRequest>> asked;
+  int token = 0;
+  for (const char* adapter : {"base", "r4", "r16", "r33", "r64", "scale:r16*0.5",
+                              "mix:r4*1+r33*-0.5", "mix:r64*0.25+r16*1+r4*2"}) {
+    for (int i = 0; i < 6; ++i) {
+      std::vector<int32_t> prompt;
+      for (int k = 0; k < 5 + 37 * i; ++k) prompt.push_back((token += 7919) % 1000);
+      v1::GenerateRequest request = Forced(prompt, 60);
+      request.set_logprobs(2);
+      NameAdapters(adapter, &request);
+      asked.emplace_back(adapter, request);
+    }
+  }
+  std::vector<Stretch> stretches;
+  size_t tokens = 0;
+  {
+    const auto cpu = ServerProcess::Start(options);
+    ASSERT_TRUE(cpu.ok()) << cpu.status();
+    std::vector<v1::GenerateRequest> requests;
+    for (const auto& [adapter, request] : asked) requests.push_back(request);
+    const std::vector<Generated> answers = GenerateAll(**cpu, requests, kStreams);
+    for (size_t i = 0; i < answers.size(); ++i) {
+      ASSERT_TRUE(answers[i].status.ok()) << answers[i].status;
+      AddStretches(
+          AsGolden(absl::StrCat(asked[i].first, " ", i), asked[i].first, answers[i], requests[i]),
+          &stretches);
+    }
+  }
+  for (const Stretch& stretch : stretches) tokens += stretch.tokens.size();
+  ASSERT_GE(tokens, asked.size() * 20);
+  const auto server = StartOnCuda(options);
+  ASSERT_NE(server, nullptr);
+  ExpectStretches(*server, stretches);
+}
+
+}  // namespace
+}  // namespace lorica
