@@ -1,21 +1,29 @@
 #!/usr/bin/env python3
 """Lorica beside llama.cpp on the same machine, in one run, in turns.
 
-    side_by_side.py --llama-bin llama.cpp/build/bin [--bin build/tests/bin] [--rounds 5]
-                    [--json FILE]
+    side_by_side.py --llama-bin llama.cpp/build/bin [--bin build/tests/bin] [--quick]
+                    [--rounds 7] [--cases one,eight,...] [--json FILE]
 
-Each round measures every case on both servers, one directly after the other; what is
-printed is the median of the ratios of the rounds, the medians themselves, and the floor.
-Times on shared machines move; ratios of neighbours in time move less. Both sides are
-whole servers on loopback with two threads, the same GGUF, random prompts, greedy.
+Each round measures every case on both, one directly after the other; what is printed is
+the median of the rounds' ratios, the medians themselves, the floors and how much of the
+machine others used meanwhile. Times on shared machines move; ratios of neighbours in time
+move less. Both sides are whole servers on loopback with two threads, the same GGUF, random
+prompts, greedy. Five to six minutes on a quiet machine; --quick is a try of one minute.
 
-  one        1 base stream, prompt 16, 96 tokens: tok/s after the first token
-  eight      8 base streams, the same
-  prompt     1 prompt of 512 tokens, 1 token: prompt tok/s
-  adapters   8 streams of 8 different rank-16 adapters here; 8 streams of ONE adapter there
-             (it cannot share a batch between adapters); the row `each` is its 8 different ones
+  one           1 base stream, prompt 16, 96 tokens: all tokens over the time to the last
+  one_bare      the same here; there llama-bench, the library without a server
+  eight         8 base streams
+  prompt        1 prompt of 512 tokens, 1 token: prompt tokens over the time to the first
+  prompt_bare   the same here; there llama-bench
+  adapters      8 streams of 8 different rank-16 adapters; there 8 streams of ONE adapter
+                (it cannot share a batch between adapters)
+  each          the same here; there its 8 different ones; first three rounds only
 
-Needs Python's own library; llama-server of llama.cpp, built with GGML_NATIVE=ON.
+llama.cpp's threads wait for each other spinning. Where others want the CPU it falls to a
+token or two a second, so a measurement has a time limit and says what it saw when it ends.
+
+Needs Python's own library; loricad, lorica and roofs in --bin; llama-server and
+llama-bench in --llama-bin, built with GGML_NATIVE=ON.
 """
 
 import argparse
@@ -34,7 +42,28 @@ import time
 
 HERE = pathlib.Path(__file__).resolve().parent
 ROOT = HERE.parent.parent
-STREAMS, PROMPT, TOKENS, LONG_PROMPT = 8, 16, 96, 512
+sys.path.insert(0, str(HERE))
+from quiet import Others  # noqa: E402
+
+STREAMS, PROMPT, LONG_PROMPT = 8, 16, 512
+START_SECONDS = 60  # a server may take to be ready
+CASE_SECONDS = 90  # a measurement may take; the slowest needs 13 s on a quiet machine
+EACH_ROUNDS = 3
+
+# Must and aim, as ratios.
+GOALS = {
+    "one": (0.8, 1.3),
+    "one_bare": (0.8, 1.3),
+    "eight": (1.2, 2.0),
+    "prompt": (1.2, 2.0),
+    "prompt_bare": (1.2, 2.0),
+    "adapters": (1.0, 1.6),
+    "each": None,
+}
+# SmolLM2-135M Q4_1: what a step reads and multiplies, and what a rank-16 adapter adds.
+WEIGHT_BYTES, ADAPTER_BYTES = 96.5e6, 9.76e6
+PRODUCTS, HEAD_PRODUCTS, ADAPTER_PRODUCTS = 134.5e6, 28.3e6, 4.88e6
+CHUNK = 256  # rows of a prompt that share one reading of the weights
 
 
 def free_port():
@@ -47,211 +76,209 @@ def random_ids(source, count):
     return [source.randrange(1000, 48000) for _ in range(count)]
 
 
+def wait_for(ready, what, process, log):
+    end = time.monotonic() + START_SECONDS
+    while time.monotonic() < end and process.poll() is None:
+        if ready():
+            return
+        time.sleep(0.1)
+    raise SystemExit(f"{what} did not start: {pathlib.Path(log).read_text()[-500:]}")
+
+
 class Lorica:
     def __init__(self, arguments, folder):
         self.bin, self.folder = arguments.bin, folder
         self.address = f"127.0.0.1:{free_port()}"
-        self.log = open(folder / "loricad.log", "w")
-        self.process = subprocess.Popen(
-            [
-                f"{arguments.bin}/loricad",
-                "--model",
-                arguments.model,
-                "--adapters-dir",
-                folder / "adapters",
-                "--data-dir",
-                folder / "data",
-                "--grpc-address",
-                self.address,
-                "--threads",
-                str(arguments.threads),
-            ],
-            stdout=self.log,
-            stderr=self.log,
-        )
-        wait_for(
-            lambda: subprocess.run(
-                [f"{self.bin}/lorica", "--server", self.address, "status"], capture_output=True
-            ).returncode
-            == 0,
-            "loricad",
+        log = folder / "loricad.log"
+        command = [f"{arguments.bin}/loricad", "--model", arguments.model]
+        command += ["--adapters-dir", folder / "adapters", "--data-dir", folder / "data"]
+        command += ["--grpc-address", self.address, "--threads", str(arguments.threads)]
+        self.process = subprocess.Popen(command, stdout=open(log, "w"), stderr=subprocess.STDOUT)
+        wait_for(lambda: self.client("status").returncode == 0, "loricad", self.process, log)
+
+    def client(self, *command):
+        return subprocess.run(
+            [f"{self.bin}/lorica", "--server", self.address, *command],
+            capture_output=True,
+            text=True,
+            timeout=CASE_SECONDS,
         )
 
     def run(self, adapters, prompt, tokens, source):
-        lines = [
-            json.dumps(
-                {
-                    "adapter_id": adapter or "",
-                    "token_ids": random_ids(source, prompt),
-                    "max_tokens": tokens,
-                    "temperature": 0,
-                    "ignore_eos": True,
-                }
-            )
-            for adapter in adapters
-        ]
+        """(seconds to the first token, to the last, tokens) of each stream."""
         requests = self.folder / "requests.jsonl"
-        requests.write_text("\n".join(lines) + "\n")
-        done = subprocess.run(
-            [
-                f"{self.bin}/lorica",
-                "--server",
-                self.address,
-                "batch",
-                "--file",
-                requests,
-                "--concurrency",
-                str(len(adapters)),
-            ],
-            capture_output=True,
-            text=True,
-        )
+        with open(requests, "w") as file:
+            for adapter in adapters:
+                request = {"token_ids": random_ids(source, prompt), "max_tokens": tokens}
+                request |= {"adapter_id": adapter or "", "temperature": 0, "ignore_eos": True}
+                file.write(json.dumps(request) + "\n")
+        concurrency = ("--concurrency", str(len(adapters)))
+        done = self.client("batch", "--file", requests, *concurrency)
         results = [json.loads(line) for line in done.stdout.splitlines()]
         failed = [result for result in results if "error" in result]
         if failed or len(results) != len(adapters):
             raise SystemExit(f"loricad failed: {failed[:1]} {done.stderr[-500:]}")
+        seconds = lambda result, name: result["timings"][name] / 1e3
         return [
-            (
-                result["timings"]["ttft_ms"] / 1e3,
-                result["timings"]["total_ms"] / 1e3,
-                len(result["token_ids"]),
-            )
+            (seconds(result, "ttft_ms"), seconds(result, "total_ms"), len(result["token_ids"]))
             for result in results
         ]
-
-    def pid(self):
-        return self.process.pid
 
 
 class LlamaCpp:
     def __init__(self, arguments, folder):
+        self.bin, self.model, self.threads = arguments.llama_bin, arguments.model, arguments.threads
         self.port = free_port()
+        log = folder / "llama.log"
         loras = ",".join(str(path) for path in sorted((folder / "adapters").glob("*.gguf")))
-        self.log = open(folder / "llama.log", "w")
-        self.process = subprocess.Popen(
-            [
-                f"{arguments.llama_bin}/llama-server",
-                "-m",
-                arguments.model,
-                "-t",
-                str(arguments.threads),
-                "-np",
-                str(STREAMS),
-                "-c",
-                "8192",
-                "--port",
-                str(self.port),
-                "--lora-init-without-apply",
-                "--lora",
-                loras,
-                "-cram",
-                "0",
-            ],
-            stdout=self.log,
-            stderr=self.log,
-        )
-        wait_for(lambda: self.request("GET", "/health") is not None, "llama-server")
+        command = [f"{self.bin}/llama-server", "-m", self.model, "-t", str(self.threads)]
+        command += ["-np", str(STREAMS), "-c", "8192", "--port", str(self.port), "-cram", "0"]
+        command += ["--lora-init-without-apply", "--lora", loras]
+        self.process = subprocess.Popen(command, stdout=open(log, "w"), stderr=subprocess.STDOUT)
+        wait_for(self.healthy, "llama-server", self.process, log)
 
     def request(self, method, path, body=None):
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=CASE_SECONDS)
+        headers = {"Content-Type": "application/json"}
+        connection.request(method, path, json.dumps(body) if body else None, headers)
+        answer = connection.getresponse()
+        text = answer.read()
+        if answer.status != 200:
+            raise SystemExit(f"llama-server failed: {answer.status} {text[:500]}")
+        return json.loads(text)
+
+    def healthy(self):
         try:
-            connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=600)
-            connection.request(
-                method,
-                path,
-                json.dumps(body) if body else None,
-                {"Content-Type": "application/json"},
-            )
-            answer = connection.getresponse()
-            text = answer.read()
-            return json.loads(text) if answer.status == 200 else None
-        except OSError:
-            return None
+            self.request("GET", "/health")
+            return True
+        except (OSError, SystemExit):
+            return False
 
     def one(self, body):
         start = time.monotonic()
-        answer = self.request("POST", "/completion", body)
-        total = time.monotonic() - start
-        if answer is None:
-            raise SystemExit("llama-server failed")
-        return answer["timings"]["prompt_ms"] / 1e3, total, answer["timings"]["predicted_n"]
+        timings = self.request("POST", "/completion", body)["timings"]
+        return timings["prompt_ms"] / 1e3, time.monotonic() - start, timings["predicted_n"]
 
     def run(self, adapters, prompt, tokens, source):
-        bodies = [
-            {
-                "prompt": random_ids(source, prompt),
-                "n_predict": tokens,
-                "temperature": 0.0,
-                "ignore_eos": True,
-                "cache_prompt": False,
-                "lora": [{"id": adapter or 0, "scale": 0.0 if adapter is None else 1.0}],
-            }
-            for adapter in adapters
-        ]
+        bodies = []
+        for adapter in adapters:
+            body = {"prompt": random_ids(source, prompt), "n_predict": tokens}
+            body |= {"temperature": 0.0, "ignore_eos": True, "cache_prompt": False}
+            scale = 0.0 if adapter is None else 1.0
+            bodies.append(body | {"lora": [{"id": adapter or 0, "scale": scale}]})
         with concurrent.futures.ThreadPoolExecutor(len(bodies)) as pool:
             return list(pool.map(self.one, bodies))
 
+    def bare(self, prompt, tokens):
+        """tok/s of the library alone."""
+        command = [f"{self.bin}/llama-bench", "-m", self.model, "-t", str(self.threads)]
+        command += ["-p", str(prompt), "-n", str(tokens), "-r", "1", "-o", "json"]
+        done = subprocess.run(
+            command, check=True, capture_output=True, text=True, timeout=CASE_SECONDS
+        )
+        return json.loads(done.stdout)[0]["avg_ts"]
 
-def wait_for(ready, what):
-    for _ in range(600):
-        if ready():
-            return
-        time.sleep(0.1)
-    raise SystemExit(f"{what} did not start")
 
-
-def decode_rate(results):
+def rate(results):
     """All tokens over the time to the last byte of the last stream."""
     return sum(count for _, _, count in results) / max(total for _, total, _ in results)
 
 
-def read_bandwidth(threads):
-    """GB/s of a sum over 512 MiB by that many processes: the floor's denominator."""
-    source = r"""
-#include <cstdio>
-#include <cstdlib>
-#include <chrono>
-#include <immintrin.h>
-#include <vector>
-#include <thread>
-int main(int, char** v) {
-  const int threads = atoi(v[1]); const size_t n = size_t{512} << 20;
-  std::vector<char> data(n, 1); double best = 0;
-  for (int round = 0; round < 7; ++round) {
-    auto start = std::chrono::steady_clock::now(); std::vector<std::thread> pool;
-    for (int t = 0; t < threads; ++t) pool.emplace_back([&, t] {
-      __m256i a = _mm256_setzero_si256(), b = a, c = a, d = a;
-      const char* p = data.data() + n / threads * t;
-      for (size_t i = 0; i + 128 <= n / threads; i += 128) {
-        a = _mm256_xor_si256(a, _mm256_loadu_si256((const __m256i*)(p + i)));
-        b = _mm256_xor_si256(b, _mm256_loadu_si256((const __m256i*)(p + i + 32)));
-        c = _mm256_xor_si256(c, _mm256_loadu_si256((const __m256i*)(p + i + 64)));
-        d = _mm256_xor_si256(d, _mm256_loadu_si256((const __m256i*)(p + i + 96)));
-      }
-      a = _mm256_xor_si256(_mm256_xor_si256(a, b), _mm256_xor_si256(c, d));
-      volatile int sink = _mm256_extract_epi32(a, 0);
-      (void)sink; });
-    for (auto& t : pool) t.join();
-    const std::chrono::duration<double> took = std::chrono::steady_clock::now() - start;
-    const double s = took.count();
-    if (n / s / 1e9 > best) best = n / s / 1e9;
-  }
-  printf("%f\n", best);
-}"""
-    with tempfile.TemporaryDirectory() as folder:
-        path = pathlib.Path(folder) / "read.cc"
-        path.write_text(source)
-        subprocess.run(
-            ["g++", "-O3", "-march=native", "-pthread", path, "-o", path.with_suffix("")],
-            check=True,
-        )
-        return float(
-            subprocess.run(
-                [path.with_suffix(""), str(threads)], capture_output=True, text=True
-            ).stdout
+def first_rate(results):
+    return LONG_PROMPT / results[0][0]
+
+
+def make_cases(ours, theirs, source, tokens):
+    """For each case, what measures it here and there."""
+    names = [f"r{index:04d}" for index in range(STREAMS)]
+    base, numbers = [None] * STREAMS, list(range(STREAMS))
+    one = lambda: rate(ours.run([None], PROMPT, tokens, source))
+    prompt = lambda: first_rate(ours.run([None], LONG_PROMPT, 1, source))
+    different = lambda: rate(ours.run(names, PROMPT, tokens, source))
+    there = lambda adapters: lambda: rate(theirs.run(adapters, PROMPT, tokens, source))
+    return {
+        "one": (one, there([None])),
+        "one_bare": (one, lambda: theirs.bare(0, tokens)),
+        "eight": (lambda: rate(ours.run(base, PROMPT, tokens, source)), there(base)),
+        "prompt": (prompt, lambda: first_rate(theirs.run([None], LONG_PROMPT, 1, source))),
+        "prompt_bare": (prompt, lambda: theirs.bare(LONG_PROMPT, 0)),
+        "adapters": (different, there([0] * STREAMS)),
+        "each": (different, there(numbers)),
+    }
+
+
+def measure(arguments, ours, theirs, cases):
+    """rows[case] = {"lorica": tok/s of the rounds, "llama_cpp": ..., "others": CPU shares}"""
+    pids = (ours.process.pid, theirs.process.pid)
+    rows = {case: {"lorica": [], "llama_cpp": [], "others": []} for case in cases}
+    for number in range(arguments.rounds):
+        for case, sides in cases.items():
+            if case == "each" and number >= EACH_ROUNDS:
+                continue
+            for side, work in zip(("lorica", "llama_cpp"), sides):
+                with Others(pids) as others:
+                    rows[case][side].append(measured(work, f"{case} of {side}", pids))
+                rows[case]["others"].append(others.share)
+        print(f"round {number + 1} of {arguments.rounds}", file=sys.stderr, flush=True)
+    return rows
+
+
+def measured(work, what, pids):
+    others = Others(pids)
+    with others:
+        try:
+            return work()
+        except (TimeoutError, subprocess.TimeoutExpired):
+            pass
+    raise SystemExit(
+        f"{what} took more than {CASE_SECONDS} s, others used {others.share:.0%} of the machine: "
+        "measure when it is quiet"
+    )
+
+
+def measure_roofs(arguments):
+    """(bytes a second, floating-point operations a second)"""
+    command = [f"{arguments.bin}/roofs", str(arguments.threads)]
+    done = subprocess.run(command, check=True, capture_output=True, text=True)
+    gigabytes, gigaflops = map(float, done.stdout.split())
+    return gigabytes * 1e9, gigaflops * 1e9
+
+
+def floors(case, bandwidth, flops):
+    """tok/s if only memory, and if only fp32 arithmetic, were the limit."""
+    if case.startswith("prompt"):
+        chunks = LONG_PROMPT / CHUNK
+        operations = 2 * (LONG_PROMPT * (PRODUCTS - HEAD_PRODUCTS) + HEAD_PRODUCTS)
+        seconds = (chunks * WEIGHT_BYTES / bandwidth, operations / flops)
+        return [LONG_PROMPT / limit for limit in seconds]
+    streams = 1 if case.startswith("one") else STREAMS
+    adapted = case in ("adapters", "each")
+    read = WEIGHT_BYTES + adapted * STREAMS * ADAPTER_BYTES
+    operations = 2 * (PRODUCTS + adapted * ADAPTER_PRODUCTS)
+    return [streams * bandwidth / read, flops / operations]
+
+
+def report(rows, roofs):
+    print(f"roofs: {roofs[0] / 1e9:.1f} GB/s, {roofs[1] / 1e9:.0f} GFLOP/s")
+    print(
+        "| case | lorica tok/s | llama.cpp tok/s | ratio, median (min..max) | must / aim "
+        "| floor of memory, of arithmetic | others' CPU, median (max) |"
+    )
+    print("| --- | --- | --- | --- | --- | --- | --- |")
+    for case, row in rows.items():
+        row["ratios"] = [here / there for here, there in zip(row["lorica"], row["llama_cpp"])]
+        ratio, others = statistics.median(row["ratios"]), statistics.median(row["others"])
+        goal = "{} / {}".format(*GOALS[case]) if GOALS[case] else "-"
+        memory, arithmetic = floors(case, *roofs)
+        print(
+            f"| {case} | {statistics.median(row['lorica']):.0f} "
+            f"| {statistics.median(row['llama_cpp']):.0f} "
+            f"| {ratio:.2f} ({min(row['ratios']):.2f}..{max(row['ratios']):.2f}) | {goal} "
+            f"| {memory:.0f}, {arithmetic:.0f} | {others:.1%} ({max(row['others']):.1%}) |"
         )
 
 
-def main():
+def parse():
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -259,108 +286,47 @@ def main():
     parser.add_argument("--bin", default=str(ROOT / "build/tests/bin"))
     cache = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
     parser.add_argument("--model", default=f"{cache}/lorica/SmolLM2-135M-Instruct.Q4_1.gguf")
-    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--json")
+    parser.add_argument("--cases", default=",".join(GOALS), help="comma-separated; all without")
+    parser.add_argument("--quick", action="store_true", help="one round of 32 tokens")
+    parser.add_argument("--json", help="write all measurements there")
     arguments = parser.parse_args()
+    unknown = set(arguments.cases.split(",")) - set(GOALS)
+    if unknown:
+        parser.error(f"unknown cases {sorted(unknown)}; known are {', '.join(GOALS)}")
+    if arguments.quick:
+        arguments.rounds = 1
+    return arguments
+
+
+def main():
+    arguments = parse()
     source = random.Random(7)
     with tempfile.TemporaryDirectory() as temporary:
         folder = pathlib.Path(temporary)
-        subprocess.run(
-            [
-                sys.executable,
-                HERE / "make_adapters.py",
-                folder / "adapters",
-                "--count",
-                str(STREAMS),
-                "--gguf",
-            ],
-            check=True,
-            stdout=subprocess.DEVNULL,
-        )
-        ours, theirs = Lorica(arguments, folder), LlamaCpp(arguments, folder)
+        make = [sys.executable, HERE / "make_adapters.py", folder / "adapters"]
+        make += ["--count", str(STREAMS), "--gguf"]
+        subprocess.run(make, check=True, stdout=subprocess.DEVNULL)
+        roofs = measure_roofs(arguments)
+        servers = []
         try:
-            report(arguments, measure(arguments, ours, theirs, source))
+            servers.append(Lorica(arguments, folder))
+            servers.append(LlamaCpp(arguments, folder))
+            ours, theirs = servers
+            cases = make_cases(ours, theirs, source, 32 if arguments.quick else 96)
+            ours.run([f"r{index:04d}" for index in range(STREAMS)], 4, 4, source)  # loads them
+            theirs.run([0], 4, 4, source)
+            asked = {case: cases[case] for case in arguments.cases.split(",")}
+            rows = measure(arguments, ours, theirs, asked)
         finally:
-            ours.process.terminate()
-            theirs.process.terminate()
-            ours.process.wait()
-            theirs.process.wait()
-
-
-def measure(arguments, ours, theirs, source):
-    names = [f"r{index:04d}" for index in range(STREAMS)]
-    ours.run(names, 4, 4, source)  # brings all adapters in
-    theirs.run([0], 4, 4, source)
-    cases = {
-        "one": (
-            lambda: decode_rate(ours.run([None], PROMPT, TOKENS, source)),
-            lambda: decode_rate(theirs.run([None], PROMPT, TOKENS, source)),
-        ),
-        "eight": (
-            lambda: decode_rate(ours.run([None] * STREAMS, PROMPT, TOKENS, source)),
-            lambda: decode_rate(theirs.run([None] * STREAMS, PROMPT, TOKENS, source)),
-        ),
-        "prompt": (
-            lambda: LONG_PROMPT / ours.run([None], LONG_PROMPT, 1, source)[0][0],
-            lambda: LONG_PROMPT / theirs.run([None], LONG_PROMPT, 1, source)[0][0],
-        ),
-        "adapters": (
-            lambda: decode_rate(ours.run(names, PROMPT, TOKENS, source)),
-            lambda: decode_rate(theirs.run([0] * STREAMS, PROMPT, TOKENS, source)),
-        ),
-        "each": (
-            lambda: decode_rate(ours.run(names, PROMPT, TOKENS, source)),
-            lambda: decode_rate(theirs.run(list(range(STREAMS)), PROMPT, TOKENS, source)),
-        ),
-    }
-    rates = {case: ([], []) for case in cases}
-    for number in range(arguments.rounds):
-        for case, (here, there) in cases.items():
-            rates[case][0].append(here())
-            rates[case][1].append(there())
-        print(f"round {number + 1} of {arguments.rounds}", file=sys.stderr)
-    return rates
-
-
-# must and aim as ratios; bytes a step reads: weights once, plus rank-16 adapters of each row.
-GOALS = {
-    "one": (0.8, 1.3),
-    "eight": (1.2, 2.0),
-    "prompt": (1.2, 2.0),
-    "adapters": (1.0, 1.6),
-    "each": (None, None),
-}
-WEIGHT_BYTES, ADAPTER_BYTES = 96.5e6, 9.76e6
-
-
-def report(arguments, rates):
-    bandwidth = read_bandwidth(arguments.threads)
-    print(
-        f"read bandwidth {bandwidth:.1f} GB/s ({arguments.threads} threads, 512 MiB); "
-        f"decode floors are bytes over it, prompts are bound by arithmetic"
-    )
-    print(
-        "| case | lorica tok/s | llama.cpp tok/s | ratio, median (min..max) | must / aim "
-        "| memory floor tok/s |"
-    )
-    print("| --- | --- | --- | --- | --- | --- |")
-    rows = {}
-    for case, (here, there) in rates.items():
-        ratios = [ours / theirs for ours, theirs in zip(here, there)]
-        streams = 1 if case in ("one", "prompt") else STREAMS
-        step_bytes = WEIGHT_BYTES + (STREAMS * ADAPTER_BYTES if case in ("adapters", "each") else 0)
-        floor = "-" if case == "prompt" else f"{streams * bandwidth * 1e9 / step_bytes:.0f}"
-        must, aim = GOALS[case]
-        goal = f"{must} / {aim}" if must else "-"
-        print(
-            f"| {case} | {statistics.median(here):.0f} | {statistics.median(there):.0f} | "
-            f"{statistics.median(ratios):.2f} ({min(ratios):.2f}..{max(ratios):.2f}) | "
-            f"{goal} | {floor} |"
-        )
-        rows[case] = {"lorica": here, "llama_cpp": there, "ratios": ratios}
+            for server in servers:
+                server.process.terminate()
+                server.process.wait()
+    report(rows, roofs)
     if arguments.json:
-        json.dump({"bandwidth_gb_s": bandwidth, "cases": rows}, open(arguments.json, "w"), indent=1)
+        result = {"bytes_a_second": roofs[0], "flops": roofs[1], "cases": rows}
+        pathlib.Path(arguments.json).write_text(json.dumps(result, indent=1) + "\n")
 
 
 if __name__ == "__main__":
