@@ -84,6 +84,7 @@ absl::Status CudaBackend::Start(const BackendOptions& options) {
   if (!linear.ok()) return linear.status();
   linear_ = *std::move(linear);
 
+  rows_max_ = options.rows_max;
   const int64_t rows = options.rows_max;
   const int64_t u_floats =
       std::max(kUFloatsMin, rows * kMixTermsMax * kGroupModulesMax * kLoraRankMax);
@@ -441,18 +442,16 @@ void CudaBackend::QkvPost(Tensor qkv, const float* bias, const RopeTable& rope, 
 
 void CudaBackend::Attend(Tensor out, Tensor qkv, int layer, const KvCache& cache) {
   SettleProduct();
-  LORICA_CHECK(PaddedHeadSize(cache.shape.head_size) > 0, cache.shape.head_size);
-  LORICA_CHECK(cache.shape.heads / cache.shape.kv_heads <= kAttendGroupMax, cache.shape.heads,
-               cache.shape.kv_heads);
-  AttendArgs args;
-  args.out = out.data;
-  args.qkv = qkv.data;
-  args.qkv_columns = qkv.columns;
-  args.layer = layer;
-  args.arena = cache.arena;
-  args.block_bytes = cache.block_bytes;
-  args.shape = cache.shape;
-  LaunchAttend(args, step_->tables(), static_cast<int>(out.rows), stream());
+  std::unique_ptr<Attention>& attention = attentions_[cache.arena];
+  if (!attention) {
+    auto made = Attention::Make(cache, rows_max_);
+    LORICA_CHECK(made.ok(), made.status().ToString());
+    attention = *std::move(made);
+  }
+  LORICA_CHECK(attention->cache().block_bytes == cache.block_bytes, cache.block_bytes);
+  const absl::Status status = attention->Run(out, qkv, layer, step_->tables(), step_->attend(),
+                                             fixed_grids_, stream());
+  LORICA_CHECK(status.ok(), status.ToString());
 }
 
 void CudaBackend::ResidualNorm(Tensor out, Tensor residual, Tensor projection, const float* bias,

@@ -20,6 +20,7 @@
 #include <vector>
 
 #include "kernels/backend.h"
+#include "kernels/cuda/attend.h"
 #include "kernels/cuda/launch.h"
 #include "kernels/cuda/linear.h"
 #include "kernels/cuda/pinned_pool.h"
@@ -146,6 +147,8 @@ class CudaBackend : public Backend {
   int captures_ = 0;            // which hold plan_'s addresses
   int64_t shrink_columns_ = 1;  // inputs of the last shrink
   std::map<const RopeTable*, DeviceRope> ropes_;
+  int rows_max_ = 0;
+  std::map<const void*, std::unique_ptr<Attention>> attentions_;  // by arena
 
   std::unique_ptr<Buffer> device_results_;
   std::unique_ptr<Buffer> host_results_;

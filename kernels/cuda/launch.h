@@ -18,7 +18,7 @@ struct ScatterSection {
   int64_t source_bytes = 0;
   int64_t bytes = 0;  // a multiple of 4
 };
-inline constexpr int kScatterSectionsMax = 12;
+inline constexpr int kScatterSectionsMax = 16;
 void LaunchScatter(std::byte* tables, const std::byte* image, cudaStream_t stream);
 
 // Inputs of each group's modules; 0 where no adapter of the step touches it.
@@ -88,17 +88,7 @@ void LaunchRmsNorm(void* out, const void* x, const float* weight, float epsilon,
 void LaunchGatherRows(void* out, const void* x, int64_t columns, const StepTables& step,
                       int samples, cudaStream_t stream);
 
-struct AttendArgs {
-  void* out = nullptr;
-  const void* qkv = nullptr;
-  int64_t qkv_columns = 0;
-  int layer = 0;
-  const void* arena = nullptr;
-  int64_t block_bytes = 0;
-  AttentionShape shape;
-};
-void LaunchAttend(const AttendArgs& args, const StepTables& step, int rows, cudaStream_t stream);
-inline constexpr int kAttendGroupMax = 8;  // query heads a KV head
+inline constexpr int kAttendGroupMax = 32;  // query heads a KV head
 // Head size as stored: 64, 128 or 256. 0: not supported.
 int PaddedHeadSize(int head_size);
 

@@ -95,6 +95,8 @@ void StepImage::Layout(int rows_max) {
   place(tables_.sample_rows, rows);
   place(tables_.sample_slots, rows);
   place(tables_.pages, kPagesMax);
+  place(tables_.attend_items, rows + kAttendSlotsMax);
+  place(tables_.attend_chunks, rows / kAttendDecodeRowsMax);
   image_bytes_max_ = used;
   if (token_slots_) tables_.token_slots = static_cast<int32_t*>(token_slots_->data());
 }
@@ -116,6 +118,13 @@ void StepImage::PackRows(const StepBatch& batch, Packer& packer) {
     slots[i] = batch.samples[i].slot;
     LORICA_CHECK(slots[i] >= 0 && slots[i] < kTokenSlotsMax, slots[i]);
   }
+  attend_.Make(batch);
+  counts_.attend_items = static_cast<int32_t>(attend_.items().size());
+  counts_.attend_chunks = static_cast<int32_t>(attend_.chunks().size());
+  std::copy(attend_.items().begin(), attend_.items().end(),
+            packer.Add(tables_.attend_items, counts_.attend_items));
+  std::copy(attend_.chunks().begin(), attend_.chunks().end(),
+            packer.Add(tables_.attend_chunks, counts_.attend_chunks));
   const int64_t pages = batch.pages.size();
   LORICA_CHECK(pages <= kPagesMax, pages);
   std::copy_n(batch.pages.data(), pages, packer.Add(tables_.pages, pages));

@@ -8,6 +8,7 @@
 #include <memory>
 
 #include "absl/status/statusor.h"
+#include "kernels/cuda/attend_plan.h"
 #include "kernels/cuda/launch.h"
 #include "kernels/cuda/stream.h"
 #include "kernels/step_batch.h"
@@ -24,6 +25,7 @@ class StepImage {
   const StepTables& tables() const { return tables_; }
   // Counts of the last Send.
   const StepCounts& counts() const { return counts_; }
+  const AttendPlan& attend() const { return attend_; }
   void Send(const StepBatch& batch, cudaStream_t stream);
 
  private:
@@ -43,6 +45,7 @@ class StepImage {
   int64_t image_bytes_max_ = 0;
   StepTables tables_{};
   StepCounts counts_{};
+  AttendPlan attend_;
   std::unique_ptr<Buffer> device_;  // tables
   std::unique_ptr<Buffer> device_image_;
   std::unique_ptr<Buffer> token_slots_;

@@ -87,6 +87,19 @@ struct DeviceSpan {
   int32_t page_begin;
 };
 
+// One piece of work of the decode attention: keys [key_begin, key_end) of one row.
+struct alignas(16) AttendItem {
+  int32_t row;
+  int32_t keys;         // that the row sees: [0, keys), less what its window hides
+  int32_t page_begin;   // of the row's page table
+  int32_t settled;      // keys below it are in pages that no row of this step writes
+  int32_t key_begin;    // a multiple of kBlockTokens
+  int32_t key_end;
+  int32_t slot;         // scratch that takes the piece's sums, for rows of several pieces
+  int16_t piece;        // counts from 0
+  int16_t pieces;       // of the row
+};
+
 // Where a warp of the shrink begins: everything its first weights need, in one read, since
 // the tables are cold by the time a kernel wants them.
 struct ShrinkStart {
@@ -110,7 +123,8 @@ struct StepCounts {
   int32_t row_tiles;
   int32_t samples;
   int32_t split_u;  // 1: u is kept as one partial sum a chunk; 0: already summed
-  int32_t unused[2];
+  int32_t attend_items;
+  int32_t attend_chunks;
 };
 
 // Pointers to one step's tables, the same for every step.
@@ -125,6 +139,8 @@ struct StepTables {
   const int32_t* sample_rows;
   const int32_t* sample_slots;
   const int32_t* pages;
+  const AttendItem* attend_items;   // of the rows that decode
+  const DeviceSpan* attend_chunks;  // spans of many rows: prefill
   int32_t* token_slots;  // last token of each slot
 };
 

@@ -1,0 +1,69 @@
+#include "kernels/cuda/attend.h"
+
+#include <algorithm>
+
+#include "absl/strings/str_cat.h"
+#include "kernels/check.h"
+#include "kernels/cuda/stream.h"
+
+namespace lorica::cuda {
+namespace {
+
+// Blocks that fill the device while each of them stays small: a captured decode step
+// launches as many however short its contexts are.
+constexpr int64_t kDecodeBlocks = 3 * 132;
+
+}  // namespace
+
+int PaddedHeadSize(int head_size) {
+  if (head_size <= 0 || head_size % 8 != 0 || head_size > 256) return 0;
+  return head_size <= 64 ? 64 : head_size <= 128 ? 128 : 256;
+}
+
+absl::StatusOr<std::unique_ptr<Attention>> Attention::Make(const KvCache& cache, int rows_max) {
+  const AttentionShape& shape = cache.shape;
+  const int padded = PaddedHeadSize(shape.head_size);
+  LORICA_CHECK(padded > 0, shape.head_size);
+  LORICA_CHECK(shape.heads % shape.kv_heads == 0, shape.heads, shape.kv_heads);
+  LORICA_CHECK(shape.heads / shape.kv_heads <= kAttendGroupMax, shape.heads, shape.kv_heads);
+  std::unique_ptr<Attention> made(new Attention(cache));
+  const absl::Status status = MapPages(cache, &made->pages_);
+  if (!status.ok()) return status;
+  const int64_t places = int64_t{kAttendSlotsMax} * shape.heads;
+  const int64_t sum_bytes = places * padded * 4, stat_bytes = places * sizeof(float2);
+  const int64_t tickets = int64_t{rows_max} * shape.kv_heads * AttendHeadTiles(shape);
+  auto memory = AllocateDevice(sum_bytes + stat_bytes + tickets * 4);
+  if (!memory.ok()) return memory.status();
+  made->memory_ = *std::move(memory);
+  auto* base = static_cast<std::byte*>(made->memory_->data());
+  made->scratch_.sums = reinterpret_cast<float*>(base);
+  made->scratch_.stats = reinterpret_cast<float2*>(base + sum_bytes);
+  made->scratch_.tickets = reinterpret_cast<uint32_t*>(base + sum_bytes + stat_bytes);
+  return made;
+}
+
+absl::Status Attention::Run(Tensor out, Tensor qkv, int layer, const StepTables& step,
+                            const AttendPlan& plan, bool fixed_grid, cudaStream_t stream) {
+  AttendArgs args;
+  args.out = out.data;
+  args.qkv = qkv.data;
+  args.qkv_columns = qkv.columns;
+  args.layer = layer;
+  args.arena = cache_.arena;
+  args.block_bytes = cache_.block_bytes;
+  args.shape = cache_.shape;
+  const int64_t units = int64_t{cache_.shape.kv_heads} * AttendHeadTiles(cache_.shape);
+  const int64_t items = static_cast<int64_t>(plan.items().size());
+  // A block a row and unit: the device deals them out as others end.
+  const int64_t enough = std::max(out.rows * units, kDecodeBlocks);
+  const int64_t blocks = fixed_grid ? enough : std::min(items * units, enough);
+  if (blocks > 0) {
+    LaunchAttendDecode(args, scratch_, step, static_cast<int>(blocks), stream);
+  }
+  if (plan.chunks().empty()) return absl::OkStatus();
+  LORICA_CHECK(!fixed_grid, "a captured step holds a prefill chunk");
+  return LaunchAttendPrefill(args, qkv.rows, pages_, step,
+                             plan.ChunkTiles(AttendTileRows(args.shape)), stream);
+}
+
+}  // namespace lorica::cuda

@@ -1,0 +1,70 @@
+// Paged attention: prefill chunks and decode rows of a step.
+//
+// Two kernels. Rows of spans of at most kAttendDecodeRowsMax rows decode: a row's bits
+// depend on its own context alone. Rows of longer spans are tiled: their bits do not depend
+// on the chunking or on neighbours either, but a row has other bits in one kernel than in
+// the other. Keys beyond a row's own may hold anything, NaN too.
+#pragma once
+
+#include <cuda.h>
+#include <cuda_runtime_api.h>
+
+#include <memory>
+
+#include "absl/status/statusor.h"
+#include "kernels/backend.h"
+#include "kernels/cuda/attend_plan.h"
+#include "kernels/cuda/launch.h"
+
+namespace lorica::cuda {
+
+// Sums of the pieces of rows, and who is the last to finish.
+struct AttendScratch {
+  float* sums = nullptr;        // [slot][head][padded head size]
+  float2* stats = nullptr;      // [slot][head] maximum, sum of weights
+  uint32_t* tickets = nullptr;  // [row][KV head][head tile], zero between launches
+};
+
+struct AttendArgs {
+  void* out = nullptr;
+  const void* qkv = nullptr;
+  int64_t qkv_columns = 0;
+  int layer = 0;
+  const void* arena = nullptr;
+  int64_t block_bytes = 0;
+  AttentionShape shape;
+};
+
+// Attention over one cache. One thread, one stream.
+class Attention {
+ public:
+  // Takes scratch for steps of at most rows_max rows. REQUIRES: the shape is served.
+  static absl::StatusOr<std::unique_ptr<Attention>> Make(const KvCache& cache, int rows_max);
+
+  // `fixed_grid`: the launch is to be captured for any later step of at most out.rows rows
+  // without prefill chunks. REQUIRES: the step's tables hold `plan`.
+  absl::Status Run(Tensor out, Tensor qkv, int layer, const StepTables& step,
+                   const AttendPlan& plan, bool fixed_grid, cudaStream_t stream);
+
+  const KvCache& cache() const { return cache_; }
+
+ private:
+  explicit Attention(const KvCache& cache) : cache_(cache) {}
+
+  KvCache cache_;
+  std::unique_ptr<Buffer> memory_;
+  AttendScratch scratch_;
+  CUtensorMap pages_{};  // of the arena
+};
+
+// The kernels. Decode: a block takes items one after the other, `blocks` apart.
+int AttendHeadTiles(const AttentionShape& shape);
+void LaunchAttendDecode(const AttendArgs& args, const AttendScratch& scratch,
+                        const StepTables& step, int blocks, cudaStream_t stream);
+// Rows of one tile.
+int AttendTileRows(const AttentionShape& shape);
+absl::Status MapPages(const KvCache& cache, CUtensorMap* map);
+absl::Status LaunchAttendPrefill(const AttendArgs& args, int64_t rows, const CUtensorMap& pages,
+                                 const StepTables& step, int64_t tiles, cudaStream_t stream);
+
+}  // namespace lorica::cuda
