@@ -1,20 +1,12 @@
 #include "kernels/cuda/attend.h"
 
-#include <algorithm>
+#include <climits>
 
 #include "absl/strings/str_cat.h"
 #include "kernels/check.h"
 #include "kernels/cuda/stream.h"
 
 namespace lorica::cuda {
-namespace {
-
-// Blocks that fill the device while each of them stays small: a captured decode step
-// launches as many however short its contexts are.
-constexpr int64_t kDecodeBlocks = 3 * 132;
-
-}  // namespace
-
 int PaddedHeadSize(int head_size) {
   if (head_size <= 0 || head_size % 8 != 0 || head_size > 256) return 0;
   return head_size <= 64 ? 64 : head_size <= 128 ? 128 : 256;
@@ -52,13 +44,9 @@ absl::Status Attention::Run(Tensor out, Tensor qkv, int layer, const StepTables&
   args.arena = cache_.arena;
   args.block_bytes = cache_.block_bytes;
   args.shape = cache_.shape;
-  const int64_t units = int64_t{cache_.shape.kv_heads} * AttendHeadTiles(cache_.shape);
-  const int64_t items = static_cast<int64_t>(plan.items().size());
-  // A block a row and unit: the device deals them out as others end.
-  const int64_t enough = std::max(out.rows * units, kDecodeBlocks);
-  const int64_t blocks = fixed_grid ? enough : std::min(items * units, enough);
-  if (blocks > 0) {
-    LaunchAttendDecode(args, scratch_, step, static_cast<int>(blocks), stream);
+  const int items = static_cast<int>(plan.items().size());
+  if (fixed_grid || items > 0) {
+    LaunchAttendDecode(args, scratch_, step, fixed_grid ? INT_MAX : items, stream);
   }
   if (plan.chunks().empty()) return absl::OkStatus();
   LORICA_CHECK(!fixed_grid, "a captured step holds a prefill chunk");

@@ -57,10 +57,11 @@ class Attention {
   CUtensorMap pages_{};  // of the arena
 };
 
-// The kernels. Decode: a block takes items one after the other, `blocks` apart.
+// The kernels. Decode: as many blocks as `items` and the device have use for; each takes one
+// item after the other of those that the step turns out to have.
 int AttendHeadTiles(const AttentionShape& shape);
 void LaunchAttendDecode(const AttendArgs& args, const AttendScratch& scratch,
-                        const StepTables& step, int blocks, cudaStream_t stream);
+                        const StepTables& step, int items, cudaStream_t stream);
 // Rows of one tile.
 int AttendTileRows(const AttentionShape& shape);
 absl::Status MapPages(const KvCache& cache, CUtensorMap* map);

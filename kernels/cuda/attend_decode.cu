@@ -8,7 +8,10 @@
 // K and V go from global memory straight to the matrix registers, 16 bytes a lane. The
 // order of d inside a product, and of columns in the output, is free: lane t takes d
 // [8t, 8t + 8) of each 32 of K, lane g columns [8g, 8g + 8) of each 64 of V. Settled pages are
-// asked for before the launch ahead has ended.
+// asked for before the launch ahead has ended, the first page of a block's next item before
+// the one at hand is merged.
+#include <algorithm>
+
 #include "kernels/cuda/attend.cuh"
 
 namespace lorica::cuda {
@@ -177,7 +180,7 @@ __device__ __forceinline__ void AddValues(Running<kHeadSize, kHeads>& run,
   }
 }
 
-// One item for one tile of heads.
+// An item for one tile of the heads of one KV head.
 struct Work {
   AttendItem item;
   int kv_head;
@@ -187,17 +190,35 @@ struct Work {
 };
 
 template <int kHeads>
-__device__ __forceinline__ Work WorkOf(const AttendArgs& args, const StepTables& step, int index) {
-  const int group = args.shape.heads / args.shape.kv_heads;
-  const int tiles = (group + kHeads - 1) / kHeads, units = args.shape.kv_heads * tiles;
-  const int unit = index % units, tile = unit % tiles;
-  Work work;
-  work.item = step.attend_items[index / units];
+__device__ __forceinline__ int Units(const AttentionShape& shape) {
+  const int group = shape.heads / shape.kv_heads;
+  return shape.kv_heads * ((group + kHeads - 1) / kHeads);
+}
+
+// All of it but the item.
+template <int kHeads>
+__device__ __forceinline__ void Place(Work& work, const AttentionShape& shape, int index, int row) {
+  const int group = shape.heads / shape.kv_heads, tiles = (group + kHeads - 1) / kHeads;
+  const int unit = index % (shape.kv_heads * tiles), tile = unit % tiles;
   work.kv_head = unit / tiles;
   work.head_begin = work.kv_head * group + tile * kHeads;
   work.heads = min(kHeads, group - tile * kHeads);
-  work.ticket = work.item.row * units + unit;
-  return work;
+  work.ticket = row * shape.kv_heads * tiles + unit;
+}
+
+// Copies an item to shared memory, 16 bytes each of two lanes, beside what follows.
+__device__ __forceinline__ void StartItem(AttendItem& to, const AttendItem* from) {
+  static_assert(sizeof(AttendItem) == 32);
+  const int lane = threadIdx.x % 32;
+  if (lane < 2) {
+    asm volatile("cp.async.ca.shared.global [%0], [%1], 16;" ::"r"(SharedAddress(&to) + 16 * lane),
+                 "l"(reinterpret_cast<const std::byte*>(from) + 16 * lane)
+                 : "memory");
+  }
+}
+__device__ __forceinline__ void AwaitItem() {
+  asm volatile("cp.async.wait_all;" ::: "memory");
+  __syncwarp();
 }
 
 template <int kHeadSize, int kHeads>
@@ -218,83 +239,87 @@ __device__ __forceinline__ void LoadQueries(Queries<kHeadSize, kHeads>& q, const
   }
 }
 
-// A warp's pages of a piece: every kWarps-th, by absolute index.
+// A warp's pages of a piece: every kWarps-th, by absolute index. Up to 32 of their ids are held
+// by the lanes.
+struct PageRange {
+  int first_key, keys;  // that the row sees
+  int page, end;
+  int32_t id;
+
+  __device__ __forceinline__ PageRange(const AttentionShape& shape, const AttendItem& item,
+                                       const int32_t* pages)
+      : first_key(FirstKey(shape, item.keys)),
+        keys(item.keys),
+        end((item.key_end + kBlockTokens - 1) / kBlockTokens) {
+    const int first = max(item.key_begin, first_key) / kBlockTokens;
+    const int warp = threadIdx.x / 32;
+    page = first + (warp - first % kWarps + kWarps) % kWarps;
+    FetchIds(pages + item.page_begin);
+  }
+  __device__ __forceinline__ void FetchIds(const int32_t* ids) {
+    const int at = page + threadIdx.x % 32 * kWarps;
+    id = at < end ? ids[at] : 0;
+  }
+};
+
 template <int kHeadSize, int kHeads>
 class Reader {
  public:
-  __device__ __forceinline__ Reader(const AttendArgs& args, const StepTables& step,
-                                    const Work& work)
-      : ids_(step.pages + work.item.page_begin),
-        keys_(work.item.keys),
-        first_key_(FirstKey(args.shape, keys_)),
-        end_((work.item.key_end + kBlockTokens - 1) / kBlockTokens),
+  __device__ __forceinline__ Reader(const AttendArgs& args, const Work& work, const int32_t* pages,
+                                    const PageRange& range)
+      : range_(range),
+        ids_(pages + work.item.page_begin),
         matrix_(args.shape.kv_heads * kBlockTokens * kHeadSize),
         block_bytes_(args.block_bytes),
         base_(static_cast<const std::byte*>(args.arena) +
-              2 * (args.layer * 2 * int64_t{matrix_} + work.kv_head * kBlockTokens * kHeadSize)) {
-    const int first = max(work.item.key_begin, first_key_) / kBlockTokens;
-    const int warp = threadIdx.x / 32;
-    page_ = first + (warp - first % kWarps + kWarps) % kWarps;
-    FetchIds();
-    settled_ = (page_ + 1) * kBlockTokens <= work.item.settled;
-  }
+              2 * (args.layer * 2 * int64_t{matrix_} + work.kv_head * kBlockTokens * kHeadSize)) {}
 
-  // Asks for what no running launch writes.
+  __device__ __forceinline__ bool empty() const { return range_.page >= range_.end; }
+  // Asks for the first page.
   __device__ __forceinline__ void Begin() {
-    if (page_ < end_ && settled_) Load();
+    const bf16* page = PageOf(__shfl_sync(~0u, range_.id, 0));
+    k_.Load(page);
+    v_.Load(page + matrix_);
   }
   __device__ __forceinline__ void PrefetchRest() const {
     const int lane = threadIdx.x % 32;
-    if (lane == 0 || lane > kAheadPages || page_ + lane * kWarps >= end_) return;
-    const bf16* page = PageOf(id_);
+    if (lane == 0 || lane > kAheadPages || range_.page + lane * kWarps >= range_.end) return;
+    const bf16* page = PageOf(range_.id);
     PrefetchL2(page, kBlockTokens * kHeadSize * 2);
     PrefetchL2(page + matrix_, kBlockTokens * kHeadSize * 2);
   }
 
+  // Takes the page at hand and asks for the next.
   __device__ __forceinline__ void Read(Running<kHeadSize, kHeads>& run,
                                        const Queries<kHeadSize, kHeads>& q, const ScoreMap& map) {
-    if (page_ < end_ && !settled_) Load();
-    while (page_ < end_) {
-      PageScores<kHeads> s;
-      Scores<kHeadSize, kHeads>(s, q, k_);
-      const int key_begin = page_ * kBlockTokens;
-      page_ += kWarps;
-      const bool more = page_ < end_;
-      const bf16* next = nullptr;
-      if (more) {
-        if (++turn_ % 32 == 0) FetchIds();
-        next = PageOf(__shfl_sync(~0u, id_, turn_ % 32));
-        k_.Load(next);
-      }
-      Soften<kHeadSize, kHeads>(s, run, map, first_key_, keys_, key_begin);
-      if (key_begin + kBlockTokens > keys_) v_.KeepTokens(keys_ - key_begin);
-      AddValues<kHeadSize, kHeads>(run, s, v_);
-      if (more) v_.Load(next + matrix_);
+    PageScores<kHeads> s;
+    Scores<kHeadSize, kHeads>(s, q, k_);
+    const int key_begin = range_.page * kBlockTokens;
+    range_.page += kWarps;
+    const bool more = !empty();
+    const bf16* next = nullptr;
+    if (more) {
+      if (++turn_ % 32 == 0) range_.FetchIds(ids_);
+      next = PageOf(__shfl_sync(~0u, range_.id, turn_ % 32));
+      k_.Load(next);
     }
+    Soften<kHeadSize, kHeads>(s, run, map, range_.first_key, range_.keys, key_begin);
+    if (key_begin + kBlockTokens > range_.keys) v_.KeepTokens(range_.keys - key_begin);
+    AddValues<kHeadSize, kHeads>(run, s, v_);
+    if (more) v_.Load(next + matrix_);
   }
 
  private:
-  __device__ __forceinline__ void FetchIds() {
-    const int page = page_ + threadIdx.x % 32 * kWarps;
-    id_ = page < end_ ? ids_[page] : 0;
-  }
   __device__ __forceinline__ const bf16* PageOf(int64_t id) const {
     return reinterpret_cast<const bf16*>(base_ + id * block_bytes_);
   }
-  __device__ __forceinline__ void Load() {
-    const bf16* page = PageOf(__shfl_sync(~0u, id_, 0));
-    k_.Load(page);
-    v_.Load(page + matrix_);
-  }
 
+  PageRange range_;
   const int32_t* ids_;
-  int keys_, first_key_, end_;
   int matrix_;  // elements from K to V
   int64_t block_bytes_;
   const std::byte* base_;
-  int page_, turn_ = 0;
-  int32_t id_;  // lane i: the page i turns on
-  bool settled_;
+  int turn_ = 0;
   KeyRows<kHeadSize> k_;
   ValueRows<kHeadSize> v_;
 };
@@ -379,31 +404,33 @@ __device__ __forceinline__ void MergeWarps(const Partials<kHeadSize, kHeads>& pa
   }
 }
 
+// `stats` has room for those of all pieces.
 template <int kHeadSize>
-__device__ __forceinline__ void MergePieces(const AttendArgs& args, const AttendScratch& scratch,
-                                            const Work& work) {
+__device__ __forceinline__ void MergePieces(float2* stats, const AttendArgs& args,
+                                            const AttendScratch& scratch, const Work& work) {
   constexpr int kQuads = kHeadSize / 4;
   const int pieces = work.item.pieces, heads = args.shape.heads;
+  const int64_t first = int64_t{work.item.slot - work.item.piece} * heads + work.head_begin;
+  for (int i = threadIdx.x; i < work.heads * pieces; i += kThreads) {
+    stats[i] = __ldcg(scratch.stats + first + int64_t{i / work.heads} * heads + i % work.heads);
+  }
+  __syncthreads();
   for (int i = threadIdx.x; i < work.heads * kQuads; i += kThreads) {
-    const int head = work.head_begin + i / kQuads, d = i % kQuads * 4;
-    const int64_t first = int64_t{work.item.slot - work.item.piece} * heads + head;
+    const int head = i / kQuads, d = i % kQuads * 4;
     float max = -INFINITY;
-#pragma unroll 8
-    for (int p = 0; p < pieces; ++p) {
-      max = fmaxf(max, __ldcg(scratch.stats + first + int64_t{p} * heads).x);
-    }
+    for (int p = 0; p < pieces; ++p) max = fmaxf(max, stats[p * work.heads + head].x);
     float4 o = make_float4(0, 0, 0, 0);
     float sum = 0.0f;
-#pragma unroll 8
+    const float* from = scratch.sums + (first + head) * kHeadSize + d;
+#pragma unroll 16
     for (int p = 0; p < pieces; ++p) {
-      const int64_t place = first + int64_t{p} * heads;
-      const float2 stats = __ldcg(scratch.stats + place);
-      const float weight = Exp2(stats.x - max);
+      const float2 stat = stats[p * work.heads + head];
+      const float weight = Exp2(stat.x - max);
       AddScaled(o, weight,
-                __ldcg(reinterpret_cast<const float4*>(scratch.sums + place * kHeadSize + d)));
-      sum += weight * stats.y;
+                __ldcg(reinterpret_cast<const float4*>(from + int64_t{p} * heads * kHeadSize)));
+      sum += weight * stat.y;
     }
-    Store(args, work.item.row, head, d, o, sum);
+    Store(args, work.item.row, work.head_begin + head, d, o, sum);
   }
 }
 
@@ -420,56 +447,91 @@ __device__ __forceinline__ bool IsLast(uint32_t* ticket, int pieces) {
 }
 
 template <int kHeadSize, int kHeads>
-__global__ void __launch_bounds__(kThreads, kHeadSize <= 64    ? 4
-                                            : kHeadSize == 128 ? (kHeads == 8 ? 3 : 2)
+__global__ void __launch_bounds__(kThreads, kHeadSize == 64    ? 4
+                                            : kHeadSize == 128 ? 2
                                                                : 1)
     AttendDecodeKernel(AttendArgs args, StepTables step, AttendScratch scratch) {
-  __shared__ Partials<kHeadSize, kHeads> parts;
-  __shared__ Work works[kWarps];  // a copy a warp, so that registers are left for pages
-  Work& work = works[threadIdx.x / 32];
+  using Parts = Partials<kHeadSize, kHeads>;
+  static_assert(sizeof(Parts) >= kHeads * kAttendPiecesMax * sizeof(float2));
+  __shared__ Parts parts;
+  __shared__ Work works[2][kWarps];  // a copy a warp: this item and the next
   ReleaseSuccessor();
-  const int group = args.shape.heads / args.shape.kv_heads;
-  const int units = args.shape.kv_heads * ((group + kHeads - 1) / kHeads);
+  const int warp = threadIdx.x / 32, units = Units<kHeads>(args.shape);
   const int count = step.counts->attend_items * units;
+  if (blockIdx.x >= count) {
+    // Who waits for this launch waits for the one before it too.
+    if (blockIdx.x == 0) WaitForPredecessor();
+    return;
+  }
+  StartItem(works[0][warp].item, step.attend_items + blockIdx.x / units);
+  AwaitItem();
   const ScoreMap map(args.shape);
-  bool waited = false;
-  for (int i = blockIdx.x; i < count; i += gridDim.x) {
-    const Work found = WorkOf<kHeads>(args, step, i);
-    if (threadIdx.x % 32 == 0) work = found;
-    __syncwarp();
-    Reader<kHeadSize, kHeads> reader(args, step, found);
-    reader.Begin();
-    if (!waited) {
-      reader.PrefetchRest();
-      WaitForPredecessor();
-      waited = true;
-    }
+  Work* work = &works[0][warp];
+  Place<kHeads>(*work, args.shape, blockIdx.x, work->item.row);
+  __syncwarp();
+  PageRange range(args.shape, work->item, step.pages);
+  Reader<kHeadSize, kHeads> reader(args, *work, step.pages, range);
+  const bool settled = (range.page + 1) * kBlockTokens <= work->item.settled;
+  if (settled && !reader.empty()) reader.Begin();
+  reader.PrefetchRest();
+  WaitForPredecessor();
+  if (!settled && !reader.empty()) reader.Begin();
+  for (int i = blockIdx.x, turn = 0; i < count; i += gridDim.x, turn ^= 1) {
+    work = &works[turn][warp];
+    Work* next = &works[turn ^ 1][warp];
+    const int next_index = i + gridDim.x;
+    const bool more = next_index < count;
+    if (more) StartItem(next->item, step.attend_items + next_index / units);
     Queries<kHeadSize, kHeads> q;
-    LoadQueries<kHeadSize, kHeads>(q, args, found);
+    LoadQueries<kHeadSize, kHeads>(q, args, *work);
     Running<kHeadSize, kHeads> run;
 #pragma unroll
     for (int h = 0; h < kHeads / 8; ++h) run.max[h] = -INFINITY;
-    reader.Read(run, q, map);
+    if (!reader.empty()) reader.Read(run, q, map);
+    if (more) {
+      AwaitItem();
+      Place<kHeads>(*next, args.shape, next_index, next->item.row);
+      __syncwarp();
+      range = PageRange(args.shape, next->item, step.pages);
+    }
+    while (!reader.empty()) reader.Read(run, q, map);
+    if (more) {
+      reader = Reader<kHeadSize, kHeads>(args, *next, step.pages, range);
+      if (!reader.empty()) reader.Begin();
+    }
     Leave(parts, run);
     __syncthreads();
-    MergeWarps(parts, args, scratch, work);
-    if (work.item.pieces > 1 && IsLast(scratch.tickets + work.ticket, work.item.pieces)) {
-      MergePieces<kHeadSize>(args, scratch, work);
+    MergeWarps(parts, args, scratch, *work);
+    const int pieces = work->item.pieces;
+    if (pieces > 1 && IsLast(scratch.tickets + work->ticket, pieces)) {
+      MergePieces<kHeadSize>(reinterpret_cast<float2*>(&parts), args, scratch, *work);
     }
     __syncthreads();  // before the next item's parts
   }
-  // Who waits for this launch waits for the one before it too.
-  if (!waited && blockIdx.x == 0) WaitForPredecessor();
+}
+
+// Blocks that are on the device at once.
+template <int kHeadSize, int kHeads>
+int ResidentBlocks() {
+  static const int count = [] {
+    int blocks = 0;
+    cudaOccupancyMaxActiveBlocksPerMultiprocessor(&blocks, AttendDecodeKernel<kHeadSize, kHeads>,
+                                                  kThreads, 0);
+    return blocks * MultiprocessorCount();
+  }();
+  return count;
 }
 
 template <int kHeadSize, int kHeads>
-void Launch(const AttendArgs& args, const AttendScratch& scratch, const StepTables& step,
-            int blocks, cudaStream_t stream) {
+void Launch(const AttendArgs& args, const AttendScratch& scratch, const StepTables& step, int items,
+            cudaStream_t stream) {
+  const int units = args.shape.kv_heads * AttendHeadTiles(args.shape);
+  const int resident = ResidentBlocks<kHeadSize, kHeads>();
   cudaLaunchAttribute attribute{};
   attribute.id = cudaLaunchAttributeProgrammaticStreamSerialization;
   attribute.val.programmaticStreamSerializationAllowed = 1;
   cudaLaunchConfig_t config{};
-  config.gridDim = blocks;
+  config.gridDim = items < resident ? std::min(items * units, resident) : resident;
   config.blockDim = kThreads;
   config.stream = stream;
   config.attrs = &attribute;
@@ -486,13 +548,13 @@ int AttendHeadTiles(const AttentionShape& shape) {
 }
 
 void LaunchAttendDecode(const AttendArgs& args, const AttendScratch& scratch,
-                        const StepTables& step, int blocks, cudaStream_t stream) {
+                        const StepTables& step, int items, cudaStream_t stream) {
   const int size = PaddedHeadSize(args.shape.head_size);
   const bool wide = TileHeads(size, args.shape.heads / args.shape.kv_heads) == 16;
   const auto launch = size == 64    ? (wide ? Launch<64, 16> : Launch<64, 8>)
                       : size == 128 ? (wide ? Launch<128, 16> : Launch<128, 8>)
                                     : Launch<256, 8>;
-  launch(args, scratch, step, blocks, stream);
+  launch(args, scratch, step, items, stream);
 }
 
 }  // namespace lorica::cuda

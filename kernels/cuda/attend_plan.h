@@ -17,7 +17,7 @@ namespace lorica::cuda {
 
 inline constexpr int kAttendDecodeRowsMax = 8;  // a span of more rows is a prefill chunk
 inline constexpr int kAttendPieceKeys = 256;    // of a piece of a short context
-inline constexpr int kAttendPiecesMax = 64;     // of a row
+inline constexpr int kAttendPiecesMax = 32;     // of a row
 inline constexpr int kAttendSlotsMax = 8192;    // scratch slots of a step
 
 // Keys of each piece of a context of `keys`: a multiple of kAttendPieceKeys.

@@ -2,10 +2,10 @@
 // Prints time a layer beside its floor: K and V bytes / read bandwidth of this process for
 // rows that decode, operations / matrix rate of this process for chunks.
 //
-//   gpu_attend_bench [--quick]
+//   gpu_attend_bench [WORDS]   only the cases whose names hold the words
 #include <algorithm>
 #include <cstdio>
-#include <cstring>
+#include <memory>
 #include <string>
 #include <vector>
 
@@ -73,11 +73,13 @@ struct Requests {
 
 class Bench {
  public:
-  Bench()
-      : stream_(*cuda::Stream::Make(-1)),
+  // Blocks of `layers` layers, as many of them as are launched in turn.
+  explicit Bench(int layers)
+      : layers_(layers),
+        stream_(*cuda::Stream::Make(-1)),
         step_(*cuda::StepImage::Make(kRowsMax, int64_t{1} << 20)) {
-    cache_.shape = {kLayers, kHeads, kKvHeads, kHeadSize, 0.0883883f};
-    cache_.block_bytes = kLayers * kKeyBytes * kBlockTokens;
+    cache_.shape = {layers, kHeads, kKvHeads, kHeadSize, 0.0883883f};
+    cache_.block_bytes = layers * kKeyBytes * kBlockTokens;
     arena_ = *cuda::AllocateDevice(kArenaBlocks * cache_.block_bytes);
     cache_.arena = arena_->data();
     qkv_ = *cuda::AllocateDevice(kRowsMax * kColumns * 2);
@@ -97,8 +99,8 @@ class Bench {
     const auto layers = [&] {
       for (int layer = 0; layer < kLayers; ++layer) {
         const absl::Status status = attention_->Run(
-            {out_->data(), batch.rows(), kQ}, {qkv_->data(), batch.rows(), kColumns}, layer,
-            step_->tables(), step_->attend(), decodes, stream());
+            {out_->data(), batch.rows(), kQ}, {qkv_->data(), batch.rows(), kColumns},
+            layer % layers_, step_->tables(), step_->attend(), decodes, stream());
         LORICA_CHECK(status.ok(), status.ToString());
       }
     };
@@ -136,6 +138,7 @@ class Bench {
     return batch;
   }
 
+  const int layers_;
   std::unique_ptr<cuda::Stream> stream_;
   std::unique_ptr<cuda::StepImage> step_;
   KvCache cache_;
@@ -160,36 +163,41 @@ void Report(Bench& bench, const std::string& what, const std::vector<Requests>& 
   std::fflush(stdout);
 }
 
-void Run(bool quick) {
+void Run(const std::string& words) {
   const double bandwidth = MeasureReadBandwidth();
-  Bench bench;
-  const double rate = MeasureMatrixRate(bench.stream());
+  auto bench = std::make_unique<Bench>(kLayers);
+  const double rate = MeasureMatrixRate(bench->stream());
   std::printf("read bandwidth %.0f GB/s, matrix rate %.0f TFLOP/s\n", bandwidth / 1e9, rate / 1e12);
   const auto report = [&](const std::string& what, const std::vector<Requests>& requests) {
-    Report(bench, what, requests, bandwidth, rate);
+    if (what.find(words) == std::string::npos) return;
+    Report(*bench, what, requests, bandwidth, rate);
   };
   for (const int rows : {1, 8, 32, 64, 128}) {
     report("decode B=" + std::to_string(rows) + ", context 256", {{rows, 255, 1}});
   }
-  report("decode B=1, context 16384", {{1, 16383, 1}});
-  report("decode B=8, context 16384", {{8, 16383, 1}});
-  report("prefill 8 x 2048", {{8, 0, 2048}});
-  if (quick) return;
   report("decode B=32, context 300", {{32, 299, 1}});
   report("decode B=32, context 1024", {{32, 1023, 1}});
   report("decode B=32, context 4096", {{32, 4095, 1}});
   report("decode B=1, context 2048", {{1, 2047, 1}});
-  report("prefill 1 x 2048", {{1, 0, 2048}});
+  report("decode B=1, context 16384", {{1, 16383, 1}});
+  report("decode B=8, context 16384", {{8, 16383, 1}});
   report("prefill 1 x 128", {{1, 0, 128}});
+  report("prefill 1 x 2048", {{1, 0, 2048}});
+  report("prefill 8 x 2048", {{8, 0, 2048}});
   report("prefill 1 x 512 after 3584", {{1, 3584, 512}});
   report("prefill 1 x 8192", {{1, 0, 8192}});
   report("32 decode at 256, 1 x 512 prefill", {{32, 255, 1}, {1, 0, 512}});
+  // The pages of a layer without those of others between them.
+  bench.reset();
+  bench = std::make_unique<Bench>(1);
+  report("dense decode B=32, context 4096", {{32, 4095, 1}});
+  report("dense decode B=8, context 16384", {{8, 16383, 1}});
 }
 
 }  // namespace
 }  // namespace lorica::bench
 
 int main(int argc, char** argv) {
-  lorica::bench::Run(argc > 1 && std::strcmp(argv[1], "--quick") == 0);
+  lorica::bench::Run(argc > 1 ? argv[1] : "");
   return 0;
 }
