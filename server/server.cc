@@ -382,7 +382,12 @@ void Server::Stop() {
   if (parts_->grpc != nullptr) parts_->grpc->Stop(kStopGrace);
   stop_engine_.store(true);
   if (parts_->engine != nullptr) parts_->engine->StartDrain();  // wakes it
-  if (engine_thread_.joinable()) engine_thread_.join();
+  if (!engine_thread_.joinable()) return;
+  engine_thread_.join();
+  if (!parts_->backend->asynchronous()) return;
+  const EngineStats stats = parts_->engine->stats();
+  spdlog::info("{} steps; of the last, the median took {:.3f} ms, {:.3f} ms beside the device",
+               stats.steps, stats.step_ms_p50, stats.host_ms_p50);
 }
 
 }  // namespace lorica

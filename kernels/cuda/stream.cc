@@ -71,6 +71,11 @@ Stream::~Stream() {
   if (stream_) cudaStreamDestroy(stream_);
 }
 
+bool IsLost(cudaStream_t stream) {
+  const cudaError_t error = cudaStreamQuery(stream);
+  return error != cudaSuccess && error != cudaErrorNotReady;
+}
+
 Event::Event() { cudaEventCreateWithFlags(&event_, cudaEventDisableTiming); }
 Event::~Event() { cudaEventDestroy(event_); }
 

@@ -31,6 +31,9 @@ class Stream {
   cudaStream_t stream_ = nullptr;
 };
 
+// Whether the device has failed for good. REQUIRES: the stream is not being captured.
+bool IsLost(cudaStream_t stream);
+
 class Event {
  public:
   Event();

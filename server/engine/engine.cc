@@ -53,6 +53,7 @@ struct Engine::Impl {
   absl::Time now;
   absl::Time next_expiry = absl::InfiniteFuture();
   bool worked = false;
+  absl::Duration waited;  // for the device, in this step
 
   // Since the last EndStep.
   QueueShare left_queue;
@@ -91,6 +92,7 @@ Engine::Impl::~Impl() {
 StepReport Engine::Impl::Step(absl::Time time) {
   now = time;
   const absl::Time began = options.clock();
+  waited = absl::ZeroDuration();
   TakeArrivals();
   pool->Poll(now);
   DropExpired(now);
@@ -177,7 +179,9 @@ bool Engine::Impl::CollectDue(bool launched) {
   if (flights.size() <= may_stay) return false;
   const Flight flight = std::move(flights.front());
   flights.pop_front();
+  const absl::Time began = options.clock();
   absl::StatusOr<std::vector<SampleResult>> results = executor->Collect();
+  waited += options.clock() - began;
   if (!results.ok()) {
     LoseDevice(results.status());
     return true;
@@ -281,8 +285,12 @@ void Engine::Impl::LeaveQueue(RequestState& request) {
 
 void Engine::Impl::EndStep(bool step_worked, absl::Time began) {
   worked = step_worked;
-  const double step_ms = worked ? absl::ToDoubleMilliseconds(options.clock() - began) : -1.0;
-  inbox.EndStep(left_queue, ended, Stats(), !flights.empty(), step_ms);
+  StepTimes times;
+  if (worked) {
+    const absl::Duration took = options.clock() - began;
+    times = {absl::ToDoubleMilliseconds(took), absl::ToDoubleMilliseconds(took - waited)};
+  }
+  inbox.EndStep(left_queue, ended, Stats(), !flights.empty(), times);
   left_queue = {};
   ended.clear();
 }

@@ -57,6 +57,7 @@ struct EngineStats {
   int32_t adapter_blocks = 0;
   double step_ms_p50 = 0.0;  // over the last 1,024 steps
   double step_ms_p99 = 0.0;
+  double host_ms_p50 = 0.0;  // of those, without the wait in Collect
 };
 
 struct StepReport {

@@ -4,6 +4,7 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "absl/types/span.h"
 
 namespace lorica {
 
@@ -105,7 +106,7 @@ Arrivals EngineInbox::Take() {
 }
 
 void EngineInbox::EndStep(const QueueShare& left_queue, const std::vector<RequestId>& ended,
-                          const EngineStats& stats, bool steps_in_flight, double step_ms) {
+                          const EngineStats& stats, bool steps_in_flight, const StepTimes& times) {
   absl::MutexLock lock(&mutex_);
   queue_.requests -= left_queue.requests;
   queue_.tokens -= left_queue.tokens;
@@ -116,8 +117,8 @@ void EngineInbox::EndStep(const QueueShare& left_queue, const std::vector<Reques
   }
   stats_ = stats;
   steps_in_flight_ = steps_in_flight;
-  if (step_ms < 0) return;
-  step_ms_[step_ms_count_++ % step_ms_.size()] = static_cast<float>(step_ms);
+  if (times.step_ms < 0) return;
+  times_[times_count_++ % times_.size()] = times;
 }
 
 void EngineInbox::Wait(absl::Duration timeout) {
@@ -132,20 +133,25 @@ bool EngineInbox::idle() const {
 
 EngineStats EngineInbox::stats() const {
   EngineStats stats;
-  std::vector<float> times;
+  std::vector<double> step_ms, host_ms;
   {
     absl::MutexLock lock(&mutex_);
     stats = stats_;
     stats.accepted = accepted_;
     stats.refused = refused_;
     stats.queued += static_cast<int32_t>(arrivals_.requests.size());
-    const auto kept = std::min<int64_t>(step_ms_count_, step_ms_.size());
-    times.assign(step_ms_.begin(), step_ms_.begin() + kept);
+    const auto kept = std::min<int64_t>(times_count_, times_.size());
+    for (const StepTimes& times : absl::MakeConstSpan(times_).first(kept)) {
+      step_ms.push_back(times.step_ms);
+      host_ms.push_back(times.host_ms);
+    }
   }
-  if (times.empty()) return stats;
-  std::sort(times.begin(), times.end());
-  stats.step_ms_p50 = times[(times.size() - 1) / 2];
-  stats.step_ms_p99 = times[(times.size() - 1) * 99 / 100];
+  if (step_ms.empty()) return stats;
+  std::sort(step_ms.begin(), step_ms.end());
+  std::sort(host_ms.begin(), host_ms.end());
+  stats.step_ms_p50 = step_ms[(step_ms.size() - 1) / 2];
+  stats.step_ms_p99 = step_ms[(step_ms.size() - 1) * 99 / 100];
+  stats.host_ms_p50 = host_ms[(host_ms.size() - 1) / 2];
   return stats;
 }
 

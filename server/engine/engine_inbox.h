@@ -42,6 +42,11 @@ struct QueueShare {
 };
 QueueShare ShareOf(const EngineRequest& request);
 
+struct StepTimes {
+  double step_ms = -1.0;
+  double host_ms = 0.0;  // of that, not spent waiting in Executor::Collect
+};
+
 class EngineInbox {
  public:
   explicit EngineInbox(const EngineOptions& options);
@@ -57,9 +62,9 @@ class EngineInbox {
   void Wake();
 
   Arrivals Take();
-  // What a step changed, in one go. `step_ms` < 0: no step ran.
+  // What a step changed, in one go. `times.step_ms` < 0: no step ran.
   void EndStep(const QueueShare& left_queue, const std::vector<RequestId>& ended,
-               const EngineStats& stats, bool steps_in_flight, double step_ms);
+               const EngineStats& stats, bool steps_in_flight, const StepTimes& times);
   void Wait(absl::Duration timeout);
 
   bool idle() const;
@@ -82,8 +87,8 @@ class EngineInbox {
   int64_t accepted_ ABSL_GUARDED_BY(mutex_) = 0;
   int64_t refused_ ABSL_GUARDED_BY(mutex_) = 0;
   EngineStats stats_ ABSL_GUARDED_BY(mutex_);
-  std::array<float, 1024> step_ms_ ABSL_GUARDED_BY(mutex_) = {};
-  int64_t step_ms_count_ ABSL_GUARDED_BY(mutex_) = 0;
+  std::array<StepTimes, 1024> times_ ABSL_GUARDED_BY(mutex_) = {};
+  int64_t times_count_ ABSL_GUARDED_BY(mutex_) = 0;
 };
 
 }  // namespace lorica

@@ -21,6 +21,7 @@ using Json = nlohmann::json;
 // bf16 may turn a choice whose two best logits are closer than this.
 constexpr double kMarginMin = 0.15;
 constexpr int kStreams = 64;
+constexpr int kTinyVocabulary = 259;  // of the tokenizer; the model's further rows are padding
 
 // The reference's tokens from one step on, as long as it is sure of each.
 struct Stretch {
@@ -110,7 +111,7 @@ TEST(CudaServer, ATinyFolderMeetsTheReferenceAtEveryPosition) {
   const size_t columns = logits.size() / prompt.size();
   std::vector<Stretch> stretches;
   for (size_t row = 0; row < prompt.size(); ++row) {
-    const auto begin = logits.begin() + row * columns, end = begin + columns;
+    const auto begin = logits.begin() + row * columns, end = begin + kTinyVocabulary;
     const auto best = std::max_element(begin, end);
     std::vector<float> others(begin, end);
     others.erase(others.begin() + (best - begin));
@@ -125,11 +126,12 @@ TEST(CudaServer, ATinyFolderMeetsTheReferenceAtEveryPosition) {
   ExpectStretches(*server, stretches);
 }
 
-// An adapter for shapes/tiny on all seven linears, whose change is about as large as what it
-// changes.
-void WriteTinyAdapter(const TemporaryFolder& folder, const std::string& id, int rank) {
+// An adapter for shapes/tiny on all seven linears. With kScale its change is about as large as
+// what it changes.
+constexpr double kScale = 1.0 / 64;
+void WriteTinyAdapter(const TemporaryFolder& folder, const std::string& id, int rank,
+                      double scale = kScale) {
   static constexpr int kHidden = 256, kFfn = 512, kQ = 512, kKv = 128, kLayers = 2;
-  constexpr double kScale = 1.0 / 64;
   const auto shape = [](LoraModule module) -> std::pair<int, int> {  // out, in
     switch (module) {
       case LoraModule::kQ:
@@ -163,7 +165,7 @@ void WriteTinyAdapter(const TemporaryFolder& folder, const std::string& id, int 
   }
   folder.Write(id + "/adapter_config.json",
                absl::StrCat(R"({"peft_type": "LORA", "r": )", rank, R"(, "lora_alpha": )",
-                            rank * kScale / std::sqrt(rank), "}"));
+                            rank * scale / std::sqrt(rank), "}"));
   folder.Write(id + "/adapter_model.safetensors", SafetensorsFile(tensors));
 }
 
@@ -226,6 +228,28 @@ TEST(CudaServer, AShapeAloneSaysWhatTheCpuSays) {
   const auto server = StartOnCuda(options);
   ASSERT_NE(server, nullptr);
   ExpectStretches(*server, stretches);
+}
+
+TEST(CudaServer, NumbersThatAreNoneEndOneStreamAndNotItsNeighbours) {
+  if (!HasGpu()) GTEST_SKIP() << "no GPU";
+  TemporaryFolder adapters;
+  WriteTinyAdapter(adapters, "sound", 8);
+  WriteTinyAdapter(adapters, "broken", 8, 5e38);
+  ServerProcess::Options options;
+  options.model = std::string(LORICA_TEST_DATA) + "/shapes/tiny";
+  options.adapters_dir = adapters.path();
+  options.flags = {"--load-format", "dummy"};
+  const auto server = StartOnCuda(options);
+  ASSERT_NE(server, nullptr);
+  std::vector<v1::GenerateRequest> requests(30, Forced({1, 17, 400}, 200));
+  for (size_t i = 0; i < requests.size(); ++i) {
+    if (i % 3 != 0) requests[i].set_adapter_id(i % 3 == 1 ? "sound" : "broken");
+  }
+  const std::vector<Generated> results = GenerateAll(*server, requests, kStreams);
+  for (size_t i = 0; i < results.size(); ++i) {
+    const auto code = i % 3 == 2 ? absl::StatusCode::kInternal : absl::StatusCode::kOk;
+    EXPECT_EQ(results[i].status.code(), code) << i << ": " << results[i].status;
+  }
 }
 
 }  // namespace
