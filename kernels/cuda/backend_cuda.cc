@@ -18,6 +18,9 @@ constexpr int64_t kUFloatsMin = int64_t{16} << 20;
 // Tables of mounted adapters, some 40 KiB each for 32 layers.
 constexpr int64_t kStreamMemoryFirstBytes = int64_t{32} << 20;
 constexpr int64_t kStreamMemoryKeptBytes = int64_t{256} << 20;
+// What adapters add is kept in fp32 up to here; in larger steps it is added to the rounded
+// product, which costs fewer bytes and one rounding more.
+constexpr int64_t kLoraSumBytes = int64_t{64} << 20;
 constexpr int64_t kResultsMax = 1 << 16;
 
 class EventTicket : public CopyTicket {
@@ -67,7 +70,7 @@ absl::Status CudaBackend::Start(const BackendOptions& options) {
   error = cudaGetDeviceProperties(&properties, 0);
   if (error != cudaSuccess) return ToStatus(error, "cannot ask the CUDA device");
   name_ = absl::StrCat("cuda (", properties.name, ")");
-  for (auto* stream : {&stream_, &shrink_stream_, &copy_stream_}) {
+  for (auto* stream : {&stream_, &copy_stream_}) {
     auto made = Stream::Make(stream == &copy_stream_ ? 0 : -1);
     if (!made.ok()) return made.status();
     *stream = *std::move(made);
@@ -97,9 +100,12 @@ absl::Status CudaBackend::Start(const BackendOptions& options) {
   const int64_t terms = options.terms_max > 0 ? options.terms_max : rows;
   plan_.stride = terms * kGroupModulesMax;
   plan_.u = static_cast<float*>(u_->data());
-  plan_.shrink_warps = ShrinkWarps();
+  plan_.blocks = MultiprocessorCount();
   plan_.tile_stride = static_cast<int32_t>(rows);
 
+  auto lora_sums = AllocateDevice(kLoraSumBytes);
+  if (!lora_sums.ok()) return lora_sums.status();
+  lora_sums_ = *std::move(lora_sums);
   auto device_results = AllocateDevice(kResultsMax * sizeof(GreedyResult));
   if (!device_results.ok()) return device_results.status();
   device_results_ = *std::move(device_results);
@@ -116,10 +122,10 @@ absl::Status CudaBackend::AllocatePlan(int layers) {
   const int64_t pairs = int64_t{layers} * 4;
   const int64_t entry_bytes = pairs * plan_.stride * sizeof(PlanEntry);
   const int64_t begin_bytes = pairs * (plan_.stride + 1) * 4;
-  auto plan_memory = AllocateDevice(entry_bytes + 2 * begin_bytes);
+  auto plan_memory = AllocateDevice(entry_bytes + 2 * begin_bytes + pairs * 4);
   if (!plan_memory.ok()) return plan_memory.status();
   auto starts = AllocateDevice(
-      pairs * (plan_.shrink_warps * sizeof(ShrinkStart) + plan_.tile_stride * sizeof(TileStart)));
+      pairs * (plan_.blocks * sizeof(ShrinkStart) + plan_.tile_stride * sizeof(TileStart)));
   if (!starts.ok()) return starts.status();
   plan_memory_ = *std::move(plan_memory);
   starts_ = *std::move(starts);
@@ -128,6 +134,7 @@ absl::Status CudaBackend::AllocatePlan(int layers) {
   plan_.entries = reinterpret_cast<PlanEntry*>(memory);
   plan_.unit_begin = reinterpret_cast<int32_t*>(memory + entry_bytes);
   plan_.rank_begin = reinterpret_cast<int32_t*>(memory + entry_bytes + begin_bytes);
+  plan_.shrunk = reinterpret_cast<int32_t*>(memory + entry_bytes + 2 * begin_bytes);
   plan_.tile_starts = static_cast<TileStart*>(starts_->data());
   plan_.shrink_starts =
       reinterpret_cast<ShrinkStart*>(plan_.tile_starts + pairs * plan_.tile_stride);
@@ -276,32 +283,24 @@ void CudaBackend::BeginStep(const StepBatch& batch) {
   step_->Send(batch, stream());
   pending_shrink_.reset();
   plan_layers_ = 0;
-  GroupInputs inputs;
   int layers = 0;
   for (const LoraTerm& term : batch.terms) {
     const auto* adapter = static_cast<const CudaMounted*>(term.adapter);
     layers = std::max(layers, adapter->layers());
     plan_.arena = adapter->arena();
-    for (int group = 0; group < 4; ++group) {
-      if (adapter->in_features(group) > 0) inputs.features[group] = adapter->in_features(group);
-    }
   }
-  PlanAdapters(inputs, layers);
+  PlanAdapters(layers);
 }
 
 // Fills the plan from the step's tables. 0 layers: the step has no adapters.
-void CudaBackend::PlanAdapters(const GroupInputs& inputs, int layers) {
+void CudaBackend::PlanAdapters(int layers) {
   plan_layers_ = layers;
   if (layers > 0) {
     const absl::Status room = AllocatePlan(layers);
     LORICA_CHECK(room.ok(), room.ToString());
   }
   plan_.tile_starts = layers > 0 ? static_cast<TileStart*>(starts_->data()) : nullptr;
-  if (layers > 0) LaunchLoraPlan(step_->tables(), plan_, layers, inputs, stream());
-}
-
-int CudaBackend::RowTiles() const {
-  return fixed_grids_ && plan_layers_ > 0 ? step_->counts().rows : step_->counts().row_tiles;
+  if (layers > 0) LaunchLoraPlan(step_->tables(), plan_, layers, stream());
 }
 
 // What a step of the form could be, all rows at the start of the first block.
@@ -323,7 +322,7 @@ absl::StatusOr<std::unique_ptr<CapturedStep>> CudaBackend::Capture(
   if (!status.ok()) return status;
   BeginStep(SomeStep(form.rows));
   plan_.arena = static_cast<const std::byte*>(cache.arena);
-  if (form.adapters) PlanAdapters({}, cache.shape.layers);
+  if (form.adapters) PlanAdapters(cache.shape.layers);
   const absl::Cleanup restore = [this, before = fixed_grids_] { fixed_grids_ = before; };
   fixed_grids_ = true;
   const auto settled = [&] {
@@ -333,7 +332,7 @@ absl::StatusOr<std::unique_ptr<CapturedStep>> CudaBackend::Capture(
   settled();  // not captured: loads the kernels, chooses how to multiply
   status = Synchronize();
   if (!status.ok()) return status;
-  auto captured = CapturedGraph::Record(form, RowTiles(), stream(), settled);
+  auto captured = CapturedGraph::Record(form, stream(), settled);
   if (!captured.ok()) return captured.status();
   ++captures_;
   status = Synchronize();
@@ -344,7 +343,6 @@ absl::StatusOr<std::unique_ptr<CapturedStep>> CudaBackend::Capture(
 void CudaBackend::Replay(const CapturedStep& step) {
   const auto& captured = static_cast<const CapturedGraph&>(step);
   LORICA_CHECK(step_->counts().rows <= captured.form().rows, captured.form().rows);
-  LORICA_CHECK(step_->counts().row_tiles <= captured.row_tiles(), captured.row_tiles());
   LORICA_CHECK((plan_layers_ > 0) == captured.form().adapters, plan_layers_);
   captured.Launch(stream());
 }
@@ -364,49 +362,44 @@ void CudaBackend::Linear(Tensor y, Tensor x, const Weight& weight) {
                x.columns);
   SettleProduct();
   pending_product_ = linear_->Run(y.data, x.data, x.rows, OnDevice(weight), stream());
-}
-
-Product CudaBackend::TakeProduct(const void* y) {
-  if (pending_product_.parts && pending_product_.y == y) return std::exchange(pending_product_, {});
-  SettleProduct();
-  return {.y = y};
+  if (pending_shrink_) {
+    pending_shrink_->x_ready = pending_product_.streamed && pending_shrink_->x.data == x.data;
+  }
 }
 
 void CudaBackend::SettleProduct() {
-  if (!pending_product_.parts) return;
   const Product product = std::exchange(pending_product_, {});
+  if (!product.parts) return;
   LaunchAddParts(const_cast<void*>(product.y), product.parts, product.splits, product.part_stride,
                  stream());
 }
 
 void CudaBackend::LoraShrink(Tensor x, int layer, LoraGroup group) {
-  shrink_columns_ = x.columns;
-  if (plan_layers_ == 0) return;
-  if (shrink_place_ == ShrinkPlace::kAfter) {
-    pending_shrink_ = {x, layer, group};
-    return;
-  }
-  const bool beside = shrink_place_ == ShrinkPlace::kBeside;
-  if (beside) {
-    input_ready_.Record(stream());
-    input_ready_.Hold(shrink_stream_->get());
-  }
-  LaunchLoraShrink(x.data, x.columns, step_->tables(), plan_, layer, group, !beside,
-                   beside ? shrink_stream_->get() : stream());
-  if (beside) {
-    shrink_done_.Record(shrink_stream_->get());
-    shrink_running_ = true;
-  }
+  if (plan_layers_ > 0) pending_shrink_ = {x, layer, group};
 }
 
-void CudaBackend::JoinShrink() {
-  if (pending_shrink_) {
-    LaunchLoraShrink(pending_shrink_->x.data, pending_shrink_->x.columns, step_->tables(), plan_,
-                     pending_shrink_->layer, pending_shrink_->group, true, stream());
-    pending_shrink_.reset();
+Product CudaBackend::TakeProduct(Tensor y, const GroupOutputs& outputs) {
+  if (pending_product_.y != y.data) SettleProduct();
+  Product product = std::exchange(pending_product_, {});
+  product.y = y.data;
+  if (!pending_shrink_) return product;
+  const PendingShrink shrink = *std::exchange(pending_shrink_, std::nullopt);
+  LoraArgs args;
+  args.x = shrink.x.data;
+  args.in_features = shrink.x.columns;
+  args.layer = shrink.layer;
+  args.group = shrink.group;
+  args.outputs = outputs;
+  args.x_ready = shrink.x_ready;
+  if (y.rows * y.columns * 4 > kLoraSumBytes) {
+    LORICA_CHECK(product.parts == nullptr, y.rows, y.columns);
+    args.product = y.data;
+  } else {
+    args.sums = static_cast<float*>(lora_sums_->data());
+    product.lora = args.sums;
   }
-  if (shrink_running_) shrink_done_.Hold(stream());
-  shrink_running_ = false;
+  LaunchLora(args, step_->tables(), plan_, stream());
+  return product;
 }
 
 const CudaBackend::DeviceRope& CudaBackend::RopeOnDevice(const RopeTable& rope) {
@@ -424,10 +417,10 @@ const CudaBackend::DeviceRope& CudaBackend::RopeOnDevice(const RopeTable& rope) 
 
 void CudaBackend::QkvPost(Tensor qkv, const float* bias, const RopeTable& rope, int layer,
                           const KvCache& cache) {
-  JoinShrink();
   const DeviceRope& device = RopeOnDevice(rope);
   QkvPostArgs args;
-  args.product = TakeProduct(qkv.data);
+  const int size = cache.shape.head_size, kv_columns = cache.shape.kv_heads * size;
+  args.product = TakeProduct(qkv, {cache.shape.heads * size, kv_columns, kv_columns});
   args.qkv = qkv.data;
   args.bias = bias;
   args.cos = static_cast<const float*>(device.cos->data());
@@ -437,7 +430,7 @@ void CudaBackend::QkvPost(Tensor qkv, const float* bias, const RopeTable& rope, 
   args.arena = cache.arena;
   args.block_bytes = cache.block_bytes;
   args.shape = cache.shape;
-  LaunchQkvPost(args, shrink_columns_, step_->tables(), plan_, RowTiles(), stream());
+  LaunchQkvPost(args, step_->tables(), plan_, static_cast<int>(qkv.rows), stream());
 }
 
 void CudaBackend::Attend(Tensor out, Tensor qkv, int layer, const KvCache& cache) {
@@ -449,34 +442,33 @@ void CudaBackend::Attend(Tensor out, Tensor qkv, int layer, const KvCache& cache
     attention = *std::move(made);
   }
   LORICA_CHECK(attention->cache().block_bytes == cache.block_bytes, cache.block_bytes);
-  const absl::Status status = attention->Run(out, qkv, layer, step_->tables(), step_->attend(),
-                                             fixed_grids_, stream());
+  const absl::Status status =
+      attention->Run(out, qkv, layer, step_->tables(), step_->attend(), fixed_grids_, stream());
   LORICA_CHECK(status.ok(), status.ToString());
 }
 
 void CudaBackend::ResidualNorm(Tensor out, Tensor residual, Tensor projection, const float* bias,
                                int layer, LoraGroup group, const float* next_weight,
                                float epsilon) {
-  JoinShrink();
   LORICA_CHECK(residual.columns <= kResidualColumnsMax, residual.columns);
   ResidualNormArgs args;
   args.out = out.data;
   args.residual = residual.data;
-  args.projection = TakeProduct(projection.data);
+  args.projection = TakeProduct(projection, {static_cast<int>(projection.columns)});
   args.bias = bias;
   args.norm = next_weight;
   args.epsilon = epsilon;
   args.columns = residual.columns;
-  args.in_features = shrink_columns_;
   args.layer = layer;
   args.group = group;
-  LaunchResidualNorm(args, step_->tables(), plan_, RowTiles(), stream());
+  LaunchResidualNorm(args, step_->tables(), plan_, static_cast<int>(residual.rows), stream());
 }
 
 void CudaBackend::GluPost(Tensor out, Tensor gate_up, Activation activation, int layer) {
-  JoinShrink();
-  LaunchGluPost(out.data, TakeProduct(gate_up.data), out.columns, shrink_columns_, activation,
-                layer, step_->tables(), plan_, RowTiles(), stream());
+  const int ffn = static_cast<int>(out.columns);
+  const Product product = TakeProduct(gate_up, {ffn, ffn});
+  LaunchGluPost(out.data, product, ffn, activation, layer, step_->tables(), plan_,
+                static_cast<int>(out.rows), stream());
 }
 
 void CudaBackend::GatherRows(Tensor out, Tensor x) {

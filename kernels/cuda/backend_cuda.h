@@ -1,9 +1,8 @@
 // The CUDA backend. See kernels/backend.h for the contract.
 //
 // Activations, K, V and tiles are bf16; sums, norms, softmax and u are fp32. The residual
-// stream is bf16 too, rounded once a half layer, as the models were trained. One main
-// stream runs the verbs; a second runs shrinks beside the base products when asked; a third
-// of low priority copies blocks.
+// stream is bf16 too, rounded once a half layer, as the models were trained. One stream
+// runs the verbs; another of low priority copies blocks.
 //
 // Sample serves greedy rows without penalties, masks or logprobs; attention at most 8 query
 // heads a KV head.
@@ -28,10 +27,6 @@
 #include "kernels/cuda/stream.h"
 
 namespace lorica::cuda {
-
-// How shrinks run: kBefore the base product in the main stream; kAfter it, so that the post
-// kernel reads its weights while the shrink runs; kBeside it, in a stream of their own.
-enum class ShrinkPlace : uint8_t { kBefore, kAfter, kBeside };
 
 class CudaBackend : public Backend {
  public:
@@ -84,9 +79,7 @@ class CudaBackend : public Backend {
   absl::Status Synchronize() override;
 
   cudaStream_t stream() const { return stream_->get(); }
-  void set_shrink_place(ShrinkPlace place) { shrink_place_ = place; }
-  // Launches for as many tiles as there are rows, so that a captured step serves any mixture
-  // of adapters over that many rows.
+  // Launches that hold for any later step of as many rows, as a captured one needs them.
   void set_fixed_grids(bool fixed) { fixed_grids_ = fixed; }
 
  private:
@@ -98,6 +91,7 @@ class CudaBackend : public Backend {
     Tensor x;
     int layer = 0;
     LoraGroup group = LoraGroup::kQkv;
+    bool x_ready = false;  // the launch ahead has seen x finished
   };
   struct PendingResults {
     absl::Span<SampleResult> results;
@@ -112,40 +106,34 @@ class CudaBackend : public Backend {
   CudaBackend() = default;
   absl::Status Start(const BackendOptions& options);
   absl::Status AllocatePlan(int layers);
-  void PlanAdapters(const GroupInputs& inputs, int layers);
+  void PlanAdapters(int layers);
   const DeviceRope& RopeOnDevice(const RopeTable& rope);
   static StepBatch SomeStep(int rows);
-  int RowTiles() const;
-  void JoinShrink();
-  // The product that Linear left for y; whoever else comes next settles it into y.
-  Product TakeProduct(const void* y);
+  // What Linear and LoraShrink left for y, which the adapters' sums are launched for; whoever
+  // else comes next settles the product into y.
+  Product TakeProduct(Tensor y, const GroupOutputs& outputs);
   void SettleProduct();
   absl::Status Land(Flight flight, const absl::Status& status);
 
   std::string name_;
   std::unique_ptr<Stream> stream_;
-  std::unique_ptr<Stream> shrink_stream_;
   std::unique_ptr<Stream> copy_stream_;
   std::shared_ptr<PinnedPool> pinned_;
-  Event input_ready_;
-  Event shrink_done_;
-  bool shrink_running_ = false;
-  ShrinkPlace shrink_place_ = ShrinkPlace::kAfter;
-  std::optional<PendingShrink> pending_shrink_;  // kAfter: until the post verb
   bool fixed_grids_ = false;
-  bool greedy_ = true;  // every sample row of the step
+  std::optional<PendingShrink> pending_shrink_;  // until the post verb, behind the product
+  bool greedy_ = true;                           // every sample row of the step
 
   std::unique_ptr<LinearRunner> linear_;
   Product pending_product_;  // parts == nullptr: none
   std::unique_ptr<StepImage> step_;
   std::unique_ptr<Buffer> plan_memory_;
   std::unique_ptr<Buffer> u_;
+  std::unique_ptr<Buffer> lora_sums_;
   std::unique_ptr<Buffer> starts_;
   LoraPlan plan_{};
-  int plan_layers_max_ = 0;     // that plan_memory_ has room for
-  int plan_layers_ = 0;         // of this step; 0 without adapters
-  int captures_ = 0;            // which hold plan_'s addresses
-  int64_t shrink_columns_ = 1;  // inputs of the last shrink
+  int plan_layers_max_ = 0;  // that plan_memory_ has room for
+  int plan_layers_ = 0;      // of this step; 0 without adapters
+  int captures_ = 0;         // which hold plan_'s addresses
   std::map<const RopeTable*, DeviceRope> ropes_;
   int rows_max_ = 0;
   std::map<const void*, std::unique_ptr<Attention>> attentions_;  // by arena

@@ -5,9 +5,9 @@
 namespace lorica::cuda {
 
 absl::StatusOr<std::unique_ptr<CapturedGraph>> CapturedGraph::Record(
-    const DecodeForm& form, int row_tiles, cudaStream_t stream, absl::FunctionRef<void()> verbs) {
+    const DecodeForm& form, cudaStream_t stream, absl::FunctionRef<void()> verbs) {
   constexpr char kWhat[] = "cannot capture a decode step";
-  std::unique_ptr<CapturedGraph> captured(new CapturedGraph(form, row_tiles));
+  std::unique_ptr<CapturedGraph> captured(new CapturedGraph(form));
   cudaError_t error = cudaStreamBeginCapture(stream, cudaStreamCaptureModeThreadLocal);
   if (error != cudaSuccess) return ToStatus(error, kWhat);
   verbs();

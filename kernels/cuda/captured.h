@@ -16,21 +16,19 @@ class CapturedGraph : public CapturedStep {
   // Records what `verbs` launches on `stream`, and what waits for it on others; nothing runs.
   // Every kernel has run before, so that none has to be loaded.
   static absl::StatusOr<std::unique_ptr<CapturedGraph>> Record(const DecodeForm& form,
-                                                               int row_tiles, cudaStream_t stream,
+                                                               cudaStream_t stream,
                                                                absl::FunctionRef<void()> verbs);
   ~CapturedGraph() override;
 
   const DecodeForm& form() const { return form_; }
   // Most row tiles that its post kernels look at.
-  int row_tiles() const { return row_tiles_; }
   // Errors stay with the runtime, as those of any launch.
   void Launch(cudaStream_t stream) const { cudaGraphLaunch(graph_, stream); }
 
  private:
-  CapturedGraph(const DecodeForm& form, int row_tiles) : form_(form), row_tiles_(row_tiles) {}
+  explicit CapturedGraph(const DecodeForm& form) : form_(form) {}
 
   const DecodeForm form_;
-  const int row_tiles_;
   cudaGraphExec_t graph_ = nullptr;
 };
 

@@ -1,15 +1,11 @@
-// The LoRA expand inside a post kernel: the sum over terms of s B u, for the block's columns
-// and a tile of at most kPostRowTile rows, left in shared memory.
+// The LoRA expand: the sum over terms of s B u for a run of columns and a tile of at most
+// kExpandRowTile rows, by one warp.
 //
 // The weights are the left operand of the matrix instruction: its 16 rows are output
 // columns, its 16 k are ranks, its 8 columns are rows of the batch. Which physical column
 // an operand row stands for is free, so lane (g, t) takes columns [8g, 8g + 8) of a group
-// of 64 and reads four ranks of them, 16 bytes each, straight from the tiles. In the end
-// it holds those 8 columns for rows 2t and 2t + 1. u stays fp32: it enters as the sum of
-// two bf16 values.
-//
-// Code is kept short here: between two launches the products stream gigabytes through the
-// cache, so every instruction is fetched from memory again.
+// of 64 and reads four ranks of them, 16 bytes each. In the end it holds those 8 columns for rows
+// 2t and 2t + 1. u stays fp32: it enters as the sum of two bf16 values.
 #pragma once
 
 #include "kernels/cuda/mma.cuh"
@@ -19,35 +15,45 @@
 namespace lorica::cuda {
 
 inline constexpr int kGroupColumns = 64;  // columns that a warp's lanes cover at once
-inline constexpr int kUStride = kLoraRankMax + 8;
+inline constexpr int kRunGroups = 2;
+inline constexpr int kRunColumns = kRunGroups * kGroupColumns;
 
-// 64 columns of one module that a warp computes.
-struct ExpandGroup {
-  int module;  // which of the linears that share x
-  int u;       // which of the block's u buffers: one for each module it holds
-  int column;  // first column inside the module
-  int width;   // of the module; 0 = nothing for this lane
-  float* out;  // [kPostRowTile][out_stride], the group's first column
-};
+inline constexpr int kPairRanks = 2 * kTileRanks;  // of one matrix instruction
+inline constexpr int kPairBytes = kPairRanks * kRunColumns * 2;
 
 struct RankRows {
   uint4 row[4];  // ranks 2t, 2t + 1 of the first tile, 2t, 2t + 1 of the second
 };
 
-__device__ __forceinline__ void LoadRanks(RankRows& out, const PlanEntry& entry,
-                                          const std::byte* arena, int tile, int column, int width) {
-  const int t = threadIdx.x % 4;
+// Starts the copy of two rank tiles of a run of columns, [kPairRanks][kRunColumns]. All lanes.
+__device__ __forceinline__ void LoadPair(const PlanEntry& entry, const std::byte* arena,
+                                         int rank_tile, int column, int width, uint32_t shared,
+                                         uint32_t barrier) {
+  const int lane = threadIdx.x % 32, tile = rank_tile + lane / kTileRanks;
+  const int bytes = min(kRunColumns, width - column) * 2;
+  if (lane == 0) {
+    BarrierExpect(barrier, max(0, min(2, entry.rank_tiles - rank_tile)) * kTileRanks * bytes);
+  }
+  __syncwarp();
+  if (lane >= kPairRanks || tile >= entry.rank_tiles) return;
   const int wide = column / kTileWidth;
   const int tile_width = min(kTileWidth, width - wide * kTileWidth);
+  const uint32_t unit = TileUnit(entry.b_tiles, entry.b_run, tile, wide, width);
+  const std::byte* from = arena + int64_t{unit} * kTileUnitBytes +
+                          (lane % kTileRanks * tile_width + column - wide * kTileWidth) * 2;
+  CopyBytes(shared + lane * kRunColumns * 2, from, bytes, barrier);
+}
+
+// The lane's share of 64 columns; zeros for ranks that the adapter has not.
+__device__ __forceinline__ void ReadRanks(RankRows& out, const std::byte* shared, int group,
+                                          bool second) {
+  const int g = threadIdx.x % 32 / 4, t = threadIdx.x % 4;
+  const std::byte* from = shared + (2 * t * kRunColumns + group * kGroupColumns + 8 * g) * 2;
 #pragma unroll
-  for (int half = 0; half < 2; ++half) {
-    out.row[2 * half] = out.row[2 * half + 1] = make_uint4(0, 0, 0, 0);
-    if (tile + half >= entry.rank_tiles || column >= width) continue;
-    const uint32_t unit = TileUnit(entry.b_tiles, entry.b_run, tile + half, wide, width);
-    const std::byte* address = arena + int64_t{unit} * kTileUnitBytes +
-                               (2 * t * tile_width + column - wide * kTileWidth) * 2;
-    out.row[2 * half] = LoadStream(address);
-    out.row[2 * half + 1] = LoadStream(address + tile_width * 2);
+  for (int i = 0; i < 4; ++i) {
+    const int rank = i / 2 * kTileRanks + i % 2;
+    out.row[i] = i < 2 || second ? *reinterpret_cast<const uint4*>(from + rank * kRunColumns * 2)
+                                 : make_uint4(0, 0, 0, 0);
   }
 }
 
@@ -66,114 +72,70 @@ __device__ __forceinline__ void MultiplyRanks(float (&d)[4][4], const RankRows& 
   }
 }
 
-// u of one entry into shared memory, [kPostRowTile][kUStride], splits added in order and
-// scaled; zeros where the tile has no row and up to a multiple of 16 ranks.
-__device__ __forceinline__ void GatherU(float* out, const PlanEntry& entry, const RowTile& tile,
-                                        const float* u, int splits) {
-  const int ranks = entry.rank_tiles * kTileRanks;
-  const int columns = (ranks + 15) / 16 * 16;
-  const int64_t split_stride = int64_t{tile.u_rows} * tile.u_width;
-  const float* from_tile = u + tile.u_begin + entry.u_column;
-  for (int row = threadIdx.x / 16; row < kPostRowTile; row += blockDim.x / 16) {
-    for (int rank = threadIdx.x % 16; rank < columns; rank += 16) {
-      float sum = 0.0f;
-      const float* from = from_tile + row * tile.u_width + rank;
-      if (row < tile.row_count && rank < ranks) {
-#pragma unroll 8
-        for (int s = 0; s < splits; ++s) sum += __ldcg(from + s * split_stride);
-      }
-      out[row * kUStride + rank] = sum * entry.scale;
-    }
-  }
-}
-
+// u of 16 ranks from a rank tile on, of row g, scaled, as the sum of two bf16 values; zeros where
+// the tile has no row and beyond the last rank.
 __device__ __forceinline__ void SplitU(uint32_t (&high)[2], uint32_t (&low)[2], const float* u,
-                                       int rank) {
+                                       const RowTile& tile, const PlanEntry& entry, int rank_tile) {
   const int g = threadIdx.x % 32 / 4, t = threadIdx.x % 4;
+  const float* row = u + tile.u_begin + g * tile.u_width + entry.u_column + 2 * t;
 #pragma unroll
   for (int half = 0; half < 2; ++half) {
-    const float2 v = *reinterpret_cast<const float2*>(u + g * kUStride + rank + 8 * half + 2 * t);
+    const bool inside = g < tile.row_count && rank_tile + half < entry.rank_tiles;
+    float2 v = make_float2(0.0f, 0.0f);
+    if (inside) v = __ldcg(reinterpret_cast<const float2*>(row + (rank_tile + half) * kTileRanks));
+    v = make_float2(v.x * entry.scale, v.y * entry.scale);
     high[half] = PackBf16(v.x, v.y);
     low[half] = PackBf16(v.x - LowFloat(high[half]), v.y - HighFloat(high[half]));
   }
 }
 
-// Lane (g, t) writes columns [8g, 8g + 8) of rows 2t and 2t + 1.
-__device__ __forceinline__ void StoreGroup(const ExpandGroup& group, const float (&d)[4][4],
-                                           int out_stride) {
-  const int g = threadIdx.x % 32 / 4, t = threadIdx.x % 4;
-#pragma unroll
-  for (int half = 0; half < 2; ++half) {
-    float4* to = reinterpret_cast<float4*>(group.out + (2 * t + half) * out_stride + 8 * g);
-    to[0] = make_float4(d[0][half], d[0][2 + half], d[1][half], d[1][2 + half]);
-    to[1] = make_float4(d[2][half], d[2][2 + half], d[3][half], d[3][2 + half]);
-  }
-}
-
-// Where the block's u buffers come from: `count` modules from `first`.
-struct ExpandModules {
-  int first;
-  int count;
+// Where the sums go: fp32, or added to a finished bf16 product. Rows are `columns` apart.
+struct ExpandTarget {
+  float* sums;
+  __nv_bfloat16* product;  // null: sums
+  int columns;
 };
 
-// All threads of the block, same tile and modules. Waits for the launch ahead once the
-// first weights are on their way and lets the next begin; ends with a barrier. REQUIRES:
-// tile.term_count > 0.
-template <int kGroups>
-__device__ __forceinline__ void Expand(const ExpandGroup (&groups)[kGroups], ExpandModules modules,
-                                       const RowTile& tile, const TileStart& start,
-                                       const LoraPlan& plan, int pair, int group_modules,
-                                       int splits, float* shared_u, int out_stride) {
-  const int lane_column = threadIdx.x % 32 / 4 * 8;
-  float d[kGroups][4][4] = {};
-#pragma unroll 1
-  for (int term = 0; term < tile.term_count; ++term) {
-    const PlanEntry* entries =
-        term == 0 ? start.entries
-                  : plan.entries + pair * plan.stride + (tile.term_begin + term) * group_modules;
-    int tiles = 0;
-    for (int m = 0; m < modules.count; ++m) {
-      tiles = max(tiles, entries[modules.first + m].rank_tiles);
-    }
-#pragma unroll 1
-    for (int rank_tile = 0; rank_tile < max(tiles, 1); rank_tile += 2) {
-      RankRows weights[kGroups];
+// 8 columns of one row. `more`: an earlier term has written the sums.
+__device__ __forceinline__ void StoreEight(const ExpandTarget& target, int64_t at, bool more,
+                                           float4 first, float4 second) {
+  if (target.product) {
+    uint4* to = reinterpret_cast<uint4*>(target.product + at);
+    uint4 v = *to;
+    const float4 halves[2] = {first, second};
+    uint32_t* words = &v.x;
 #pragma unroll
-      for (int j = 0; j < kGroups; ++j) {
-        LoadRanks(weights[j], entries[groups[j].module], plan.arena, rank_tile,
-                  groups[j].column + lane_column, groups[j].width);
-      }
-      if (rank_tile == 0) {
-        if (term == 0) {
-          WaitForPredecessor();
-          ReleaseSuccessor();
-        }
-        __syncthreads();
-#pragma unroll 1
-        for (int m = 0; m < modules.count; ++m) {
-          GatherU(shared_u + m * kPostRowTile * kUStride, entries[modules.first + m], tile, plan.u,
-                  splits);
-        }
-        __syncthreads();
-      }
-#pragma unroll
-      for (int j = 0; j < kGroups; ++j) {
-        if (rank_tile >= entries[groups[j].module].rank_tiles) continue;
-        uint32_t high[2], low[2];
-        SplitU(high, low, shared_u + groups[j].u * kPostRowTile * kUStride, rank_tile * kTileRanks);
-        MultiplyRanks(d[j], weights[j], high, low);
-      }
+    for (int i = 0; i < 4; ++i) {
+      const float* add = &halves[i / 2].x + i % 2 * 2;
+      words[i] = PackBf16(LowFloat(words[i]) + add[0], HighFloat(words[i]) + add[1]);
     }
+    *to = v;
+    return;
   }
-#pragma unroll
-  for (int j = 0; j < kGroups; ++j) StoreGroup(groups[j], d[j], out_stride);
-  __syncthreads();
+  float4* to = reinterpret_cast<float4*>(target.sums + at);
+  if (more) {
+    const float4 a = to[0], b = to[1];
+    first = make_float4(a.x + first.x, a.y + first.y, a.z + first.z, a.w + first.w);
+    second = make_float4(b.x + second.x, b.y + second.y, b.z + second.z, b.w + second.w);
+  }
+  to[0] = first;
+  to[1] = second;
 }
 
-// DoRA's gain of a tile's module; null without. Only a lone term may have one.
-__device__ __forceinline__ const float* GainOf(const RowTile& tile, const TileStart* start, int m) {
-  const bool any = tile.term_count == 1 && start->entries[m].rank_tiles > 0;
-  return any ? start->entries[m].gain : nullptr;
+__device__ __forceinline__ void StoreGroup(const ExpandTarget& target, const RowTile& tile,
+                                           int64_t module_begin, int column, int width, bool more,
+                                           const float (&d)[4][4]) {
+  const int t = threadIdx.x % 4;
+  if (column >= width) return;
+#pragma unroll
+  for (int half = 0; half < 2; ++half) {
+    const int row = 2 * t + half;
+    if (row >= tile.row_count) continue;
+    const int64_t at = int64_t{tile.row_begin + row} * target.columns + module_begin + column;
+    StoreEight(target, at, more,
+               make_float4(d[0][half], d[0][2 + half], d[1][half], d[1][2 + half]),
+               make_float4(d[2][half], d[2][2 + half], d[3][half], d[3][2 + half]));
+  }
 }
 
 }  // namespace lorica::cuda

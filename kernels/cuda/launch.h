@@ -21,27 +21,49 @@ struct ScatterSection {
 inline constexpr int kScatterSectionsMax = 16;
 void LaunchScatter(std::byte* tables, const std::byte* image, cudaStream_t stream);
 
-// Inputs of each group's modules; 0 where no adapter of the step touches it.
-struct GroupInputs {
-  int features[4] = {};
-};
 // Fills the plan of every (layer, group) from the step's terms and row tiles.
-void LaunchLoraPlan(const StepTables& step, const LoraPlan& plan, int layers,
-                    const GroupInputs& inputs, cudaStream_t stream);
+void LaunchLoraPlan(const StepTables& step, const LoraPlan& plan, int layers, cudaStream_t stream);
 int MultiprocessorCount();
-// Warps that a shrink's work is dealt out to, on this device.
-int ShrinkWarps();
-// u = A x. `early` lets the launch begin, and read weights, before the one ahead of it
-// in the stream has ended.
-void LaunchLoraShrink(const void* x, int64_t columns, const StepTables& step, const LoraPlan& plan,
-                      int layer, LoraGroup group, bool early, cudaStream_t stream);
 
-// What Linear left for a post kernel: bf16 rows, or parts to be added up (see linear.cu).
+// Lets a kernel use `bytes` of shared memory, and asks for the largest share of the cache for
+// it: blocks of several launches are to be resident together.
+template <typename Kernel>
+bool PrepareShared(Kernel* kernel, int bytes) {
+  cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes);
+  return cudaFuncSetAttribute(kernel, cudaFuncAttributePreferredSharedMemoryCarveout,
+                              cudaSharedmemCarveoutMaxShared) == cudaSuccess;
+}
+
+// Outputs of a group's modules.
+struct GroupOutputs {
+  int features[kGroupModulesMax] = {};
+};
+// s B A x of a (layer, group), for all rows with an adapter: into `sums`, fp32 [rows, all
+// outputs of the group], which is written for those rows alone; or, where `product` is given,
+// added to those finished bf16 rows. `x_ready`: the launch ahead in the stream lets this one
+// begin only once x is finished, as LaunchStreamLinear does.
+struct LoraArgs {
+  const void* x = nullptr;
+  int64_t in_features = 0;
+  int layer = 0;
+  LoraGroup group = LoraGroup::kQkv;
+  GroupOutputs outputs;
+  float* sums = nullptr;
+  void* product = nullptr;
+  bool x_ready = false;
+};
+void LaunchLora(const LoraArgs& args, const StepTables& step, const LoraPlan& plan,
+                cudaStream_t stream);
+
+// What Linear and LoraShrink left for a post kernel: bf16 rows, or parts to be added up (see
+// linear.cu), and what the adapters add.
 struct Product {
   const void* y = nullptr;
   const float* parts = nullptr;  // null: y holds the product
   int splits = 1;
-  int64_t part_stride = 0;  // floats from one part to the next
+  int64_t part_stride = 0;      // floats from one part to the next
+  const float* lora = nullptr;  // LoraArgs::sums; null: there is nothing to add
+  bool streamed = false;        // by LaunchStreamLinear
 };
 
 struct QkvPostArgs {
@@ -56,13 +78,10 @@ struct QkvPostArgs {
   int64_t block_bytes = 0;
   AttentionShape shape;
 };
-// The post kernels run over row_tiles tiles; those beyond the step's own leave at once.
-// `hidden` is what the shrink of the group read: it decides the splits of u.
-void LaunchQkvPost(const QkvPostArgs& args, int64_t hidden, const StepTables& step,
-                   const LoraPlan& plan, int row_tiles, cudaStream_t stream);
-void LaunchGluPost(void* out, const Product& gate_up, int64_t ffn, int64_t hidden,
-                   Activation activation, int layer, const StepTables& step, const LoraPlan& plan,
-                   int row_tiles, cudaStream_t stream);
+void LaunchQkvPost(const QkvPostArgs& args, const StepTables& step, const LoraPlan& plan, int rows,
+                   cudaStream_t stream);
+void LaunchGluPost(void* out, const Product& gate_up, int64_t ffn, Activation activation, int layer,
+                   const StepTables& step, const LoraPlan& plan, int rows, cudaStream_t stream);
 
 inline constexpr int kResidualColumnsMax = 8192;
 
@@ -74,12 +93,11 @@ struct ResidualNormArgs {
   const float* norm = nullptr;
   float epsilon = 0.0f;
   int64_t columns = 0;
-  int64_t in_features = 0;  // of the projection, which decides the splits of u
   int layer = 0;
   LoraGroup group = LoraGroup::kO;
 };
 void LaunchResidualNorm(const ResidualNormArgs& args, const StepTables& step, const LoraPlan& plan,
-                        int row_tiles, cudaStream_t stream);
+                        int rows, cudaStream_t stream);
 
 void LaunchEmbed(void* out, const void* table, int64_t columns, const StepTables& step, int rows,
                  cudaStream_t stream);
@@ -96,7 +114,7 @@ int PaddedHeadSize(int head_size);
 // describe W in tiles of kStreamTileFeatures rows and x in one tile of StreamRows(rows) rows,
 // both kStreamTileInputs wide in the 128-byte swizzle. With splits > 1 y is not written:
 // `parts` is, fp32 [splits][rows][out_features].
-inline constexpr int kStreamRowsMax = 64;
+inline constexpr int kStreamRowsMax = 128;
 inline constexpr int kStreamTileFeatures = 128;
 inline constexpr int kStreamTileInputs = 64;
 inline constexpr int kStreamSplitsMax = 4;
@@ -129,7 +147,6 @@ void LaunchRowNorms(float* norms, const DoraArgs& args, int64_t rows, cudaStream
 
 // `count` values as kernels/noise.h makes them.
 void LaunchNoise(void* out, int64_t count, uint64_t seed, float bound, cudaStream_t stream);
-
 
 struct GreedyResult {
   int32_t token;

@@ -187,8 +187,8 @@ Product LinearRunner::Run(void* y, const void* x, int64_t rows, const CudaWeight
   args.out_features = out_features;
   args.in_features = in_features;
   LaunchStreamLinear(args, stream);
-  if (args.splits == 1) return {.y = y};
-  return {y, args.parts, args.splits, rows * out_features};
+  if (args.splits == 1) return {.y = y, .streamed = true};
+  return {y, args.parts, args.splits, rows * out_features, nullptr, true};
 }
 
 void LinearRunner::RunLibrary(void* y, const void* x, int64_t rows, const CudaWeight& weight,

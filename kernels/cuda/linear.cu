@@ -22,7 +22,7 @@ constexpr int kFeatures = kStreamTileFeatures;
 constexpr int kInputs = kStreamTileInputs;  // of a step: 128 bytes, the width of the swizzle
 constexpr int kWarps = 4;                   // that multiply
 constexpr int kThreads = (kWarps + 1) * 32;
-constexpr int kRingBytes = 153 << 10;  // leaves room for the blocks between two products
+constexpr int kRingBytes = 148 << 10;  // leaves room for the blocks between two products
 constexpr int kWeightBytes = kFeatures * kInputs * 2;
 
 template <int kRows>
@@ -149,7 +149,9 @@ __device__ __forceinline__ void StoreTile(bf16* y, const float (&d)[2][kRows / 2
 }
 
 template <int kRows>
-__global__ void __launch_bounds__(kThreads, 1)
+__global__ void __launch_bounds__(kThreads, kRows <= 32   ? 3
+                                            : kRows <= 64 ? 2
+                                                          : 1)
     StreamKernel(const __grid_constant__ CUtensorMap w_map,
                  const __grid_constant__ CUtensorMap x_map, bf16* y, float* parts, int rows,
                  int features, int input_steps) {
@@ -218,9 +220,8 @@ __global__ void AddPartsKernel(bf16* y, const float* parts, int splits, int64_t 
 template <int kRows>
 void Launch(const StreamLinearArgs& args, cudaStream_t stream) {
   using R = Ring<kRows>;
-  static const cudaError_t raised = cudaFuncSetAttribute(
-      StreamKernel<kRows>, cudaFuncAttributeMaxDynamicSharedMemorySize, R::kBytes);
-  static_cast<void>(raised);
+  static const bool prepared = PrepareShared(StreamKernel<kRows>, R::kBytes);
+  static_cast<void>(prepared);
   const int tiles = static_cast<int>((args.out_features + kFeatures - 1) / kFeatures);
   const int rounds = (tiles + MultiprocessorCount() - 1) / MultiprocessorCount();
   cudaLaunchAttribute attribute{};
@@ -263,8 +264,10 @@ void LaunchStreamLinear(const StreamLinearArgs& args, cudaStream_t stream) {
       return Launch<16>(args, stream);
     case 32:
       return Launch<32>(args, stream);
-    default:
+    case 64:
       return Launch<64>(args, stream);
+    default:
+      return Launch<128>(args, stream);
   }
 }
 

@@ -74,16 +74,23 @@ __device__ __forceinline__ void BarrierArrive(uint32_t barrier) {
   asm volatile("mbarrier.arrive.shared.b64 _, [%0];" ::"r"(barrier) : "memory");
 }
 
-// One contiguous copy to shared memory that completes on `barrier`.
+// One contiguous copy to shared memory, whose bytes `barrier` has been told to expect.
 // REQUIRES: both addresses and bytes are multiples of 16.
-__device__ __forceinline__ void CopyBulk(uint32_t shared, const void* global, uint32_t bytes,
-                                         uint32_t barrier) {
-  BarrierExpect(barrier, bytes);
+__device__ __forceinline__ void CopyBytes(uint32_t shared, const void* global, uint32_t bytes,
+                                          uint32_t barrier) {
   asm volatile(
       "cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];" ::
           "r"(shared),
       "l"(global), "r"(bytes), "r"(barrier)
       : "memory");
+}
+
+// One contiguous copy to shared memory that completes on `barrier`.
+// REQUIRES: both addresses and bytes are multiples of 16.
+__device__ __forceinline__ void CopyBulk(uint32_t shared, const void* global, uint32_t bytes,
+                                         uint32_t barrier) {
+  BarrierExpect(barrier, bytes);
+  CopyBytes(shared, global, bytes, barrier);
 }
 
 __device__ __forceinline__ void BarrierWait(uint32_t barrier, uint32_t parity) {

@@ -92,6 +92,7 @@ void StepImage::Layout(int rows_max) {
   place(tables_.segments, rows);
   place(tables_.terms, terms);
   place(tables_.row_tiles, rows);
+  place(tables_.tile_of_row, rows);
   place(tables_.sample_rows, rows);
   place(tables_.sample_slots, rows);
   place(tables_.pages, kPagesMax);
@@ -136,18 +137,9 @@ void StepImage::PackAdapters(const StepBatch& batch, Packer& packer) {
   DeviceSegment* segment_out = packer.Add(tables_.segments, segments);
   DeviceTerm* term_out = packer.Add(tables_.terms, terms);
   RowTile* tiles = packer.Add(tables_.row_tiles, batch.rows());
-  int tile_count = 0, row = 0, splits = 1;
-  // Few rows: more, smaller tiles, so that all multiprocessors have some.
-  const int base_tile = batch.rows() <= 16   ? 1
-                        : batch.rows() <= 32 ? 2
-                        : batch.rows() <= 64 ? 4
-                                             : kPostRowTile;
-  const auto add_base = [&](int end) {
-    for (; row < end; row += base_tile) {
-      tiles[tile_count++] = {row, std::min(base_tile, end - row), 0, 0, 0, 0, 0};
-    }
-    row = end;
-  };
+  int32_t* tile_of_row = packer.Add(tables_.tile_of_row, batch.rows());
+  std::fill_n(tile_of_row, batch.rows(), -1);
+  int tile_count = 0;
   int64_t u_used = 0;
   for (int s = 0; s < segments; ++s) {
     const LoraSegment& segment = batch.segments[s];
@@ -156,9 +148,6 @@ void StepImage::PackAdapters(const StepBatch& batch, Packer& packer) {
       const auto* adapter = static_cast<const CudaMounted*>(batch.terms[i].adapter);
       term_out[i] = {adapter->modules(), batch.terms[i].weight, s};
       width += adapter->group_ranks_max();
-      for (int group = 0; group < 4; ++group) {
-        splits = std::max(splits, (adapter->in_features(group) + kShrinkChunk - 1) / kShrinkChunk);
-      }
     }
     segment_out[s] = {segment.row_begin,
                       segment.row_count,
@@ -169,29 +158,22 @@ void StepImage::PackAdapters(const StepBatch& batch, Packer& packer) {
     u_used += int64_t{width} * segment.row_count;
   }
   LORICA_CHECK(u_used <= u_floats_, u_used, u_floats_);
-  counts_.split_u = u_used * splits <= u_floats_ ? 1 : 0;
-  const int factor = counts_.split_u ? splits : 1;
   for (int s = 0; s < segments; ++s) {
-    DeviceSegment& segment = segment_out[s];
-    segment.u_begin *= factor;
-    add_base(segment.row_begin);
+    const DeviceSegment& segment = segment_out[s];
     const int end = segment.row_begin + segment.row_count;
-    for (; row < end; row += kPostRowTile) {
+    for (int row = segment.row_begin; row < end; row += kExpandRowTile) {
       const int64_t u_row = segment.u_begin + int64_t{row - segment.row_begin} * segment.u_width;
-      tiles[tile_count++] = {row,
-                             std::min(kPostRowTile, end - row),
-                             segment.term_begin,
-                             segment.term_count,
-                             u_row,
-                             segment.u_width,
-                             segment.row_count};
+      const int tile_rows = std::min(kExpandRowTile, end - row);
+      std::fill_n(tile_of_row + row, tile_rows, tile_count);
+      tiles[tile_count++] = {
+          row, tile_rows, segment.term_begin, segment.term_count, u_row, segment.u_width, 0};
     }
-    row = end;
   }
-  add_base(static_cast<int>(batch.rows()));
   counts_.segments = segments;
   counts_.terms = terms;
   counts_.row_tiles = tile_count;
+  // Few rows: many small items. Many: each pass over the weights serves more of them.
+  counts_.shrink_rows = batch.rows() <= kStreamRowsMax ? kExpandRowTile : kShrinkRowTileMax;
 }
 
 void StepImage::Send(const StepBatch& batch, cudaStream_t stream) {

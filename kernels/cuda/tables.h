@@ -10,11 +10,11 @@
 
 namespace lorica::cuda {
 
-inline constexpr int kShrinkChunk = 512;    // inputs that one partial sum covers
-inline constexpr int kShrinkRowTile = 16;   // rows that share one pass over a chunk
-inline constexpr int kPostRowTile = 8;      // rows that share one pass of an expand
-inline constexpr int kGroupModulesMax = 3;  // modules that share an input: q, k, v
-inline constexpr int kTileUnitBytes = 64;   // tile references count in this unit
+inline constexpr int kShrinkChunk = 512;      // inputs that a warp takes at once
+inline constexpr int kShrinkRowTileMax = 32;  // rows that share one pass over a chunk
+inline constexpr int kExpandRowTile = 8;      // rows that share one pass of an expand
+inline constexpr int kGroupModulesMax = 3;    // modules that share an input: q, k, v
+inline constexpr int kTileUnitBytes = 64;     // tile references count in this unit
 
 // One (layer, module) of a mounted adapter. rank_tiles 0: not touched.
 struct DeviceModule {
@@ -39,20 +39,20 @@ struct DeviceSegment {
   int32_t row_count;
   int32_t term_begin;
   int32_t term_count;
-  int64_t u_begin;  // first float of the segment's u in the scratch
+  int64_t u_begin;  // first float of the segment's u, [row][u_width]
   int32_t u_width;  // floats of u a row, over all its terms and modules
   int32_t unused;
 };
 
-// At most kPostRowTile neighbouring rows with the same terms.
+// At most kExpandRowTile neighbouring rows with the same terms.
 struct RowTile {
   int32_t row_begin;
   int32_t row_count;
   int32_t term_begin;
-  int32_t term_count;  // 0: base rows
-  int64_t u_begin;     // of the first row; the rows that follow are u_width apart
+  int32_t term_count;
+  int64_t u_begin;  // of the first row; the rows that follow are u_width apart
   int32_t u_width;
-  int32_t u_rows;  // rows of the whole segment: splits are u_rows * u_width apart
+  int32_t unused;
 };
 
 // One (term, module) of one (layer, group), written by the plan kernel.
@@ -90,17 +90,17 @@ struct DeviceSpan {
 // One piece of work of the decode attention: keys [key_begin, key_end) of one row.
 struct alignas(16) AttendItem {
   int32_t row;
-  int32_t keys;         // that the row sees: [0, keys), less what its window hides
-  int32_t page_begin;   // of the row's page table
-  int32_t settled;      // keys below it are in pages that no row of this step writes
-  int32_t key_begin;    // a multiple of kBlockTokens
+  int32_t keys;        // that the row sees: [0, keys), less what its window hides
+  int32_t page_begin;  // of the row's page table
+  int32_t settled;     // keys below it are in pages that no row of this step writes
+  int32_t key_begin;   // a multiple of kBlockTokens
   int32_t key_end;
-  int32_t slot;         // scratch that takes the piece's sums, for rows of several pieces
-  int16_t piece;        // counts from 0
-  int16_t pieces;       // of the row
+  int32_t slot;    // scratch that takes the piece's sums, for rows of several pieces
+  int16_t piece;   // counts from 0
+  int16_t pieces;  // of the row
 };
 
-// Where a warp of the shrink begins: everything its first weights need, in one read, since
+// Where a block of the shrink begins: everything its first weights need, in one read, since
 // the tables are cold by the time a kernel wants them.
 struct ShrinkStart {
   int32_t item, last;  // empty when equal
@@ -109,7 +109,7 @@ struct ShrinkStart {
   DeviceSegment segment;
 };
 
-// The same for a row tile of a post kernel: its first term's modules.
+// The same for a row tile of the expand: its first term's modules.
 struct TileStart {
   RowTile tile;
   int64_t unused;
@@ -120,11 +120,11 @@ struct StepCounts {
   int32_t rows;
   int32_t segments;
   int32_t terms;
-  int32_t row_tiles;
+  int32_t row_tiles;  // of rows with an adapter
   int32_t samples;
-  int32_t split_u;  // 1: u is kept as one partial sum a chunk; 0: already summed
   int32_t attend_items;
   int32_t attend_chunks;
+  int32_t shrink_rows;  // that share one pass over a chunk
 };
 
 // Pointers to one step's tables, the same for every step.
@@ -136,12 +136,13 @@ struct StepTables {
   const DeviceSegment* segments;
   const DeviceTerm* terms;
   const RowTile* row_tiles;
+  const int32_t* tile_of_row;  // [rows] the row's tile, -1 without an adapter
   const int32_t* sample_rows;
   const int32_t* sample_slots;
   const int32_t* pages;
   const AttendItem* attend_items;   // of the rows that decode
   const DeviceSpan* attend_chunks;  // spans of many rows: prefill
-  int32_t* token_slots;  // last token of each slot
+  int32_t* token_slots;             // last token of each slot
 };
 
 // The LoRA plan of a step, one part for each of layers * 4 (layer, group) pairs.
@@ -149,12 +150,13 @@ struct LoraPlan {
   PlanEntry* entries;          // [pair][stride], entry = term * modules of the group + module
   int32_t* unit_begin;         // [pair][stride + 1] (rank tile, row tile) units before an entry
   int32_t* rank_begin;         // [pair][stride + 1] ranks before an entry
-  ShrinkStart* shrink_starts;  // [pair][shrink_warps]
+  ShrinkStart* shrink_starts;  // [pair][blocks]
   TileStart* tile_starts;      // [pair][tile_stride]; null in a step without adapters
-  int32_t shrink_warps;
+  int32_t blocks;              // of the LoRA kernel
   int32_t tile_stride;
   int64_t stride;
-  float* u;  // [segment][split][row][u_width]
+  float* u;         // [segment][row][u_width]
+  int32_t* shrunk;  // [pair] blocks whose share of u is written, 0 at the step's begin
   const std::byte* arena;
 };
 

@@ -80,8 +80,7 @@ absl::StatusOr<std::unique_ptr<Model>> Model::Load(const std::string& path, Back
   std::unique_ptr<Model> model(new Model());
   model->backend_ = backend;
   model->context_tokens_ =
-      std::min(options.context_tokens > 0 ? options.context_tokens : opened->config.context_tokens,
-               kContextTokensMax);
+      options.context_tokens > 0 ? options.context_tokens : opened->config.context_tokens;
   auto weights = options.load_format == LoadFormat::kDummy
                      ? MakeRandomWeights(opened->config, model->context_tokens_, *backend)
                      : PackWeights(*opened, model->context_tokens_, *backend);

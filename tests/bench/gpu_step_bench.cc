@@ -2,7 +2,7 @@
 // backend's verbs as the decoder drives them, each captured as one graph. Prints a row a
 // case beside its floor: bytes read / read bandwidth of this process.
 //
-//   gpu_step_bench [--pair | --profile | --linears] [--breakdown] [--before | --beside]
+//   gpu_step_bench [--pair | --profile | --linears] [--breakdown]
 #include <algorithm>
 #include <cstdio>
 #include <cstring>
@@ -446,8 +446,6 @@ void Run(int argc, char** argv) {
   std::printf("read bandwidth %.0f GB/s\n", bandwidth / 1e9);
   Bench bench;
   bench.device().set_fixed_grids(true);
-  if (flag("--beside")) bench.device().set_shrink_place(cuda::ShrinkPlace::kBeside);
-  if (flag("--before")) bench.device().set_shrink_place(cuda::ShrinkPlace::kBefore);
   Report report(bench, bandwidth);
   int64_t bytes = 0;
   Adapters many = MountMany(bench, 64, {16}, &bytes);

@@ -84,8 +84,8 @@ TEST_P(CudaLinear, EqualsDoublesForAnyNumberOfRows) {
 TEST_P(CudaLinear, ARowKeepsItsBitsWhateverSharesTheStep) {
   const int out = GetParam().out_features;
   if (out % 4 != 0) GTEST_SKIP() << "such widths go to the library";
-  const std::vector<uint16_t> all = Product(0, 64);
-  for (const int rows : {1, 8, 9, 16, 33}) {
+  const std::vector<uint16_t> all = Product(0, 128);
+  for (const int rows : {1, 8, 9, 16, 33, 65}) {
     const std::vector<uint16_t> y = Product(30, rows);
     for (int64_t i = 0; i < int64_t{rows} * out; ++i) {
       ASSERT_EQ(y[i], all[int64_t{30} * out + i]) << rows << " rows, element " << i;
