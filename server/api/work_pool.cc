@@ -1,5 +1,6 @@
 #include "server/api/work_pool.h"
 
+#include <limits>
 #include <utility>
 
 namespace lorica {
@@ -13,30 +14,52 @@ WorkPool::~WorkPool() {
     absl::MutexLock lock(&mutex_);
     stopping_ = true;
   }
+  work_there_.SignalAll();
   for (std::thread& thread : threads_) thread.join();
 }
 
-bool WorkPool::TryRun(std::function<void()> work) {
-  absl::MutexLock lock(&mutex_);
-  if (queue_.size() >= queue_max_) return false;
-  queue_.push_back(std::move(work));
+bool WorkPool::TryRun(std::function<void()> work) { return Add(std::move(work), queue_max_); }
+
+void WorkPool::RunAdmitted(std::function<void()> work) {
+  Add(std::move(work), std::numeric_limits<size_t>::max());
+}
+
+bool WorkPool::Add(std::function<void()> work, size_t queue_max) {
+  bool wake = false;
+  {
+    absl::MutexLock lock(&mutex_);
+    if (queue_.size() >= queue_max) return false;
+    queue_.push_back(std::move(work));
+    wake = WantsThread();
+  }
+  if (wake) work_there_.Signal();
   return true;
 }
 
-void WorkPool::RunAdmitted(std::function<void()> work) {
-  absl::MutexLock lock(&mutex_);
-  queue_.push_back(std::move(work));
+bool WorkPool::WantsThread() {
+  if (queue_.empty() || idle_ == 0 || waking_) return false;
+  waking_ = true;
+  return true;
 }
 
 void WorkPool::Loop() {
   while (true) {
     std::function<void()> work;
+    bool wake = false;
     {
-      absl::MutexLock lock(&mutex_, absl::Condition(this, &WorkPool::HasWork));
+      absl::MutexLock lock(&mutex_);
+      while (queue_.empty() && !stopping_) {
+        ++idle_;
+        work_there_.Wait(&mutex_);
+        --idle_;
+        waking_ = false;
+      }
       if (queue_.empty()) return;
       work = std::move(queue_.front());
       queue_.pop_front();
+      wake = WantsThread();
     }
+    if (wake) work_there_.Signal();
     work();
   }
 }

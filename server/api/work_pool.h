@@ -32,12 +32,18 @@ class WorkPool {
 
  private:
   void Loop();
-  bool HasWork() const ABSL_SHARED_LOCKS_REQUIRED(mutex_) { return stopping_ || !queue_.empty(); }
+  bool Add(std::function<void()> work, size_t queue_max);
+  // Whether one more thread is to be woken. A woken one wakes the next, so that whoever adds
+  // much at once, as the engine does after a step, pays for a single wake-up.
+  bool WantsThread() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
 
   const size_t queue_max_;
   absl::Mutex mutex_;
   std::deque<std::function<void()>> queue_ ABSL_GUARDED_BY(mutex_);
   bool stopping_ ABSL_GUARDED_BY(mutex_) = false;
+  int idle_ ABSL_GUARDED_BY(mutex_) = 0;         // threads that wait
+  bool waking_ ABSL_GUARDED_BY(mutex_) = false;  // one of them is on its way
+  absl::CondVar work_there_;
   std::vector<std::thread> threads_;
 };
 

@@ -1,8 +1,11 @@
 #include "server/api/work_pool.h"
 
 #include <atomic>
+#include <thread>
+#include <vector>
 
 #include "absl/synchronization/notification.h"
+#include "absl/time/clock.h"
 #include "gtest/gtest.h"
 
 namespace lorica {
@@ -38,6 +41,34 @@ TEST(WorkPool, RunsOnSeveralThreads) {
   });
   pool.RunAdmitted([&] { second.Notify(); });
   first.WaitForNotification();
+}
+
+// Bursts from several threads, with pauses in which all workers fall asleep.
+TEST(WorkPool, RunsEverythingHoweverItComes) {
+  constexpr int kProducers = 3, kBursts = 200, kBurst = 40;
+  std::atomic<int> ran = 0;
+  WorkPool pool(4, 1);
+  std::vector<std::thread> producers;
+  for (int p = 0; p < kProducers; ++p) {
+    producers.emplace_back([&] {
+      for (int burst = 0; burst < kBursts; ++burst) {
+        absl::Notification last;
+        for (int i = 0; i < kBurst; ++i) {
+          pool.RunAdmitted([&, i] {
+            ++ran;
+            if (i + 1 == kBurst) last.Notify();
+          });
+        }
+        last.WaitForNotification();
+      }
+    });
+  }
+  for (std::thread& producer : producers) producer.join();
+  const absl::Time end = absl::Now() + absl::Seconds(10);
+  while (ran < kProducers * kBursts * kBurst && absl::Now() < end) {
+    absl::SleepFor(absl::Milliseconds(1));
+  }
+  EXPECT_EQ(ran, kProducers * kBursts * kBurst);
 }
 
 }  // namespace
