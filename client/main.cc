@@ -1,4 +1,7 @@
 // The `lorica` command: flags all commands share, then the command's own file.
+#include <google/protobuf/stubs/logging.h>
+#include <stdlib.h>
+
 #include <exception>
 #include <string>
 
@@ -41,7 +44,6 @@ int Main(int argc, char** argv) {
   lorica::CommandContext context;
   lorica::Action action;
   AddGlobals(&app, &context);
-  app.require_subcommand(1);
   app.footer(kFooter);
   app.get_formatter()->column_width(34);
   lorica::AddGenerate(&app, &context, &action);
@@ -57,12 +59,17 @@ int Main(int argc, char** argv) {
   } catch (const CLI::ParseError& error) {
     return app.exit(error) == 0 ? lorica::kExitOk : lorica::kExitUsage;
   }
+  // Not require_subcommand: it would hide that a word is none of the commands.
+  if (!action) return lorica::FailUsage("a command is missing: lorica --help lists them");
   return action();
 }
 
 }  // namespace
 
 int main(int argc, char** argv) {
+  // What matters of both is in the errors of calls.
+  ::setenv("GRPC_VERBOSITY", "NONE", /*overwrite=*/0);
+  google::protobuf::SetLogHandler(nullptr);
   try {
     return Main(argc, argv);
   } catch (const std::exception& error) {

@@ -11,6 +11,7 @@
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "server/models/model_config.h"
 
 namespace lorica {
 
@@ -72,7 +73,7 @@ void VisitFlags(Config& config, Visitor&& visitor) {
   visitor.Switch("--reflection", &config.reflection, "Let clients ask which services there are");
   visitor.Choice("--device", &config.device, {"cpu", "cuda"}, "What computes");
   visitor.Count("--threads", &config.threads, 0, 1024, "Compute threads; 0 = one a core");
-  visitor.Count("--context-tokens", &config.context_tokens, 0, 16 << 20,
+  visitor.Count("--context-tokens", &config.context_tokens, 0, kContextTokensMax,
                 "Most tokens of a request, prompt and answer; 0 = the model's own limit");
   visitor.Count("--batch-rows", &config.batch_rows, 1, 65536,
                 "Most tokens of one step; cuda: 1280");

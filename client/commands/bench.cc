@@ -351,6 +351,7 @@ void AddLoadFlags(CLI::App* sub, BenchFlags* flags) {
       ->check(CLI::Range(1, 1 << 20))
       ->capture_default_str();
   sub->add_option("--seed", flags->load.seed, "Of prompts, adapters and arrivals")
+      ->check(WholeNumber())
       ->capture_default_str();
 }
 

@@ -2,6 +2,7 @@
 
 #include <cstdio>
 
+#include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "client/commands/terminal.h"
 
@@ -35,6 +36,18 @@ int Fail(const CommandContext& context, const absl::Status& status) {
 int FailUsage(const std::string& message) {
   std::fprintf(stderr, "%s %s\n", Paint(Ink::kRed, "lorica:", stderr).c_str(), message.c_str());
   return kExitUsage;
+}
+
+CLI::Validator WholeNumber() {
+  return CLI::Validator(
+      [](const std::string& text) {
+        uint64_t number = 0;
+        const bool digits = text.find_first_not_of("0123456789") == std::string::npos;
+        return digits && absl::SimpleAtoi(text, &number)
+                   ? std::string()
+                   : absl::StrCat("'", text, "' is not a whole number from 0 to ", UINT64_MAX);
+      },
+      "");
 }
 
 CLI::Validator Seconds(double least) { return CLI::Range(least, 1e6).description(""); }

@@ -46,6 +46,8 @@ int FailUsage(const std::string& message);
 
 // Accepts `least` to eleven days.
 CLI::Validator Seconds(double least);
+// Digits alone that fit into 64 bits: CLI11 by itself lets -1 and what is too large go round.
+CLI::Validator WholeNumber();
 
 // One pretty-printed JSON document on stdout.
 void PrintJson(const Json& json);

@@ -6,16 +6,18 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_split.h"
 #include "absl/strings/strip.h"
+#include "client/commands/command.h"
 
 namespace lorica {
 namespace {
 
 // CLI11 fills a plain value; ours must know whether the flag was there.
 template <class T>
-void AddOptional(CLI::App* app, const std::string& name, std::optional<T>* value,
-                 const std::string& help) {
-  app->add_option_function<T>(
-         name, [value](const T& given) { *value = given; }, help)
+CLI::Option* AddOptional(CLI::App* app, const std::string& name, std::optional<T>* value,
+                         const std::string& help) {
+  return app
+      ->add_option_function<T>(
+          name, [value](const T& given) { *value = given; }, help)
       ->group("Sampling");
 }
 
@@ -32,7 +34,8 @@ void AddSamplingFlags(CLI::App* app, RequestFlags* flags) {
               "Subtract once from tokens already generated (0 = off)");
   AddOptional(app, "--frequency-penalty", &flags->frequency_penalty,
               "Subtract for each time a token was generated (0 = off)");
-  AddOptional(app, "--seed", &flags->seed, "Equal seeds give equal answers (server's choice)");
+  AddOptional(app, "--seed", &flags->seed, "Equal seeds give equal answers (server's choice)")
+      ->check(WholeNumber());
   AddOptional(app, "--logprobs", &flags->logprobs,
               "Log-probabilities of the chosen token and of this many best ones, 0 to 20");
 }

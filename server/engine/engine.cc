@@ -58,6 +58,9 @@ struct Engine::Impl {
   // Since the last EndStep.
   QueueShare left_queue;
   std::vector<RequestId> ended;
+  // Whose last token came in this step: told once the statistics have counted it.
+  std::vector<std::pair<std::shared_ptr<TokenSink>, FinishEvent>> finishes;
+  bool delivering = false;
   EngineStats totals;  // the counters among them
 };
 
@@ -194,11 +197,13 @@ bool Engine::Impl::CollectDue(bool launched) {
 }
 
 void Engine::Impl::Deliver(const Flight& flight, const std::vector<SampleResult>& results) {
+  delivering = true;
   for (size_t i = 0; i < results.size(); ++i) {
     // Who ended since the launch gets nothing: its last token was surplus.
     RequestState* request = scheduler.Find(flight.samples[i]);
     if (request != nullptr) DeliverToken(*request, results[i]);
   }
+  delivering = false;
 }
 
 // --- one request -----------------------------------------------------------------------
@@ -252,9 +257,13 @@ void Engine::Impl::End(RequestId id, absl::Status status, StopReason reason) {
   event.timings = request.timings;
   event.timings.total = options.clock() - request.submitted;
   if (!request.was_scheduled) event.timings.queue = event.timings.total;
-  const std::shared_ptr<TokenSink> sink = std::move(request.request.sink);
+  std::shared_ptr<TokenSink> sink = std::move(request.request.sink);
   scheduler.Remove(id);
-  sink->OnFinish(event);
+  if (delivering) {
+    finishes.emplace_back(std::move(sink), std::move(event));
+  } else {
+    sink->OnFinish(event);
+  }
 }
 
 void Engine::Impl::EndAll(const absl::Status& status) {
@@ -293,6 +302,8 @@ void Engine::Impl::EndStep(bool step_worked, absl::Time began) {
   inbox.EndStep(left_queue, ended, Stats(), !flights.empty(), times);
   left_queue = {};
   ended.clear();
+  for (const auto& [sink, event] : finishes) sink->OnFinish(event);
+  finishes.clear();
 }
 
 EngineStats Engine::Impl::Stats() const {

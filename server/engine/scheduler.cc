@@ -74,7 +74,7 @@ void Scheduler::PlaceDecodeRows(Budget& budget, StepPlan& plan) {
       PlaceSpan(request, 1, plan);
       --budget.rows;
     } else if (room == Room::kNever) {
-      Fail(request, absl::ResourceExhaustedError(
+      Fail(request, absl::UnavailableError(
                         "pinned adapters leave too few blocks for this request to go on"));
     }
   });
@@ -177,7 +177,7 @@ void Scheduler::HoldOnly(RequestId holder) {
 
 Scheduler::Admission Scheduler::TryAdmit(RequestState& request, absl::Time now) {
   if (!CanEverHave(request, request.blocks_max())) {
-    Fail(request, absl::ResourceExhaustedError(absl::StrCat(
+    Fail(request, absl::UnavailableError(absl::StrCat(
                       "the request needs up to ", request.blocks_max(),
                       " blocks, pinned adapters leave too few of ", arena_->block_count())));
     return Admission::kFailed;

@@ -80,7 +80,8 @@ absl::StatusOr<std::unique_ptr<Model>> Model::Load(const std::string& path, Back
   std::unique_ptr<Model> model(new Model());
   model->backend_ = backend;
   model->context_tokens_ =
-      options.context_tokens > 0 ? options.context_tokens : opened->config.context_tokens;
+      std::min(options.context_tokens > 0 ? options.context_tokens : opened->config.context_tokens,
+               kContextTokensMax);
   auto weights = options.load_format == LoadFormat::kDummy
                      ? MakeRandomWeights(opened->config, model->context_tokens_, *backend)
                      : PackWeights(*opened, model->context_tokens_, *backend);

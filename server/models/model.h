@@ -42,7 +42,7 @@ class Model {
   struct Buffers;
 
   struct Options {
-    int64_t context_tokens = 0;  // 0 = the model's own
+    int64_t context_tokens = 0;  // 0 = the model's own, at most kContextTokensMax
     int rows_max = 512;          // most rows of a Forward
     int samples_max = 64;        // most sample rows of a Forward
     LoadFormat load_format = LoadFormat::kAuto;

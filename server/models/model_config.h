@@ -13,6 +13,7 @@ namespace lorica {
 inline constexpr int kLayersMax = 512;
 inline constexpr int64_t kHiddenMax = 65536;
 inline constexpr int64_t kVocabularyMax = 1 << 20;
+inline constexpr int64_t kContextTokensMax = 1 << 20;  // served; each takes a row of rotations
 
 // Frequency scaling of rotary embeddings (kind: "default", "linear", "llama3",
 // "divisors").

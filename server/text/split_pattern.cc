@@ -58,7 +58,7 @@ class Pcre2Pattern final : public SplitPattern {
                                     match.get(), context.get());
       if (found == PCRE2_ERROR_NOMATCH) break;
       const PCRE2_SIZE* bounds = pcre2_get_ovector_pointer(match.get());
-      if (found < 0 || bounds[0] < done || bounds[1] < bounds[0]) return TooMuch(found);
+      if (found < 0 || bounds[0] < done || bounds[1] < bounds[0]) return TooMuch();
       emit(done, bounds[0], SplitKeeps::kMatches);
       emit(bounds[0], bounds[1], SplitKeeps::kGaps);
       done = bounds[1];
@@ -81,10 +81,10 @@ class Pcre2Pattern final : public SplitPattern {
     return context;
   }
 
-  static absl::Status TooMuch(int code) {
-    return absl::InvalidArgumentError(absl::StrCat(
-        "the model's pre-tokeniser pattern needs too much work for this text (",
-        code < 0 ? ErrorText(code) : "it matches backwards", "): send other text, or token_ids"));
+  static absl::Status TooMuch() {
+    return absl::InvalidArgumentError(
+        "the model's own pattern for cutting text needs too much work for this one: send other "
+        "text, or token_ids");
   }
 
   const CodePtr code_;

@@ -40,7 +40,7 @@ TEST(Config, EachNumberHasBounds) {
     int64_t low;
     int64_t high;
   } bounds[] = {{"--threads", 0, 1024},
-                {"--context-tokens", 0, 16 << 20},
+                {"--context-tokens", 0, kContextTokensMax},
                 {"--queue-requests", 1, 1'000'000},
                 {"--loader-threads", 1, 64},
                 {"--drain-seconds", 0, 3600},

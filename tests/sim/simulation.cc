@@ -362,7 +362,8 @@ void Simulation::CheckFinished(Tracked& tracked) {
 void Simulation::CheckError(const Tracked& tracked) const {
   const absl::Status& status = tracked.finish.status;
   const bool injected = status.message().find("injected") != std::string::npos;
-  const bool never_fits = absl::IsResourceExhausted(status) || absl::IsFailedPrecondition(status);
+  const bool never_fits =
+      absl::IsUnavailable(status) && status.message().find("pinned") != std::string::npos;
   const bool queue_ttl = config_->engine.queue_ttl != absl::InfiniteDuration() &&
                          absl::IsUnavailable(status) && tracked.tokens.empty();
   const bool expected = (absl::IsCancelled(status) && tracked.cancelled) ||

@@ -95,8 +95,29 @@ TEST(Generate, WrongCommandLinesEndWithTwoBeforeAnythingIsSent) {
   EXPECT_EQ(Lorica(server, {"generate", "Hi", "--max-tokens", "x"}).code, 2);
   EXPECT_EQ(Lorica(server, {"generate", "Hi", "--mix", "a=x"}).code, 2);
   EXPECT_EQ(Lorica(server, {"generate", "Hi", "--chat", "--raw"}).code, 2);
-  EXPECT_EQ(Lorica(server, {}).code, 2);
+  EXPECT_EQ(Lorica(server, {"generate", "Hi", "--seed", "-1"}).code, 2);
+  EXPECT_EQ(Lorica(server, {"generate", "Hi", "--seed", "18446744073709551616"}).code, 2);
+  EXPECT_EQ(Lorica(server, {"generate", "Hi", "--seed", "0x10"}).code, 2);
+  const RunResult nothing = Lorica(server, {});
+  EXPECT_EQ(nothing.code, 2);
+  EXPECT_THAT(nothing.error, HasSubstr("--help"));
+  const RunResult unknown = Lorica(server, {"genrate", "Hi"});
+  EXPECT_EQ(unknown.code, 2);
+  EXPECT_THAT(unknown.error, HasSubstr("genrate"));
   EXPECT_TRUE(server.requests().empty());
+}
+
+TEST(Generate, TheLargestSeedArrives) {
+  FakeServer server;
+  EXPECT_EQ(Lorica(server, {"generate", "Hi", "--seed", "18446744073709551615"}).code, 0);
+  EXPECT_EQ(server.requests()[0].seed(), UINT64_MAX);
+}
+
+TEST(Generate, TextThatIsNotUtf8IsTheServersToRefuseWithoutNoise) {
+  FakeServer server;
+  const RunResult run = Lorica(server, {"generate", "bad\xFF"});
+  EXPECT_EQ(run.code, 1);
+  EXPECT_THAT(run.error, Not(HasSubstr("libprotobuf")));
 }
 
 TEST(Generate, NobodyThereEndsWithThreeAndSaysWhatToDo) {

@@ -7,7 +7,6 @@
 #include <thread>
 
 #include "gmock/gmock.h"
-#include "grpcpp/generic/generic_stub.h"
 #include "gtest/gtest.h"
 #include "server/api/gateway.h"
 #include "server/api/grpc_service.h"
@@ -330,24 +329,6 @@ TEST(InferenceService, BadCallsGetTheirCodeAndField) {
   EXPECT_TRUE(Generate(TokensRequest(2)).status.ok()) << "and others are not touched";
 }
 
-// A request as bytes, which a generated stub would not send.
-grpc::Status Send(const std::string& method, const std::string& bytes) {
-  Context context;
-  grpc::GenericStub stub(Shared().channel());
-  grpc::CompletionQueue queue;
-  const grpc::Slice slice(bytes);
-  const grpc::ByteBuffer request(&slice, 1);
-  auto call = stub.PrepareUnaryCall(&context, method, request, &queue);
-  call->StartCall();
-  grpc::ByteBuffer response;
-  grpc::Status status;
-  call->Finish(&response, &status, nullptr);
-  void* tag = nullptr;
-  bool ok = false;
-  queue.Next(&tag, &ok);
-  return status;
-}
-
 TEST(InferenceService, MessagesThatCannotBeParsedAreTheClientsMistake) {
   const std::string generate = "/lorica.v1.InferenceService/Generate";
   const struct {
@@ -362,14 +343,15 @@ TEST(InferenceService, MessagesThatCannotBeParsedAreTheClientsMistake) {
                {generate, "\x1A\x05hi", ""},
                {generate, std::string(100, '\x9B'), ""}};
   for (const auto& one : cases) {
-    const grpc::Status status = Send(one.method, one.bytes);
+    const grpc::Status status = RawCall(Shared(), one.method, one.bytes).status;
     EXPECT_EQ(status.error_code(), StatusCode::INVALID_ARGUMENT) << one.method << one.field;
     EXPECT_EQ(FieldOf(status), one.field);
     EXPECT_THAT(status.error_message(), HasSubstr("UTF-8"));
   }
-  EXPECT_EQ(Send("/lorica.v1.InferenceService/Nothing", "").error_code(),
-            StatusCode::UNIMPLEMENTED);
-  EXPECT_EQ(Send("/lorica.v1.Nothing/Generate", "").error_code(), StatusCode::UNIMPLEMENTED);
+  for (const char* unknown :
+       {"/lorica.v1.InferenceService/Nothing", "/lorica.v1.Nothing/Generate"}) {
+    EXPECT_EQ(RawCall(Shared(), unknown, "").status.error_code(), StatusCode::UNIMPLEMENTED);
+  }
   EXPECT_TRUE(Generate(TokensRequest(2)).status.ok());
 }
 
@@ -424,6 +406,42 @@ TEST(InferenceService, ManyCallsAtOnceAnswerAsIfAlone) {
     ASSERT_TRUE(stream.status.ok()) << stream.status.error_message();
     EXPECT_THAT(stream.token_ids, ElementsAreArray(alone.response.token_ids()));
   }
+}
+
+// More streams than run at a time, most of them cancelled somewhere, beside some that are not.
+TEST(InferenceService, AStormOfCancelsTouchesNobodyElseAndLeavesNothing) {
+  v1::GenerateRequest request = TokensRequest(60);
+  const Answered alone = Generate(request);
+  std::vector<std::thread> threads;
+  std::vector<Streamed> steady(8);
+  for (Streamed& stream : steady) {
+    threads.emplace_back([&stream, &request] { stream = Stream(request); });
+  }
+  for (int caller = 0; caller < 80; ++caller) {
+    threads.emplace_back([caller] {
+      for (int i = 0; i < 5; ++i) {
+        v1::GenerateRequest doomed = TokensRequest(400);
+        if (caller % 3 == 0) doomed.set_adapter_id(i % 2 == 0 ? "plain" : "other");
+        Context context;
+        auto reader = Shared().inference().GenerateStream(&context, doomed);
+        v1::GenerateStreamResponse chunk;
+        for (int reads = (caller + i) % 6; reads > 0 && reader->Read(&chunk); --reads) {
+        }
+        context.TryCancel();
+        while (reader->Read(&chunk)) {
+        }
+        EXPECT_EQ(reader->Finish().error_code(), StatusCode::CANCELLED);
+      }
+    });
+  }
+  for (std::thread& thread : threads) thread.join();
+  for (const Streamed& stream : steady) {
+    ASSERT_TRUE(stream.status.ok()) << stream.status.error_message();
+    EXPECT_THAT(stream.token_ids, ElementsAreArray(alone.response.token_ids()));
+  }
+  Shared().WaitFor([](const auto& status) {
+    return status.running() + status.queued() + status.kv_blocks() == 0;
+  });
 }
 
 TEST(InferenceService, TokenizeSaysWhatGenerateSees) {

@@ -1,8 +1,7 @@
+#include <filesystem>
 #include <thread>
 
 #include "gmock/gmock.h"
-#include "grpcpp/generic/generic_stub.h"
-#include "grpcpp/support/byte_buffer.h"
 #include "gtest/gtest.h"
 #include "server/api/grpc_service.h"
 #include "tests/server/api/tiny_server.h"
@@ -11,34 +10,8 @@ namespace lorica {
 namespace {
 
 using grpc::StatusCode;
+using ::testing::ElementsAre;
 using ::testing::HasSubstr;
-
-// A unary call by name, without generated code. `request` is the message's bytes.
-struct RawAnswer {
-  grpc::Status status;
-  std::string bytes;
-};
-
-RawAnswer RawCall(const TinyServer& server, const std::string& method, const std::string& request) {
-  grpc::GenericStub stub(server.channel());
-  grpc::CompletionQueue queue;
-  Context context;
-  const grpc::Slice slice(request);
-  const grpc::ByteBuffer message(&slice, 1);
-  auto call = stub.PrepareUnaryCall(&context, method, message, &queue);
-  call->StartCall();
-  grpc::ByteBuffer reply;
-  RawAnswer answer;
-  call->Finish(&reply, &answer.status, nullptr);
-  void* tag = nullptr;
-  bool ok = false;
-  queue.Next(&tag, &ok);
-  grpc::Slice bytes;
-  if (answer.status.ok() && reply.DumpToSingleSlice(&bytes).ok()) {
-    answer.bytes = std::string(reinterpret_cast<const char*>(bytes.begin()), bytes.size());
-  }
-  return answer;
-}
 
 // HealthCheckRequest{service}; the answer's only field is the state: 1 serving, 2 not.
 RawAnswer Health(const TinyServer& server, const std::string& service) {
@@ -88,6 +61,48 @@ TEST(ServerService, HealthKnowsItsServices) {
   EXPECT_EQ(Health(server, "nobody").status.error_code(), StatusCode::NOT_FOUND);
   EXPECT_EQ(RawCall(server, "/lorica.v1.InferenceService/Nothing", "").status.error_code(),
             StatusCode::UNIMPLEMENTED);
+}
+
+TEST(ServerService, ReflectionListsTheServices) {
+  const std::string method = "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo";
+  const std::string list_services("\x3A\0", 2);
+  TinyServer server;
+  const RawAnswer answer = RawCall(server, method, list_services);
+  ASSERT_TRUE(answer.status.ok()) << answer.status.error_message();
+  for (const char* name : {"Inference", "Adapter", "Server"}) {
+    EXPECT_THAT(answer.bytes, HasSubstr(std::string("lorica.v1.") + name + "Service"));
+  }
+}
+
+// A tokenizer of another kind, and a template that does not parse: what needs neither works.
+TEST(ServerService, AModelWithoutUsableTextStillTakesTokenIds) {
+  TemporaryFolder folder;
+  std::filesystem::copy(
+      LORICA_TEST_DATA "/reference/tiny-llama", folder.path(),
+      std::filesystem::copy_options::recursive | std::filesystem::copy_options::overwrite_existing);
+  folder.Write("tokenizer_config.json", R"({"chat_template": "{% if"})");
+  Config config;
+  config.model = folder.path();
+  const auto codes_of = [&config] {
+    TinyServer server(config);
+    v1::GenerateRequest requests[3] = {TokensRequest(2), TokensRequest(2), TokensRequest(2)};
+    requests[1].clear_token_ids();
+    requests[1].set_prompt("hi");
+    requests[2].clear_token_ids();
+    requests[2].add_messages()->set_role("user");
+    std::vector<StatusCode> codes;
+    for (const v1::GenerateRequest& request : requests) {
+      Context context;
+      v1::GenerateResponse response;
+      codes.push_back(server.inference().Generate(&context, request, &response).error_code());
+    }
+    return codes;
+  };
+  EXPECT_THAT(codes_of(),
+              ElementsAre(StatusCode::OK, StatusCode::OK, StatusCode::FAILED_PRECONDITION));
+  folder.Write("tokenizer.json", R"({"model": {"type": "Unigram", "vocab": []}})");
+  EXPECT_THAT(codes_of(), ElementsAre(StatusCode::OK, StatusCode::FAILED_PRECONDITION,
+                                      StatusCode::FAILED_PRECONDITION));
 }
 
 TEST(ServerService, DrainEndsRunningStreamsAndRefusesNewCalls) {

@@ -4,6 +4,8 @@
 #include <vector>
 
 #include "absl/strings/str_cat.h"
+#include "grpcpp/generic/generic_stub.h"
+#include "grpcpp/support/byte_buffer.h"
 #include "tests/fakes/safetensors_writer.h"
 
 namespace lorica {
@@ -45,7 +47,9 @@ TinyServer::TinyServer(Config config) {
   WriteAdapter("other", 8, false);
   WriteAdapter("dora", 4, true);
   adapters_.Write("broken/adapter_config.json", R"({"peft_type": "LORA", "r": 4})");
-  config.model = std::string(LORICA_TEST_DATA) + "/reference/tiny-llama";
+  if (config.model.empty()) {
+    config.model = std::string(LORICA_TEST_DATA) + "/reference/tiny-llama";
+  }
   config.adapters_dir = adapters_.path();
   config.grpc_address = "127.0.0.1:0";
   config.threads = 1;
@@ -75,6 +79,27 @@ v1::GetStatusResponse TinyServer::Status() {
   const grpc::Status status = status_->GetStatus(&context, {}, &response);
   EXPECT_TRUE(status.ok()) << status.error_message();
   return response;
+}
+
+RawAnswer RawCall(const TinyServer& server, const std::string& method, const std::string& request) {
+  grpc::GenericStub stub(server.channel());
+  grpc::CompletionQueue queue;
+  Context context;
+  const grpc::Slice slice(request);
+  const grpc::ByteBuffer message(&slice, 1);
+  auto call = stub.PrepareUnaryCall(&context, method, message, &queue);
+  call->StartCall();
+  grpc::ByteBuffer reply;
+  RawAnswer answer;
+  call->Finish(&reply, &answer.status, nullptr);
+  void* tag = nullptr;
+  bool ok = false;
+  queue.Next(&tag, &ok);
+  grpc::Slice bytes;
+  if (answer.status.ok() && reply.DumpToSingleSlice(&bytes).ok()) {
+    answer.bytes = std::string(reinterpret_cast<const char*>(bytes.begin()), bytes.size());
+  }
+  return answer;
 }
 
 v1::GenerateRequest TokensRequest(int tokens) {

@@ -22,7 +22,7 @@ inline constexpr int kTinyVocabulary = 259;  // of the tokenizer; the model has 
 
 class TinyServer {
  public:
-  // Changes to the flags before it starts.
+  // Changes to the flags before it starts; `model` may name another one.
   explicit TinyServer(Config config = {});
   ~TinyServer();
 
@@ -46,6 +46,13 @@ class TinyServer {
   std::unique_ptr<v1::AdapterService::Stub> admin_;
   std::unique_ptr<v1::ServerService::Stub> status_;
 };
+
+// A unary call by name, without generated code. `request` is the message's bytes.
+struct RawAnswer {
+  grpc::Status status;
+  std::string bytes;
+};
+RawAnswer RawCall(const TinyServer& server, const std::string& method, const std::string& request);
 
 // A call that may take long without failing the test by hanging.
 class Context : public grpc::ClientContext {

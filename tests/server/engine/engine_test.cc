@@ -395,7 +395,7 @@ TEST(Engine, ARequestThatPinsCrowdOutIsRefusedWithWhatToDo) {
   const Submitted crowded = world.Submit(world.Request(16, 18));
   world.Run();
   EXPECT_TRUE(fits.ended_well() && fits.right());
-  EXPECT_EQ(crowded.sink->finish.status.code(), absl::StatusCode::kResourceExhausted);
+  EXPECT_EQ(crowded.sink->finish.status.code(), absl::StatusCode::kUnavailable);
   EXPECT_THAT(crowded.sink->finish.status.message(), HasSubstr("pinned"));
 }
 
@@ -418,6 +418,28 @@ TEST(Engine, TimingsAndStatisticsComeFromTheInjectedClock) {
   EXPECT_EQ(stats.steps, 10);
   EXPECT_EQ(stats.rows, 5 + 9);
   EXPECT_EQ(stats.free_blocks, 64);
+}
+
+TEST(Engine, WhoHearsOfItsLastTokenFindsItCounted) {
+  struct CountingSink : RecordingSink {
+    Engine* engine = nullptr;
+    EngineStats stats;
+    void OnFinish(const FinishEvent& event) override {
+      RecordingSink::OnFinish(event);
+      stats = engine->stats();
+    }
+  };
+  EngineWorld world({});
+  auto sink = std::make_shared<CountingSink>();
+  sink->engine = world.engine.get();
+  EngineRequest request = world.Request(5, 10);
+  request.sink = sink;
+  ASSERT_TRUE(world.Refusal(std::move(request)).ok());
+  world.Run();
+  EXPECT_EQ(sink->finishes, 1);
+  EXPECT_EQ(sink->stats.finished, 1);
+  EXPECT_EQ(sink->stats.generated_tokens, 10);
+  EXPECT_EQ(sink->stats.running, 0);
 }
 
 TEST(Engine, WaitForWorkReturnsWhenARequestComes) {

@@ -6,11 +6,13 @@
 #include <algorithm>
 #include <cmath>
 #include <cstring>
+#include <filesystem>
 #include <fstream>
 #include <nlohmann/json.hpp>
 
 #include "adapters/hub/source.h"
 #include "adapters/peft_loader.h"
+#include "tests/fakes/temporary_folder.h"
 #include "tests/fakes/test_paths.h"
 #include "tests/server/models/model_runner.h"
 
@@ -88,6 +90,24 @@ TEST(TinyLlama, ContextBeyondTheModelsOwnIsRefused) {
   auto runner = ModelRunner::Open(kReference + "/tiny-llama", 1, 513);
   EXPECT_EQ(runner.status().code(), absl::StatusCode::kInvalidArgument) << runner.status();
   EXPECT_TRUE(ModelRunner::Open(kReference + "/tiny-llama", 1, 512).ok());
+}
+
+TEST(TinyLlama, AContextWithoutBoundIsServedUpToTheLimit) {
+  TemporaryFolder folder;
+  std::filesystem::copy(
+      kReference + "/tiny-llama", folder.path(),
+      std::filesystem::copy_options::recursive | std::filesystem::copy_options::overwrite_existing);
+  auto config = ReadJson(folder.path() + "/config.json");
+  config["max_position_embeddings"] = 1 << 24;
+  folder.Write("config.json", config.dump());
+  auto backend = MakeCpuBackend({.threads = 1, .rows_max = 8});
+  ASSERT_TRUE(backend.ok()) << backend.status();
+  Model::Options options;
+  options.rows_max = 8;
+  options.samples_max = 8;
+  auto model = Model::Load(folder.path(), backend->get(), options);
+  ASSERT_TRUE(model.ok()) << model.status();
+  EXPECT_EQ((*model)->context_tokens(), kContextTokensMax);
 }
 
 class SmolLm : public ::testing::Test {

@@ -132,6 +132,37 @@ TEST_F(HfLlamaTest, FilesThatAreNotWhatTheyShouldBeAreNamed) {
   }
 }
 
+TEST_F(HfLlamaTest, OneFileNeedsNoIndex) {
+  TemporaryFolder folder;
+  folder.Write("config.json", R"({"model_type": "llama", "num_hidden_layers": 1, "hidden_size": 4,
+      "intermediate_size": 6, "num_attention_heads": 2, "vocab_size": 5,
+      "tie_word_embeddings": true, "max_position_embeddings": 8, "rms_norm_eps": 1e-5})");
+  std::vector<TensorToWrite> tensors;
+  const auto add = [&](const std::string& name, std::vector<int64_t> shape) {
+    const int64_t count = shape.size() == 2 ? shape[0] * shape[1] : shape[0];
+    tensors.push_back({name, "F32", shape, BytesOf(std::vector<float>(count, 0.5f))});
+  };
+  add("model.embed_tokens.weight", {5, 4});
+  for (const char* linear : {"q", "k", "v", "o"}) {
+    add(std::string("model.layers.0.self_attn.") + linear + "_proj.weight", {4, 4});
+  }
+  add("model.layers.0.mlp.gate_proj.weight", {6, 4});
+  add("model.layers.0.mlp.up_proj.weight", {6, 4});
+  add("model.layers.0.mlp.down_proj.weight", {4, 6});
+  for (const char* norm : {"model.layers.0.input_layernorm.weight",
+                           "model.layers.0.post_attention_layernorm.weight", "model.norm.weight"}) {
+    add(norm, {4});
+  }
+  folder.Write("model.safetensors", SafetensorsFile(tensors));
+  auto opened = OpenHfLlama(folder.path());
+  ASSERT_TRUE(opened.ok()) << opened.status();
+  EXPECT_EQ(opened->head.data, nullptr) << "tied";
+  EXPECT_EQ(opened->config.kv_heads, 2);
+  add("lm_head.weight", {5, 4});  // a copy that some files keep
+  folder.Write("model.safetensors", SafetensorsFile(tensors));
+  EXPECT_TRUE(OpenHfLlama(folder.path()).ok());
+}
+
 TEST_F(HfLlamaTest, ShardsAreFilesOfTheFolder) {
   Json index = Read("model.safetensors.index.json");
   const std::string tensor = index["weight_map"].begin().key();
