@@ -2,13 +2,13 @@
 """Lorica beside llama.cpp on the same machine, in one run, in turns.
 
     side_by_side.py --llama-bin llama.cpp/build/bin [--bin build/tests/bin] [--quick]
-                    [--rounds 7] [--cases one,eight,...] [--json FILE]
+                    [--rounds 5] [--cases one,eight,...] [--json FILE]
 
 Each round measures every case on both, one directly after the other; what is printed is
 the median of the rounds' ratios, the medians themselves, the floors and how much of the
 machine others used meanwhile. Times on shared machines move; ratios of neighbours in time
 move less. Both sides are whole servers on loopback with two threads, the same GGUF, random
-prompts, greedy. Five to six minutes on a quiet machine; --quick is a try of one minute.
+prompts, greedy. About five minutes on a quiet machine; --quick is a try of one minute.
 
   one           1 base stream, prompt 16, 96 tokens: all tokens over the time to the last
   one_bare      the same here; there llama-bench, the library without a server
@@ -286,7 +286,7 @@ def parse():
     parser.add_argument("--bin", default=str(ROOT / "build/tests/bin"))
     cache = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
     parser.add_argument("--model", default=f"{cache}/lorica/SmolLM2-135M-Instruct.Q4_1.gguf")
-    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--cases", default=",".join(GOALS), help="comma-separated; all without")
     parser.add_argument("--quick", action="store_true", help="one round of 32 tokens")
