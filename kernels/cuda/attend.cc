@@ -50,8 +50,15 @@ absl::Status Attention::Run(Tensor out, Tensor qkv, int layer, const StepTables&
   }
   if (plan.chunks().empty()) return absl::OkStatus();
   LORICA_CHECK(!fixed_grid, "a captured step holds a prefill chunk");
-  return LaunchAttendPrefill(args, qkv.rows, pages_, step,
-                             plan.ChunkTiles(AttendTileRows(args.shape)), stream);
+  if (qkv.data != queries_of_.data || qkv.rows != queries_of_.rows ||
+      qkv.columns != queries_of_.columns) {
+    const absl::Status status = MapQueries(args.shape, qkv, &queries_);
+    if (!status.ok()) return status;
+    queries_of_ = qkv;
+  }
+  LaunchAttendPrefill(args, queries_, pages_, step, plan.ChunkTiles(AttendTileRows(args.shape)),
+                      stream);
+  return absl::OkStatus();
 }
 
 }  // namespace lorica::cuda

@@ -55,6 +55,8 @@ class Attention {
   std::unique_ptr<Buffer> memory_;
   AttendScratch scratch_;
   CUtensorMap pages_{};  // of the arena
+  Tensor queries_of_;    // what queries_ maps
+  CUtensorMap queries_{};
 };
 
 // The kernels. Decode: as many blocks as `items` and the device have use for; each takes one
@@ -65,7 +67,9 @@ void LaunchAttendDecode(const AttendArgs& args, const AttendScratch& scratch,
 // Rows of one tile.
 int AttendTileRows(const AttentionShape& shape);
 absl::Status MapPages(const KvCache& cache, CUtensorMap* map);
-absl::Status LaunchAttendPrefill(const AttendArgs& args, int64_t rows, const CUtensorMap& pages,
-                                 const StepTables& step, int64_t tiles, cudaStream_t stream);
+absl::Status MapQueries(const AttentionShape& shape, const Tensor& qkv, CUtensorMap* map);
+void LaunchAttendPrefill(const AttendArgs& args, const CUtensorMap& queries,
+                         const CUtensorMap& pages, const StepTables& step, int64_t tiles,
+                         cudaStream_t stream);
 
 }  // namespace lorica::cuda

@@ -550,20 +550,20 @@ absl::Status MapPages(const KvCache& cache, CUtensorMap* map) {
                      {kSwizzleColumns, kBlockTokens, 1, 1});
 }
 
-absl::Status LaunchAttendPrefill(const AttendArgs& args, int64_t rows, const CUtensorMap& pages,
-                                 const StepTables& step, int64_t tiles, cudaStream_t stream) {
-  const cuuint64_t size = args.shape.head_size, heads = args.shape.heads;
-  const cuuint32_t group = args.shape.heads / args.shape.kv_heads;
-  CUtensorMap queries;
-  const absl::Status status =
-      MapBoxes<3>(&queries, args.qkv, {size, heads, cuuint64_t(rows)},
-                  {size * 2, cuuint64_t(args.qkv_columns) * 2},
-                  {kSwizzleColumns, group, cuuint32_t(AttendTileRows(args.shape))});
-  if (!status.ok()) return status;
+absl::Status MapQueries(const AttentionShape& shape, const Tensor& qkv, CUtensorMap* map) {
+  const cuuint64_t size = shape.head_size, heads = shape.heads;
+  const cuuint32_t group = shape.heads / shape.kv_heads;
+  return MapBoxes<3>(map, qkv.data, {size, heads, cuuint64_t(qkv.rows)},
+                     {size * 2, cuuint64_t(qkv.columns) * 2},
+                     {kSwizzleColumns, group, cuuint32_t(AttendTileRows(shape))});
+}
+
+void LaunchAttendPrefill(const AttendArgs& args, const CUtensorMap& queries,
+                         const CUtensorMap& pages, const StepTables& step, int64_t tiles,
+                         cudaStream_t stream) {
   const int padded = PaddedHeadSize(args.shape.head_size);
   const auto launch = padded == 64 ? Launch<64> : padded == 128 ? Launch<128> : Launch<256>;
   launch(args, queries, pages, step, tiles * args.shape.kv_heads, stream);
-  return absl::OkStatus();
 }
 
 }  // namespace lorica::cuda
