@@ -386,8 +386,10 @@ void Server::Stop() {
   engine_thread_.join();
   if (!parts_->backend->asynchronous()) return;
   const EngineStats stats = parts_->engine->stats();
-  spdlog::info("{} steps; of the last, the median took {:.3f} ms, {:.3f} ms beside the device",
-               stats.steps, stats.step_ms_p50, stats.host_ms_p50);
+  spdlog::info(
+      "{} steps; medians of the last: {:.3f} ms, {:.3f} of them not waiting for the "
+      "device, {:.3f} of these launching",
+      stats.steps, stats.step_ms_p50, stats.host_ms_p50, stats.launch_ms_p50);
 }
 
 }  // namespace lorica

@@ -53,7 +53,8 @@ struct Engine::Impl {
   absl::Time now;
   absl::Time next_expiry = absl::InfiniteFuture();
   bool worked = false;
-  absl::Duration waited;  // for the device, in this step
+  absl::Duration waited;     // for the device, in this step
+  absl::Duration launching;  // this step
 
   // Since the last EndStep.
   QueueShare left_queue;
@@ -95,7 +96,7 @@ Engine::Impl::~Impl() {
 StepReport Engine::Impl::Step(absl::Time time) {
   now = time;
   const absl::Time began = options.clock();
-  waited = absl::ZeroDuration();
+  waited = launching = absl::ZeroDuration();
   TakeArrivals();
   pool->Poll(now);
   DropExpired(now);
@@ -174,7 +175,9 @@ void Engine::Impl::Launch(const StepPlan& plan) {
   }
   ++totals.steps;
   totals.rows += plan.rows;
+  const absl::Time began = options.clock();
   executor->Launch(std::move(batch));
+  launching = options.clock() - began;
 }
 
 bool Engine::Impl::CollectDue(bool launched) {
@@ -297,7 +300,8 @@ void Engine::Impl::EndStep(bool step_worked, absl::Time began) {
   StepTimes times;
   if (worked) {
     const absl::Duration took = options.clock() - began;
-    times = {absl::ToDoubleMilliseconds(took), absl::ToDoubleMilliseconds(took - waited)};
+    times = {absl::ToDoubleMilliseconds(took), absl::ToDoubleMilliseconds(took - waited),
+             absl::ToDoubleMilliseconds(launching)};
   }
   inbox.EndStep(left_queue, ended, Stats(), !flights.empty(), times);
   left_queue = {};

@@ -57,7 +57,8 @@ struct EngineStats {
   int32_t adapter_blocks = 0;
   double step_ms_p50 = 0.0;  // over the last 1,024 steps
   double step_ms_p99 = 0.0;
-  double host_ms_p50 = 0.0;  // of those, without the wait in Collect
+  double host_ms_p50 = 0.0;    // of those, without the wait in Collect
+  double launch_ms_p50 = 0.0;  // of that, in Executor::Launch
 };
 
 struct StepReport {

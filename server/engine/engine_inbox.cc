@@ -133,7 +133,7 @@ bool EngineInbox::idle() const {
 
 EngineStats EngineInbox::stats() const {
   EngineStats stats;
-  std::vector<double> step_ms, host_ms;
+  std::vector<double> step_ms, host_ms, launch_ms;
   {
     absl::MutexLock lock(&mutex_);
     stats = stats_;
@@ -144,14 +144,17 @@ EngineStats EngineInbox::stats() const {
     for (const StepTimes& times : absl::MakeConstSpan(times_).first(kept)) {
       step_ms.push_back(times.step_ms);
       host_ms.push_back(times.host_ms);
+      launch_ms.push_back(times.launch_ms);
     }
   }
   if (step_ms.empty()) return stats;
   std::sort(step_ms.begin(), step_ms.end());
   std::sort(host_ms.begin(), host_ms.end());
+  std::sort(launch_ms.begin(), launch_ms.end());
   stats.step_ms_p50 = step_ms[(step_ms.size() - 1) / 2];
   stats.step_ms_p99 = step_ms[(step_ms.size() - 1) * 99 / 100];
   stats.host_ms_p50 = host_ms[(host_ms.size() - 1) / 2];
+  stats.launch_ms_p50 = launch_ms[(launch_ms.size() - 1) / 2];
   return stats;
 }
 

@@ -44,7 +44,8 @@ QueueShare ShareOf(const EngineRequest& request);
 
 struct StepTimes {
   double step_ms = -1.0;
-  double host_ms = 0.0;  // of that, not spent waiting in Executor::Collect
+  double host_ms = 0.0;    // of that, not spent waiting in Executor::Collect
+  double launch_ms = 0.0;  // of that, in Executor::Launch
 };
 
 class EngineInbox {
