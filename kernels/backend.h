@@ -169,7 +169,8 @@ class Backend {
   virtual void LoraShrink(Tensor x, int layer, LoraGroup group) = 0;
   // qkv [rows, (heads + 2 kv_heads) head_size] is W x for q, k, v stacked: adds the
   // LoRA expand (and gain), the optional bias [same columns], rotates q and k, and
-  // stores K and V of `layer` in the cache. q stays in the first columns of qkv.
+  // stores K and V of `layer` in the cache. q stays in the first columns of qkv. `rope`
+  // outlives the backend: a device keeps a copy of it.
   virtual void QkvPost(Tensor qkv, const float* bias, const RopeTable& rope, int layer,
                        const KvCache& cache) = 0;
   // out [rows, heads head_size] = attention of q (first columns of qkv) over pages.

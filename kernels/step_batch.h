@@ -16,6 +16,8 @@ using BlockId = int32_t;
 
 inline constexpr int kBlockTokens = 16;  // tokens of K and V, all layers, in one block
 inline constexpr int kLogprobsMax = 20;
+inline constexpr float kGreedyTemperature = 1e-5f;  // below it only rounding would choose
+inline constexpr float kBanBias = -100.0f;          // this or less bans the token
 
 // One span: consecutive rows of one request at consecutive positions. Row i of
 // the span sees keys [0, position_begin + i], which lie in the pages listed.
@@ -31,7 +33,7 @@ struct AttendSpan {
 // switches it off. Semantics and order (those of vLLM): repetition penalty over
 // prompt and output; frequency and presence over output; logit bias; then log
 // probabilities are reported from the raw logits; temperature; top-k; top-p; min-p.
-// temperature 0 takes the largest, the lowest id on ties.
+// A temperature below kGreedyTemperature takes the largest, the lowest id on ties.
 struct SampleParams {
   float temperature = 0.0f;
   int32_t top_k = 0;
@@ -46,12 +48,17 @@ struct SampleParams {
 
 struct TokenBias {
   int32_t token = 0;
-  float bias = 0.0f;  // <= -100 bans the token
+  float bias = 0.0f;  // <= kBanBias bans the token
 };
 
 // One row that needs a token. The choice depends on the row's logits, params,
 // history and (seed, token_index) alone: Philox4x32-10 keyed by seed, counter
 // token_index, so neighbours and backends do not matter.
+//
+// History of penalties. On an asynchronous device the newest token may lie in the row's
+// token slot only; output_pending says that it does, and that it counts as well. Such a
+// device keeps counts of its own for each slot; `history` tells it whose they are, so that
+// a step sends only what was added since the one before.
 struct SampleRow {
   int32_t row = 0;           // in the step's rows
   int32_t slot = 0;          // token slot that receives the choice
@@ -61,9 +68,12 @@ struct SampleRow {
   int32_t prompt_count = 0;
   const int32_t* output = nullptr;
   int32_t output_count = 0;
+  int32_t output_pending = 0;  // 1: the slot's token follows `output`
+  uint64_t history = 0;        // the request's own number; 0: counts are made anew each step
   const TokenBias* bias = nullptr;
   int32_t bias_count = 0;
   const int32_t* allowed_mask = nullptr;  // bit per token, null = all; 32 tokens a word
+  int32_t allowed_words = 0;              // of the mask: as many as the vocabulary takes
 };
 
 struct Logprob {

@@ -195,7 +195,7 @@ void CpuBackend::BeginStep(const StepBatch& batch) {
 }
 
 void CpuBackend::Sample(Tensor logits, int32_t vocabulary_used, absl::Span<SampleResult> results) {
-  RunSample(logits, vocabulary_used, batch_->samples, results, pool_);
+  RunSample(logits, vocabulary_used, batch_->samples, slots_, results, pool_);
   for (size_t j = 0; j < results.size(); ++j) {
     const int32_t slot = batch_->samples[j].slot;
     LORICA_CHECK(slot >= 0 && slot < kTokenSlotsMax, "slot", slot);

@@ -82,10 +82,7 @@ HWY_EXPORT(ExpGroups);
 namespace {
 
 constexpr float kNoChance = -std::numeric_limits<float>::infinity();
-constexpr float kBanBias = -100.0f;
 constexpr int kGroupTokens = 64;  // tokens that share one maximum when looking for the best
-
-constexpr float kGreedyTemperature = 1e-5f;  // below it only rounding would be left to chance
 
 struct Candidate {
   int32_t token;
@@ -188,22 +185,28 @@ class TokenCounts {
   std::vector<int32_t> seen_;
 };
 
-void ApplyRepetition(const SampleRow& row, float* logits, int64_t vocabulary) {
+// `pending`: what the row's slot holds, where that counts as output.
+void AddOutput(const SampleRow& row, int32_t pending, TokenCounts& counts) {
+  counts.Add(row.output, row.output_count);
+  counts.Add(&pending, row.output_pending);
+}
+
+void ApplyRepetition(const SampleRow& row, int32_t pending, float* logits, int64_t vocabulary) {
   const float penalty = row.params.repetition_penalty;
   if (penalty == 1.0f) return;
   TokenCounts history(vocabulary);
   history.Add(row.prompt, row.prompt_count);
-  history.Add(row.output, row.output_count);
+  AddOutput(row, pending, history);
   for (const int32_t token : history.seen()) {
     logits[token] = logits[token] > 0.0f ? logits[token] / penalty : logits[token] * penalty;
   }
 }
 
-void ApplyFrequency(const SampleRow& row, float* logits, int64_t vocabulary) {
+void ApplyFrequency(const SampleRow& row, int32_t pending, float* logits, int64_t vocabulary) {
   const SampleParams& params = row.params;
   if (params.frequency_penalty == 0.0f && params.presence_penalty == 0.0f) return;
   TokenCounts output(vocabulary);
-  output.Add(row.output, row.output_count);
+  AddOutput(row, pending, output);
   for (const int32_t token : output.seen()) {
     logits[token] -= params.frequency_penalty * static_cast<float>(output.count(token));
     logits[token] -= params.presence_penalty;
@@ -217,6 +220,7 @@ void ApplyMaskAndBias(const SampleRow& row, float* logits, int64_t vocabulary) {
     logits[bias.token] = bias.bias <= kBanBias ? kNoChance : logits[bias.token] + bias.bias;
   }
   if (row.allowed_mask == nullptr) return;
+  LORICA_CHECK(row.allowed_words * int64_t{32} >= vocabulary, row.allowed_words, vocabulary);
   for (int64_t token = 0; token < vocabulary; ++token) {
     const auto word = static_cast<uint32_t>(row.allowed_mask[token / 32]);
     if ((word >> (token % 32) & 1) == 0) logits[token] = kNoChance;
@@ -224,16 +228,16 @@ void ApplyMaskAndBias(const SampleRow& row, float* logits, int64_t vocabulary) {
 }
 
 // The row's logits after mask, penalties and bias; the raw ones when nothing applies.
-const float* AdjustLogits(const SampleRow& row, const float* raw, int64_t vocabulary,
-                          std::vector<float>& adjusted) {
+const float* AdjustLogits(const SampleRow& row, int32_t pending, const float* raw,
+                          int64_t vocabulary, std::vector<float>& adjusted) {
   const SampleParams& params = row.params;
   if (params.repetition_penalty == 1.0f && params.frequency_penalty == 0.0f &&
       params.presence_penalty == 0.0f && row.bias_count == 0 && row.allowed_mask == nullptr) {
     return raw;
   }
   adjusted.assign(raw, raw + vocabulary);
-  ApplyRepetition(row, adjusted.data(), vocabulary);
-  ApplyFrequency(row, adjusted.data(), vocabulary);
+  ApplyRepetition(row, pending, adjusted.data(), vocabulary);
+  ApplyFrequency(row, pending, adjusted.data(), vocabulary);
   ApplyMaskAndBias(row, adjusted.data(), vocabulary);
   return adjusted.data();
 }
@@ -376,11 +380,12 @@ void ReportLogprobs(const float* raw, int64_t vocabulary, float raw_max, int32_t
   }
 }
 
-void SampleOne(const SampleRow& row, const float* raw, int64_t vocabulary, SampleResult& result) {
+void SampleOne(const SampleRow& row, int32_t pending, const float* raw, int64_t vocabulary,
+               SampleResult& result) {
   result = SampleResult{};
   const float raw_max = MaxLogit(raw, vocabulary);
   thread_local std::vector<float> adjusted;
-  const float* logits = AdjustLogits(row, raw, vocabulary, adjusted);
+  const float* logits = AdjustLogits(row, pending, raw, vocabulary, adjusted);
   const float max = logits == raw ? raw_max : MaxLogit(logits, vocabulary);
   result.finite = std::isfinite(raw_max) && std::isfinite(max);
   if (!result.finite) return;
@@ -396,12 +401,15 @@ void SampleOne(const SampleRow& row, const float* raw, int64_t vocabulary, Sampl
 }  // namespace
 
 void RunSample(Tensor logits, int32_t vocabulary_used, const std::vector<SampleRow>& rows,
-               absl::Span<SampleResult> results, ThreadPool& pool) {
+               absl::Span<const int32_t> slots, absl::Span<SampleResult> results,
+               ThreadPool& pool) {
   LORICA_CHECK(vocabulary_used > 0 && vocabulary_used <= logits.columns, vocabulary_used,
                logits.columns);
   LORICA_CHECK(rows.size() == results.size(), rows.size(), results.size());
   pool.Run(static_cast<int64_t>(rows.size()), [&](int64_t index, int) {
-    SampleOne(rows[index], logits.f32() + index * logits.columns, vocabulary_used, results[index]);
+    const SampleRow& row = rows[index];
+    const int32_t pending = row.output_pending > 0 ? slots.at(row.slot) : -1;
+    SampleOne(row, pending, logits.f32() + index * logits.columns, vocabulary_used, results[index]);
   });
 }
 

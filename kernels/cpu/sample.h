@@ -16,7 +16,8 @@
 
 namespace lorica {
 
+// `slots` are the token slots as they were before the step.
 void RunSample(Tensor logits, int32_t vocabulary_used, const std::vector<SampleRow>& rows,
-               absl::Span<SampleResult> results, ThreadPool& pool);
+               absl::Span<const int32_t> slots, absl::Span<SampleResult> results, ThreadPool& pool);
 
 }  // namespace lorica

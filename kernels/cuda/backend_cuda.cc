@@ -21,7 +21,6 @@ constexpr int64_t kStreamMemoryKeptBytes = int64_t{256} << 20;
 // What adapters add is kept in fp32 up to here; in larger steps it is added to the rounded
 // product, which costs fewer bytes and one rounding more.
 constexpr int64_t kLoraSumBytes = int64_t{64} << 20;
-constexpr int64_t kResultsMax = 1 << 16;
 
 class EventTicket : public CopyTicket {
  public:
@@ -39,14 +38,6 @@ class EventTicket : public CopyTicket {
 };
 
 const CudaWeight& OnDevice(const Weight& weight) { return static_cast<const CudaWeight&>(weight); }
-
-// What the greedy kernel can serve.
-bool IsPlainGreedy(const SampleRow& row) {
-  const SampleParams& p = row.params;
-  return p.temperature == 0.0f && p.repetition_penalty == 1.0f && p.presence_penalty == 0.0f &&
-         p.frequency_penalty == 0.0f && p.logprobs < 0 && row.bias_count == 0 &&
-         row.allowed_mask == nullptr;
-}
 
 }  // namespace
 
@@ -106,12 +97,9 @@ absl::Status CudaBackend::Start(const BackendOptions& options) {
   auto lora_sums = AllocateDevice(kLoraSumBytes);
   if (!lora_sums.ok()) return lora_sums.status();
   lora_sums_ = *std::move(lora_sums);
-  auto device_results = AllocateDevice(kResultsMax * sizeof(GreedyResult));
-  if (!device_results.ok()) return device_results.status();
-  device_results_ = *std::move(device_results);
-  auto host_results = AllocatePinned(kResultsMax * sizeof(GreedyResult));
-  if (!host_results.ok()) return host_results.status();
-  host_results_ = *std::move(host_results);
+  auto sample = SampleTables::Make(options.rows_max);
+  if (!sample.ok()) return sample.status();
+  sample_ = *std::move(sample);
   return absl::OkStatus();
 }
 
@@ -278,9 +266,10 @@ absl::StatusOr<std::unique_ptr<MountedAdapter>> CudaBackend::Mount(
 }
 
 void CudaBackend::BeginStep(const StepBatch& batch) {
-  greedy_ = std::all_of(batch.samples.begin(), batch.samples.end(), IsPlainGreedy);
   LORICA_CHECK(batch.terms.size() * kGroupModulesMax <= plan_.stride, batch.terms.size());
-  step_->Send(batch, stream());
+  LORICA_CHECK(flights_.size() < kStepsInFlightMax, "steps in flight", flights_.size());
+  sample_->Begin(batch.samples, step_->tables().token_slots, stream());
+  step_->Send(batch, sample_->rows(), sample_->outputs(), stream());
   pending_shrink_.reset();
   plan_layers_ = 0;
   int layers = 0;
@@ -479,16 +468,15 @@ void CudaBackend::GatherRows(Tensor out, Tensor x) {
 
 void CudaBackend::Sample(Tensor logits, int32_t vocabulary_used, absl::Span<SampleResult> results) {
   SettleProduct();
-  const int64_t count = results.size();
-  LORICA_CHECK(greedy_, "only greedy rows without penalties, masks or logprobs run on CUDA");
-  if (results_used_ + count > kResultsMax) results_used_ = 0;
-  auto* device = static_cast<GreedyResult*>(device_results_->data()) + results_used_;
-  auto* host = static_cast<GreedyResult*>(host_results_->data()) + results_used_;
-  LaunchGreedy(logits.data, logits.columns, vocabulary_used, step_->tables(), device,
-               static_cast<int>(count), stream());
-  cudaMemcpyAsync(host, device, count * sizeof(GreedyResult), cudaMemcpyDeviceToHost, stream());
-  pending_.push_back({results, results_used_});
-  results_used_ += count;
+  LORICA_CHECK(vocabulary_used > 0 && vocabulary_used <= logits.columns, vocabulary_used,
+               logits.columns);
+  LORICA_CHECK(vocabulary_used <= kSampleVocabularyMax, vocabulary_used);
+  LORICA_CHECK(vocabulary_used <= sample_->masked_tokens(), sample_->masked_tokens());
+  const bool greedy = sample_->rows().empty();
+  (greedy ? LaunchGreedy : LaunchSample)(logits.data, logits.columns, vocabulary_used,
+                                         step_->tables(), static_cast<int>(results.size()),
+                                         stream());
+  pending_.push_back({results, sample_->outputs()});
 }
 
 void CudaBackend::EndStep() {
@@ -515,13 +503,8 @@ absl::Status CudaBackend::AwaitStep() {
 // Writes the results of a step that has ended with `status`.
 absl::Status CudaBackend::Land(Flight flight, const absl::Status& status) {
   if (!status.ok()) return status;
-  const auto* host = static_cast<const GreedyResult*>(host_results_->data());
   for (const PendingResults& pending : flight.results) {
-    for (size_t i = 0; i < pending.results.size(); ++i) {
-      const GreedyResult& from = host[pending.begin + i];
-      pending.results[i].token = from.token;
-      pending.results[i].finite = from.finite != 0;
-    }
+    ReadOutputs(pending.outputs, pending.results);
   }
   if (flight.end) spare_events_.push_back(std::move(flight.end));
   return ToStatus(cudaGetLastError(), "a CUDA launch has failed");

@@ -4,8 +4,7 @@
 // stream is bf16 too, rounded once a half layer, as the models were trained. One stream
 // runs the verbs; another of low priority copies blocks.
 //
-// Sample serves greedy rows without penalties, masks or logprobs; attention at most 8 query
-// heads a KV head.
+// Attention serves at most 8 query heads a KV head, sampling at most 262,144 tokens.
 //
 // KV inside a block: [layer][K, V][kv_head][16 tokens][head size], the head size padded
 // to 64, 128 or 256 with zeros.
@@ -23,6 +22,7 @@
 #include "kernels/cuda/launch.h"
 #include "kernels/cuda/linear.h"
 #include "kernels/cuda/pinned_pool.h"
+#include "kernels/cuda/sample_tables.h"
 #include "kernels/cuda/step_image.h"
 #include "kernels/cuda/stream.h"
 
@@ -95,7 +95,7 @@ class CudaBackend : public Backend {
   };
   struct PendingResults {
     absl::Span<SampleResult> results;
-    int64_t begin = 0;  // in host_results_
+    const SampleOutput* outputs = nullptr;
   };
   // A step whose results are not read yet.
   struct Flight {
@@ -121,11 +121,11 @@ class CudaBackend : public Backend {
   std::shared_ptr<PinnedPool> pinned_;
   bool fixed_grids_ = false;
   std::optional<PendingShrink> pending_shrink_;  // until the post verb, behind the product
-  bool greedy_ = true;                           // every sample row of the step
 
   std::unique_ptr<LinearRunner> linear_;
   Product pending_product_;  // parts == nullptr: none
   std::unique_ptr<StepImage> step_;
+  std::unique_ptr<SampleTables> sample_;
   std::unique_ptr<Buffer> plan_memory_;
   std::unique_ptr<Buffer> u_;
   std::unique_ptr<Buffer> lora_sums_;
@@ -138,12 +138,9 @@ class CudaBackend : public Backend {
   int rows_max_ = 0;
   std::map<const void*, std::unique_ptr<Attention>> attentions_;  // by arena
 
-  std::unique_ptr<Buffer> device_results_;
-  std::unique_ptr<Buffer> host_results_;
   std::vector<PendingResults> pending_;  // of the step that has not ended
   std::deque<Flight> flights_;
   std::vector<std::unique_ptr<Event>> spare_events_;
-  int64_t results_used_ = 0;
 };
 
 }  // namespace lorica::cuda

@@ -148,11 +148,14 @@ void LaunchRowNorms(float* norms, const DoraArgs& args, int64_t rows, cudaStream
 // `count` values as kernels/noise.h makes them.
 void LaunchNoise(void* out, int64_t count, uint64_t seed, float bound, cudaStream_t stream);
 
-struct GreedyResult {
-  int32_t token;
-  int32_t finite;
-};
+// Both choose one token for each of the step's samples, `samples` at most, and fill token
+// slots and outputs. Greedy: for rows that want nothing but the largest logit.
 void LaunchGreedy(const void* logits, int64_t columns, int32_t vocabulary, const StepTables& step,
-                  GreedyResult* results, int samples, cudaStream_t stream);
+                  int samples, cudaStream_t stream);
+void LaunchSample(const void* logits, int64_t columns, int32_t vocabulary, const StepTables& step,
+                  int samples, cudaStream_t stream);
+// Brings counts up to date. `tails` lie in pinned host memory.
+void LaunchCountHistory(const HistoryTail* tails, int count, const int32_t* token_slots,
+                        cudaStream_t stream);
 
 }  // namespace lorica::cuda

@@ -84,14 +84,20 @@ absl::StatusOr<std::unique_ptr<Weight>> PackWeight(absl::Span<const HostMatrix> 
         absl::StrCat("the CUDA backend needs widths in multiples of 8, a weight has ", columns));
   }
   int64_t rows = 0;
-  for (const HostMatrix& part : parts) rows += part.rows;
+  for (const HostMatrix& part : parts) {
+    if (part.columns != columns || columns % BlockElements(part.dtype) != 0) {
+      return absl::InvalidArgumentError(absl::StrCat("a weight of ", part.columns, " columns of ",
+                                                     std::string(DTypeName(part.dtype)),
+                                                     " does not fit ", columns));
+    }
+    rows += part.rows;
+  }
   auto data = AllocateDevice(rows * columns * 2);
   if (!data.ok()) return data.status();
   auto staging = AllocatePinned(std::max(kStagingBytes, columns * 2));
   if (!staging.ok()) return staging.status();
   auto* target = static_cast<uint16_t*>((*data)->data());
   for (const HostMatrix& part : parts) {
-    LORICA_CHECK(part.columns == columns, part.columns, columns);
     const absl::Status status =
         UploadRows(part, target, static_cast<uint16_t*>((*staging)->data()));
     if (!status.ok()) return status;

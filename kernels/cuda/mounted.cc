@@ -14,6 +14,51 @@ int GroupOf(LoraModule module) {
   return m < 3 ? 0 : m < 4 ? 1 : m < 6 ? 2 : 3;
 }
 
+absl::Status CheckSlice(const LoraImage& image, const BlockSlice& slice, int64_t bytes) {
+  if (slice.block_index >= 0 && slice.block_index < image.block_count && slice.offset_bytes >= 0 &&
+      slice.offset_bytes % kTileAlignment == 0 && slice.offset_bytes + bytes <= image.block_bytes) {
+    return absl::OkStatus();
+  }
+  return absl::InvalidArgumentError(absl::StrCat(
+      "a slice of ", bytes, " bytes at ", slice.offset_bytes, " of block ", slice.block_index,
+      " does not fit ", image.block_count, " blocks of ", image.block_bytes, " bytes"));
+}
+
+// Every tile of a wide dimension lies inside the image's blocks.
+absl::Status CheckTiles(const LoraImage& image, const std::vector<BlockSlice>& tiles,
+                        int rank_tiles, int64_t width) {
+  const int64_t wide_tiles = (width + kTileWidth - 1) / kTileWidth;
+  if (static_cast<int64_t>(tiles.size()) != rank_tiles * wide_tiles) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("has ", tiles.size(), " tiles, expected ", rank_tiles * wide_tiles));
+  }
+  for (size_t i = 0; i < tiles.size(); ++i) {
+    const int64_t columns =
+        std::min<int64_t>(kTileWidth, width - static_cast<int64_t>(i) % wide_tiles * kTileWidth);
+    const absl::Status status =
+        CheckSlice(image, tiles[i], columns * kTileRanks * sizeof(uint16_t));
+    if (!status.ok()) return status;
+  }
+  return absl::OkStatus();
+}
+
+absl::Status CheckModule(const LoraImage& image, const ModuleTiles& tiles) {
+  if (tiles.dtype != DType::kBF16) {
+    return absl::InvalidArgumentError("the CUDA backend reads BF16 tiles only");
+  }
+  if (tiles.rank < 1 || tiles.rank > kLoraRankMax) {
+    return absl::InvalidArgumentError(absl::StrCat("rank ", tiles.rank, " cannot be mounted"));
+  }
+  absl::Status status = CheckTiles(image, tiles.a_tiles, tiles.rank_tiles(), tiles.in_features);
+  if (status.ok()) {
+    status = CheckTiles(image, tiles.b_tiles, tiles.rank_tiles(), tiles.out_features);
+  }
+  if (status.ok() && tiles.has_gain) {
+    status = CheckSlice(image, tiles.gain, int64_t{tiles.out_features} * 4);
+  }
+  return status;
+}
+
 // The tables of an adapter under construction. Pointers are offsets into the references
 // until the place of the whole is known.
 class TableBuilder {
@@ -24,10 +69,7 @@ class TableBuilder {
         modules_(layers * kLoraModuleCount),
         places_(layers * kLoraModuleCount) {}
 
-  absl::Status Add(const ModuleTiles& tiles) {
-    if (tiles.dtype != DType::kBF16) {
-      return absl::InvalidArgumentError("the CUDA backend reads BF16 tiles only");
-    }
+  void Add(const ModuleTiles& tiles) {
     const int index = tiles.layer * kLoraModuleCount + static_cast<int>(tiles.module);
     LORICA_CHECK(index < modules_.size(), tiles.layer);
     modules_[index].scale = tiles.scale;
@@ -37,7 +79,6 @@ class TableBuilder {
     modules_[index].a_run = RunOf(tiles.a_tiles, tiles.in_features);
     modules_[index].b_run = RunOf(tiles.b_tiles, tiles.out_features);
     if (tiles.has_gain) places_[index].gain = UnitOf(tiles.gain) * kTileUnitBytes;
-    return absl::OkStatus();
   }
 
   std::vector<std::byte> Finish(std::byte* memory, const std::byte* arena) {
@@ -112,8 +153,9 @@ absl::StatusOr<std::unique_ptr<MountedAdapter>> CudaMounted::Make(
   std::unique_ptr<CudaMounted> mounted(new CudaMounted);
   std::vector<std::array<int, 4>> ranks(layers);
   for (const ModuleTiles& tiles : image.modules) {
-    const absl::Status status = builder.Add(tiles);
+    const absl::Status status = CheckModule(image, tiles);
     if (!status.ok()) return status;
+    builder.Add(tiles);
     ranks[tiles.layer][GroupOf(tiles.module)] += tiles.padded_rank();
     mounted->in_features_[GroupOf(tiles.module)] = tiles.in_features;
   }

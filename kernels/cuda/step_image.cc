@@ -95,6 +95,7 @@ void StepImage::Layout(int rows_max) {
   place(tables_.tile_of_row, rows);
   place(tables_.sample_rows, rows);
   place(tables_.sample_slots, rows);
+  place(tables_.samples, rows);
   place(tables_.pages, kPagesMax);
   place(tables_.attend_items, rows + kAttendSlotsMax);
   place(tables_.attend_chunks, rows / kAttendDecodeRowsMax);
@@ -176,7 +177,8 @@ void StepImage::PackAdapters(const StepBatch& batch, Packer& packer) {
   counts_.shrink_rows = batch.rows() <= kStreamRowsMax ? kExpandRowTile : kShrinkRowTileMax;
 }
 
-void StepImage::Send(const StepBatch& batch, cudaStream_t stream) {
+void StepImage::Send(const StepBatch& batch, absl::Span<const DeviceSample> samples,
+                     SampleOutput* outputs, cudaStream_t stream) {
   LORICA_CHECK(batch.rows() <= rows_max_, batch.rows(), rows_max_);
   LORICA_CHECK(batch.terms.size() <= int64_t{rows_max_} * kMixTermsMax, batch.terms.size());
   Staging& staging = staging_[turn_++ % 2];
@@ -186,8 +188,10 @@ void StepImage::Send(const StepBatch& batch, cudaStream_t stream) {
   counts_ = {};
   counts_.rows = static_cast<int32_t>(batch.rows());
   counts_.samples = static_cast<int32_t>(batch.samples.size());
+  counts_.outputs = outputs;
   StepCounts* counts = packer.Add(tables_.counts, 1);
   PackRows(batch, packer);
+  std::copy(samples.begin(), samples.end(), packer.Add(tables_.samples, samples.size()));
   PackAdapters(batch, packer);
   *counts = counts_;
   cudaMemcpyAsync(device_image_->data(), image, packer.used(), cudaMemcpyHostToDevice, stream);

@@ -8,6 +8,7 @@
 #include <memory>
 
 #include "absl/status/statusor.h"
+#include "absl/types/span.h"
 #include "kernels/cuda/attend_plan.h"
 #include "kernels/cuda/launch.h"
 #include "kernels/cuda/stream.h"
@@ -26,7 +27,9 @@ class StepImage {
   // Counts of the last Send.
   const StepCounts& counts() const { return counts_; }
   const AttendPlan& attend() const { return attend_; }
-  void Send(const StepBatch& batch, cudaStream_t stream);
+  // `samples`: rows of its samples, or empty. The step's outputs go to `outputs`.
+  void Send(const StepBatch& batch, absl::Span<const DeviceSample> samples, SampleOutput* outputs,
+            cudaStream_t stream);
 
  private:
   struct Staging {

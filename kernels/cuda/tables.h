@@ -8,6 +8,8 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "kernels/step_batch.h"
+
 namespace lorica::cuda {
 
 inline constexpr int kShrinkChunk = 512;      // inputs that a warp takes at once
@@ -116,6 +118,49 @@ struct TileStart {
   PlanEntry entries[kGroupModulesMax];
 };
 
+// One SampleRow. What it points to, the counts apart, lies in pinned host memory.
+struct DeviceSample {
+  uint64_t seed;
+  int64_t token_index;
+  float temperature;
+  int32_t top_k;
+  float top_p;
+  float min_p;
+  float repetition_penalty;
+  float presence_penalty;
+  float frequency_penalty;
+  int32_t logprobs;
+  const uint16_t* counts;  // [kSampleVocabularyMax] of its history; null: no penalties
+  const TokenBias* bias;
+  const uint8_t* allowed;  // bit per token, null: all
+  int32_t bias_count;
+  int32_t no_room;  // 1: there was no memory for its counts
+};
+
+// How often a token occurs in a history: bit 15 = in the prompt, the rest = in the output.
+inline constexpr int kOutputCountMax = 0x7fff;
+inline constexpr uint16_t kInPrompt = 0x8000;
+inline constexpr int32_t kSampleVocabularyMax = 1 << 18;
+
+// What a step adds to the counts of one history.
+struct HistoryTail {
+  uint16_t* counts;
+  const int32_t* tokens;  // pinned host memory
+  int32_t prompt_count;   // the first of them; the others are output
+  int32_t count;
+  int32_t pending_slot;  // its token follows; -1: none
+  int32_t unused;
+};
+
+// What the host reads of a sample row. In pinned host memory, written by the kernel.
+struct SampleOutput {
+  int32_t token;
+  int32_t finite;
+  float logprob;      // when asked for
+  int32_t top_count;  // written of `top`; -1: log probabilities were not asked for
+  Logprob top[kLogprobsMax];
+};
+
 struct StepCounts {
   int32_t rows;
   int32_t segments;
@@ -124,7 +169,8 @@ struct StepCounts {
   int32_t samples;
   int32_t attend_items;
   int32_t attend_chunks;
-  int32_t shrink_rows;  // that share one pass over a chunk
+  int32_t shrink_rows;    // that share one pass over a chunk
+  SampleOutput* outputs;  // [samples] of this step
 };
 
 // Pointers to one step's tables, the same for every step.
@@ -139,6 +185,7 @@ struct StepTables {
   const int32_t* tile_of_row;  // [rows] the row's tile, -1 without an adapter
   const int32_t* sample_rows;
   const int32_t* sample_slots;
+  const DeviceSample* samples;  // unset in a step of greedy rows
   const int32_t* pages;
   const AttendItem* attend_items;   // of the rows that decode
   const DeviceSpan* attend_chunks;  // spans of many rows: prefill

@@ -10,8 +10,10 @@ struct ShapeCase {
   float softcap;
 };
 
-RopeTable MakeRope(int rotary, int64_t positions) {
-  RopeTable rope;
+// The backend keeps what it made of a table.
+const RopeTable& MakeRope(int rotary, int64_t positions) {
+  static std::list<RopeTable> kept;
+  RopeTable& rope = kept.emplace_back();
   rope.rotary_size = rotary;
   rope.positions = positions;
   for (int64_t p = 0; p < positions; ++p) {
@@ -27,6 +29,10 @@ RopeTable MakeRope(int rotary, int64_t positions) {
 class AttendTest : public KernelTest {
  protected:
   static constexpr int kLayers = 2, kLayer = 1;
+
+  // Of 1 + |value|. With bf16 probabilities and outputs are rounded; K and V are in the
+  // reference as well.
+  double tolerance() const { return Tolerance(4e-6, 1e-2); }
 
   AttentionShape Shape(const ShapeCase& c) {
     return {kLayers,  c.heads,  c.kv_heads, c.head_size, 1.0f / std::sqrt(float(c.head_size)),
@@ -77,6 +83,11 @@ class AttendTest : public KernelTest {
     return results;
   }
 
+  void Store(std::vector<double>& row) const {
+    if (compute() == DType::kF32) return;
+    for (double& v : row) v = FromBf16Bits(Bf16Bits(static_cast<float>(v)));
+  }
+
   static void RotateReference(std::vector<double>& row, int64_t at, const RopeTable& rope,
                               int position) {
     const int half = rope.rotary_size / 2;
@@ -97,6 +108,7 @@ class AttendTest : public KernelTest {
                               request.qkv.begin() + int64_t{t + 1} * columns);
       for (int c = 0; c < columns && bias != nullptr; ++c) row[c] += bias[c];
       for (int h = 0; h < shape.heads + shape.kv_heads; ++h) RotateReference(row, h * d, rope, t);
+      Store(row);
       rows.push_back(row);
     }
     std::vector<double> out(int64_t{request.tokens} * shape.heads * d);
@@ -133,22 +145,23 @@ TEST_P(AttendTest, EqualsSoftmaxInDoublesForEveryShape) {
   const ShapeCase cases[] = {{9, 3, 64, 0, 0},  {4, 4, 80, 0, 0},   {8, 1, 96, 20, 0},
                              {2, 1, 128, 7, 0}, {4, 2, 256, 0, 30}, {3, 1, 36, 33, 5}};
   for (const ShapeCase& c : cases) {
+    if (!Serves(c.head_size)) continue;
     SCOPED_TRACE(c.head_size);
     const AttentionShape shape = Shape(c);
     PoisonedArena arena(*backend_, shape, 12);
-    const RopeTable rope = MakeRope(c.head_size / 4 * 2, 64);
+    const RopeTable& rope = MakeRope(c.head_size / 4 * 2, 64);
     const auto bias = Normals(Columns(shape), 0.1f);
     const Request request = MakeRequest(shape, arena, 53);
-    const auto got = Run(shape, arena, rope, bias.data(), {&request}, {{0, 53}});
-    ExpectNear(got[0], Reference(shape, rope, bias.data(), request), 4e-6);
+    const auto got = Run(shape, arena, rope, Floats(bias), {&request}, {{0, 53}});
+    ExpectNear(got[0], Reference(shape, rope, bias.data(), request), tolerance());
   }
 }
 
 TEST_P(AttendTest, ChunksAndNeighboursDoNotChangeBits) {
-  if (!GetParam().bit_equal_rows) GTEST_SKIP();
+  if (!GetParam().bit_equal_forward) GTEST_SKIP();
   for (const int window : {0, 19}) {
     const AttentionShape shape = Shape({6, 2, 64, window, 0});
-    const RopeTable rope = MakeRope(64, 256);
+    const RopeTable& rope = MakeRope(64, 256);
     PoisonedArena arena(*backend_, shape, 64);
     Request a = MakeRequest(shape, arena, 70);
     const Request b = MakeRequest(shape, arena, 41);
@@ -179,28 +192,29 @@ TEST_P(AttendTest, ChunksAndNeighboursDoNotChangeBits) {
 
 TEST_P(AttendTest, SeveralSpansOfOneRequestInAStepSeeEachOther) {
   const AttentionShape shape = Shape({4, 2, 64, 0, 0});
-  const RopeTable rope = MakeRope(64, 64);
+  const RopeTable& rope = MakeRope(64, 64);
   PoisonedArena arena(*backend_, shape, 8);
   const Request request = MakeRequest(shape, arena, 40);
   const auto parts = Run(shape, arena, rope, nullptr, {&request, &request}, {{0, 25}, {25, 40}});
   auto joined = parts[0];
   joined.insert(joined.end(), parts[1].begin(), parts[1].end());
-  ExpectNear(joined, Reference(shape, rope, nullptr, request), 4e-6);
+  ExpectNear(joined, Reference(shape, rope, nullptr, request), tolerance());
 }
 
 TEST_P(AttendTest, HugeScoresDoNotOverflow) {
   AttentionShape shape = Shape({2, 1, 64, 0, 0});
   shape.scale = 20.0f;
-  const RopeTable rope = MakeRope(64, 64);
+  const RopeTable& rope = MakeRope(64, 64);
   PoisonedArena arena(*backend_, shape, 8);
   const Request request = MakeRequest(shape, arena, 40);
   const auto got = Run(shape, arena, rope, nullptr, {&request}, {{0, 40}});
-  ExpectNear(got[0], Reference(shape, rope, nullptr, request), 2e-4);
+  // A step of bf16 in q moves a score by a tenth here.
+  ExpectNear(got[0], Reference(shape, rope, nullptr, request), Tolerance(2e-4, 0.15));
 }
 
 TEST_P(AttendTest, ABlockHasTheBytesThatTheHeaderSays) {
   const AttentionShape shape = Shape({9, 3, 64, 0, 0});
-  EXPECT_EQ(backend_->BlockBytesFor(shape), 16 * kLayers * 2 * 3 * 64 * 4);
+  EXPECT_EQ(backend_->BlockBytesFor(shape), 16 * kLayers * 2 * 3 * RowBytes(compute(), 64));
 }
 
 INSTANTIATE_TEST_SUITE_P(Backends, AttendTest, ::testing::ValuesIn(AllBackends()),

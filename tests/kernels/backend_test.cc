@@ -64,7 +64,9 @@ TEST_P(BackendTest, AnAbandonedTicketStillCopies) {
 }
 
 TEST_P(BackendTest, TheNameSaysWhatRuns) {
-  EXPECT_NE(backend_->name().find("thread"), std::string::npos);
+  const bool cpu = GetParam().name.find("Cpu") == 0;
+  EXPECT_EQ(backend_->name().find(cpu ? "cpu (" : "cuda ("), 0u) << backend_->name();
+  EXPECT_EQ(backend_->name().find("thread") != std::string::npos, cpu) << backend_->name();
 }
 
 INSTANTIATE_TEST_SUITE_P(Backends, BackendTest, ::testing::ValuesIn(AllBackends()),

@@ -1,11 +1,15 @@
 // What the kernel tests share: backends to run on, seeded data, device tensors,
-// adapters made of plain matrices. A CUDA backend joins by one more BackendCase.
+// adapters made of plain matrices.
+//
+// One test body serves every BackendCase. Inputs are rounded to the type a backend computes
+// in, so that its tolerance, which stands beside that of fp32, is for what it does with them.
 #pragma once
 
 #include <algorithm>
 #include <cmath>
 #include <cstring>
 #include <functional>
+#include <list>
 #include <memory>
 #include <random>
 #include <string>
@@ -20,7 +24,11 @@ namespace lorica::testing {
 struct BackendCase {
   std::string name;
   std::function<std::unique_ptr<Backend>(int rows_max)> make;
-  bool bit_equal_rows;  // a row's bits do not depend on the rows beside it
+  bool bit_equal_rows;     // a row's bits do not depend on the rows beside it: LoRA and post verbs
+  bool bit_equal_forward;  // nor those of Linear and Attend
+  DType compute = DType::kF32;  // of activations, K and V
+  int width_multiple = 1;       // of the features that it serves
+  bool keeps_quantised = true;  // weights stay as small as the file's
 };
 
 inline std::unique_ptr<Backend> MakeCpu(int threads, int rows_max = 512) {
@@ -29,11 +37,69 @@ inline std::unique_ptr<Backend> MakeCpu(int threads, int rows_max = 512) {
   return *std::move(backend);
 }
 
+// Those of a device that this build and this machine have; none is no fault.
+std::vector<BackendCase> DeviceBackends();
+
 inline std::vector<BackendCase> AllBackends() {
-  return {{"Cpu1", [](int rows_max) { return MakeCpu(1, rows_max); }, true},
-          {"Cpu2", [](int rows_max) { return MakeCpu(2, rows_max); }, true},
-          {"Cpu3", [](int rows_max) { return MakeCpu(3, rows_max); }, true}};
+  std::vector<BackendCase> all = {
+      {"Cpu1", [](int rows_max) { return MakeCpu(1, rows_max); }, true, true},
+      {"Cpu2", [](int rows_max) { return MakeCpu(2, rows_max); }, true, true},
+      {"Cpu3", [](int rows_max) { return MakeCpu(3, rows_max); }, true, true}};
+  for (BackendCase& one : DeviceBackends()) all.push_back(std::move(one));
+  return all;
 }
+
+// bf16 bits, rounded to the nearest, ties to even.
+inline uint16_t Bf16Bits(float value) {
+  uint32_t bits;
+  std::memcpy(&bits, &value, 4);
+  if (std::isnan(value)) return 0x7fc0;
+  return static_cast<uint16_t>((bits + 0x7fff + (bits >> 16 & 1)) >> 16);
+}
+inline float FromBf16Bits(uint16_t stored) {
+  const uint32_t bits = uint32_t{stored} << 16;
+  float value;
+  std::memcpy(&value, &bits, 4);
+  return value;
+}
+
+// Device memory as rows of a backend's compute type; fp32 on the host.
+class DeviceTensor {
+ public:
+  DeviceTensor(Backend& backend, DType compute, int64_t rows, int64_t columns,
+               const std::vector<float>& values = {})
+      : backend_(backend), compute_(compute), rows_(rows), columns_(columns) {
+    EXPECT_EQ(backend.TensorBytes(rows, columns), rows * RowBytes(compute, columns));
+    buffer_ = *backend.Allocate(backend.TensorBytes(rows, columns));
+    if (!values.empty()) Write(values);
+  }
+  Tensor tensor() const { return {buffer_->data(), rows_, columns_}; }
+
+  void Write(const std::vector<float>& values) {
+    if (compute_ == DType::kF32) {
+      backend_.Upload(buffer_->data(), values.data(), values.size() * 4);
+      return;
+    }
+    std::vector<uint16_t> bits;
+    for (const float v : values) bits.push_back(Bf16Bits(v));
+    backend_.Upload(buffer_->data(), bits.data(), bits.size() * 2);
+  }
+  std::vector<float> Read() const {
+    std::vector<std::byte> bytes(rows_ * RowBytes(compute_, columns_));
+    EXPECT_TRUE(backend_.Synchronize().ok());
+    backend_.Download(bytes.data(), buffer_->data(), bytes.size());
+    std::vector<float> values(rows_ * columns_);
+    Dequantize(compute_, bytes.data(), values.size(), values.data());
+    return values;
+  }
+
+ private:
+  Backend& backend_;
+  DType compute_;
+  int64_t rows_;
+  int64_t columns_;
+  std::unique_ptr<Buffer> buffer_;
+};
 
 class KernelTest : public ::testing::TestWithParam<BackendCase> {
  protected:
@@ -41,46 +107,48 @@ class KernelTest : public ::testing::TestWithParam<BackendCase> {
 
   static constexpr int kSeed = 20261122;
 
+  DType compute() const { return GetParam().compute; }
+  double Tolerance(double f32, double bf16) const { return compute() == DType::kF32 ? f32 : bf16; }
+  bool Serves(int64_t width) const { return width % GetParam().width_multiple == 0; }
+  // The types that the backend stores adapters in.
+  std::vector<DType> TileTypes() const {
+    std::vector<DType> types;
+    for (const DType type : {DType::kF32, DType::kF16, DType::kBF16}) {
+      if (backend_->TileDType(type) == type) types.push_back(type);
+    }
+    return types;
+  }
+
+  // As the compute type holds them.
+  std::vector<float> Rounded(std::vector<float> values) const {
+    if (compute() == DType::kF32) return values;
+    for (float& v : values) v = FromBf16Bits(Bf16Bits(v));
+    return values;
+  }
+
   float Normal() { return std::normal_distribution<float>()(random_); }
   int Below(int bound) { return std::uniform_int_distribution<int>(0, bound - 1)(random_); }
   std::vector<float> Normals(int64_t count, float scale = 1.0f) {
     std::vector<float> values(count);
     for (float& v : values) v = scale * Normal();
-    return values;
+    return Rounded(std::move(values));
   }
-
-  // Device memory as fp32 rows, filled from `values` when there are any.
-  class DeviceTensor {
-   public:
-    DeviceTensor(Backend& backend, int64_t rows, int64_t columns,
-                 const std::vector<float>& values = {})
-        : backend_(backend), rows_(rows), columns_(columns) {
-      buffer_ = *backend.Allocate(backend.TensorBytes(rows, columns));
-      if (!values.empty()) backend.Upload(buffer_->data(), values.data(), values.size() * 4);
-    }
-    Tensor tensor() const { return {buffer_->data(), rows_, columns_}; }
-    std::vector<float> Read() const {
-      std::vector<float> values(rows_ * columns_);
-      EXPECT_TRUE(backend_.Synchronize().ok());
-      backend_.Download(values.data(), buffer_->data(), values.size() * 4);
-      return values;
-    }
-
-   private:
-    Backend& backend_;
-    int64_t rows_;
-    int64_t columns_;
-    std::unique_ptr<Buffer> buffer_;
-  };
 
   DeviceTensor Upload(int64_t rows, int64_t columns, const std::vector<float>& values) {
-    return DeviceTensor(*backend_, rows, columns, values);
+    return DeviceTensor(*backend_, compute(), rows, columns, values);
   }
   DeviceTensor Zeros(int64_t rows, int64_t columns) {
-    return DeviceTensor(*backend_, rows, columns);
+    return DeviceTensor(*backend_, compute(), rows, columns);
+  }
+  // fp32 on the device until the test ends: norms and biases.
+  const float* Floats(const std::vector<float>& values) {
+    floats_.push_back(*backend_->Allocate(values.size() * 4));
+    backend_->Upload(floats_.back()->data(), values.data(), values.size() * 4);
+    return static_cast<const float*>(floats_.back()->data());
   }
 
   std::unique_ptr<Backend> backend_;
+  std::list<std::unique_ptr<Buffer>> floats_;
   std::mt19937_64 random_{kSeed};
 };
 
@@ -160,17 +228,16 @@ inline bool SameBits(const float* a, const float* b, int64_t count) {
   return std::memcmp(a, b, count * sizeof(float)) == 0;
 }
 
-// Blocks of an arena with pages handed out in a shuffled order, filled with NaN: what a
-// recycled block may hold.
+// Blocks of an arena with pages handed out in a shuffled order, filled with NaN of every type:
+// what a recycled block may hold.
 class PoisonedArena {
  public:
-  PoisonedArena(Backend& backend, const AttentionShape& shape, int32_t blocks, uint64_t seed = 7,
-                float poison_value = std::nanf(""))
+  PoisonedArena(Backend& backend, const AttentionShape& shape, int32_t blocks, uint64_t seed = 7)
       : memory_(*backend.Allocate(blocks * backend.BlockBytesFor(shape))) {
     cache_.arena = memory_->data();
     cache_.block_bytes = backend.BlockBytesFor(shape);
     cache_.shape = shape;
-    const std::vector<float> poison(cache_.block_bytes / 4, poison_value);
+    const std::vector<std::byte> poison(cache_.block_bytes, std::byte{0xff});
     for (int32_t b = 0; b < blocks; ++b) {
       backend.Upload(static_cast<std::byte*>(memory_->data()) + b * cache_.block_bytes,
                      poison.data(), cache_.block_bytes);

@@ -4,13 +4,15 @@
 namespace lorica::testing {
 namespace {
 
+// Of the sum of |w x|. In fp32 weights are expanded exactly, so only the sum differs; bf16
+// rounds the output by up to 2^-8 of it, and as much the weight where the file has more bits.
 struct DTypeTolerance {
   DType dtype;
-  double tolerance;  // weights are expanded exactly, so only the sum in fp32 differs
+  double f32, bf16;
 };
-constexpr DTypeTolerance kDTypes[] = {{DType::kF32, 3e-7},  {DType::kF16, 3e-7},
-                                      {DType::kBF16, 3e-7}, {DType::kQ8_0, 3e-7},
-                                      {DType::kQ4_0, 3e-7}, {DType::kQ4_1, 3e-7}};
+constexpr DTypeTolerance kDTypes[] = {{DType::kF32, 3e-7, 8e-3},  {DType::kF16, 3e-7, 8e-3},
+                                      {DType::kBF16, 3e-7, 4e-3}, {DType::kQ8_0, 3e-7, 8e-3},
+                                      {DType::kQ4_0, 3e-7, 8e-3}, {DType::kQ4_1, 3e-7, 8e-3}};
 
 class LinearTest : public KernelTest {
  protected:
@@ -25,9 +27,10 @@ class LinearTest : public KernelTest {
 };
 
 TEST_P(LinearTest, EqualsTheProductInDoublesForEveryType) {
-  for (const auto& [dtype, tolerance] : kDTypes) {
+  for (const auto& [dtype, f32, bf16] : kDTypes) {
     for (const int64_t out : {1, 16, 50, 200}) {
       for (const int64_t in : {32, 576, 1536}) {
+        if (!Serves(out)) continue;
         SCOPED_TRACE(std::string(DTypeName(dtype)) + " " + std::to_string(out) + "x" +
                      std::to_string(in));
         const StoredMatrix w = RandomMatrix(dtype, out, in, random_);
@@ -36,7 +39,8 @@ TEST_P(LinearTest, EqualsTheProductInDoublesForEveryType) {
         ASSERT_TRUE(packed.ok()) << packed.status();
         for (const int rows : {1, 2, 5, 9}) {
           const auto x = Normals(rows * in);
-          ExpectProduct(Multiply(**packed, x, rows), x, w.values, rows, out, in, tolerance);
+          ExpectProduct(Multiply(**packed, x, rows), x, w.values, rows, out, in,
+                        Tolerance(f32, bf16));
         }
       }
     }
@@ -46,7 +50,7 @@ TEST_P(LinearTest, EqualsTheProductInDoublesForEveryType) {
 // The weights are exactly those of Dequantize and the order is that of k.
 TEST_P(LinearTest, OnFusedHardwareItIsOneChainOfFusedMultiplyAdds) {
   if (backend_->name().find("avx2") == std::string::npos) GTEST_SKIP();
-  for (const auto& [dtype, tolerance] : kDTypes) {
+  for (const auto& [dtype, f32, bf16] : kDTypes) {
     constexpr int64_t kOut = 20, kIn = 672;
     const StoredMatrix w = RandomMatrix(dtype, kOut, kIn, random_);
     const HostMatrix part = w.view();
@@ -66,6 +70,7 @@ TEST_P(LinearTest, OnFusedHardwareItIsOneChainOfFusedMultiplyAdds) {
 }
 
 TEST_P(LinearTest, FloatWeightsMayHaveAnyColumns) {
+  if (!Serves(77)) GTEST_SKIP();
   for (const DType dtype : {DType::kF32, DType::kF16, DType::kBF16}) {
     const StoredMatrix w = RandomMatrix(dtype, 33, 77, random_);
     const HostMatrix part = w.view();
@@ -77,7 +82,7 @@ TEST_P(LinearTest, FloatWeightsMayHaveAnyColumns) {
 
 TEST_P(LinearTest, StackedPartsMayDifferInType) {
   const StoredMatrix parts[] = {RandomMatrix(DType::kQ4_1, 40, 96, random_),
-                                RandomMatrix(DType::kF16, 7, 96, random_),
+                                RandomMatrix(DType::kF16, 8, 96, random_),
                                 RandomMatrix(DType::kQ8_0, 16, 96, random_)};
   const HostMatrix views[] = {parts[0].view(), parts[1].view(), parts[2].view()};
   const auto packed = *backend_->PackWeight(views);
@@ -85,13 +90,13 @@ TEST_P(LinearTest, StackedPartsMayDifferInType) {
   for (const auto& p : parts) all.insert(all.end(), p.values.begin(), p.values.end());
   for (const int rows : {1, 4}) {
     const auto x = Normals(rows * 96);
-    ExpectProduct(Multiply(*packed, x, rows), x, all, rows, 63, 96, 3e-7);
+    ExpectProduct(Multiply(*packed, x, rows), x, all, rows, 64, 96, Tolerance(3e-7, 8e-3));
   }
 }
 
 TEST_P(LinearTest, ARowHasTheSameBitsAloneAndAmongOthers) {
-  if (!GetParam().bit_equal_rows) GTEST_SKIP();
-  for (const auto& [dtype, tolerance] : kDTypes) {
+  if (!GetParam().bit_equal_forward) GTEST_SKIP();
+  for (const auto& [dtype, f32, bf16] : kDTypes) {
     SCOPED_TRACE(std::string(DTypeName(dtype)));
     constexpr int64_t kOut = 150, kIn = 704;
     constexpr int kRows = 40;
@@ -123,6 +128,7 @@ TEST_P(LinearTest, MisfitShapesAreRefused) {
 }
 
 TEST_P(LinearTest, PackedQuantisedWeightsStaySmall) {
+  if (!GetParam().keeps_quantised) GTEST_SKIP();
   const StoredMatrix w = RandomMatrix(DType::kQ4_1, 160, 576, random_);
   const HostMatrix part = w.view();
   EXPECT_EQ((*backend_->PackWeight({&part, 1}))->resident_bytes(),
@@ -130,7 +136,7 @@ TEST_P(LinearTest, PackedQuantisedWeightsStaySmall) {
 }
 
 TEST_P(LinearTest, EmbedGivesTheStoredRowsExactly) {
-  for (const auto& [dtype, tolerance] : kDTypes) {
+  for (const auto& [dtype, f32, bf16] : kDTypes) {
     const StoredMatrix w = RandomMatrix(dtype, 50, 288, random_);
     const HostMatrix part = w.view();
     const auto packed = *backend_->PackWeight({&part, 1});
@@ -139,26 +145,26 @@ TEST_P(LinearTest, EmbedGivesTheStoredRowsExactly) {
     const auto out = Zeros(20, 288);
     backend_->BeginStep(batch);
     backend_->Embed(out.tensor(), *packed);
-    const auto rows = out.Read();
+    const auto rows = out.Read(), stored = Rounded(w.values);
     for (int r = 0; r < 20; ++r) {
-      EXPECT_TRUE(SameBits(&rows[r * 288], &w.values[batch.tokens[r] * 288], 288))
+      EXPECT_TRUE(SameBits(&rows[r * 288], &stored[batch.tokens[r] * 288], 288))
           << DTypeName(dtype);
     }
   }
 }
 
 TEST_P(LinearTest, GatherPicksTheSampleRows) {
-  const auto x = Normals(6 * 10);
-  const auto in = Upload(6, 10, x);
-  const auto out = Zeros(2, 10);
+  const auto x = Normals(6 * 24);
+  const auto in = Upload(6, 24, x);
+  const auto out = Zeros(2, 24);
   StepBatch batch = PlainBatch(6);
   batch.samples.resize(2);
   batch.samples[0].row = 1;
   batch.samples[1].row = 5;
   backend_->BeginStep(batch);
   backend_->GatherRows(out.tensor(), in.tensor());
-  EXPECT_TRUE(SameBits(&out.Read()[0], &x[10], 10));
-  EXPECT_TRUE(SameBits(&out.Read()[10], &x[50], 10));
+  EXPECT_TRUE(SameBits(&out.Read()[0], &x[1 * 24], 24));
+  EXPECT_TRUE(SameBits(&out.Read()[24], &x[5 * 24], 24));
 }
 
 INSTANTIATE_TEST_SUITE_P(Backends, LinearTest, ::testing::ValuesIn(AllBackends()),

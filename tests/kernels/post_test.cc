@@ -4,17 +4,22 @@
 namespace lorica::testing {
 namespace {
 
-class PostTest : public KernelTest {};
+class PostTest : public KernelTest {
+ protected:
+  // Of 1 + |value|: sums in fp32; with bf16 the output is rounded, by up to 2^-8 of it.
+  double tolerance() const { return Tolerance(1e-6, 4e-3); }
+};
 
 TEST_P(PostTest, RmsNormEqualsDoublesForAnyWidth) {
   for (const int columns : {1, 7, 16, 100, 576, 4096}) {
+    if (!Serves(columns)) continue;
     const int rows = 33;
     const auto x = Normals(rows * columns, 3.0f), weight = Normals(columns);
     const auto in = Upload(rows, columns, x);
     const auto out = Zeros(rows, columns);
     const StepBatch batch = PlainBatch(rows);
     backend_->BeginStep(batch);
-    backend_->RmsNorm(out.tensor(), in.tensor(), weight.data(), 1e-5f);
+    backend_->RmsNorm(out.tensor(), in.tensor(), Floats(weight), 1e-5f);
     std::vector<double> want;
     for (int r = 0; r < rows; ++r) {
       double square = 0;
@@ -22,15 +27,16 @@ TEST_P(PostTest, RmsNormEqualsDoublesForAnyWidth) {
       const double scale = 1 / std::sqrt(square / columns + 1e-5);
       for (int c = 0; c < columns; ++c) want.push_back(x[r * columns + c] * scale * weight[c]);
     }
-    ExpectNear(out.Read(), want, 1e-6);
+    ExpectNear(out.Read(), want, tolerance());
   }
 }
 
 TEST_P(PostTest, ActivationsEqualDoublesOverTheirWholeRange) {
-  const int columns = 2001;
+  const int columns = 2008;
   std::vector<float> base;
-  for (int i = 0; i < columns; ++i) base.push_back((i - 1000) * 0.12f);
+  for (int i = 0; i < columns; ++i) base.push_back((i - 1004) * 0.12f);
   base.insert(base.end(), columns, 1.0f);
+  base = Rounded(base);
   const StepBatch batch = PlainBatch(1);
   for (const Activation activation : {Activation::kSilu, Activation::kGeluTanh}) {
     const auto in = Upload(1, 2 * columns, base);
@@ -44,21 +50,21 @@ TEST_P(PostTest, ActivationsEqualDoublesOverTheirWholeRange) {
       want.push_back(activation == Activation::kSilu ? x / (1 + std::exp(-x))
                                                      : 0.5 * x * (1 + std::tanh(inner)));
     }
-    ExpectNear(out.Read(), want, 1e-6);
+    ExpectNear(out.Read(), want, tolerance());
   }
 }
 
 TEST_P(PostTest, ResidualWithoutNormAddsOnly) {
-  const auto residual = Normals(4 * 50), projection = Normals(4 * 50);
-  const auto sum = Upload(4, 50, residual);
-  const auto projected = Upload(4, 50, projection);
+  const auto residual = Normals(4 * 56), projection = Normals(4 * 56);
+  const auto sum = Upload(4, 56, residual);
+  const auto projected = Upload(4, 56, projection);
   const StepBatch batch = PlainBatch(4);
   backend_->BeginStep(batch);
   backend_->ResidualNorm({}, sum.tensor(), projected.tensor(), nullptr, 0, LoraGroup::kDown,
                          nullptr, 1e-5f);
   std::vector<double> want;
-  for (int i = 0; i < 200; ++i) want.push_back(double{residual[i]} + projection[i]);
-  ExpectNear(sum.Read(), want, 1e-6);
+  for (int i = 0; i < 224; ++i) want.push_back(double{residual[i]} + projection[i]);
+  ExpectNear(sum.Read(), want, tolerance());
 }
 
 TEST_P(PostTest, NotANumberIsNotHidden) {
