@@ -35,6 +35,8 @@ void AddSample(const RequestState& request, StepBatch& batch) {
     sample.prompt_count = static_cast<int32_t>(request.request.prompt.size());
     sample.output = request.output.data();
     sample.output_count = static_cast<int32_t>(request.output.size());
+    sample.output_pending = request.pending;
+    sample.history = request.id;
   }
   if (!request.request.logit_bias.empty()) {
     sample.bias = request.request.logit_bias.data();

@@ -11,8 +11,8 @@
 namespace lorica {
 
 // REQUIRES: the plan comes from this scheduler's last Schedule and is not yet Launched.
-// Sample rows borrow histories and biases of the requests, which stay unchanged until
-// the step has been collected.
+// Sample rows borrow histories and biases of the requests, which stay where they are until
+// the step has been collected; outputs may grow behind what the row counts.
 std::unique_ptr<StepBatch> BuildBatch(const StepPlan& plan, const Scheduler& scheduler,
                                       const BlockArena& arena);
 

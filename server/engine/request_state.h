@@ -64,11 +64,11 @@ struct RequestState {
     return params.repetition_penalty != 1.0f || params.presence_penalty != 0.0f ||
            params.frequency_penalty != 0.0f;
   }
-  // Whether a row may be launched now. A token that is not yet read can be fed back
-  // from its slot, but not counted in a penalty: such rows skip a beat.
+  // Whether a row may be launched now. The newest token need not have been read: it is fed
+  // back, and counted in penalties, from its slot.
   bool runnable() const {
     if (!running || paused || remaining() == 0) return false;
-    if (pending > 0 && needs_history()) return false;
+    if (pending > 1 && needs_history()) return false;
     return static_cast<int32_t>(output.size()) + pending < request.max_tokens;
   }
 };

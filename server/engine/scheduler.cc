@@ -235,6 +235,8 @@ Scheduler::Admission Scheduler::TakeRoom(RequestState& request, absl::Time now) 
   request.scheduled = 0;
   request.room_steps = 0;
   request.running = true;
+  // Steps in flight borrow it while it grows.
+  if (request.needs_history()) request.output.reserve(request.request.max_tokens);
   if (!std::exchange(request.was_scheduled, true)) request.timings.queue = now - request.submitted;
   waiting_.erase(request.id);
   running_.emplace(request.id, &request);

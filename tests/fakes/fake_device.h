@@ -354,7 +354,10 @@ class FakeExecutor : public Executor {
     sample.params = &row.params;
     sample.token_index = row.token_index;
     sample.prompt = {row.prompt, static_cast<size_t>(row.prompt_count)};
-    sample.output = {row.output, static_cast<size_t>(row.output_count)};
+    std::vector<int32_t> output(row.output, row.output + row.output_count);
+    LORICA_CHECK(row.output_pending == 0 || row.output_pending == 1, row.output_pending);
+    if (row.output_pending == 1) output.push_back(slots_.at(row.slot));
+    sample.output = output;
     sample.bias = {row.bias, static_cast<size_t>(row.bias_count)};
     result.token = sample.Draw(vocabulary_);
     return result;

@@ -134,14 +134,20 @@ TEST(Scheduler, WithDepthOneATokenIsFedBackFromItsSlotBeforeItIsRead) {
   EXPECT_TRUE(one.right());
 }
 
-TEST(Scheduler, WithDepthOneRowsWithPenaltiesSkipABeat) {
+TEST(Scheduler, WithDepthOnePenaltiesCountTheTokenInTheSlot) {
   EngineWorld world({.depth = 1});
+  world.executor.keep_log = true;
   EngineRequest request = world.Request(3, 5);
   request.params.repetition_penalty = 1.3f;
   const Submitted one = world.Submit(request);
   EXPECT_EQ(world.Step().plan.rows, 3);
-  EXPECT_EQ(world.Step().plan.rows, 0);
   EXPECT_EQ(world.Step().plan.rows, 1);
+  EXPECT_EQ(world.executor.log[0].samples[0].output_pending, 0);
+  EXPECT_EQ(world.executor.log[1].samples[0].output_count, 0);
+  EXPECT_EQ(world.executor.log[1].samples[0].output_pending, 1);
+  EXPECT_EQ(world.Step().plan.rows, 1);
+  EXPECT_EQ(world.executor.log[2].samples[0].output_count, 1);
+  EXPECT_EQ(world.executor.log[2].samples[0].output_pending, 1);
   world.Run();
   EXPECT_TRUE(one.ended_well() && one.right());
 }
