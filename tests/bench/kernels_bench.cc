@@ -141,7 +141,7 @@ class Bench {
   Bench(int threads, int repeats)
       : backend_(MakeCpu(threads, kRowsMax)),
         model_(*backend_),
-        arena_(*backend_, kShape, 1500, 7, 0.0f),
+        arena_(*backend_, kShape, 1500, 7, std::byte{0}),
         repeats_(repeats) {
     roof_ = MeasureRoof(backend_->threads());
     std::printf("%s: roof %.0f GFLOP/s, %.1f GB/s; weights %.1f MB\n", backend_->name().c_str(),

@@ -232,12 +232,13 @@ inline bool SameBits(const float* a, const float* b, int64_t count) {
 // what a recycled block may hold.
 class PoisonedArena {
  public:
-  PoisonedArena(Backend& backend, const AttentionShape& shape, int32_t blocks, uint64_t seed = 7)
+  PoisonedArena(Backend& backend, const AttentionShape& shape, int32_t blocks, uint64_t seed = 7,
+                std::byte fill = std::byte{0xff})
       : memory_(*backend.Allocate(blocks * backend.BlockBytesFor(shape))) {
     cache_.arena = memory_->data();
     cache_.block_bytes = backend.BlockBytesFor(shape);
     cache_.shape = shape;
-    const std::vector<std::byte> poison(cache_.block_bytes, std::byte{0xff});
+    const std::vector<std::byte> poison(cache_.block_bytes, fill);
     for (int32_t b = 0; b < blocks; ++b) {
       backend.Upload(static_cast<std::byte*>(memory_->data()) + b * cache_.block_bytes,
                      poison.data(), cache_.block_bytes);
