@@ -163,6 +163,25 @@ TEST_F(Lifecycle, ATerminatedServerFinishesItsStreamsAndTakesNoMore) {
   EXPECT_EQ(server_->WaitForExit(absl::Seconds(20)), 0) << server_->Log();
 }
 
+TEST_F(Lifecycle, ASecondSignalEndsTheServerAtOnce) {
+  ASSERT_NO_FATAL_FAILURE(StartServer());
+  std::atomic<int> seen = 0;
+  std::thread stream([&] {
+    const absl::Status cut = server_->NewClient()->GenerateStream(
+        Request("", 8000), [&](const v1::GenerateStreamResponse& chunk) {
+          seen = chunk.token_count();
+          return true;
+        });
+    EXPECT_EQ(cut.code(), StatusCode::kUnavailable) << cut;
+  });
+  while (seen < 3) absl::SleepFor(absl::Milliseconds(1));
+  server_->Signal(SIGTERM);
+  absl::SleepFor(absl::Milliseconds(200));
+  server_->Signal(SIGINT);
+  EXPECT_EQ(server_->WaitForExit(absl::Seconds(5)), 130) << server_->Log();
+  stream.join();
+}
+
 TEST_F(Lifecycle, ACancelledStreamFreesEverything) {
   ASSERT_NO_FATAL_FAILURE(StartServer());
   const auto client = server_->NewClient();
