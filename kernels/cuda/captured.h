@@ -21,7 +21,6 @@ class CapturedGraph : public CapturedStep {
   ~CapturedGraph() override;
 
   const DecodeForm& form() const { return form_; }
-  // Most row tiles that its post kernels look at.
   // Errors stay with the runtime, as those of any launch.
   void Launch(cudaStream_t stream) const { cudaGraphLaunch(graph_, stream); }
 

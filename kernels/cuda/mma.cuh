@@ -42,16 +42,6 @@ __device__ __forceinline__ float HighFloat(uint32_t pair) {
   return __uint_as_float(pair & 0xffff0000u);
 }
 
-// Streamed weights: read once, kept out of L1. volatile keeps the loads where they
-// are written, ahead of barriers.
-__device__ __forceinline__ uint4 LoadStream(const void* address) {
-  uint4 v;
-  asm volatile("ld.global.nc.L1::no_allocate.v4.u32 {%0,%1,%2,%3}, [%4];"
-               : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w)
-               : "l"(address));
-  return v;
-}
-
 __device__ __forceinline__ uint32_t SharedAddress(const void* pointer) {
   return static_cast<uint32_t>(__cvta_generic_to_shared(pointer));
 }

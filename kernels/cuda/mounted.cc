@@ -1,6 +1,7 @@
 #include "kernels/cuda/mounted.h"
 
 #include <algorithm>
+#include <array>
 #include <vector>
 
 #include "absl/strings/str_cat.h"
@@ -157,7 +158,6 @@ absl::StatusOr<std::unique_ptr<MountedAdapter>> CudaMounted::Make(
     if (!status.ok()) return status;
     builder.Add(tiles);
     ranks[tiles.layer][GroupOf(tiles.module)] += tiles.padded_rank();
-    mounted->in_features_[GroupOf(tiles.module)] = tiles.in_features;
   }
   for (const auto& layer : ranks) {
     for (const int group : layer) {

@@ -2,8 +2,6 @@
 // the lists of tile references behind it, in one piece of device memory.
 #pragma once
 
-#include <array>
-
 #include "absl/status/statusor.h"
 #include "absl/types/span.h"
 #include "kernels/backend.h"
@@ -26,8 +24,6 @@ class CudaMounted : public MountedAdapter {
   int layers() const { return layers_; }
   // Most ranks that a row's u holds in any (layer, group).
   int group_ranks_max() const { return group_ranks_max_; }
-  // Inputs of a group's modules, 0 where it is not touched.
-  int in_features(int group) const { return in_features_[group]; }
 
  private:
   CudaMounted() = default;
@@ -36,7 +32,6 @@ class CudaMounted : public MountedAdapter {
   const std::byte* arena_ = nullptr;
   int layers_ = 0;
   int group_ranks_max_ = 0;
-  std::array<int, 4> in_features_ = {};
 };
 
 }  // namespace lorica::cuda

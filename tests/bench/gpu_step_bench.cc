@@ -293,18 +293,6 @@ class Bench {
                false) /
            kLayers;
   }
-  // Shrinks alone, of one group.
-  double TimeShrinks(const StepBatch& batch, LoraGroup group, int64_t columns) {
-    const int rows = static_cast<int>(batch.rows());
-    const Tensor x{buffers_[group == LoraGroup::kDown ? 6 : 3]->data(), rows, columns};
-    return Time(
-               batch,
-               [&] {
-                 for (int i = 0; i < kLayers; ++i) device_->LoraShrink(x, i, group);
-               },
-               false) /
-           kLayers;
-  }
 
  private:
   void CheckDevice() {
@@ -383,11 +371,9 @@ class Report {
          {std::pair{"linears", kLinears + 0u},
           {"posts", kPosts + 0u},
           {"attention", kAttends + 0u},
-          {"shrinks", kShrinks + 0u},
           {"posts+shrinks", kPosts + kShrinks + 0u},
           {"linears+posts", kLinears + kPosts + 0u},
-          {"linears+posts+attention", kLinears + kPosts + kAttends + 0u},
-          {"linears+shrinks", kLinears + kShrinks + 0u}}) {
+          {"linears+posts+attention", kLinears + kPosts + kAttends + 0u}}) {
       std::printf("    B=%d %zu segments, %-24s %7.3f ms\n", rows, batch.segments.size(), name,
                   bench_.TimeStep(batch, parts));
       std::fflush(stdout);
@@ -413,11 +399,10 @@ class Report {
     const double both = bench_.TimePair(batch, true) * 1e3;
     const double floor = bytes / bandwidth_ * 1e6;
     const double norm = bench_.TimePair(bench_.Batch(rows, {}), false) * 1e3;
-    const double shrink = bench_.TimeShrinks(batch, LoraGroup::kO, kQ) * 1e3;
     std::printf(
         "| pair 4096-16-4096, %d rows, %zu adapters | %.2f us with residual+norm "
-        "(%.2f alone, shrink alone %.2f) | floor %.2f | share %.2f |\n",
-        rows, batch.segments.size(), both, norm, shrink, floor, floor / both);
+        "(%.2f alone) | floor %.2f | share %.2f |\n",
+        rows, batch.segments.size(), both, norm, floor, floor / both);
     std::fflush(stdout);
   }
 
@@ -450,18 +435,6 @@ void Run(int argc, char** argv) {
   int64_t bytes = 0;
   Adapters many = MountMany(bench, 64, {16}, &bytes);
   const int64_t each = bytes / 64;
-  if (flag("--one")) {
-    for (int r : {1, 32, 64, 128}) {
-      report.Steps(r, "base", {}, 0);
-      if (flag("--lora"))
-        report.Steps(r, "distinct", Adapters(many.begin(), many.begin() + std::min(r, 32)),
-                     each * std::min(r, 32));
-      if (flag("--parts")) {
-        report.Parts(r, {});
-      }
-    }
-    return;
-  }
   if (flag("--linears")) return report.Linears();
   if (flag("--profile")) {  // one mixed step, for a profiler
     report.Steps(32, "32 distinct r16", Adapters(many.begin(), many.begin() + 32), each * 32);
