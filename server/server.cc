@@ -313,7 +313,7 @@ absl::Status Server::WarmUp() {
   call.max_tokens = static_cast<int32_t>(std::min<int64_t>(2, parts_->model->context_tokens() - 1));
   call.ignore_eos = true;
   call.deadline = absl::Now() + kWarmUpLimit;
-  auto answer = parts_->gateway->Generate(call);
+  auto answer = parts_->gateway->GenerateFor(std::make_shared<const Tenant>(), call);
   if (!answer.ok()) return answer.status();
   std::optional<AnswerEnd> end;
   while (!end) {

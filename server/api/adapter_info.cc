@@ -106,21 +106,23 @@ v1::Adapter DescribeEntry(const CatalogEntry& entry, const AdapterPool& pool, ab
   return message;
 }
 
-absl::StatusOr<v1::Adapter> DescribeAdapter(const std::string& adapter_id, AdapterCatalog* catalog,
+absl::StatusOr<v1::Adapter> DescribeAdapter(const std::string& tenant,
+                                            const std::string& adapter_id, AdapterCatalog* catalog,
                                             const AdapterPool& pool, absl::Time now) {
-  const absl::StatusOr<CatalogEntry> entry = catalog->Get(kDefaultTenant, adapter_id);
+  const absl::StatusOr<CatalogEntry> entry = catalog->Get(tenant, adapter_id);
   if (!entry.ok()) return entry.status();
   return DescribeEntry(*entry, pool, now);
 }
 
-absl::StatusOr<v1::CheckAdapterResponse> ExplainAdapter(const std::string& source,
+absl::StatusOr<v1::CheckAdapterResponse> ExplainAdapter(const std::string& tenant,
+                                                        const std::string& source,
                                                         AdapterCatalog* catalog,
                                                         int64_t block_bytes) {
   v1::CheckAdapterResponse response;
   response.set_block_bytes(block_bytes);
   response.mutable_adapter()->set_adapter_id(source);
   response.mutable_adapter()->set_source(source);
-  const absl::StatusOr<AdapterPlan> plan = catalog->Check(kDefaultTenant, source);
+  const absl::StatusOr<AdapterPlan> plan = catalog->Check(tenant, source);
   if (plan.ok()) {
     response.set_servable(true);
     FillPlan(*plan, &response);

@@ -14,18 +14,17 @@
 
 namespace lorica {
 
-// The tenant of every call until there are keys.
-inline constexpr char kDefaultTenant[] = "default";
-
 v1::Adapter DescribeEntry(const CatalogEntry& entry, const AdapterPool& pool, absl::Time now);
 
 // NotFound: no such adapter.
-absl::StatusOr<v1::Adapter> DescribeAdapter(const std::string& adapter_id, AdapterCatalog* catalog,
+absl::StatusOr<v1::Adapter> DescribeAdapter(const std::string& tenant,
+                                            const std::string& adapter_id, AdapterCatalog* catalog,
                                             const AdapterPool& pool, absl::Time now);
 
 // What Check says: whether the loader would take it, and its arithmetic. A reason not
 // to is part of the answer; NotFound and InvalidArgument are errors.
-absl::StatusOr<v1::CheckAdapterResponse> ExplainAdapter(const std::string& source,
+absl::StatusOr<v1::CheckAdapterResponse> ExplainAdapter(const std::string& tenant,
+                                                        const std::string& source,
                                                         AdapterCatalog* catalog,
                                                         int64_t block_bytes);
 

@@ -70,20 +70,38 @@ absl::StatusOr<AdapterTier> LowerTier(v1::Tier tier) {
 
 }  // namespace
 
-AdapterService::AdapterService(AdapterCatalog* catalog, AdapterPool* pool, CallPools pools,
-                               int64_t block_bytes)
-    : catalog_(catalog), pool_(pool), pools_(pools), block_bytes_(block_bytes) {}
+AdapterService::AdapterService(Gateway* gateway, CallPools pools, int64_t block_bytes)
+    : gateway_(gateway),
+      catalog_(gateway->catalog()),
+      pool_(gateway->pool()),
+      pools_(pools),
+      block_bytes_(block_bytes) {}
 
 void AdapterService::Refuse(const Job& job, const absl::Status& status) {
   LogRefusal(job.method, job.adapter_id, status, absl::Now());
   job.reply->Fail(status);
 }
 
-grpc::ServerUnaryReactor* AdapterService::Run(Job job, std::function<absl::Status()> work) {
+absl::StatusOr<TenantPtr> AdapterService::Allow(const Credentials& credentials,
+                                                TenantRole role) const {
+  absl::StatusOr<TenantPtr> tenant = gateway_->Authenticate(credentials);
+  if (!tenant.ok()) return tenant;
+  if (absl::Status s = CheckRole(**tenant, role); !s.ok()) return s;
+  return tenant;
+}
+
+grpc::ServerUnaryReactor* AdapterService::Run(Job job, Work work) {
   Reply* const reactor = job.reply.get();
+  const absl::StatusOr<TenantPtr> tenant = Allow(job.credentials, job.role);
+  if (!tenant.ok()) {
+    Refuse(job, tenant.status());
+    return reactor;
+  }
+  job.tenant = (*tenant)->name;
+  job.credentials = {};
   const bool taken = pools_.work->TryRun([job, work = std::move(work)] {
     const absl::Status status =
-        job.reply->cancelled() ? absl::CancelledError("the client cancelled the call") : work();
+        job.reply->cancelled() ? absl::CancelledError("the client cancelled the call") : work(job);
     if (!status.ok()) Refuse(job, status);
   });
   if (!taken) Refuse(job, TryLater("the server has too many calls to look at; try again"));
@@ -96,26 +114,28 @@ AdapterService::Done AdapterService::AnswerWithAdapter(const Job& job, Response*
     if (alive.expired()) return;
     pools_.work->RunAdmitted([this, job, response, moved] {
       if (!moved.ok()) return Refuse(job, moved);
-      auto adapter = DescribeAdapter(job.adapter_id, catalog_, *pool_, absl::Now());
+      auto adapter = DescribeAdapter(job.tenant, job.adapter_id, catalog_, *pool_, absl::Now());
       if (!adapter.ok()) return Refuse(job, adapter.status());
       job.reply->Succeed([&] { *response->mutable_adapter() = *std::move(adapter); });
     });
   };
 }
 
-grpc::ServerUnaryReactor* AdapterService::RegisterAdapter(grpc::CallbackServerContext*,
+grpc::ServerUnaryReactor* AdapterService::RegisterAdapter(grpc::CallbackServerContext* context,
                                                           const v1::RegisterAdapterRequest* request,
                                                           v1::RegisterAdapterResponse* response) {
-  const Job job{"RegisterAdapter", request->adapter_id(), Reply::Make()};
-  return Run(job, [this, job, response,
-                   options = AdapterCatalog::RegisterOptions{request->source(), request->replace(),
-                                                             request->expected_generation()}] {
+  const Job call{"RegisterAdapter", request->adapter_id(), Reply::Make(), CredentialsOf(*context),
+                 TenantRole::kManager};
+  return Run(call, [this, response,
+                    options = AdapterCatalog::RegisterOptions{request->source(), request->replace(),
+                                                              request->expected_generation()}](
+                       const Job& job) {
     absl::Status status = CheckId(job.adapter_id);
     if (status.ok() && !options.location.empty()) status = CheckSource(options.location);
     if (!status.ok()) return status;
-    const auto registered = catalog_->Register(kDefaultTenant, job.adapter_id, options);
+    const auto registered = catalog_->Register(job.tenant, job.adapter_id, options);
     if (!registered.ok()) return registered.status();
-    auto adapter = DescribeAdapter(job.adapter_id, catalog_, *pool_, absl::Now());
+    auto adapter = DescribeAdapter(job.tenant, job.adapter_id, catalog_, *pool_, absl::Now());
     if (!adapter.ok()) return adapter.status();
     job.reply->Succeed([&] {
       *response->mutable_adapter() = *std::move(adapter);
@@ -125,39 +145,41 @@ grpc::ServerUnaryReactor* AdapterService::RegisterAdapter(grpc::CallbackServerCo
   });
 }
 
-grpc::ServerUnaryReactor* AdapterService::CheckAdapter(grpc::CallbackServerContext*,
+grpc::ServerUnaryReactor* AdapterService::CheckAdapter(grpc::CallbackServerContext* context,
                                                        const v1::CheckAdapterRequest* request,
                                                        v1::CheckAdapterResponse* response) {
-  const Job job{"CheckAdapter", request->source(), Reply::Make()};
-  return Run(job, [this, job, response] {
+  const Job call{"CheckAdapter", request->source(), Reply::Make(), CredentialsOf(*context),
+                 TenantRole::kUser};
+  return Run(call, [this, response](const Job& job) {
     const absl::Status status = CheckSource(job.adapter_id);
     if (!status.ok()) return status;
-    auto explained = ExplainAdapter(job.adapter_id, catalog_, block_bytes_);
+    auto explained = ExplainAdapter(job.tenant, job.adapter_id, catalog_, block_bytes_);
     if (!explained.ok()) return explained.status();
     job.reply->Succeed([&] { *response = *std::move(explained); });
     return absl::OkStatus();
   });
 }
 
-grpc::ServerUnaryReactor* AdapterService::GetAdapter(grpc::CallbackServerContext*,
+grpc::ServerUnaryReactor* AdapterService::GetAdapter(grpc::CallbackServerContext* context,
                                                      const v1::GetAdapterRequest* request,
                                                      v1::GetAdapterResponse* response) {
-  const Job job{"GetAdapter", request->adapter_id(), Reply::Make()};
-  return Run(job, [this, job, response] {
+  const Job call{"GetAdapter", request->adapter_id(), Reply::Make(), CredentialsOf(*context),
+                 TenantRole::kUser};
+  return Run(call, [this, response](const Job& job) {
     const absl::Status status = CheckId(job.adapter_id);
     if (!status.ok()) return status;
-    auto adapter = DescribeAdapter(job.adapter_id, catalog_, *pool_, absl::Now());
+    auto adapter = DescribeAdapter(job.tenant, job.adapter_id, catalog_, *pool_, absl::Now());
     if (!adapter.ok()) return adapter.status();
     job.reply->Succeed([&] { *response->mutable_adapter() = *std::move(adapter); });
     return absl::OkStatus();
   });
 }
 
-grpc::ServerUnaryReactor* AdapterService::ListAdapters(grpc::CallbackServerContext*,
+grpc::ServerUnaryReactor* AdapterService::ListAdapters(grpc::CallbackServerContext* context,
                                                        const v1::ListAdaptersRequest* request,
                                                        v1::ListAdaptersResponse* response) {
-  const Job job{"ListAdapters", "", Reply::Make()};
-  return Run(job, [this, job, response, request = *request] {
+  const Job call{"ListAdapters", "", Reply::Make(), CredentialsOf(*context), TenantRole::kUser};
+  return Run(call, [this, response, request = *request](const Job& job) {
     if (request.page_size() < 0 || request.page_size() > kListPageMax) {
       return FieldError("page_size", absl::StrCat("must be from 0 to ", kListPageMax));
     }
@@ -168,7 +190,7 @@ grpc::ServerUnaryReactor* AdapterService::ListAdapters(grpc::CallbackServerConte
       return FieldError("page_token", "is none that this server gave out");
     }
     const size_t page = request.page_size() == 0 ? kListPageDefault : request.page_size();
-    const auto entries = catalog_->List(kDefaultTenant, request.prefix(), request.page_token(),
+    const auto entries = catalog_->List(job.tenant, request.prefix(), request.page_token(),
                                         static_cast<int>(page) + 1);
     if (!entries.ok()) return entries.status();
     job.reply->Succeed([&] {
@@ -183,67 +205,72 @@ grpc::ServerUnaryReactor* AdapterService::ListAdapters(grpc::CallbackServerConte
   });
 }
 
-grpc::ServerUnaryReactor* AdapterService::LoadAdapter(grpc::CallbackServerContext*,
+grpc::ServerUnaryReactor* AdapterService::LoadAdapter(grpc::CallbackServerContext* context,
                                                       const v1::LoadAdapterRequest* request,
                                                       v1::LoadAdapterResponse* response) {
-  const Job job{"LoadAdapter", request->adapter_id(), MakeWaitReply()};
-  return Run(job, [this, job, response, wanted = request->tier()] {
+  const Job call{"LoadAdapter", request->adapter_id(), MakeWaitReply(), CredentialsOf(*context),
+                 TenantRole::kManager};
+  return Run(call, [this, response, wanted = request->tier()](const Job& job) {
     const absl::Status status = CheckId(job.adapter_id);
     if (!status.ok()) return status;
     const auto tier = UpperTier(wanted);
     if (!tier.ok()) return tier.status();
-    const auto generation = catalog_->Resolve(kDefaultTenant, job.adapter_id);
+    const auto generation = catalog_->Resolve(job.tenant, job.adapter_id);
     if (!generation.ok()) return generation.status();
     pool_->Load(*generation, *tier, AnswerWithAdapter(job, response));
     return absl::OkStatus();
   });
 }
 
-grpc::ServerUnaryReactor* AdapterService::PinAdapter(grpc::CallbackServerContext*,
+grpc::ServerUnaryReactor* AdapterService::PinAdapter(grpc::CallbackServerContext* context,
                                                      const v1::PinAdapterRequest* request,
                                                      v1::PinAdapterResponse* response) {
-  const Job job{"PinAdapter", request->adapter_id(), MakeWaitReply()};
-  return Run(job, [this, job, response, wanted = request->tier()] {
+  const Job call{"PinAdapter", request->adapter_id(), MakeWaitReply(), CredentialsOf(*context),
+                 TenantRole::kOperator};
+  return Run(call, [this, response, wanted = request->tier()](const Job& job) {
     const absl::Status status = CheckId(job.adapter_id);
     if (!status.ok()) return status;
     const auto tier = UpperTier(wanted);
     if (!tier.ok()) return tier.status();
-    const auto generation = catalog_->Resolve(kDefaultTenant, job.adapter_id);
+    const auto generation = catalog_->Resolve(job.tenant, job.adapter_id);
     if (!generation.ok()) return generation.status();
     pool_->Pin(*generation, *tier, AnswerWithAdapter(job, response));
     return absl::OkStatus();
   });
 }
 
-grpc::ServerUnaryReactor* AdapterService::EvictAdapter(grpc::CallbackServerContext*,
+grpc::ServerUnaryReactor* AdapterService::EvictAdapter(grpc::CallbackServerContext* context,
                                                        const v1::EvictAdapterRequest* request,
                                                        v1::EvictAdapterResponse* response) {
-  const Job job{"EvictAdapter", request->adapter_id(), MakeWaitReply()};
-  return Run(job, [this, job, response, wanted = request->down_to(), wait = request->wait()] {
-    const absl::Status status = CheckId(job.adapter_id);
-    if (!status.ok()) return status;
-    const auto tier = LowerTier(wanted);
-    if (!tier.ok()) return tier.status();
-    const auto entry = catalog_->Get(kDefaultTenant, job.adapter_id);
-    if (!entry.ok()) return entry.status();
-    Done done = AnswerWithAdapter(job, response);
-    if (entry->generation == nullptr) {
-      done(absl::OkStatus());  // nobody has looked at it, so it is nowhere
-    } else {
-      pool_->Evict(entry->generation->digest, *tier, wait, std::move(done));
-    }
-    return absl::OkStatus();
-  });
+  const Job call{"EvictAdapter", request->adapter_id(), MakeWaitReply(), CredentialsOf(*context),
+                 TenantRole::kOperator};
+  return Run(call,
+             [this, response, wanted = request->down_to(), wait = request->wait()](const Job& job) {
+               const absl::Status status = CheckId(job.adapter_id);
+               if (!status.ok()) return status;
+               const auto tier = LowerTier(wanted);
+               if (!tier.ok()) return tier.status();
+               const auto entry = catalog_->Get(job.tenant, job.adapter_id);
+               if (!entry.ok()) return entry.status();
+               Done done = AnswerWithAdapter(job, response);
+               if (entry->generation == nullptr) {
+                 done(absl::OkStatus());  // nobody has looked at it, so it is nowhere
+               } else {
+                 pool_->Evict(entry->generation->digest, *tier, wait, std::move(done));
+               }
+               return absl::OkStatus();
+             });
 }
 
-grpc::ServerUnaryReactor* AdapterService::UnpinAdapter(grpc::CallbackServerContext*,
+grpc::ServerUnaryReactor* AdapterService::UnpinAdapter(grpc::CallbackServerContext* context,
                                                        const v1::UnpinAdapterRequest* request,
                                                        v1::UnpinAdapterResponse* response) {
-  const Job job{"UnpinAdapter", request->adapter_id(), MakeWaitReply()};
-  return Run(job, [this, job, response] {
+  const Job call{"UnpinAdapter", request->adapter_id(), MakeWaitReply(), CredentialsOf(*context),
+                 TenantRole::kOperator};
+  return Run(call, [this, response](const Job& job) {
     const absl::Status status = CheckId(job.adapter_id);
     if (!status.ok()) return status;
-    const auto entry = catalog_->Get(kDefaultTenant, job.adapter_id);
+    const auto entry = catalog_->Get(job.tenant, job.adapter_id);
     if (!entry.ok()) return entry.status();
     Done done = AnswerWithAdapter(job, response);
     if (entry->generation == nullptr) {
@@ -255,13 +282,14 @@ grpc::ServerUnaryReactor* AdapterService::UnpinAdapter(grpc::CallbackServerConte
   });
 }
 
-grpc::ServerUnaryReactor* AdapterService::DeleteAdapter(grpc::CallbackServerContext*,
+grpc::ServerUnaryReactor* AdapterService::DeleteAdapter(grpc::CallbackServerContext* context,
                                                         const v1::DeleteAdapterRequest* request,
                                                         v1::DeleteAdapterResponse*) {
-  const Job job{"DeleteAdapter", request->adapter_id(), Reply::Make()};
-  return Run(job, [this, job] {
+  const Job call{"DeleteAdapter", request->adapter_id(), Reply::Make(), CredentialsOf(*context),
+                 TenantRole::kManager};
+  return Run(call, [this](const Job& job) {
     absl::Status status = CheckId(job.adapter_id);
-    if (status.ok()) status = catalog_->Delete(kDefaultTenant, job.adapter_id);
+    if (status.ok()) status = catalog_->Delete(job.tenant, job.adapter_id);
     if (status.ok()) job.reply->Succeed([] {});
     return status;
   });
@@ -287,12 +315,14 @@ absl::Status AdapterService::AdmitWatch(absl::Duration interval,
 }
 
 grpc::ServerWriteReactor<v1::WatchAdaptersResponse>* AdapterService::WatchAdapters(
-    grpc::CallbackServerContext*, const v1::WatchAdaptersRequest* request) {
+    grpc::CallbackServerContext* context, const v1::WatchAdaptersRequest* request) {
   const absl::Duration interval = request->interval_ms() == 0
                                       ? kWatchIntervalDefault
                                       : absl::Milliseconds(request->interval_ms());
-  auto watch = std::make_shared<AdapterWatch>(catalog_, pool_, pools_, interval);
-  const absl::Status status = AdmitWatch(interval, watch);
+  const absl::StatusOr<TenantPtr> tenant = Allow(CredentialsOf(*context), TenantRole::kUser);
+  auto watch = std::make_shared<AdapterWatch>(tenant.ok() ? (*tenant)->name : "", catalog_, pool_,
+                                              pools_, interval);
+  const absl::Status status = tenant.ok() ? AdmitWatch(interval, watch) : tenant.status();
   if (!status.ok()) {
     LogRefusal("WatchAdapters", "", status, absl::Now());
     watch->Refuse(status);

@@ -18,6 +18,7 @@
 #include "server/api/adapter_watch.h"
 #include "server/api/call_pump.h"
 #include "server/api/reply.h"
+#include "server/api/tenants.h"
 
 namespace lorica {
 
@@ -27,7 +28,7 @@ inline constexpr int kListPageMax = 1000;
 
 class AdapterService final : public v1::AdapterService::CallbackService {
  public:
-  AdapterService(AdapterCatalog* catalog, AdapterPool* pool, CallPools pools, int64_t block_bytes);
+  AdapterService(Gateway* gateway, CallPools pools, int64_t block_bytes);
 
   // Ends the watches; new ones are Unavailable.
   void StartDrain();
@@ -64,21 +65,27 @@ class AdapterService final : public v1::AdapterService::CallbackService {
 
  private:
   using Done = std::function<void(absl::Status)>;
-  // One call: which, about what.
+  // One call: which, about what, by whom.
   struct Job {
     std::string method;
     std::string adapter_id;
     std::shared_ptr<Reply> reply;
+    Credentials credentials;
+    TenantRole role = TenantRole::kUser;  // that it takes
+    std::string tenant;                   // once it is known
   };
+  using Work = std::function<absl::Status(const Job& job)>;
 
-  // Runs `work` on the work pool; its error is the answer.
-  grpc::ServerUnaryReactor* Run(Job job, std::function<absl::Status()> work);
+  // Finds out who calls and runs `work` on the work pool; its error is the answer.
+  grpc::ServerUnaryReactor* Run(Job job, Work work);
+  absl::StatusOr<TenantPtr> Allow(const Credentials& credentials, TenantRole role) const;
   static void Refuse(const Job& job, const absl::Status& status);
   // A callback for the pool that answers with the adapter as it is then.
   template <typename Response>
   Done AnswerWithAdapter(const Job& job, Response* response);
   absl::Status AdmitWatch(absl::Duration interval, const std::shared_ptr<AdapterWatch>& watch);
 
+  Gateway* const gateway_;
   AdapterCatalog* const catalog_;
   AdapterPool* const pool_;
   const CallPools pools_;

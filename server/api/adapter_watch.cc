@@ -20,9 +20,13 @@ std::string Fingerprint(v1::Adapter adapter) {
 
 }  // namespace
 
-AdapterWatch::AdapterWatch(AdapterCatalog* catalog, AdapterPool* pool, CallPools pools,
-                           absl::Duration interval)
-    : catalog_(catalog), pool_(pool), pools_(pools), interval_(interval) {}
+AdapterWatch::AdapterWatch(std::string tenant, AdapterCatalog* catalog, AdapterPool* pool,
+                           CallPools pools, absl::Duration interval)
+    : tenant_(std::move(tenant)),
+      catalog_(catalog),
+      pool_(pool),
+      pools_(pools),
+      interval_(interval) {}
 
 void AdapterWatch::Start() {
   self_ = shared_from_this();
@@ -45,7 +49,7 @@ void AdapterWatch::Look() {
 }
 
 absl::Status AdapterWatch::Compare() {
-  const auto entries = catalog_->List(kDefaultTenant, "", "", kWatchedAdaptersMax + 1);
+  const auto entries = catalog_->List(tenant_, "", "", kWatchedAdaptersMax + 1);
   if (!entries.ok()) return entries.status();
   if (static_cast<int>(entries->size()) > kWatchedAdaptersMax) {
     return absl::FailedPreconditionError(absl::StrCat("there are more than ", kWatchedAdaptersMax,

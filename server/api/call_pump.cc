@@ -71,12 +71,26 @@ void CallPump::Pump() {
   answer->NotifyWhenReady([self = Share()] { self->Continue(); });
 }
 
-void FillFromContext(const grpc::CallbackServerContext& context, GenerateCall* call) {
-  const auto& metadata = context.client_metadata();
-  const auto [begin, end] = metadata.equal_range("x-adapter-id");
+namespace {
+
+std::vector<std::string> HeadersOf(const grpc::CallbackServerContext& context, const char* name) {
+  std::vector<std::string> values;
+  const auto [begin, end] = context.client_metadata().equal_range(name);
   for (auto header = begin; header != end; ++header) {
-    call->adapter_headers.emplace_back(header->second.data(), header->second.size());
+    values.emplace_back(header->second.data(), header->second.size());
   }
+  return values;
+}
+
+}  // namespace
+
+Credentials CredentialsOf(const grpc::CallbackServerContext& context) {
+  return {HeadersOf(context, "authorization"), HeadersOf(context, "x-tenant-id")};
+}
+
+void FillFromContext(const grpc::CallbackServerContext& context, GenerateCall* call) {
+  call->credentials = CredentialsOf(context);
+  call->adapter_headers = HeadersOf(context, "x-adapter-id");
   call->deadline = absl::FromChrono(context.deadline());
 }
 

@@ -54,6 +54,9 @@ class CallPump {
   bool cancelled_ ABSL_GUARDED_BY(mutex_) = false;
 };
 
+// What the caller of any method shows. Thread: the handler's.
+Credentials CredentialsOf(const grpc::CallbackServerContext& context);
+
 // Headers and deadline of a call. Thread: the handler's.
 void FillFromContext(const grpc::CallbackServerContext& context, GenerateCall* call);
 

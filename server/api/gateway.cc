@@ -60,13 +60,26 @@ Gateway::Gateway(GatewayLimits limits, Engine* engine, AdapterCatalog* catalog, 
 
 Gateway::~Gateway() = default;
 
+absl::StatusOr<TenantPtr> Gateway::Authenticate(const Credentials& credentials) const {
+  return limits_.tenants->Authenticate(credentials, limits_.clock());
+}
+
 absl::StatusOr<std::shared_ptr<Answer>> Gateway::Generate(const GenerateCall& call) {
-  auto answer = Admit(call);
+  const absl::StatusOr<TenantPtr> tenant = Authenticate(call.credentials);
+  if (tenant.ok()) return GenerateFor(*tenant, call);
+  refused_count_.fetch_add(1, std::memory_order_relaxed);
+  return tenant.status();
+}
+
+absl::StatusOr<std::shared_ptr<Answer>> Gateway::GenerateFor(const TenantPtr& tenant,
+                                                             const GenerateCall& call) {
+  auto answer = Admit(*tenant, call);
   if (!answer.ok()) refused_count_.fetch_add(1, std::memory_order_relaxed);
   return answer;
 }
 
-absl::StatusOr<std::shared_ptr<Answer>> Gateway::Admit(const GenerateCall& call) {
+absl::StatusOr<std::shared_ptr<Answer>> Gateway::Admit(const Tenant& tenant,
+                                                       const GenerateCall& call) {
   const absl::Time now = limits_.clock();
   if (call.deadline <= now) {
     return absl::DeadlineExceededError("the deadline had passed when the call arrived");
@@ -76,19 +89,19 @@ absl::StatusOr<std::shared_ptr<Answer>> Gateway::Admit(const GenerateCall& call)
   }
   const absl::Status fields = CheckFields(call, limits_);
   if (!fields.ok()) return fields;
-  absl::StatusOr<Mix> mix = ResolveMix(call);
+  absl::StatusOr<Mix> mix = ResolveMix(tenant, call);
   if (!mix.ok()) return mix.status();
   absl::StatusOr<std::vector<int32_t>> prompt = PromptTokens(call);
   if (!prompt.ok()) return prompt.status();
-  return Submit(call, *std::move(mix), *std::move(prompt), now);
+  return Submit(tenant, call, *std::move(mix), *std::move(prompt), now);
 }
 
-absl::StatusOr<Gateway::Mix> Gateway::ResolveMix(const GenerateCall& call) {
+absl::StatusOr<Gateway::Mix> Gateway::ResolveMix(const Tenant& tenant, const GenerateCall& call) {
   const auto choices = ChooseAdapters(call, limits_.base_name);
   if (!choices.ok()) return choices.status();
   Mix mix;
   for (const AdapterChoice& choice : *choices) {
-    auto generation = catalog_->Resolve(call.tenant, choice.adapter_id);
+    auto generation = catalog_->Resolve(tenant.name, choice.adapter_id);
     if (!generation.ok()) return generation.status();
     mix.uses.push_back({choice.adapter_id, (*generation)->digest, choice.weight});
     if (choice.weight == 0.0) continue;
@@ -112,7 +125,8 @@ absl::StatusOr<std::vector<int32_t>> Gateway::PromptTokens(const GenerateCall& c
   return std::move(tokenized->token_ids);
 }
 
-absl::StatusOr<std::shared_ptr<Answer>> Gateway::Submit(const GenerateCall& call, Mix mix,
+absl::StatusOr<std::shared_ptr<Answer>> Gateway::Submit(const Tenant& tenant,
+                                                        const GenerateCall& call, Mix mix,
                                                         std::vector<int32_t> prompt,
                                                         absl::Time now) {
   const int64_t room = limits_.context_tokens - static_cast<int64_t>(prompt.size());
@@ -132,7 +146,7 @@ absl::StatusOr<std::shared_ptr<Answer>> Gateway::Submit(const GenerateCall& call
   auto answer = std::make_shared<RunningAnswer>(std::move(options), control_.get());
 
   EngineRequest request;
-  request.tenant = call.tenant;
+  request.tenant = tenant.name;
   request.prompt = std::move(prompt);
   request.max_tokens = static_cast<int32_t>(wanted);
   request.params = ToSampleParams(call, NextSeed());

@@ -21,6 +21,7 @@
 #include "absl/time/time.h"
 #include "adapters/adapter_catalog.h"
 #include "adapters/adapter_pool.h"
+#include "server/api/tenants.h"
 #include "server/engine/engine.h"
 #include "server/text/chat_template.h"
 #include "server/text/tokenizer.h"
@@ -52,7 +53,7 @@ struct AdapterChoice {
 // Everything a client can ask for, after the transport's translation. Optional fields
 // that are absent take the defaults of proto/lorica/v1/inference.proto.
 struct GenerateCall {
-  std::string tenant = "default";
+  Credentials credentials;
   std::vector<std::string> adapter_headers;  // every x-adapter-id that came
   std::string adapter_id;
   std::vector<AdapterChoice> adapters;
@@ -124,6 +125,7 @@ struct GatewayLimits {
   int32_t vocabulary = 0;  // valid input ids are below this
   std::vector<int32_t> end_tokens;
   std::string base_name;  // as an adapter id it means the base model
+  std::shared_ptr<const Tenants> tenants = std::make_shared<Tenants>();
   std::function<absl::Time()> clock = absl::Now;
 };
 
@@ -136,7 +138,14 @@ class Gateway {
           const Tokenizer* tokenizer, const ChatTemplate* chat_template);
   ~Gateway();
 
+  // Whose call it is: the first thing every face asks, for every call it takes. Generate
+  // asks by itself. Unauthenticated: no key that counts.
+  absl::StatusOr<TenantPtr> Authenticate(const Credentials& credentials) const;
+
   absl::StatusOr<std::shared_ptr<Answer>> Generate(const GenerateCall& call);
+  // The server's own calls, and those of whom Authenticate has named already.
+  absl::StatusOr<std::shared_ptr<Answer>> GenerateFor(const TenantPtr& tenant,
+                                                      const GenerateCall& call);
 
   struct Tokenized {
     std::vector<int32_t> token_ids;
@@ -166,11 +175,12 @@ class Gateway {
   class EngineControl;
   struct Mix;
 
-  absl::StatusOr<std::shared_ptr<Answer>> Admit(const GenerateCall& call);
-  absl::StatusOr<Mix> ResolveMix(const GenerateCall& call);
+  absl::StatusOr<std::shared_ptr<Answer>> Admit(const Tenant& tenant, const GenerateCall& call);
+  absl::StatusOr<Mix> ResolveMix(const Tenant& tenant, const GenerateCall& call);
   absl::StatusOr<std::vector<int32_t>> PromptTokens(const GenerateCall& call) const;
-  absl::StatusOr<std::shared_ptr<Answer>> Submit(const GenerateCall& call, Mix mix,
-                                                 std::vector<int32_t> prompt, absl::Time now);
+  absl::StatusOr<std::shared_ptr<Answer>> Submit(const Tenant& tenant, const GenerateCall& call,
+                                                 Mix mix, std::vector<int32_t> prompt,
+                                                 absl::Time now);
 
   const GatewayLimits limits_;
   Engine* const engine_;

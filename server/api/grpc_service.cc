@@ -48,7 +48,7 @@ struct GrpcService::Parts {
       : work(options.work_threads, options.work_queue),
         delivery(kDeliveryThreads, options.work_queue),
         inference(gateway, {&work, &delivery}),
-        adapters(gateway->catalog(), gateway->pool(), {&work, &delivery}, options.block_bytes),
+        adapters(gateway, {&work, &delivery}, options.block_bytes),
         status(std::move(facts), state, gateway) {}
 
   WorkPool work;

@@ -131,10 +131,15 @@ grpc::ServerWriteReactor<v1::GenerateStreamResponse>* InferenceService::Generate
   return call.get();
 }
 
-grpc::ServerUnaryReactor* InferenceService::Tokenize(grpc::CallbackServerContext*,
+grpc::ServerUnaryReactor* InferenceService::Tokenize(grpc::CallbackServerContext* context,
                                                      const v1::TokenizeRequest* request,
                                                      v1::TokenizeResponse* response) {
   auto reply = Reply::Make();
+  if (const auto tenant = gateway_->Authenticate(CredentialsOf(*context)); !tenant.ok()) {
+    LogRefusal("Tokenize", "", tenant.status(), absl::Now());
+    reply->Fail(tenant.status());
+    return reply.get();
+  }
   std::optional<std::string> prompt;
   if (request->has_prompt()) prompt = request->prompt();
   const bool taken = pools_.work->TryRun([gateway = gateway_, reply, response, prompt,

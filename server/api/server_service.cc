@@ -4,6 +4,7 @@
 
 #include <fstream>
 
+#include "server/api/call_pump.h"
 #include "server/api/reply.h"
 
 namespace lorica {
@@ -77,9 +78,14 @@ void ServerService::StartCounting() {
   before_ = gateway_->engine()->stats();
 }
 
-grpc::ServerUnaryReactor* ServerService::GetStatus(grpc::CallbackServerContext*,
+grpc::ServerUnaryReactor* ServerService::GetStatus(grpc::CallbackServerContext* context,
                                                    const v1::GetStatusRequest*,
                                                    v1::GetStatusResponse* response) {
+  const auto reply = Reply::Make();
+  if (const auto tenant = gateway_->Authenticate(CredentialsOf(*context)); !tenant.ok()) {
+    reply->Fail(tenant.status());
+    return reply.get();
+  }
   response->set_state(ToProto(state_->load()));
   response->set_version(facts_.version);
   response->set_device(facts_.device);
@@ -95,7 +101,6 @@ grpc::ServerUnaryReactor* ServerService::GetStatus(grpc::CallbackServerContext*,
   FillPool(gateway_->pool()->stats(), response);
   response->mutable_counters()->set_requests_refused(gateway_->refused_count());
   response->set_resident_bytes(ResidentBytes());
-  const auto reply = Reply::Make();
   reply->Succeed([] {});
   return reply.get();
 }
