@@ -73,13 +73,20 @@ absl::StatusOr<std::shared_ptr<Answer>> Gateway::Generate(const GenerateCall& ca
 
 absl::StatusOr<std::shared_ptr<Answer>> Gateway::GenerateFor(const TenantPtr& tenant,
                                                              const GenerateCall& call) {
-  auto answer = Admit(*tenant, call);
-  if (!answer.ok()) refused_count_.fetch_add(1, std::memory_order_relaxed);
-  return answer;
+  auto answers = GenerateSamples(tenant, call, 1);
+  if (!answers.ok()) return answers.status();
+  return std::move(answers->front());
 }
 
-absl::StatusOr<std::shared_ptr<Answer>> Gateway::Admit(const Tenant& tenant,
-                                                       const GenerateCall& call) {
+absl::StatusOr<Gateway::Answers> Gateway::GenerateSamples(const TenantPtr& tenant,
+                                                          const GenerateCall& call, int count) {
+  auto answers = Admit(*tenant, call, count);
+  if (!answers.ok()) refused_count_.fetch_add(1, std::memory_order_relaxed);
+  return answers;
+}
+
+absl::StatusOr<Gateway::Answers> Gateway::Admit(const Tenant& tenant, const GenerateCall& call,
+                                                int count) {
   const absl::Time now = limits_.clock();
   if (call.deadline <= now) {
     return absl::DeadlineExceededError("the deadline had passed when the call arrived");
@@ -87,13 +94,27 @@ absl::StatusOr<std::shared_ptr<Answer>> Gateway::Admit(const Tenant& tenant,
   if (draining_.load(std::memory_order_relaxed)) {
     return TryLater("the server is shutting down; send the call to another one");
   }
+  if (count < 1 || count > kSamplesMax) {
+    return FieldError("n", absl::StrCat("must be from 1 to ", kSamplesMax, ", not ", count));
+  }
   const absl::Status fields = CheckFields(call, limits_);
   if (!fields.ok()) return fields;
   absl::StatusOr<Mix> mix = ResolveMix(tenant, call);
   if (!mix.ok()) return mix.status();
   absl::StatusOr<std::vector<int32_t>> prompt = PromptTokens(call);
   if (!prompt.ok()) return prompt.status();
-  return Submit(tenant, call, *std::move(mix), *std::move(prompt), now);
+  Answers answers;
+  GenerateCall sample = call;
+  for (int i = 0; i < count; ++i) {
+    if (call.seed) sample.seed = *call.seed + i;
+    auto answer = Submit(tenant, sample, *mix, *prompt, now);
+    if (!answer.ok()) {
+      for (const auto& earlier : answers) earlier->Cancel();
+      return answer.status();
+    }
+    answers.push_back(*std::move(answer));
+  }
+  return answers;
 }
 
 absl::StatusOr<Gateway::Mix> Gateway::ResolveMix(const Tenant& tenant, const GenerateCall& call) {
@@ -126,7 +147,7 @@ absl::StatusOr<std::vector<int32_t>> Gateway::PromptTokens(const GenerateCall& c
 }
 
 absl::StatusOr<std::shared_ptr<Answer>> Gateway::Submit(const Tenant& tenant,
-                                                        const GenerateCall& call, Mix mix,
+                                                        const GenerateCall& call, const Mix& mix,
                                                         std::vector<int32_t> prompt,
                                                         absl::Time now) {
   const int64_t room = limits_.context_tokens - static_cast<int64_t>(prompt.size());
@@ -137,12 +158,12 @@ absl::StatusOr<std::shared_ptr<Answer>> Gateway::Submit(const Tenant& tenant,
                                    call.max_tokens ? wanted : 1, " more are to be generated, and ",
                                    "the context holds ", limits_.context_tokens));
   }
-  AnswerOptions options{tokenizer_, call.skip_special_tokens, call.stop};
+  AnswerOptions options{tokenizer_, call.skip_special_tokens, call.stop, call.include_stop};
   options.end_ids.insert(call.stop_token_ids.begin(), call.stop_token_ids.end());
   if (!call.ignore_eos) {
     options.end_ids.insert(limits_.end_tokens.begin(), limits_.end_tokens.end());
   }
-  options.adapters = std::move(mix.uses);
+  options.adapters = mix.uses;
   auto answer = std::make_shared<RunningAnswer>(std::move(options), control_.get());
 
   EngineRequest request;
@@ -154,7 +175,7 @@ absl::StatusOr<std::shared_ptr<Answer>> Gateway::Submit(const Tenant& tenant,
   request.end_tokens = limits_.end_tokens;
   request.stop_token_ids = call.stop_token_ids;
   request.ignore_end = call.ignore_eos;
-  request.mix = std::move(mix.terms);
+  request.mix = mix.terms;
   request.deadline = std::min(call.deadline, now + kGenerateDeadlineMax);
   request.sink = answer;
   const absl::StatusOr<RequestId> id = engine_->Submit(std::move(request), now);

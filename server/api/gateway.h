@@ -31,6 +31,7 @@ namespace lorica {
 inline constexpr int kStopStringsMax = 16;
 inline constexpr int kStopStringBytesMax = 256;
 inline constexpr int kStopTokensMax = 64;
+inline constexpr int kSamplesMax = 16;
 inline constexpr int kLogitBiasMax = 1024;
 inline constexpr int kMaxTokensDefault = 256;
 inline constexpr int64_t kPromptBytesMax = 4 << 20;
@@ -72,6 +73,7 @@ struct GenerateCall {
   std::vector<std::pair<int32_t, double>> logit_bias;
   std::optional<int32_t> logprobs;
   std::vector<std::string> stop;
+  bool include_stop = false;  // the stop string that ends the answer is part of its text
   std::vector<int32_t> stop_token_ids;
   bool ignore_eos = false;
   bool skip_special_tokens = true;
@@ -146,6 +148,11 @@ class Gateway {
   // The server's own calls, and those of whom Authenticate has named already.
   absl::StatusOr<std::shared_ptr<Answer>> GenerateFor(const TenantPtr& tenant,
                                                       const GenerateCall& call);
+  // `count` answers, 1 to kSamplesMax, to the same call, all or none of them. The seed of
+  // answer i is the call's seed + i, or chosen anew for each. Counts as one refusal.
+  absl::StatusOr<std::vector<std::shared_ptr<Answer>>> GenerateSamples(const TenantPtr& tenant,
+                                                                       const GenerateCall& call,
+                                                                       int count);
 
   struct Tokenized {
     std::vector<int32_t> token_ids;
@@ -167,6 +174,7 @@ class Gateway {
   int64_t refused_count() const { return refused_count_.load(std::memory_order_relaxed); }
 
   const GatewayLimits& limits() const { return limits_; }
+  const Tokenizer* tokenizer() const { return tokenizer_; }  // null: token ids only
   AdapterCatalog* catalog() const { return catalog_; }
   AdapterPool* pool() const { return pool_; }
   Engine* engine() const { return engine_; }
@@ -175,11 +183,12 @@ class Gateway {
   class EngineControl;
   struct Mix;
 
-  absl::StatusOr<std::shared_ptr<Answer>> Admit(const Tenant& tenant, const GenerateCall& call);
+  using Answers = std::vector<std::shared_ptr<Answer>>;
+  absl::StatusOr<Answers> Admit(const Tenant& tenant, const GenerateCall& call, int count);
   absl::StatusOr<Mix> ResolveMix(const Tenant& tenant, const GenerateCall& call);
   absl::StatusOr<std::vector<int32_t>> PromptTokens(const GenerateCall& call) const;
   absl::StatusOr<std::shared_ptr<Answer>> Submit(const Tenant& tenant, const GenerateCall& call,
-                                                 Mix mix, std::vector<int32_t> prompt,
+                                                 const Mix& mix, std::vector<int32_t> prompt,
                                                  absl::Time now);
 
   const GatewayLimits limits_;

@@ -10,6 +10,7 @@ RunningAnswer::RunningAnswer(AnswerOptions options, RequestControl* control)
     : control_(control),
       end_ids_(std::move(options.end_ids)),
       adapters_(std::move(options.adapters)),
+      include_stop_(options.include_stop),
       stop_(std::move(options.stop)) {
   if (options.tokenizer != nullptr) {
     detokenizer_ = std::make_unique<Detokenizer>(options.tokenizer, options.skip_special_tokens);
@@ -90,14 +91,20 @@ bool RunningAnswer::Take(AnswerChunk* chunk, std::optional<AnswerEnd>* end) {
 void RunningAnswer::Append(Token token, AnswerChunk* chunk) {
   ++delivered_tokens_;
   if (detokenizer_ != nullptr && !end_ids_.contains(token.id)) {
-    chunk->text += stop_.Push(detokenizer_->Push(token.id));
+    AppendText(detokenizer_->Push(token.id), chunk);
   }
   chunk->tokens.push_back(std::move(token));
 }
 
+void RunningAnswer::AppendText(const std::string& text, AnswerChunk* chunk) {
+  if (stop_.stopped()) return;
+  chunk->text += stop_.Push(text);
+  if (include_stop_) chunk->text += stop_.found();
+}
+
 void RunningAnswer::Flush(AnswerChunk* chunk) {
   if (detokenizer_ == nullptr || stop_.stopped()) return;
-  chunk->text += stop_.Push(detokenizer_->Finish());
+  AppendText(detokenizer_->Finish(), chunk);
   chunk->text += stop_.Finish();
 }
 

@@ -36,6 +36,7 @@ struct AnswerOptions {
   const Tokenizer* tokenizer = nullptr;  // null: the answer has no text
   bool skip_special_tokens = true;
   std::vector<std::string> stop;
+  bool include_stop = false;             // the stop string that ends it is part of the text
   absl::flat_hash_set<int32_t> end_ids;  // tokens that end it and are not part of the text
   std::vector<AdapterUse> adapters;
 };
@@ -64,6 +65,8 @@ class RunningAnswer final : public Answer, public TokenSink {
   bool HasSomething() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   std::function<void()> TakeReady() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void Append(Token token, AnswerChunk* chunk) ABSL_EXCLUSIVE_LOCKS_REQUIRED(reader_mutex_);
+  void AppendText(const std::string& text, AnswerChunk* chunk)
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(reader_mutex_);
   void Flush(AnswerChunk* chunk) ABSL_EXCLUSIVE_LOCKS_REQUIRED(reader_mutex_);
   AnswerEnd MakeEnd(const FinishEvent& finish) ABSL_EXCLUSIVE_LOCKS_REQUIRED(reader_mutex_);
   void FoundStop() ABSL_LOCKS_EXCLUDED(mutex_);
@@ -71,6 +74,7 @@ class RunningAnswer final : public Answer, public TokenSink {
   RequestControl* const control_;
   const absl::flat_hash_set<int32_t> end_ids_;
   const std::vector<AdapterUse> adapters_;
+  const bool include_stop_;
 
   // The reader's side. Locked before mutex_.
   absl::Mutex reader_mutex_;

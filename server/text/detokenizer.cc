@@ -94,6 +94,7 @@ std::string StopMatcher::Push(std::string_view text) {
 std::string StopMatcher::Stop(std::string_view text, size_t stop_bytes) {
   stopped_ = true;
   std::string out = std::exchange(held_, "").append(text);
+  found_ = out.substr(out.size() - stop_bytes);
   out.resize(out.size() - stop_bytes);
   return out;
 }

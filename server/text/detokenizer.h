@@ -47,6 +47,8 @@ class StopMatcher {
   std::string Push(std::string_view text);
   std::string Finish();  // the held-back rest; empty once stopped
   bool stopped() const { return stopped_; }
+  // The stop string that was found; empty unless stopped().
+  const std::string& found() const { return found_; }
 
  private:
   struct Pattern {
@@ -60,6 +62,7 @@ class StopMatcher {
 
   std::vector<Pattern> patterns_;
   std::string held_;
+  std::string found_;
   bool stopped_ = false;
 };
 

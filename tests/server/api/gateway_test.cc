@@ -97,6 +97,7 @@ class GatewayTest : public ::testing::Test {
   FakeTokenizer tokenizer_;
   FakeTemplate template_;
   GatewayLimits limits_;
+  TenantPtr tenant_ = std::make_shared<Tenant>();
   std::unique_ptr<Gateway> gateway_;
 };
 
@@ -209,6 +210,52 @@ TEST_F(GatewayTest, StopStringsAreFoundAndTheRestIsNotCounted) {
   EXPECT_LE(read.ids.size(), at + 1);
   EXPECT_EQ(read.ids.back(), whole[at]);
   EXPECT_EQ(read.end->completion_tokens, read.ids.size());
+}
+
+TEST_F(GatewayTest, AStopStringCanBePartOfTheText) {
+  const std::vector<int32_t> whole = ReadAll(**gateway_->Generate(Call(40))).ids;
+  const auto at =
+      std::find_if(whole.begin(), whole.end(), [](int32_t id) { return id > ' ' && id < 0x7f; });
+  ASSERT_NE(at, whole.end()) << "no printable byte to stop at";
+  GenerateCall call = Call(40);
+  call.stop = {"never", std::string(1, static_cast<char>(*at))};
+  for (const bool included : {false, true}) {
+    call.include_stop = included;
+    auto answer = gateway_->Generate(call);
+    ASSERT_TRUE(answer.ok()) << answer.status();
+    AnswerChunk all;
+    std::optional<AnswerEnd> end;
+    for (int i = 0; i < 1000 && !end; ++i) {
+      engine_.Step(now_);
+      (*answer)->Take(&all, &end);
+    }
+    EXPECT_EQ(end->reason, StopReason::kStopString);
+    EXPECT_EQ(all.text.ends_with(call.stop[1]), included) << all.text;
+  }
+}
+
+TEST_F(GatewayTest, SamplesOfOneCallAreThoseOfItsSeedsOneAfterTheOther) {
+  auto answers = gateway_->GenerateSamples(tenant_, Call(12), 3);
+  ASSERT_TRUE(answers.ok()) << answers.status();
+  ASSERT_EQ(answers->size(), 3u);
+  for (int i = 0; i < 3; ++i) {
+    GenerateCall alone = Call(12);
+    alone.seed = 1 + i;
+    EXPECT_EQ(ReadAll(*(*answers)[i]).ids, ReadAll(**gateway_->Generate(alone)).ids) << i;
+  }
+}
+
+TEST_F(GatewayTest, SamplesAreBoundedAndComeAllOrNone) {
+  EXPECT_TRUE(absl::IsInvalidArgument(gateway_->GenerateSamples(tenant_, Call(), 0).status()));
+  EXPECT_TRUE(gateway_->GenerateSamples(tenant_, Call(), kSamplesMax).ok());
+  EXPECT_TRUE(absl::IsInvalidArgument(
+      gateway_->GenerateSamples(tenant_, Call(), kSamplesMax + 1).status()));
+  EXPECT_EQ(gateway_->refused_count(), 2);
+  const int room = EngineOptions().queue_requests_max - kSamplesMax;
+  for (int i = 0; i < room - 1; ++i) ASSERT_TRUE(gateway_->Generate(Call()).ok()) << i;
+  EXPECT_TRUE(absl::IsUnavailable(gateway_->GenerateSamples(tenant_, Call(), 2).status()));
+  Steps(1);
+  EXPECT_EQ(engine_.stats().cancelled, 1) << "the one that had been taken";
 }
 
 TEST_F(GatewayTest, AnUnreadAnswerIsPausedThenCancelled) {
