@@ -1,0 +1,238 @@
+#include "adapters/hub/http_client.h"
+
+#include <curl/curl.h>
+#include <sys/socket.h>
+
+#include <mutex>
+
+#include "absl/strings/ascii.h"
+#include "absl/strings/match.h"
+#include "absl/strings/str_cat.h"
+#include "absl/time/clock.h"
+#include "adapters/hub/address_rules.h"
+#include "adapters/hub/quoted.h"
+
+namespace lorica {
+namespace {
+
+constexpr char kUserAgent[] = "lorica";
+
+struct FreeList {
+  void operator()(curl_slist* list) const { curl_slist_free_all(list); }
+};
+using HeaderList = std::unique_ptr<curl_slist, FreeList>;
+
+CURL* NewHandle() {
+  static std::once_flag once;
+  std::call_once(once, [] { curl_global_init(CURL_GLOBAL_DEFAULT); });
+  return curl_easy_init();
+}
+
+HeaderList ListOf(const HttpRequest& request) {
+  curl_slist* list = curl_slist_append(nullptr, "Accept-Encoding: identity");
+  for (const auto& [name, value] : request.headers) {
+    list = curl_slist_append(list, absl::StrCat(name, ": ", value).c_str());
+  }
+  return HeaderList(list);
+}
+
+// What keeps time for limits; the wall clock may jump.
+absl::Time SteadyNow() {
+  timespec now{};
+  clock_gettime(CLOCK_MONOTONIC, &now);
+  return absl::TimeFromTimespec(now);
+}
+
+}  // namespace
+
+std::string HttpReply::Header(const std::string& lower_name) const {
+  const auto found = headers.find(lower_name);
+  return found == headers.end() ? "" : found->second;
+}
+
+// One request while it runs; libcurl calls back into it.
+struct HttpClient::Transfer {
+  Transfer(const HttpOptions& options, const HttpRequest& request, HttpBody* body, CURL* curl)
+      : options(options), request(request), body(body), curl(curl) {}
+
+  const HttpOptions& options;
+  const HttpRequest& request;
+  HttpBody* const body;
+  CURL* const curl;
+  HttpReply reply;
+  absl::Status status;  // why we ended it
+  bool enough = false;  // we ended it, and nothing is wrong
+  bool body_begun = false;
+  int64_t header_bytes = 0;
+  int64_t body_bytes = 0;
+  absl::Time begun = SteadyNow();
+  absl::Time window_begun = begun;
+  int64_t window_bytes = 0;
+
+  void SetUp(const curl_slist* headers);
+  absl::Status Result(CURLcode code, const char* text);
+  absl::Status OnHeader(std::string_view line);
+  absl::Status OnBody(std::string_view bytes);
+  absl::Status CheckTime();
+  std::string Host() const { return Quoted(request.url.host); }
+
+  static size_t HeaderCallback(char* data, size_t size, size_t count, void* self) {
+    auto* transfer = static_cast<Transfer*>(self);
+    transfer->status = transfer->OnHeader({data, size * count});
+    return transfer->status.ok() ? size * count : 0;
+  }
+  static size_t BodyCallback(char* data, size_t size, size_t count, void* self) {
+    auto* transfer = static_cast<Transfer*>(self);
+    transfer->status = transfer->OnBody({data, size * count});
+    return transfer->status.ok() && !transfer->enough ? size * count : 0;
+  }
+  static int ProgressCallback(void* self, curl_off_t, curl_off_t, curl_off_t, curl_off_t) {
+    auto* transfer = static_cast<Transfer*>(self);
+    if (transfer->status.ok()) transfer->status = transfer->CheckTime();
+    return transfer->status.ok() ? 0 : 1;
+  }
+  static curl_socket_t SocketCallback(void* self, curlsocktype, curl_sockaddr* address) {
+    auto* transfer = static_cast<Transfer*>(self);
+    if (!transfer->request.any_address && !IsPublicAddress(&address->addr)) {
+      transfer->status = absl::FailedPreconditionError(
+          absl::StrCat("the hub leads to ", transfer->Host(), ", whose address is not public"));
+      return CURL_SOCKET_BAD;
+    }
+    return socket(address->family, address->socktype | SOCK_CLOEXEC, address->protocol);
+  }
+};
+
+void HttpClient::Transfer::SetUp(const curl_slist* headers) {
+  const auto set_ms = [this](CURLoption option, absl::Duration limit) {
+    curl_easy_setopt(curl, option, static_cast<long>(absl::ToInt64Milliseconds(limit)));
+  };
+  curl_easy_reset(curl);  // keeps connections
+  curl_easy_setopt(curl, CURLOPT_URL, request.url.text.c_str());
+  curl_easy_setopt(curl, CURLOPT_PROTOCOLS_STR, "http,https");
+  curl_easy_setopt(curl, CURLOPT_HTTP_VERSION, static_cast<long>(CURL_HTTP_VERSION_1_1));
+  curl_easy_setopt(curl, CURLOPT_FOLLOWLOCATION, 0L);
+  curl_easy_setopt(curl, CURLOPT_NOBODY, request.head ? 1L : 0L);
+  curl_easy_setopt(curl, CURLOPT_HTTPHEADER, headers);
+  curl_easy_setopt(curl, CURLOPT_USERAGENT, kUserAgent);
+  curl_easy_setopt(curl, CURLOPT_PROXY, "");
+  curl_easy_setopt(curl, CURLOPT_NOSIGNAL, 1L);
+  curl_easy_setopt(curl, CURLOPT_SSLVERSION, static_cast<long>(CURL_SSLVERSION_TLSv1_2));
+  curl_easy_setopt(curl, CURLOPT_SSL_VERIFYPEER, 1L);
+  curl_easy_setopt(curl, CURLOPT_SSL_VERIFYHOST, 2L);
+  if (!options.ca_file.empty()) curl_easy_setopt(curl, CURLOPT_CAINFO, options.ca_file.c_str());
+  set_ms(CURLOPT_CONNECTTIMEOUT_MS, options.limits.connect);
+  set_ms(CURLOPT_TIMEOUT_MS, options.limits.total);
+  curl_easy_setopt(curl, CURLOPT_HEADERFUNCTION, &HeaderCallback);
+  curl_easy_setopt(curl, CURLOPT_HEADERDATA, this);
+  curl_easy_setopt(curl, CURLOPT_WRITEFUNCTION, &BodyCallback);
+  curl_easy_setopt(curl, CURLOPT_WRITEDATA, this);
+  curl_easy_setopt(curl, CURLOPT_NOPROGRESS, 0L);
+  curl_easy_setopt(curl, CURLOPT_XFERINFOFUNCTION, &ProgressCallback);
+  curl_easy_setopt(curl, CURLOPT_XFERINFODATA, this);
+  curl_easy_setopt(curl, CURLOPT_OPENSOCKETFUNCTION, &SocketCallback);
+  curl_easy_setopt(curl, CURLOPT_OPENSOCKETDATA, this);
+}
+
+absl::Status HttpClient::Transfer::OnHeader(std::string_view line) {
+  header_bytes += std::ssize(line);
+  if (std::ssize(line) > kHeaderLineBytesMax || header_bytes > kHeadersBytesMax) {
+    return absl::FailedPreconditionError(
+        absl::StrCat(Host(), " answers with headers that are too long"));
+  }
+  if (line.substr(0, 5) == "HTTP/") {  // also after an interim reply
+    reply.headers.clear();
+    return absl::OkStatus();
+  }
+  const size_t colon = line.find(':');
+  if (colon == std::string_view::npos) return absl::OkStatus();
+  const absl::string_view name(line.data(), colon);
+  const absl::string_view value(line.data() + colon + 1, line.size() - colon - 1);
+  reply.headers[absl::AsciiStrToLower(name)] = std::string(absl::StripAsciiWhitespace(value));
+  return absl::OkStatus();
+}
+
+absl::Status HttpClient::Transfer::OnBody(std::string_view bytes) {
+  if (!body_begun) {
+    body_begun = true;
+    long status_code = 0;
+    curl_easy_getinfo(curl, CURLINFO_RESPONSE_CODE, &status_code);
+    reply.status = static_cast<int>(status_code);
+    // Pages that explain an error are not read.
+    enough = body == nullptr || (reply.status != 200 && reply.status != 206);
+    if (enough) return absl::OkStatus();
+    const std::string encoding = reply.Header("content-encoding");
+    if (!encoding.empty() && encoding != "identity") {
+      return absl::FailedPreconditionError(
+          absl::StrCat(Host(), " sends the file compressed, as ", Quoted(encoding)));
+    }
+    if (absl::Status s = body->Begin(reply); !s.ok()) return s;
+  }
+  body_bytes += std::ssize(bytes);
+  return body->Write(bytes);
+}
+
+absl::Status HttpClient::Transfer::CheckTime() {
+  if (options.stopped != nullptr && options.stopped->load()) {
+    return absl::CancelledError("the server is shutting down");
+  }
+  const absl::Time now = SteadyNow();
+  const HttpLimits& limits = options.limits;
+  if (!body_begun) {
+    window_begun = now;
+    if (now - begun <= limits.head) return absl::OkStatus();
+    return absl::UnavailableError(
+        absl::StrCat(Host(), " did not answer within ", absl::FormatDuration(limits.head)));
+  }
+  if (now - window_begun < limits.slow_for) return absl::OkStatus();
+  const double wanted =
+      static_cast<double>(limits.slow_bytes_per_s) * absl::ToDoubleSeconds(now - window_begun);
+  if (static_cast<double>(body_bytes - window_bytes) < wanted) {
+    return absl::UnavailableError(absl::StrCat(Host(), " sends too slowly"));
+  }
+  window_begun = now;
+  window_bytes = body_bytes;
+  return absl::OkStatus();
+}
+
+absl::Status HttpClient::Transfer::Result(CURLcode code, const char* text) {
+  if (!status.ok()) return status;
+  if (code == CURLE_OK || enough) {
+    long status_code = 0;
+    curl_easy_getinfo(curl, CURLINFO_RESPONSE_CODE, &status_code);
+    reply.status = static_cast<int>(status_code);
+    const bool has_body = reply.status == 200 || reply.status == 206;
+    if (has_body && body != nullptr && !body_begun) {  // an empty one
+      return body->Begin(reply);
+    }
+    return absl::OkStatus();
+  }
+  const std::string why =
+      absl::StrCat(Host(), ": ", text[0] != '\0' ? text : curl_easy_strerror(code));
+  switch (code) {
+    case CURLE_PEER_FAILED_VERIFICATION:
+    case CURLE_SSL_CONNECT_ERROR:
+    case CURLE_SSL_CACERT_BADFILE:
+      return absl::FailedPreconditionError(why);
+    default:
+      return absl::UnavailableError(why);
+  }
+}
+
+HttpClient::HttpClient(HttpOptions options) : options_(std::move(options)), curl_(NewHandle()) {}
+
+HttpClient::~HttpClient() { curl_easy_cleanup(curl_); }
+
+absl::StatusOr<HttpReply> HttpClient::Send(const HttpRequest& request, HttpBody* body) {
+  if (curl_ == nullptr) return absl::UnavailableError("no memory for a connection");
+  Transfer transfer(options_, request, body, curl_);
+  const HeaderList headers = ListOf(request);
+  transfer.SetUp(headers.get());
+  char text[CURL_ERROR_SIZE] = "";
+  curl_easy_setopt(curl_, CURLOPT_ERRORBUFFER, text);
+  const CURLcode code = curl_easy_perform(curl_);
+  curl_easy_setopt(curl_, CURLOPT_ERRORBUFFER, nullptr);
+  if (absl::Status s = transfer.Result(code, text); !s.ok()) return s;
+  return std::move(transfer.reply);
+}
+
+}  // namespace lorica

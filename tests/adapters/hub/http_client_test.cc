@@ -1,0 +1,269 @@
+#include "adapters/hub/http_client.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <thread>
+
+#include "absl/strings/str_cat.h"
+#include "absl/time/clock.h"
+#include "tests/fakes/made_certificate.h"
+#include "tests/fakes/wire_server.h"
+
+namespace lorica {
+namespace {
+
+using ::testing::HasSubstr;
+
+// Much longer than anything here should take; a failing test takes that long.
+constexpr absl::Duration kSoon = absl::Seconds(5);
+
+class Collect : public HttpBody {
+ public:
+  explicit Collect(size_t bytes_max = 1 << 20) : bytes_max_(bytes_max) {}
+  absl::Status Begin(const HttpReply& reply) override {
+    status = reply.status;
+    return absl::OkStatus();
+  }
+  absl::Status Write(std::string_view bytes) override {
+    if (text.size() + bytes.size() > bytes_max_) return absl::OutOfRangeError("too much");
+    text += bytes;
+    return absl::OkStatus();
+  }
+  std::string text;
+  int status = 0;
+
+ private:
+  const size_t bytes_max_;
+};
+
+HttpOptions QuickOptions() {
+  HttpOptions options;
+  options.limits.connect = absl::Milliseconds(500);
+  options.limits.head = absl::Milliseconds(500);
+  options.limits.total = absl::Seconds(30);
+  options.limits.slow_for = absl::Milliseconds(500);
+  return options;
+}
+
+// Sends one request to a server that answers these bytes.
+class HttpClientTest : public ::testing::Test {
+ protected:
+  absl::StatusOr<HttpReply> Get(WireServer::Handler handler, HttpOptions options = QuickOptions()) {
+    WireServer server(std::move(handler));
+    HttpRequest request{*ParseUrl("http://" + server.place() + "/path?q=1")};
+    request.any_address = true;
+    request.headers = {{"X-One", "1"}};
+    const absl::Time begun = absl::Now();
+    auto reply = HttpClient(options).Send(request, &body_);
+    EXPECT_LT(absl::Now() - begun, kSoon);
+    return reply;
+  }
+  absl::StatusOr<HttpReply> Get(const std::string& bytes) {
+    return Get([bytes](const WireRequest&, WireServer::Connection& out) { out.Send(bytes); });
+  }
+
+  Collect body_;
+};
+
+TEST_F(HttpClientTest, GivesStatusHeadersAndBody) {
+  WireRequest seen;
+  const auto reply = Get([&](const WireRequest& request, WireServer::Connection& out) {
+    seen = request;
+    out.Send("HTTP/1.1 100 Continue\r\nX-A: interim\r\n\r\n");
+    out.Send("HTTP/1.1 200 OK\r\nX-a:  1 \r\nX-B: 2\r\nContent-Length: 5\r\n\r\nhello");
+  });
+  ASSERT_TRUE(reply.ok()) << reply.status();
+  EXPECT_EQ(reply->status, 200);
+  EXPECT_EQ(reply->Header("x-a"), "1");
+  EXPECT_EQ(reply->Header("x-b"), "2");
+  EXPECT_EQ(reply->Header("x-c"), "");
+  EXPECT_EQ(body_.text, "hello");
+  EXPECT_EQ(seen.target, "/path?q=1");
+  EXPECT_EQ(seen.Header("x-one"), "1");
+  EXPECT_EQ(seen.Header("accept-encoding"), "identity");
+}
+
+TEST_F(HttpClientTest, DoesNotFollowRedirectsNorReadErrorPages) {
+  const auto redirect = Get("HTTP/1.1 302 Found\r\nLocation: http://127.0.0.1:1/\r\n\r\n");
+  ASSERT_TRUE(redirect.ok()) << redirect.status();
+  EXPECT_EQ(redirect->status, 302);
+  EXPECT_EQ(redirect->Header("location"), "http://127.0.0.1:1/");
+  const auto missing = Get([](const WireRequest&, WireServer::Connection& out) {
+    out.Send("HTTP/1.1 404 No\r\n\r\n");
+    while (out.Send(std::string(1000, 'x'))) {
+    }
+  });
+  ASSERT_TRUE(missing.ok()) << missing.status();
+  EXPECT_EQ(missing->status, 404);
+  EXPECT_EQ(body_.text, "");
+}
+
+TEST_F(HttpClientTest, BoundsHeaders) {
+  const auto with = [](int64_t value_bytes, int lines) {
+    std::string head = "HTTP/1.1 200 OK\r\nContent-Length: 0\r\n";
+    for (int i = 0; i < lines; ++i) {
+      absl::StrAppend(&head, "X-", i, ": ", std::string(value_bytes, 'a'), "\r\n");
+    }
+    return head + "\r\n";
+  };
+  const int64_t longest = kHeaderLineBytesMax - 7;  // "X-0: " and the line's end
+  EXPECT_TRUE(Get(with(longest, 1)).ok());
+  EXPECT_TRUE(absl::IsFailedPrecondition(Get(with(longest + 1, 1)).status()));
+  EXPECT_TRUE(Get(with(1000, 60)).ok());
+  EXPECT_TRUE(absl::IsFailedPrecondition(Get(with(1000, 70)).status()));
+}
+
+TEST_F(HttpClientTest, ACutBodyIsUnavailableAndABodysErrorIsItsOwn) {
+  EXPECT_TRUE(
+      absl::IsUnavailable(Get("HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nhell").status()));
+  EXPECT_EQ(body_.text, "hell");
+  EXPECT_TRUE(absl::IsUnavailable(Get("").status()));
+  EXPECT_TRUE(absl::IsUnavailable(Get("garbage\r\n\r\n").status()));
+  const auto endless = Get([](const WireRequest&, WireServer::Connection& out) {
+    out.Send("HTTP/1.1 200 OK\r\n\r\n");
+    while (out.Send(std::string(16384, 'x'))) {
+    }
+  });
+  EXPECT_TRUE(absl::IsOutOfRange(endless.status())) << endless.status();
+}
+
+TEST_F(HttpClientTest, RefusesCompressedBodies) {
+  const auto reply = Get("HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\nContent-Length: 1\r\n\r\nx");
+  EXPECT_TRUE(absl::IsFailedPrecondition(reply.status())) << reply.status();
+  EXPECT_EQ(body_.text, "");
+}
+
+TEST_F(HttpClientTest, GivesUpOnServersThatStall) {
+  const auto never = Get(
+      [](const WireRequest&, WireServer::Connection& out) { out.Wait(absl::InfiniteDuration()); });
+  EXPECT_TRUE(absl::IsUnavailable(never.status()));
+  EXPECT_THAT(std::string(never.status().message()), HasSubstr("did not answer within 500ms"));
+  const auto dripping_head = Get([](const WireRequest&, WireServer::Connection& out) {
+    for (const char c : "HTTP/1.1 200 OK\r\nX: " + std::string(5000, 'a')) {
+      if (!out.Wait(absl::Milliseconds(20)) || !out.Send({&c, 1})) return;
+    }
+  });
+  EXPECT_TRUE(absl::IsUnavailable(dripping_head.status()));
+  const auto dripping_body = Get([](const WireRequest&, WireServer::Connection& out) {
+    out.Send("HTTP/1.1 200 OK\r\nContent-Length: 5000\r\n\r\n");
+    while (out.Send("x") && out.Wait(absl::Milliseconds(20))) {
+    }
+  });
+  EXPECT_TRUE(absl::IsUnavailable(dripping_body.status()));
+  EXPECT_THAT(std::string(dripping_body.status().message()), HasSubstr("too slowly"));
+  const auto hanging_body = Get([](const WireRequest&, WireServer::Connection& out) {
+    out.Send("HTTP/1.1 200 OK\r\nContent-Length: 5000\r\n\r\n" + std::string(4950, 'x'));
+    out.Wait(absl::InfiniteDuration());
+  });
+  EXPECT_TRUE(absl::IsUnavailable(hanging_body.status()));
+  HttpOptions short_total = QuickOptions();
+  short_total.limits.total = absl::Milliseconds(700);
+  const auto long_body = Get(
+      [](const WireRequest&, WireServer::Connection& out) {
+        out.Send("HTTP/1.1 200 OK\r\n\r\n");
+        while (out.Send(std::string(1000, 'x')) && out.Wait(absl::Milliseconds(20))) {
+        }
+      },
+      short_total);
+  EXPECT_TRUE(absl::IsUnavailable(long_body.status()));
+}
+
+TEST_F(HttpClientTest, StopsWhenTheServerStops) {
+  std::atomic<bool> stopped = false;
+  HttpOptions options;
+  options.stopped = &stopped;
+  std::thread stopper([&stopped] {
+    absl::SleepFor(absl::Milliseconds(100));
+    stopped = true;
+  });
+  const auto reply = Get(
+      [](const WireRequest&, WireServer::Connection& out) { out.Wait(absl::InfiniteDuration()); },
+      options);
+  stopper.join();
+  EXPECT_TRUE(absl::IsCancelled(reply.status())) << reply.status();
+}
+
+TEST(HttpClient, ConnectsToPublicAddressesAlone) {
+  WireServer server([](const WireRequest&, WireServer::Connection& out) {
+    out.Send("HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n");
+  });
+  Collect body;
+  HttpClient client(QuickOptions());
+  for (const std::string host : {"127.0.0.1", "localhost", "0.0.0.0", "[::ffff:127.0.0.1]"}) {
+    HttpRequest request{*ParseUrl(absl::StrCat("http://", host, ":", server.port(), "/"))};
+    const absl::Status status = client.Send(request, &body).status();
+    EXPECT_TRUE(absl::IsFailedPrecondition(status)) << host << status;
+    EXPECT_THAT(std::string(status.message()), HasSubstr("is not public")) << host;
+  }
+  EXPECT_EQ(server.connections(), 0);
+  HttpRequest named{*ParseUrl("http://" + server.place())};
+  named.any_address = true;
+  EXPECT_TRUE(client.Send(named, &body).ok());
+  EXPECT_EQ(server.connections(), 1);
+}
+
+TEST(HttpClient, IgnoresProxiesOfTheEnvironment) {
+  setenv("http_proxy", "http://127.0.0.1:1", 1);
+  WireServer server([](const WireRequest&, WireServer::Connection& out) {
+    out.Send("HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n");
+  });
+  HttpRequest request{*ParseUrl("http://" + server.place())};
+  request.any_address = true;
+  Collect body;
+  EXPECT_TRUE(HttpClient(QuickOptions()).Send(request, &body).ok());
+  unsetenv("http_proxy");
+}
+
+// A server that shows `tls`, asked by a client that trusts the certificates in `ca_file`.
+absl::Status GetOverTls(const TlsFiles& tls, const std::string& ca_file) {
+  WireServer server(
+      [](const WireRequest&, WireServer::Connection& out) {
+        out.Send("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok");
+      },
+      tls);
+  HttpOptions options = QuickOptions();
+  options.limits.connect = options.limits.head = kSoon;
+  options.ca_file = ca_file;
+  HttpRequest request{*ParseUrl("https://" + server.place())};
+  request.any_address = true;
+  Collect body;
+  return HttpClient(options).Send(request, &body).status();
+}
+
+TEST(HttpClient, VerifiesCertificates) {
+  TemporaryFolder folder;
+  const absl::Time tomorrow = absl::Now() + absl::Hours(24);
+  const TlsFiles good = MakeCertificate(folder, "good", "127.0.0.1", tomorrow);
+  const TlsFiles expired =
+      MakeCertificate(folder, "expired", "127.0.0.1", absl::Now() - absl::Hours(1));
+  const TlsFiles other = MakeCertificate(folder, "other", "hub.example", tomorrow);
+  EXPECT_TRUE(GetOverTls(good, good.certificate).ok());
+  for (const auto& [tls, ca_file] : {std::pair{good, std::string()},  // signed by nobody known
+                                     {good, other.certificate},
+                                     {expired, expired.certificate},
+                                     {other, other.certificate},  // for another host
+                                     {good, folder.path() + "/missing"}}) {
+    const absl::Status status = GetOverTls(tls, ca_file);
+    EXPECT_TRUE(absl::IsFailedPrecondition(status)) << tls.certificate << status;
+  }
+}
+
+TEST(HttpClient, SpeaksNoTlsToAPlainServerAndTheOtherWayRound) {
+  TemporaryFolder folder;
+  const TlsFiles tls = MakeCertificate(folder, "good", "127.0.0.1", absl::Now() + absl::Hours(24));
+  const WireServer::Handler handler = [](const WireRequest&, WireServer::Connection& out) {
+    out.Send("HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n");
+  };
+  WireServer plain(handler);
+  WireServer secure(handler, tls);
+  Collect body;
+  for (const std::string& address : {"https://" + plain.place(), "http://" + secure.place()}) {
+    HttpRequest request{*ParseUrl(address)};
+    request.any_address = true;
+    EXPECT_FALSE(HttpClient(QuickOptions()).Send(request, &body).ok()) << address;
+  }
+}
+
+}  // namespace
+}  // namespace lorica
