@@ -1,17 +1,14 @@
 #include "server/api/field_error.h"
 
-#include <cstdint>
-
 #include "absl/strings/cord.h"
-#include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/string_view.h"
+#include "adapters/hub/retry_delay.h"
 
 namespace lorica {
 namespace {
 
 constexpr absl::string_view kFieldPayload = "lorica/field";
-constexpr absl::string_view kRetryPayload = "lorica/retry-ms";
 constexpr absl::Duration kRetryDelayDefault = absl::Seconds(1);
 
 }  // namespace
@@ -29,17 +26,11 @@ std::optional<std::string> FieldOf(const absl::Status& status) {
 }
 
 absl::Status TryLater(absl::string_view what, absl::Duration delay) {
-  absl::Status status = absl::UnavailableError(what);
-  status.SetPayload(kRetryPayload, absl::Cord(absl::StrCat(absl::ToInt64Milliseconds(delay))));
-  return status;
+  return UnavailableFor(what, delay);
 }
 
 std::optional<absl::Duration> RetryDelayOf(const absl::Status& status) {
-  const absl::optional<absl::Cord> payload = status.GetPayload(kRetryPayload);
-  int64_t delay_ms = 0;
-  if (payload && absl::SimpleAtoi(std::string(*payload), &delay_ms)) {
-    return absl::Milliseconds(delay_ms);
-  }
+  if (const auto delay = RetryDelayIn(status)) return delay;
   if (absl::IsUnavailable(status)) return kRetryDelayDefault;
   return std::nullopt;
 }

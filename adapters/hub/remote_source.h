@@ -1,0 +1,67 @@
+// Where adapters are downloaded from.
+//
+// A Source opens files that are here; a RemoteSource brings files here. What it says is not
+// trusted: a file's size and hash are known before its first byte is asked for, sizes are
+// its caller's to refuse, and a download that returns OK has had exactly that content.
+// A RemoteSource is thread-safe; a RemoteSession is one adapter's, used by one thread, which
+// it blocks for as long as a download takes.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <string>
+#include <string_view>
+
+#include "absl/status/statusor.h"
+#include "adapters/hub/hasher.h"
+
+namespace lorica {
+
+// What names a file's content: SHA-256, or the SHA-1 by which git knows it.
+struct ContentHash {
+  HashAlgorithm algorithm = HashAlgorithm::kSha256;
+  std::string hex;
+};
+
+struct RemoteFile {
+  std::string name;
+  int64_t size_bytes = 0;
+  ContentHash hash;
+};
+
+// Where a download goes. An error ends the download and is returned.
+class DownloadSink {
+ public:
+  virtual ~DownloadSink() = default;
+  virtual absl::Status Append(std::string_view bytes) = 0;
+  virtual absl::Status Restart() = 0;  // forget what was appended
+};
+
+// Codes of both calls. NotFound: no such repository or revision, or it may not be known.
+// PermissionDenied: it exists and may not be read. FailedPrecondition: it cannot be had from
+// there, and trying again does not help. Unavailable: not now. DataLoss: what comes is not
+// what was announced, twice. Cancelled: the server is shutting down.
+class RemoteSession {
+ public:
+  virtual ~RemoteSession() = default;
+  // The first look pins the revision to the commit it means now; all that follows is of
+  // that commit. nullopt: it has no such file.
+  virtual absl::StatusOr<std::optional<RemoteFile>> Look(const std::string& file) = 0;
+  virtual absl::Status Download(const RemoteFile& file, DownloadSink& sink) = 0;
+  // Empty before the first look.
+  virtual const std::string& commit() const = 0;
+};
+
+class RemoteSource {
+ public:
+  virtual ~RemoteSource() = default;
+  // What a repository's name is relative to, e.g. "https://huggingface.co".
+  virtual const std::string& name() const = 0;
+  // Opens no connection. `token` empty: the server's own, if it has one.
+  virtual absl::StatusOr<std::unique_ptr<RemoteSession>> Begin(const std::string& repo,
+                                                               const std::string& revision,
+                                                               const std::string& token) = 0;
+};
+
+}  // namespace lorica

@@ -1,0 +1,81 @@
+#include "adapters/hub/verified_body.h"
+
+#include "absl/strings/match.h"
+#include "absl/strings/str_cat.h"
+#include "adapters/hub/hub_reply.h"
+#include "adapters/hub/quoted.h"
+
+namespace lorica {
+namespace {
+
+absl::Status OtherLength(const RemoteFile& file, absl::string_view how) {
+  return absl::DataLossError(
+      absl::StrCat(Quoted(file.name), " was announced with ", file.size_bytes, " bytes and ", how));
+}
+
+}  // namespace
+
+VerifiedBody::VerifiedBody(const RemoteFile& file, DownloadSink& sink)
+    : file_(file), sink_(sink), hasher_(HasherFor(file)) {}
+
+Hasher VerifiedBody::HasherFor(const RemoteFile& file) {
+  Hasher hasher(file.hash.algorithm);
+  if (file.hash.algorithm == HashAlgorithm::kSha1) {
+    hasher.Update(absl::StrCat("blob ", file.size_bytes, std::string(1, '\0')));
+  }
+  return hasher;
+}
+
+std::vector<std::pair<std::string, std::string>> VerifiedBody::ResumeHeaders() const {
+  if (size_bytes_ == 0) return {};
+  std::vector<std::pair<std::string, std::string>> headers;
+  headers.emplace_back("Range", absl::StrCat("bytes=", size_bytes_, "-"));
+  const bool strong = absl::StartsWith(entity_tag_, "\"");
+  if (strong) headers.emplace_back("If-Match", entity_tag_);
+  return headers;
+}
+
+absl::Status VerifiedBody::Begin(const HttpReply& reply) {
+  const std::string entity_tag = reply.Header("etag");
+  if (reply.status == 206) {
+    const auto range = ParseContentRange(reply.Header("content-range"));
+    const bool continues = range && range->first == size_bytes_ &&
+                           range->total == file_.size_bytes && entity_tag == entity_tag_;
+    return continues ? absl::OkStatus() : absl::AbortedError("another piece came");
+  }
+  if (size_bytes_ > 0) {  // all of it comes again
+    if (absl::Status s = Restart(); !s.ok()) return s;
+  }
+  entity_tag_ = entity_tag;
+  const std::string length = reply.Header("content-length");
+  if (!length.empty() && ParseLength(length) != file_.size_bytes) {
+    return OtherLength(file_, absl::StrCat("is sent with ", Quoted(length)));
+  }
+  return absl::OkStatus();
+}
+
+absl::Status VerifiedBody::Write(std::string_view bytes) {
+  if (std::ssize(bytes) > file_.size_bytes - size_bytes_) return OtherLength(file_, "has more");
+  hasher_.Update(bytes);
+  size_bytes_ += std::ssize(bytes);
+  return sink_.Append(bytes);
+}
+
+absl::Status VerifiedBody::Restart() {
+  hasher_ = HasherFor(file_);
+  size_bytes_ = 0;
+  entity_tag_.clear();
+  return sink_.Restart();
+}
+
+absl::Status VerifiedBody::Finish() {
+  if (size_bytes_ < file_.size_bytes) {
+    return absl::UnavailableError(absl::StrCat(Quoted(file_.name), " ended after ", size_bytes_,
+                                               " of ", file_.size_bytes, " bytes"));
+  }
+  if (hasher_.Finish() == file_.hash.hex) return absl::OkStatus();
+  return absl::DataLossError(
+      absl::StrCat(Quoted(file_.name), " came with other content than the hub announced"));
+}
+
+}  // namespace lorica

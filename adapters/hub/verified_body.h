@@ -1,0 +1,40 @@
+// The body of a download that may come in several pieces: counted, hashed, resumed.
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <string_view>
+#include <utility>
+#include <vector>
+
+#include "adapters/hub/http_client.h"
+#include "adapters/hub/remote_source.h"
+
+namespace lorica {
+
+class VerifiedBody : public HttpBody {
+ public:
+  // Both outlive it.
+  VerifiedBody(const RemoteFile& file, DownloadSink& sink);
+
+  // What to ask with, so that only the missing rest comes.
+  std::vector<std::pair<std::string, std::string>> ResumeHeaders() const;
+  // Aborted: what comes does not continue what is here; Restart and ask for all of it.
+  absl::Status Begin(const HttpReply& reply) override;
+  absl::Status Write(std::string_view bytes) override;
+  absl::Status Restart();
+  // Once no more comes. Unavailable: bytes are missing. DataLoss: they are others.
+  absl::Status Finish();
+  int64_t size_bytes() const { return size_bytes_; }
+
+ private:
+  static Hasher HasherFor(const RemoteFile& file);
+
+  const RemoteFile& file_;
+  DownloadSink& sink_;
+  Hasher hasher_;
+  int64_t size_bytes_ = 0;
+  std::string entity_tag_;  // of the server that the first piece came from
+};
+
+}  // namespace lorica
