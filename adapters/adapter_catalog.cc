@@ -3,46 +3,32 @@
 #include <algorithm>
 #include <utility>
 
-#include "absl/strings/ascii.h"
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/string_view.h"
+#include "adapters/catalog_text.h"
 #include "adapters/hub/quoted.h"
 
 namespace lorica {
 namespace {
 
-constexpr size_t kRevisionDigitsMin = 8;
+// A name that moves while it is being resolved is read again; more often than this it
+// hardly moves.
+constexpr int kResolveTries = 8;
 
-// An id without and with its revision: "a/b" and "" of "a/b", "a" and "1f…" of "a@1f…".
-struct IdParts {
-  std::string name;
-  std::string revision;
-};
-
-IdParts SplitId(const std::string& id) {
-  const size_t at = id.find('@');
-  if (at == std::string::npos) return {id, ""};
-  return {id.substr(0, at), id.substr(at + 1)};
+const NamedGeneration* FindGeneration(const RegisteredName& name, const std::string& revision) {
+  if (revision.empty() || absl::StartsWith(name.now().digest, revision)) return &name.now();
+  for (const NamedGeneration& one : name.generations) {
+    if (absl::StartsWith(one.digest, revision)) return &one;
+  }
+  return nullptr;
 }
 
-absl::Status CheckPlainId(const std::string& id) {
-  if (absl::Status s = CheckAdapterId(id); !s.ok()) return s;
-  if (!absl::StrContains(id, '@')) return absl::OkStatus();
-  return absl::InvalidArgumentError(
-      absl::StrCat("adapter id ", Quoted(id), ": a name is given without a revision here"));
-}
-
-absl::Status Unknown(const std::string& id) {
-  return absl::NotFoundError(absl::StrCat("adapter ", Quoted(id),
-                                          " is neither registered nor a folder beneath the "
-                                          "adapters folder"));
-}
-
-absl::Status WithId(const std::string& id, const absl::Status& status) {
-  if (absl::IsNotFound(status)) return Unknown(id);
-  const absl::string_view kind = absl::IsFailedPrecondition(status) ? " cannot be served: " : ": ";
-  return absl::Status(status.code(), absl::StrCat("adapter ", Quoted(id), kind, status.message()));
+absl::Status NoSuchRevision(const std::string& id, const std::string& now) {
+  return absl::NotFoundError(
+      absl::StrCat("adapter ", Quoted(id),
+                   ": a revision is the beginning of a generation's digest, 8 digits or more; now ",
+                   "it is ", ShortDigest(now)));
 }
 
 }  // namespace
@@ -54,136 +40,112 @@ AdapterCatalog::AdapterCatalog(std::shared_ptr<Source> root, const PeftLoader* l
       base_name_(std::move(base_name)),
       cache_(root_, loader_, kCatalogNamesMax) {}
 
-std::optional<AdapterCatalog::Place> AdapterCatalog::PlaceOf(const NameKey& key) const {
+// --- places ------------------------------------------------------------------------------
+
+std::optional<RegisteredName> AdapterCatalog::Named(const NameKey& key) const {
   absl::MutexLock lock(&mutex_);
-  const auto name = registered_.find(key);
-  if (name != registered_.end()) return Place{name->second, true};
-  if (hidden_.contains(key)) return std::nullopt;
-  return Place{key.second, false};
+  const auto found = names_.find(key);
+  if (found == names_.end()) return std::nullopt;
+  return found->second;
 }
+
+bool AdapterCatalog::MayUse(const std::string& tenant, const std::string& location) const {
+  return scope_ == nullptr || scope_(tenant, location);
+}
+
+absl::StatusOr<AdapterCatalog::Place> AdapterCatalog::PlaceOf(const std::string& tenant,
+                                                              const std::string& adapter_id) const {
+  IdParts id = SplitId(adapter_id);
+  std::optional<RegisteredName> named = Named({tenant, id.name});
+  std::string alias_of;
+  if (named.has_value() && named->kind == NameKind::kAlias) {
+    alias_of = id.name = named->target;
+    named = Named({tenant, id.name});
+  }
+  Place place{id.name, "", alias_of, false};
+  if (named.has_value() && named->kind == NameKind::kHidden) return DeletedAdapter(id.name);
+  if (named.has_value() && named->kind == NameKind::kAdapter) {
+    const bool long_enough = id.revision.empty() || id.revision.size() >= kRevisionDigitsMin;
+    const NamedGeneration* one = long_enough ? FindGeneration(*named, id.revision) : nullptr;
+    if (one == nullptr) return NoSuchRevision(adapter_id, named->now().digest);
+    place = {one->location, one->digest, alias_of, true};
+  }
+  if (!MayUse(tenant, place.location)) return UnknownAdapter(adapter_id);
+  return place;
+}
+
+absl::StatusOr<GenerationPtr> AdapterCatalog::LookKept(const std::string& digest) {
+  absl::StatusOr<GenerationPtr> kept = kept_->Look(digest);
+  if (!kept.ok() || (*kept)->digest == digest) return kept;
+  content_->Remove(digest);
+  return absl::DataLossError("the server's own copy is damaged and was removed: register it again");
+}
+
+absl::StatusOr<GenerationPtr> AdapterCatalog::Look(const Place& place) {
+  if (place.digest.empty()) return cache_.Look(place.location);
+  if (content_ != nullptr && content_->Has(place.digest)) {
+    absl::StatusOr<GenerationPtr> kept = LookKept(place.digest);
+    if (!absl::IsNotFound(kept.status())) return kept;
+  }
+  absl::StatusOr<GenerationPtr> now = cache_.Look(place.location);
+  if (!now.ok() || (*now)->digest == place.digest) return now;
+  return absl::FailedPreconditionError(
+      absl::StrCat("it was registered as ", ShortDigest(place.digest), ", and the folder ",
+                   Quoted(place.location), " holds ", ShortDigest((*now)->digest),
+                   " now: register it again to take that, or put the files back"));
+}
+
+absl::StatusOr<GenerationPtr> AdapterCatalog::Last(const Place& place) const {
+  if (place.digest.empty()) return cache_.Last(place.location);
+  if (kept_ != nullptr && content_->Has(place.digest)) return kept_->Last(place.digest);
+  absl::StatusOr<GenerationPtr> last = cache_.Last(place.location);
+  const bool other = last.ok() && *last != nullptr && (*last)->digest != place.digest;
+  return other ? GenerationPtr() : last;
+}
+
+// --- reading -----------------------------------------------------------------------------
 
 absl::StatusOr<GenerationPtr> AdapterCatalog::Resolve(const std::string& tenant,
                                                       const std::string& adapter_id) {
   if (absl::Status s = CheckAdapterId(adapter_id); !s.ok()) return s;
-  const IdParts id = SplitId(adapter_id);
-  const std::optional<Place> place = PlaceOf({tenant, id.name});
-  if (!place.has_value()) return Unknown(adapter_id);
-  absl::StatusOr<GenerationPtr> generation = cache_.Look(place->location);
-  if (!generation.ok()) return WithId(adapter_id, generation.status());
-  if (id.revision.empty()) return generation;
-  const bool matches = id.revision.size() >= kRevisionDigitsMin &&
-                       absl::StartsWith((*generation)->digest, id.revision);
-  if (matches) return generation;
-  return absl::NotFoundError(absl::StrCat(
-      "adapter ", Quoted(adapter_id), ": a folder's only revision is the digest of its content, ",
-      "now ", (*generation)->digest.substr(0, 12)));
-}
-
-// Ids that differ only by case are one on some file systems.
-absl::Status AdapterCatalog::CheckCase(const NameKey& key) const {
-  const std::string lower = absl::AsciiStrToLower(key.second);
-  const auto clash = [&](const std::string& other) {
-    return other != key.second && absl::AsciiStrToLower(other) == lower;
-  };
-  absl::StatusOr<std::vector<std::string>> folders = root_->List(kCatalogNamesMax);
-  if (!folders.ok()) return folders.status();
-  absl::MutexLock lock(&mutex_);
-  std::string other;
-  const auto named = lower_.find({key.first, lower});
-  if (named != lower_.end() && named->second != key.second) other = named->second;
-  for (const std::string& folder : *folders) {
-    if (clash(folder) && !hidden_.contains(NameKey(key.first, folder))) other = folder;
+  absl::StatusOr<Place> place = PlaceOf(tenant, adapter_id);
+  for (int tries = 1; place.ok(); ++tries) {
+    absl::StatusOr<GenerationPtr> generation = Look(*place);
+    if (!generation.ok()) {
+      absl::StatusOr<Place> now = PlaceOf(tenant, adapter_id);
+      const bool moved = now.ok() != place.ok() || !(*now == *place);
+      if (!moved || tries == kResolveTries) return AboutAdapter(adapter_id, generation.status());
+      place = std::move(now);
+      continue;
+    }
+    const std::string revision = SplitId(adapter_id).revision;
+    const bool matches = revision.empty() || (revision.size() >= kRevisionDigitsMin &&
+                                              absl::StartsWith((*generation)->digest, revision));
+    if (matches) return generation;
+    return NoSuchRevision(adapter_id, (*generation)->digest);
   }
-  if (other.empty()) return absl::OkStatus();
-  return absl::AlreadyExistsError(absl::StrCat("adapter id ", Quoted(key.second), " differs from ",
-                                               Quoted(other),
-                                               " only by case: choose another name"));
-}
-
-// May the name move from what it is now to `wanted`?
-absl::Status AdapterCatalog::CheckMove(const NameKey& key, const Generation& wanted,
-                                       const RegisterOptions& options) {
-  const std::optional<Place> place = PlaceOf(key);
-  absl::StatusOr<GenerationPtr> current = GenerationPtr();
-  if (place.has_value()) current = cache_.Look(place->location);
-  const bool has_content = current.ok() && *current != nullptr;
-  const std::string digest = has_content ? (*current)->digest : "";
-  if (!options.expected_generation.empty()) {
-    if (digest == options.expected_generation) return absl::OkStatus();
-    return absl::AbortedError(absl::StrCat(
-        "adapter ", Quoted(key.second), " is at generation ", digest.empty() ? "(none)" : digest,
-        ", not at the expected ", Quoted(options.expected_generation), ": look again"));
-  }
-  const bool exists = has_content || (place.has_value() && place->registered);
-  if (options.replace || !exists || digest == wanted.digest) return absl::OkStatus();
-  return absl::AlreadyExistsError(absl::StrCat(
-      "adapter ", Quoted(key.second), " exists with other content (generation ",
-      digest.empty() ? "unknown" : digest.substr(0, 12), "): set replace to move the name"));
-}
-
-absl::StatusOr<AdapterCatalog::Registered> AdapterCatalog::Register(
-    const std::string& tenant, const std::string& adapter_id, const RegisterOptions& options) {
-  if (absl::Status s = CheckPlainId(adapter_id); !s.ok()) return s;
-  const std::string location = options.location.empty() ? adapter_id : options.location;
-  if (absl::Status s = CheckPlainId(location); !s.ok()) return s;
-  if (adapter_id == base_name_) {
-    return absl::InvalidArgumentError(
-        absl::StrCat("adapter id ", Quoted(adapter_id), " is the base model's own name"));
-  }
-  // Hashes before the lock, so that a large adapter holds up nobody.
-  if (auto looked = cache_.Look(location); !looked.ok()) {
-    return WithId(location, looked.status());
-  }
-
-  absl::MutexLock changes(&change_mutex_);
-  const NameKey key(tenant, adapter_id);
-  absl::StatusOr<GenerationPtr> generation = cache_.Look(location);
-  if (!generation.ok()) return WithId(location, generation.status());
-  if (absl::Status s = CheckCase(key); !s.ok()) return s;
-  if (absl::Status s = CheckMove(key, **generation, options); !s.ok()) return s;
-  absl::MutexLock lock(&mutex_);
-  const bool created = !registered_.contains(key);
-  if (created && std::ssize(registered_) >= kCatalogNamesMax) return Full();
-  registered_[key] = location;
-  lower_[NameKey(tenant, absl::AsciiStrToLower(adapter_id))] = adapter_id;
-  hidden_.erase(key);
-  return Registered{*std::move(generation), created};
-}
-
-absl::Status AdapterCatalog::Full() {
-  return absl::ResourceExhaustedError(
-      absl::StrCat("the catalog holds ", kCatalogNamesMax, " names already"));
-}
-
-absl::Status AdapterCatalog::Delete(const std::string& tenant, const std::string& adapter_id) {
-  if (absl::Status s = CheckPlainId(adapter_id); !s.ok()) return s;
-  absl::MutexLock changes(&change_mutex_);
-  const NameKey key(tenant, adapter_id);
-  const bool has_folder =
-      !absl::IsNotFound(root_->Open(adapter_id, "adapter_config.json").status());
-  absl::MutexLock lock(&mutex_);
-  const bool was_registered = registered_.contains(key);
-  if (!was_registered && (!has_folder || hidden_.contains(key))) return Unknown(adapter_id);
-  if (has_folder && std::ssize(hidden_) >= kCatalogNamesMax) return Full();
-  registered_.erase(key);
-  if (was_registered) lower_.erase(NameKey(tenant, absl::AsciiStrToLower(adapter_id)));
-  if (has_folder) hidden_.insert(key);
-  return absl::OkStatus();
+  return place.status();
 }
 
 absl::StatusOr<CatalogEntry> AdapterCatalog::Get(const std::string& tenant,
                                                  const std::string& adapter_id) {
   if (absl::Status s = CheckPlainId(adapter_id); !s.ok()) return s;
-  const std::optional<Place> place = PlaceOf({tenant, adapter_id});
-  if (!place.has_value()) return Unknown(adapter_id);
-  absl::StatusOr<GenerationPtr> generation = cache_.Look(place->location);
-  if (absl::IsNotFound(generation.status()) && !place->registered) return Unknown(adapter_id);
+  const absl::StatusOr<Place> place = PlaceOf(tenant, adapter_id);
+  if (!place.ok()) return place.status();
+  absl::StatusOr<GenerationPtr> generation = Look(*place);
+  if (absl::IsNotFound(generation.status()) && !place->registered) {
+    return UnknownAdapter(place->alias_of.empty() ? adapter_id : place->alias_of);
+  }
   return EntryOf(adapter_id, *place, std::move(generation));
 }
 
 CatalogEntry AdapterCatalog::EntryOf(const std::string& id, const Place& place,
-                                     absl::StatusOr<GenerationPtr> looked) {
-  CatalogEntry entry{id, place.location, place.registered};
+                                     absl::StatusOr<GenerationPtr> looked) const {
+  CatalogEntry entry{.adapter_id = id,
+                     .location = place.location,
+                     .registered = place.registered,
+                     .digest = place.digest,
+                     .alias_of = place.alias_of};
   if (looked.ok()) {
     entry.generation = *std::move(looked);
   } else {
@@ -192,30 +154,42 @@ CatalogEntry AdapterCatalog::EntryOf(const std::string& id, const Place& place,
   return entry;
 }
 
+absl::StatusOr<RegisteredName> AdapterCatalog::History(const std::string& tenant,
+                                                       const std::string& adapter_id) const {
+  std::optional<RegisteredName> name = Named({tenant, adapter_id});
+  if (name.has_value() && name->kind == NameKind::kAlias) name = Named({tenant, name->target});
+  if (!name.has_value() || name->kind != NameKind::kAdapter) {
+    return absl::NotFoundError(absl::StrCat("adapter ", Quoted(adapter_id), " is not registered"));
+  }
+  return *std::move(name);
+}
+
 absl::StatusOr<std::vector<CatalogEntry>> AdapterCatalog::List(const std::string& tenant,
                                                                const std::string& prefix,
                                                                const std::string& after,
                                                                int limit) {
   absl::StatusOr<std::vector<std::string>> folders = root_->List(kCatalogNamesMax);
   if (!folders.ok()) return folders.status();
-  absl::btree_map<std::string, Place> found;
+  std::vector<std::string> ids;
+  for (std::string& folder : *folders) {
+    if (folder != base_name_ && CheckAdapterId(folder).ok()) ids.push_back(std::move(folder));
+  }
   {
     absl::MutexLock lock(&mutex_);
-    for (const std::string& folder : *folders) {
-      const bool shown = folder != base_name_ && CheckAdapterId(folder).ok() &&
-                         !hidden_.contains(NameKey(tenant, folder));
-      if (shown) found[folder] = {folder, false};
-    }
-    for (auto name = registered_.lower_bound(NameKey(tenant, ""));
-         name != registered_.end() && name->first.first == tenant; ++name) {
-      found[name->first.second] = {name->second, true};
+    for (auto name = names_.lower_bound(NameKey(tenant, ""));
+         name != names_.end() && name->first.first == tenant; ++name) {
+      ids.push_back(name->first.second);
     }
   }
+  std::sort(ids.begin(), ids.end());
+  ids.erase(std::unique(ids.begin(), ids.end()), ids.end());
   std::vector<CatalogEntry> entries;
-  for (auto it = found.lower_bound(std::max(after, prefix)); it != found.end(); ++it) {
-    if (std::ssize(entries) >= limit || !absl::StartsWith(it->first, prefix)) break;
-    if (it->first == after) continue;
-    entries.push_back(EntryOf(it->first, it->second, cache_.Last(it->second.location)));
+  for (auto id = std::lower_bound(ids.begin(), ids.end(), std::max(after, prefix)); id != ids.end();
+       ++id) {
+    if (std::ssize(entries) >= limit || !absl::StartsWith(*id, prefix)) break;
+    if (*id == after) continue;
+    const absl::StatusOr<Place> place = PlaceOf(tenant, *id);
+    if (place.ok()) entries.push_back(EntryOf(*id, *place, Last(*place)));
   }
   return entries;
 }
@@ -223,10 +197,14 @@ absl::StatusOr<std::vector<CatalogEntry>> AdapterCatalog::List(const std::string
 absl::StatusOr<AdapterPlan> AdapterCatalog::Check(const std::string& tenant,
                                                   const std::string& location_or_id) {
   if (absl::Status s = CheckPlainId(location_or_id); !s.ok()) return s;
-  const std::optional<Place> place = PlaceOf({tenant, location_or_id});
+  const absl::StatusOr<Place> place = PlaceOf(tenant, location_or_id);
+  // The folder of a deleted name can be looked at.
+  if (!place.ok() && !MayUse(tenant, location_or_id)) return place.status();
+  const bool kept = place.ok() && content_ != nullptr && content_->Has(place->digest);
   absl::StatusOr<AdapterPlan> plan =
-      loader_->Plan(*root_, place.has_value() ? place->location : location_or_id);
-  if (absl::IsNotFound(plan.status())) return Unknown(location_or_id);
+      kept ? loader_->Plan(*content_->source(), place->digest)
+           : loader_->Plan(*root_, place.ok() ? place->location : location_or_id);
+  if (absl::IsNotFound(plan.status())) return UnknownAdapter(location_or_id);
   return plan;
 }
 

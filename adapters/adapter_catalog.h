@@ -1,14 +1,20 @@
-// Names to generations: registered names first, then folders beneath the root.
+// Names to generations: registered names and aliases first, then folders beneath the root.
 //
-// Resolve is what every request calls: a registered name or a folder's own name
-// becomes the generation that its content is now. Digests are kept by file stamp, so
-// an unchanged folder costs two stats; changed content becomes a new generation and
-// whoever holds the old one keeps it. Names are per tenant; today there is one,
-// "default". In memory until the registry makes registrations durable. Thread-safe;
-// Resolve may read and hash files, so it never runs on a transport's event thread.
+// Resolve is what every request calls. A folder's own name stands for what the folder
+// holds now: digests are kept by file stamp, so an unchanged folder costs two stats;
+// changed content becomes a new generation and whoever holds the old one keeps it. A
+// registered name stands for the generation it was registered with, whatever becomes of
+// the folder, until Register or Rollback moves it: at once and for all, so that a request
+// sees the one or the other. An alias stands for what its target stands for.
+//
+// Names are per tenant. With Restore they survive a restart and their content is copied;
+// without it they live in memory, and a registered name whose folder has changed is
+// refused. Thread-safe; Resolve may read and hash files and changes wait for the disk, so
+// none of this runs on a transport's event thread.
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <optional>
 #include <string>
@@ -17,13 +23,16 @@
 
 #include "absl/base/thread_annotations.h"
 #include "absl/container/btree_map.h"
-#include "absl/container/btree_set.h"
+#include "absl/container/flat_hash_map.h"
+#include "absl/container/flat_hash_set.h"
 #include "absl/status/statusor.h"
 #include "absl/synchronization/mutex.h"
 #include "absl/time/time.h"
 #include "adapters/adapter.h"
+#include "adapters/content_store.h"
 #include "adapters/generation_cache.h"
 #include "adapters/peft_loader.h"
+#include "adapters/registry.h"
 
 namespace lorica {
 
@@ -35,16 +44,26 @@ struct CatalogEntry {
   bool registered = false;
   GenerationPtr generation;  // null while nobody has looked at the content
   absl::Status error;        // of the last look
+  std::string digest;        // of a registered name, also while nobody has looked
+  std::string alias_of;      // empty: no alias
 };
 
 class AdapterCatalog {
  public:
   AdapterCatalog(std::shared_ptr<Source> root, const PeftLoader* loader, std::string base_name);
 
-  // NotFound: neither registered nor a folder. FailedPrecondition: not servable.
-  // InvalidArgument: grammar. The base model's own name and "" are not resolved here.
-  // "id@revision" asks for one generation: the revision is the beginning (8 digits at
-  // least) of the digest that the content must have; NotFound when it has another.
+  // Both before any other call. Starts from the registry's names and keeps changes there
+  // and content in `content`; both outlive the catalog.
+  absl::Status Restore(Registry* registry, ContentStore* content);
+  // Which locations a tenant may use; what it may not is unknown to it.
+  using Scope = std::function<bool(const std::string& tenant, const std::string& location)>;
+  void SetScope(Scope scope) { scope_ = std::move(scope); }
+
+  // NotFound: neither registered nor a folder. FailedPrecondition: not servable, or the
+  // registered content is gone. InvalidArgument: grammar. The base model's own name and
+  // "" are not resolved here. "id@revision" asks for one generation: the revision is the
+  // beginning (8 digits at least) of a digest; a registered name has its last
+  // kGenerationsKeptMax ones, a folder what it holds now, else NotFound.
   absl::StatusOr<GenerationPtr> Resolve(const std::string& tenant, const std::string& adapter_id);
 
   struct RegisterOptions {
@@ -56,15 +75,28 @@ class AdapterCatalog {
     GenerationPtr generation;
     bool created = false;
   };
-  // AlreadyExists: other content, or an id that differs only by case.
-  // Aborted: stale expected_generation.
+  // AlreadyExists: other content, an alias, or an id that differs only by case.
+  // Aborted: stale expected_generation. Also the errors of Registry and ContentStore.
   absl::StatusOr<Registered> Register(const std::string& tenant, const std::string& adapter_id,
                                       const RegisterOptions& options);
+  // Moves a registered name back to the generation before, or to the one that `to` begins.
+  // NotFound: it has none such. FailedPrecondition: that content is gone. Aborted: as above.
+  absl::StatusOr<GenerationPtr> Rollback(const std::string& tenant, const std::string& adapter_id,
+                                         const std::string& to,
+                                         const std::string& expected_generation);
+  // AlreadyExists: the name is an adapter's, or an alias of another target (unless
+  // `replace`). InvalidArgument: the target is an alias itself.
+  absl::Status SetAlias(const std::string& tenant, const std::string& alias,
+                        const std::string& target, bool replace);
   // The name is unknown from then on, also where a folder has that name, until it is
   // registered again. NotFound: it was unknown before.
   absl::Status Delete(const std::string& tenant, const std::string& adapter_id);
+
   // Looks at the content, like Resolve; what is wrong with it is the entry's error.
   absl::StatusOr<CatalogEntry> Get(const std::string& tenant, const std::string& adapter_id);
+  // What a registered name stands and stood for; NotFound when it is not registered.
+  absl::StatusOr<RegisteredName> History(const std::string& tenant,
+                                         const std::string& adapter_id) const;
   // Sorted by id, strictly after `after`, only ids with `prefix`. Does not hash.
   absl::StatusOr<std::vector<CatalogEntry>> List(const std::string& tenant,
                                                  const std::string& prefix,
@@ -75,26 +107,53 @@ class AdapterCatalog {
   using NameKey = std::pair<std::string, std::string>;  // tenant, adapter id
   struct Place {
     std::string location;
+    std::string digest;  // empty: whatever the folder holds
+    std::string alias_of;
     bool registered = false;
+    friend bool operator==(const Place&, const Place&) = default;
   };
 
-  std::optional<Place> PlaceOf(const NameKey& key) const;  // nullopt: hidden
+  // Where to look for an id (without or with revision). NotFound: nowhere.
+  absl::StatusOr<Place> PlaceOf(const std::string& tenant, const std::string& adapter_id) const;
+  Place PlaceOfName(const RegisteredName& name, const std::string& id) const;
+  bool MayUse(const std::string& tenant, const std::string& location) const;
+  absl::StatusOr<GenerationPtr> Look(const Place& place);
+  absl::StatusOr<GenerationPtr> LookKept(const std::string& digest);
+  absl::StatusOr<GenerationPtr> Last(const Place& place) const;
+
+  std::optional<RegisteredName> Named(const NameKey& key) const;
   absl::Status CheckCase(const NameKey& key) const;
+  absl::Status CheckFree(const NameKey& key, const std::string& target, bool replace);
+  absl::Status CheckExpected(const std::string& id, const std::string& digest,
+                             const std::string& expected) const;
   absl::Status CheckMove(const NameKey& key, const Generation& wanted,
                          const RegisterOptions& options);
-  static absl::Status Full();
-  static CatalogEntry EntryOf(const std::string& id, const Place& place,
-                              absl::StatusOr<GenerationPtr> looked);
+  // Both: on disk, then for all to see, then content nobody names any more goes.
+  absl::Status Put(const RegisteredName& name) ABSL_EXCLUSIVE_LOCKS_REQUIRED(change_mutex_);
+  absl::Status Erase(const NameKey& key) ABSL_EXCLUSIVE_LOCKS_REQUIRED(change_mutex_);
+  void Publish(const NameKey& key, const RegisteredName* name)
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(change_mutex_);
+  void CountContent(const RegisteredName& name, int by)
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(change_mutex_);
+  void DropContent() ABSL_EXCLUSIVE_LOCKS_REQUIRED(change_mutex_);
+  CatalogEntry EntryOf(const std::string& id, const Place& place,
+                       absl::StatusOr<GenerationPtr> looked) const;
 
   const std::shared_ptr<Source> root_;
   const PeftLoader* const loader_;
   const std::string base_name_;
+  Registry* registry_ = nullptr;
+  ContentStore* content_ = nullptr;
+  Scope scope_;
   GenerationCache cache_;
-  absl::Mutex change_mutex_;  // one Register or Delete at a time; taken before mutex_
+  std::unique_ptr<GenerationCache> kept_;  // of content_; null without
+
+  absl::Mutex change_mutex_;  // one change at a time; taken before mutex_
+  absl::flat_hash_map<std::string, int> content_names_ ABSL_GUARDED_BY(change_mutex_);
+  absl::flat_hash_set<std::string> unnamed_ ABSL_GUARDED_BY(change_mutex_);  // may be in use
   mutable absl::Mutex mutex_;
-  absl::btree_map<NameKey, std::string> registered_ ABSL_GUARDED_BY(mutex_);  // to location
-  absl::btree_map<NameKey, std::string> lower_ ABSL_GUARDED_BY(mutex_);       // lower case to id
-  absl::btree_set<NameKey> hidden_ ABSL_GUARDED_BY(mutex_);  // folders' names, deleted
+  absl::btree_map<NameKey, RegisteredName> names_ ABSL_GUARDED_BY(mutex_);
+  absl::btree_map<NameKey, std::string> lower_ ABSL_GUARDED_BY(mutex_);  // lower case to id
 };
 
 }  // namespace lorica

@@ -38,10 +38,7 @@ absl::StatusOr<GenerationCache::Stamps> GenerationCache::StampsOf(
 // A folder without both files: the loader says what is wrong with it, and there is
 // nothing to remember the answer by.
 absl::StatusOr<GenerationPtr> GenerationCache::LookUnstamped(const std::string& location) {
-  {
-    absl::MutexLock lock(&mutex_);
-    known_.erase(location);
-  }
+  Forget(location);
   return loader_->Identify(source_, location);
 }
 
@@ -94,6 +91,11 @@ absl::StatusOr<GenerationPtr> GenerationCache::Last(const std::string& location)
   const auto known = known_.find(location);
   if (known == known_.end()) return GenerationPtr();
   return known->second.result;
+}
+
+void GenerationCache::Forget(const std::string& location) {
+  absl::MutexLock lock(&mutex_);
+  known_.erase(location);
 }
 
 int GenerationCache::folders() const {

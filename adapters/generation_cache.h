@@ -28,6 +28,7 @@ class GenerationCache {
   absl::StatusOr<GenerationPtr> Look(const std::string& location);
   // What Look said last; OK and null when it is not remembered. Touches no file.
   absl::StatusOr<GenerationPtr> Last(const std::string& location) const;
+  void Forget(const std::string& location);
   int folders() const;
 
  private:

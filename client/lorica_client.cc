@@ -291,6 +291,19 @@ absl::StatusOr<v1::RegisterAdapterResponse> LoricaClient::RegisterAdapter(
                                             options, Repeat::kWhenUnavailable);
 }
 
+absl::StatusOr<v1::RollbackAdapterResponse> LoricaClient::RollbackAdapter(
+    const v1::RollbackAdapterRequest& request, const CallOptions& options) {
+  return Unary<v1::RollbackAdapterResponse>(adapters_.get(),
+                                            &v1::AdapterService::Stub::RollbackAdapter, request,
+                                            options, Repeat::kNever);
+}
+
+absl::StatusOr<v1::SetAliasResponse> LoricaClient::SetAlias(const v1::SetAliasRequest& request,
+                                                            const CallOptions& options) {
+  return Unary<v1::SetAliasResponse>(adapters_.get(), &v1::AdapterService::Stub::SetAlias, request,
+                                     options, Repeat::kWhenUnavailable);
+}
+
 absl::StatusOr<v1::CheckAdapterResponse> LoricaClient::CheckAdapter(
     const v1::CheckAdapterRequest& request, const CallOptions& options) {
   return Unary<v1::CheckAdapterResponse>(adapters_.get(), &v1::AdapterService::Stub::CheckAdapter,

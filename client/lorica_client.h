@@ -48,7 +48,7 @@ inline constexpr int kResponseBytesMax = 64 << 20;
 // before the first token: after that a repetition could say something else. The wait is
 // what the server asked for (grpc-retry-pushback-ms, then RetryInfo), else it doubles
 // from initial_backoff with +-20 % jitter. A negative push-back means "do not retry".
-// DeleteAdapter and WatchAdapters are never repeated.
+// RollbackAdapter, DeleteAdapter and WatchAdapters are never repeated.
 struct RetryOptions {
   int attempts_max = 5;  // the first one included; 1 switches retries off
   absl::Duration initial_backoff = absl::Milliseconds(100);
@@ -127,6 +127,10 @@ class LoricaClient {
 
   absl::StatusOr<v1::RegisterAdapterResponse> RegisterAdapter(
       const v1::RegisterAdapterRequest& request, const CallOptions& options = {});
+  absl::StatusOr<v1::RollbackAdapterResponse> RollbackAdapter(
+      const v1::RollbackAdapterRequest& request, const CallOptions& options = {});
+  absl::StatusOr<v1::SetAliasResponse> SetAlias(const v1::SetAliasRequest& request,
+                                                const CallOptions& options = {});
   absl::StatusOr<v1::CheckAdapterResponse> CheckAdapter(const v1::CheckAdapterRequest& request,
                                                         const CallOptions& options = {});
   absl::StatusOr<v1::GetAdapterResponse> GetAdapter(const v1::GetAdapterRequest& request,

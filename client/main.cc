@@ -43,6 +43,7 @@ int Main(int argc, char** argv) {
   CLI::App app("Talk to a Lorica server: many LoRA adapters on one base model.", "lorica");
   lorica::CommandContext context;
   lorica::Action action;
+  app.set_version_flag("--version", "lorica " LORICA_VERSION);
   AddGlobals(&app, &context);
   app.footer(kFooter);
   app.get_formatter()->column_width(34);

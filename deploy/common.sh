@@ -17,7 +17,7 @@ die() {
 product_packages=(ca-certificates g++ cmake ninja-build pkg-config protobuf-compiler
   protobuf-compiler-grpc libgrpc++-dev libprotobuf-dev libabsl-dev libspdlog-dev
   nlohmann-json3-dev libcli11-dev libre2-dev libpcre2-dev libhwy-dev libssl-dev
-  libcurl4-openssl-dev python3 python3-pip)
+  libcurl4-openssl-dev libsqlite3-dev python3 python3-pip)
 
 # install_packages NAME...: installs those that are missing, without ever asking a question.
 install_packages() {

@@ -29,6 +29,7 @@ struct Config {
   std::string load_format = "auto";
   std::string adapters_dir;  // empty: the base model alone
   std::string data_dir;      // empty: nothing is kept
+  int64_t kept_bytes = int64_t{64} << 30;
   std::string grpc_address = "127.0.0.1:50051";
   std::string port_file;
   bool insecure = false;
@@ -63,7 +64,10 @@ void VisitFlags(Config& config, Visitor&& visitor) {
   visitor.Text("--adapters-dir", &config.adapters_dir, "DIR",
                "Folder of PEFT adapters; a folder's name is its adapter id");
   visitor.Text("--data-dir", &config.data_dir, "DIR",
-               "Folder of this server's own files; made if missing, used by one server at a time");
+               "Folder of this server's own files: registered names and copies of their content. "
+               "Made if missing, used by one server at a time; without it names are forgotten");
+  visitor.Bytes("--kept-bytes", &config.kept_bytes, 0, 1024 * kTiB,
+                "Disk for copies of registered adapters beneath --data-dir");
   visitor.Text("--grpc-address", &config.grpc_address, "HOST:PORT",
                "Where to listen; port 0 takes a free one");
   visitor.Text("--port-file", &config.port_file, "FILE",

@@ -12,7 +12,9 @@
 #include "absl/synchronization/notification.h"
 #include "adapters/adapter_catalog.h"
 #include "adapters/adapter_pool.h"
+#include "adapters/content_store.h"
 #include "adapters/peft_loader.h"
+#include "adapters/registry.h"
 #include "kernels/backend.h"
 #include "kernels/block_arena.h"
 #include "kernels/plugin.h"
@@ -92,6 +94,8 @@ struct Server::Parts {
   std::unique_ptr<BlockArena> arena;
   KvCache cache;
   std::unique_ptr<PeftLoader> loader;
+  std::unique_ptr<Registry> registry;
+  std::unique_ptr<ContentStore> content;
   std::unique_ptr<AdapterCatalog> catalog;
   std::unique_ptr<LoaderExecutor> loader_threads;
   std::unique_ptr<AdapterPool> pool;
@@ -211,6 +215,9 @@ absl::Status Server::BuildAdapters() {
       std::make_unique<PeftLoader>(parts.model->lora_targets(), parts.backend.get(), block_bytes);
   parts.catalog =
       std::make_unique<AdapterCatalog>(root, parts.loader.get(), parts.model->config().name);
+  if (parts.data_dir != nullptr) {
+    if (absl::Status s = RestoreNames(); !s.ok()) return s;
+  }
   parts.loader_threads = MakeLoaderThreads(static_cast<int>(config_.loader_threads));
   PoolOptions pool_options;
   pool_options.host_bytes_max = config_.host_bytes;
@@ -218,6 +225,16 @@ absl::Status Server::BuildAdapters() {
       std::make_unique<AdapterPool>(pool_options, parts.loader.get(), parts.loader_threads.get(),
                                     parts.backend.get(), parts.cache, parts.arena.get());
   return absl::OkStatus();
+}
+
+absl::Status Server::RestoreNames() {
+  auto registry = Registry::Open(config_.data_dir + "/registry.db");
+  if (!registry.ok()) return registry.status();
+  parts_->registry = *std::move(registry);
+  auto content = ContentStore::Open(config_.data_dir + "/registered", config_.kept_bytes);
+  if (!content.ok()) return content.status();
+  parts_->content = *std::move(content);
+  return parts_->catalog->Restore(parts_->registry.get(), parts_->content.get());
 }
 
 absl::Status Server::CaptureSteps() {

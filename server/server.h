@@ -49,6 +49,7 @@ class Server {
   absl::Status BuildModel();
   absl::Status BuildText();
   absl::Status BuildAdapters();
+  absl::Status RestoreNames();
   absl::Status CaptureSteps();
   absl::Status BuildEngine();
   absl::Status Listen();

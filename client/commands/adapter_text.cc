@@ -68,6 +68,7 @@ std::string AdapterTable(const std::vector<v1::Adapter>& adapters, FILE* stream)
 std::string AdapterLine(const v1::Adapter& adapter) {
   std::string line = Printable(adapter.adapter_id());
   if (!adapter.generation().empty()) absl::StrAppend(&line, "@", Digest(adapter));
+  if (!adapter.alias_of().empty()) absl::StrAppend(&line, " = ", Printable(adapter.alias_of()));
   const std::string where = Where(adapter);
   if (!where.empty()) absl::StrAppend(&line, " ", where);
   if (adapter.pinned() != v1::TIER_UNSPECIFIED) {
@@ -86,6 +87,7 @@ std::string AdapterDetails(const v1::Adapter& adapter, FILE* stream) {
   Row("adapter", adapter.adapter_id(), stream, &text);
   Row("generation", adapter.generation(), stream, &text);
   Row("source", adapter.source(), stream, &text);
+  Row("alias of", adapter.alias_of(), stream, &text);
   Row("where", Where(adapter), stream, &text);
   Row("error", adapter.error(), stream, &text);
   Row("pinned", Word(adapter, "pinned"), stream, &text);
@@ -101,6 +103,18 @@ std::string AdapterDetails(const v1::Adapter& adapter, FILE* stream) {
       stream, &text);
   Row("last used", LastUsed(adapter), stream, &text);
   return text;
+}
+
+std::string HistoryText(const v1::GetAdapterResponse& response, FILE* stream) {
+  if (response.history().empty()) return "";
+  Table table({"", ">number", "generation", "source", "registered"});
+  for (const v1::RegisteredGeneration& one : response.history()) {
+    const absl::Time when = absl::FromUnixMillis(one.registered_unix_ms());
+    table.AddRow({one.current() ? "*" : "", absl::StrCat(one.number()),
+                  one.generation().substr(0, kShortDigest), Printable(one.source()),
+                  absl::FormatTime("%Y-%m-%d %H:%M:%S", when, absl::LocalTimeZone())});
+  }
+  return table.ToString(stream);
 }
 
 std::string CheckText(const std::string& source, const v1::CheckAdapterResponse& check,

@@ -18,6 +18,9 @@ std::string AdapterLine(const v1::Adapter& adapter);
 // Several lines, "label  value".
 std::string AdapterDetails(const v1::Adapter& adapter, FILE* stream);
 
+// The generations a registered name stood for, one a line; empty for other names.
+std::string HistoryText(const v1::GetAdapterResponse& response, FILE* stream);
+
 // The verdict, warnings, modules and the arithmetic of a dry run.
 std::string CheckText(const std::string& source, const v1::CheckAdapterResponse& check,
                       FILE* stream);

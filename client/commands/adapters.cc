@@ -18,6 +18,10 @@ constexpr char kExamples[] = R"(Examples:
   lorica adapters list
   lorica adapters check ticket-triage          what the loader would say; changes nothing
   lorica adapters register support --source ticket-triage
+  lorica adapters register support --source ticket-triage-v2 --replace
+  lorica adapters rollback support             back to the one before
+  lorica adapters alias live support           another name for it
+  lorica adapters import acme                  register all folders beneath acme/
   lorica adapters load support headline        bring both to the device and wait
   lorica adapters pin support --tier host
   lorica adapters evict support --down-to source --wait-for-streams
@@ -32,6 +36,9 @@ struct AdapterFlags {
   std::string tier = "device";
   std::string down_to = "source";
   std::string expected_generation;
+  std::string to;
+  std::string group;
+  bool strip_group = false;
   bool replace = false;
   bool wait_for_streams = false;
   int interval_ms = 0;
@@ -68,9 +75,12 @@ int Get(const CommandContext& context, const AdapterFlags& flags) {
   auto response = context.MakeClient()->GetAdapter(request, context.Call());
   if (!response.ok()) return Fail(context, response.status());
   if (context.json) {
-    PrintJson(MessageToJson(response->adapter()));
+    Json json = MessageToJson(response->adapter());
+    json["history"] = MessageToJson(*response)["history"];
+    PrintJson(json);
   } else {
-    std::printf("%s", AdapterDetails(response->adapter(), stdout).c_str());
+    std::printf("%s%s", AdapterDetails(response->adapter(), stdout).c_str(),
+                HistoryText(*response, stdout).c_str());
   }
   return kExitOk;
 }
@@ -140,6 +150,56 @@ template <class Response>
 absl::StatusOr<v1::Adapter> AdapterOf(const absl::StatusOr<Response>& response) {
   if (!response.ok()) return response.status();
   return response->adapter();
+}
+
+int Rollback(const CommandContext& context, const AdapterFlags& flags) {
+  auto client = context.MakeClient();
+  return ForEach(context, flags, "rolled back", [&](const std::string& id) {
+    v1::RollbackAdapterRequest request;
+    request.set_adapter_id(id);
+    request.set_generation(flags.to);
+    request.set_expected_generation(flags.expected_generation);
+    return AdapterOf(client->RollbackAdapter(request, context.Call()));
+  });
+}
+
+int Alias(const CommandContext& context, const AdapterFlags& flags) {
+  v1::SetAliasRequest request;
+  request.set_alias(flags.ids[0]);
+  request.set_adapter_id(flags.ids[1]);
+  request.set_replace(flags.replace);
+  auto response = context.MakeClient()->SetAlias(request, context.Call());
+  if (!response.ok()) return Fail(context, response.status());
+  if (context.json) {
+    PrintJson(MessageToJson(*response));
+  } else {
+    std::printf("%s is %s\n", Printable(flags.ids[0]).c_str(),
+                AdapterLine(response->adapter()).c_str());
+  }
+  return kExitOk;
+}
+
+// Registers each folder of a group under its own name, or that without the group.
+int Import(const CommandContext& context, const AdapterFlags& flags) {
+  auto client = context.MakeClient();
+  const std::string prefix = flags.group.empty() ? "" : flags.group + "/";
+  auto found = client->AllAdapters(prefix, context.Call());
+  if (!found.ok()) return Fail(context, found.status());
+  AdapterFlags each = flags;
+  for (const v1::Adapter& adapter : *found) {
+    if (!adapter.registered()) each.ids.push_back(adapter.adapter_id());
+  }
+  if (each.ids.empty()) {
+    std::fprintf(stderr, "nothing to import: no folder%s that is not registered yet\n",
+                 prefix.empty() ? "" : absl::StrCat(" beneath ", prefix).c_str());
+  }
+  return ForEach(context, each, "registered", [&](const std::string& id) {
+    v1::RegisterAdapterRequest request;
+    request.set_adapter_id(flags.strip_group ? id.substr(prefix.size()) : id);
+    request.set_source(id);
+    request.set_replace(flags.replace);
+    return AdapterOf(client->RegisterAdapter(request, context.Call()));
+  });
 }
 
 int Load(const CommandContext& context, const AdapterFlags& flags) {
@@ -278,7 +338,25 @@ void DeclareNaming(Declare* declare) {
   declare->OneId("get", "Adapter id", "Everything about one adapter", Get);
   declare->OneId("check", "Folder beneath the root, or adapter id",
                  "Dry run of the loader; 0 only when it can be served", Check);
-  declare->ManyIds("delete", "Remove names", Delete);
+  declare->ManyIds("delete", "Remove names; a folder's own name stays hidden", Delete);
+}
+
+void DeclareMovingNames(Declare* declare) {
+  CLI::App* back = declare->ManyIds("rollback", "Move a name to an earlier generation", Rollback);
+  back->add_option("--to", declare->flags()->to,
+                   "Its digest, 8 digits or more (default: the one before)");
+  back->add_option("--expected-generation", declare->flags()->expected_generation,
+                   "Only if the name has this content now");
+  CLI::App* alias = declare->Sub("alias", "Let a name stand for an adapter", Alias);
+  alias->add_option("names", declare->flags()->ids, "The alias, and the adapter it stands for")
+      ->required()
+      ->expected(2);
+  alias->add_flag("--replace", declare->flags()->replace, "Point it elsewhere");
+  CLI::App* import = declare->Sub("import", "Register a whole folder of adapters", Import);
+  import->add_option("group", declare->flags()->group,
+                     "Folder of folders beneath the adapters root (default: the root)");
+  import->add_flag("--strip-group", declare->flags()->strip_group, "Name a/b just b");
+  import->add_flag("--replace", declare->flags()->replace, "Move names that exist");
 }
 
 void DeclareMoving(Declare* declare) {
@@ -305,6 +383,7 @@ void AddAdapters(CLI::App* app, const CommandContext* context, Action* action) {
   parent->footer(kExamples);
   Declare declare(parent, context, action);
   DeclareNaming(&declare);
+  DeclareMovingNames(&declare);
   DeclareMoving(&declare);
   for (CLI::App* sub : parent->get_subcommands({})) sub->fallthrough();
 }

@@ -85,7 +85,13 @@ void CopySampling(const RequestFlags& flags, v1::GenerateRequest* request) {
 
 void AddRequestFlags(CLI::App* app, RequestFlags* flags) {
   CLI::Option* adapter =
-      app->add_option("-a,--adapter", flags->adapter, "Adapter that answers (none = base model)");
+      app->add_option("-a,--adapter", flags->adapter, "Adapter that answers (none = base model)")
+          ->check(CLI::Validator(
+              [](const std::string& id) {
+                return id.empty() ? "is empty: name an adapter, or leave it out for the base model"
+                                  : "";
+              },
+              ""));
   app->add_option("--mix", flags->mix, "Several adapters at once, weighted: a=0.7,b=0.3")
       ->excludes(adapter);
   AddSamplingFlags(app, flags);

@@ -90,12 +90,15 @@ v1::Adapter DescribeEntry(const CatalogEntry& entry, const AdapterPool& pool, ab
   v1::Adapter message;
   message.set_adapter_id(entry.adapter_id);
   message.set_source(entry.location);
+  message.set_alias_of(entry.alias_of);
+  message.set_registered(entry.registered);
   message.set_tier(v1::TIER_SOURCE);
   message.set_last_used_seconds_ago(-1.0);
   bool loading = false;
-  if (entry.generation != nullptr) {
-    FillGeneration(*entry.generation, &message);
-    const PoolEntryInfo info = pool.Lookup(entry.generation->digest);
+  message.set_generation(entry.digest);
+  if (entry.generation != nullptr) FillGeneration(*entry.generation, &message);
+  if (!message.generation().empty()) {
+    const PoolEntryInfo info = pool.Lookup(message.generation());
     FillPool(info, now, &message);
     loading = info.loading;
   }
@@ -112,6 +115,17 @@ absl::StatusOr<v1::Adapter> DescribeAdapter(const std::string& tenant,
   const absl::StatusOr<CatalogEntry> entry = catalog->Get(tenant, adapter_id);
   if (!entry.ok()) return entry.status();
   return DescribeEntry(*entry, pool, now);
+}
+
+void FillHistory(const RegisteredName& name, v1::GetAdapterResponse* response) {
+  for (const NamedGeneration& one : name.generations) {
+    v1::RegisteredGeneration* message = response->add_history();
+    message->set_number(one.number);
+    message->set_generation(one.digest);
+    message->set_source(one.location);
+    message->set_registered_unix_ms(absl::ToUnixMillis(one.registered_at));
+    message->set_current(one.number == name.current);
+  }
 }
 
 absl::StatusOr<v1::CheckAdapterResponse> ExplainAdapter(const std::string& tenant,

@@ -21,6 +21,9 @@ absl::StatusOr<v1::Adapter> DescribeAdapter(const std::string& tenant,
                                             const std::string& adapter_id, AdapterCatalog* catalog,
                                             const AdapterPool& pool, absl::Time now);
 
+// What a registered name stood for, oldest first.
+void FillHistory(const RegisteredName& name, v1::GetAdapterResponse* response);
+
 // What Check says: whether the loader would take it, and its arithmetic. A reason not
 // to is part of the answer; NotFound and InvalidArgument are errors.
 absl::StatusOr<v1::CheckAdapterResponse> ExplainAdapter(const std::string& tenant,

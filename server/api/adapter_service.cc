@@ -108,15 +108,22 @@ grpc::ServerUnaryReactor* AdapterService::Run(Job job, Work work) {
   return reactor;
 }
 
+// The adapter as it is now; on the work pool.
+template <typename Response>
+absl::Status AdapterService::AnswerNow(const Job& job, Response* response) {
+  auto adapter = DescribeAdapter(job.tenant, job.adapter_id, catalog_, *pool_, absl::Now());
+  if (!adapter.ok()) return adapter.status();
+  job.reply->Succeed([&] { *response->mutable_adapter() = *std::move(adapter); });
+  return absl::OkStatus();
+}
+
 template <typename Response>
 AdapterService::Done AdapterService::AnswerWithAdapter(const Job& job, Response* response) {
   return [this, alive = std::weak_ptr<bool>(alive_), job, response](const absl::Status& moved) {
     if (alive.expired()) return;
     pools_.work->RunAdmitted([this, job, response, moved] {
-      if (!moved.ok()) return Refuse(job, moved);
-      auto adapter = DescribeAdapter(job.tenant, job.adapter_id, catalog_, *pool_, absl::Now());
-      if (!adapter.ok()) return Refuse(job, adapter.status());
-      job.reply->Succeed([&] { *response->mutable_adapter() = *std::move(adapter); });
+      const absl::Status status = moved.ok() ? AnswerNow(job, response) : moved;
+      if (!status.ok()) Refuse(job, status);
     });
   };
 }
@@ -145,6 +152,33 @@ grpc::ServerUnaryReactor* AdapterService::RegisterAdapter(grpc::CallbackServerCo
   });
 }
 
+grpc::ServerUnaryReactor* AdapterService::RollbackAdapter(grpc::CallbackServerContext* context,
+                                                          const v1::RollbackAdapterRequest* request,
+                                                          v1::RollbackAdapterResponse* response) {
+  const Job call{"RollbackAdapter", request->adapter_id(), Reply::Make(), CredentialsOf(*context),
+                 TenantRole::kManager};
+  return Run(call, [this, response, to = request->generation(),
+                    expected = request->expected_generation()](const Job& job) {
+    if (absl::Status s = CheckId(job.adapter_id); !s.ok()) return s;
+    const auto moved = catalog_->Rollback(job.tenant, job.adapter_id, to, expected);
+    return moved.ok() ? AnswerNow(job, response) : moved.status();
+  });
+}
+
+grpc::ServerUnaryReactor* AdapterService::SetAlias(grpc::CallbackServerContext* context,
+                                                   const v1::SetAliasRequest* request,
+                                                   v1::SetAliasResponse* response) {
+  const Job call{"SetAlias", request->alias(), Reply::Make(), CredentialsOf(*context),
+                 TenantRole::kManager};
+  return Run(call, [this, response, target = request->adapter_id(),
+                    replace = request->replace()](const Job& job) {
+    absl::Status status = CheckId(target);
+    if (status.ok() && job.adapter_id.empty()) status = FieldError("alias", "is missing");
+    if (status.ok()) status = catalog_->SetAlias(job.tenant, job.adapter_id, target, replace);
+    return status.ok() ? AnswerNow(job, response) : status;
+  });
+}
+
 grpc::ServerUnaryReactor* AdapterService::CheckAdapter(grpc::CallbackServerContext* context,
                                                        const v1::CheckAdapterRequest* request,
                                                        v1::CheckAdapterResponse* response) {
@@ -170,7 +204,11 @@ grpc::ServerUnaryReactor* AdapterService::GetAdapter(grpc::CallbackServerContext
     if (!status.ok()) return status;
     auto adapter = DescribeAdapter(job.tenant, job.adapter_id, catalog_, *pool_, absl::Now());
     if (!adapter.ok()) return adapter.status();
-    job.reply->Succeed([&] { *response->mutable_adapter() = *std::move(adapter); });
+    const auto history = catalog_->History(job.tenant, job.adapter_id);
+    job.reply->Succeed([&] {
+      *response->mutable_adapter() = *std::move(adapter);
+      if (history.ok()) FillHistory(*history, response);
+    });
     return absl::OkStatus();
   });
 }

@@ -36,6 +36,12 @@ class AdapterService final : public v1::AdapterService::CallbackService {
   grpc::ServerUnaryReactor* RegisterAdapter(grpc::CallbackServerContext* context,
                                             const v1::RegisterAdapterRequest* request,
                                             v1::RegisterAdapterResponse* response) override;
+  grpc::ServerUnaryReactor* RollbackAdapter(grpc::CallbackServerContext* context,
+                                            const v1::RollbackAdapterRequest* request,
+                                            v1::RollbackAdapterResponse* response) override;
+  grpc::ServerUnaryReactor* SetAlias(grpc::CallbackServerContext* context,
+                                     const v1::SetAliasRequest* request,
+                                     v1::SetAliasResponse* response) override;
   grpc::ServerUnaryReactor* CheckAdapter(grpc::CallbackServerContext* context,
                                          const v1::CheckAdapterRequest* request,
                                          v1::CheckAdapterResponse* response) override;
@@ -81,6 +87,8 @@ class AdapterService final : public v1::AdapterService::CallbackService {
   absl::StatusOr<TenantPtr> Allow(const Credentials& credentials, TenantRole role) const;
   static void Refuse(const Job& job, const absl::Status& status);
   // A callback for the pool that answers with the adapter as it is then.
+  template <typename Response>
+  absl::Status AnswerNow(const Job& job, Response* response);
   template <typename Response>
   Done AnswerWithAdapter(const Job& job, Response* response);
   absl::Status AdmitWatch(absl::Duration interval, const std::shared_ptr<AdapterWatch>& watch);

@@ -221,8 +221,9 @@ absl::StatusOr<std::vector<AdapterChoice>> ChooseAdapters(const GenerateCall& ca
     return FieldError("x-adapter-id", "was sent more than once; send one header");
   }
   const std::string header = call.adapter_headers.empty() ? "" : call.adapter_headers[0];
-  absl::Status status = CheckChoice("x-adapter-id", header, base_name);
-  if (status.ok()) status = CheckChoice("adapter_id", call.adapter_id, base_name);
+  // The message first: most clients repeat its id in the header.
+  absl::Status status = CheckChoice("adapter_id", call.adapter_id, base_name);
+  if (status.ok()) status = CheckChoice("x-adapter-id", header, base_name);
   if (status.ok()) status = CheckMix(call.adapters, base_name);
   if (!status.ok()) return status;
   if (!call.adapter_id.empty() && !call.adapters.empty()) {

@@ -179,6 +179,23 @@ class FakeServer::Adapters : public v1::AdapterService::Service {
     return grpc::Status::OK;
   }
 
+  grpc::Status RollbackAdapter(grpc::ServerContext*, const v1::RollbackAdapterRequest* request,
+                               v1::RollbackAdapterResponse* response) override {
+    return Change(
+        request->adapter_id(),
+        [&](v1::Adapter* a) {
+          if (!request->generation().empty()) a->set_generation(request->generation());
+        },
+        response->mutable_adapter());
+  }
+
+  grpc::Status SetAlias(grpc::ServerContext*, const v1::SetAliasRequest* request,
+                        v1::SetAliasResponse* response) override {
+    *response->mutable_adapter() = fake_->AddAdapter(request->alias());
+    response->mutable_adapter()->set_alias_of(request->adapter_id());
+    return grpc::Status::OK;
+  }
+
   grpc::Status CheckAdapter(grpc::ServerContext*, const v1::CheckAdapterRequest* request,
                             v1::CheckAdapterResponse* response) override {
     response->set_servable(!absl::StrContains(request->source(), "bad"));
@@ -195,6 +212,11 @@ class FakeServer::Adapters : public v1::AdapterService::Service {
 
   grpc::Status GetAdapter(grpc::ServerContext*, const v1::GetAdapterRequest* request,
                           v1::GetAdapterResponse* response) override {
+    v1::RegisteredGeneration* one = response->add_history();
+    one->set_number(3);
+    one->set_generation("0123456789abcdef");
+    one->set_source("folder");
+    one->set_current(true);
     return Change(
         request->adapter_id(), [](v1::Adapter*) {}, response->mutable_adapter());
   }

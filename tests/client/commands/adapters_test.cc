@@ -76,6 +76,36 @@ TEST(Adapters, RegistersAndDeletes) {
   EXPECT_EQ(Adapters(server, {"get", "new"}).code, 1);
 }
 
+TEST(Adapters, RollsBackAliasesAndShowsTheHistory) {
+  FakeServer server;
+  server.AddAdapter("a");
+  EXPECT_THAT(Adapters(server, {"rollback", "a", "--to", "fedcba98"}).output,
+              HasSubstr("rolled back a@fedcba98"));
+  EXPECT_EQ(Adapters(server, {"rollback", "x"}).code, 1);
+  EXPECT_THAT(Adapters(server, {"alias", "live", "a"}).output,
+              HasSubstr("live is live@01234567 = a"));
+  EXPECT_EQ(Adapters(server, {"alias", "live"}).code, 2);
+  EXPECT_THAT(Adapters(server, {"get", "a"}).output, HasSubstr("3  01234567    folder"));
+  EXPECT_EQ(Json::parse(Adapters(server, {"get", "a", "--json"}).output)["history"][0]["number"],
+            3);
+}
+
+TEST(Adapters, ImportsTheFoldersOfAGroup) {
+  FakeServer server;
+  for (const char* id : {"acme/x", "acme/y", "other"}) server.AddAdapter(id);
+  const RunResult all = Adapters(server, {"import", "acme", "--strip-group"});
+  EXPECT_EQ(all.code, 0) << all.error;
+  EXPECT_THAT(all.output, HasSubstr("registered x@01234567"));
+  EXPECT_THAT(all.output, HasSubstr("registered y@01234567"));
+  EXPECT_THAT(all.output, Not(HasSubstr("other")));
+  const RunResult again = Adapters(server, {"import", "acme", "--strip-group"});
+  EXPECT_EQ(again.code, 1);
+  EXPECT_THAT(again.error, HasSubstr("ALREADY_EXISTS"));
+  const RunResult none = Adapters(server, {"import", "nobody"});
+  EXPECT_EQ(none.code, 0);
+  EXPECT_THAT(none.error, HasSubstr("nothing to import"));
+}
+
 TEST(Adapters, CheckEndsWithZeroOnlyWhenServable) {
   FakeServer server;
   const RunResult good = Adapters(server, {"check", "good"});

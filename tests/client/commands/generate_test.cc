@@ -55,6 +55,17 @@ TEST(Generate, JsonIsTheWholeResult) {
   EXPECT_EQ(json["logprobs"].size(), 3);
 }
 
+TEST(Generate, AnEmptyAdapterIsAMistakeAndNotTheBaseModel) {
+  FakeServer server;
+  for (const char* flag : {"-a", "--adapter"}) {
+    const RunResult run = Lorica(server, {"generate", flag, "", "Hi"});
+    EXPECT_EQ(run.code, 2);
+    EXPECT_THAT(run.error, HasSubstr("leave it out for the base model"));
+  }
+  EXPECT_TRUE(server.requests().empty());
+  EXPECT_THAT(RunToEnd({LORICA_BINARY, "--version"}).output, HasSubstr("lorica 0."));
+}
+
 TEST(Generate, StatsGoToStderr) {
   FakeServer server;
   const RunResult run = Lorica(server, {"generate", "Hi", "--stats", "--adapter", "a"});

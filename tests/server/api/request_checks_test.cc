@@ -259,6 +259,16 @@ TEST(RequestChecks, BadAdapterIdsAreRefusedWhereverTheyStand) {
   }
 }
 
+// Clients repeat the message's id in the header: then the message is at fault.
+TEST(RequestChecks, ABadIdInBothIsTheMessages) {
+  const auto chosen = ChooseAdapters(CallWith([](GenerateCall& c) {
+                                       c.adapter_id = "../x";
+                                       c.adapter_headers = {"../x"};
+                                     }),
+                                     "base");
+  EXPECT_EQ(FieldOf(chosen.status()).value_or("none"), "adapter_id");
+}
+
 std::vector<std::string> Chosen(const Change& change) {
   const auto chosen = ChooseAdapters(CallWith(change), Limits().base_name);
   if (!chosen.ok()) return {"error", FieldOf(chosen.status()).value_or("none")};

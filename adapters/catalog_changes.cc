@@ -1,0 +1,313 @@
+// The half of AdapterCatalog that changes names.
+#include <algorithm>
+#include <utility>
+
+#include "absl/strings/ascii.h"
+#include "absl/strings/match.h"
+#include "absl/strings/str_cat.h"
+#include "adapters/adapter_catalog.h"
+#include "adapters/catalog_text.h"
+#include "adapters/hub/quoted.h"
+
+namespace lorica {
+namespace {
+
+absl::Status Full() {
+  return absl::ResourceExhaustedError(
+      absl::StrCat("the catalog holds ", kCatalogNamesMax, " names already"));
+}
+
+absl::Status IsAlias(const RegisteredName& name) {
+  return absl::AlreadyExistsError(absl::StrCat(Quoted(name.name), " is an alias of ",
+                                               Quoted(name.target), ": delete the alias first"));
+}
+
+// The name once it stands for `generation`: one more in its history, the oldest dropped.
+RegisteredName Moved(RegisteredName name, const Generation& generation,
+                     const std::string& location) {
+  NamedGeneration next{
+      .digest = generation.digest, .location = location, .registered_at = absl::Now()};
+  next.number = name.generations.empty() ? 1 : name.generations.back().number + 1;
+  std::erase_if(name.generations,
+                [&](const NamedGeneration& one) { return one.digest == next.digest; });
+  if (std::ssize(name.generations) >= kGenerationsKeptMax) {
+    name.generations.erase(name.generations.begin());
+  }
+  name.kind = NameKind::kAdapter;
+  name.current = next.number;
+  name.generations.push_back(std::move(next));
+  return name;
+}
+
+}  // namespace
+
+// --- the books ---------------------------------------------------------------------------
+
+absl::Status AdapterCatalog::Restore(Registry* registry, ContentStore* content) {
+  absl::StatusOr<std::vector<RegisteredName>> names = registry->Load();
+  if (!names.ok()) return names.status();
+  registry_ = registry;
+  content_ = content;
+  kept_ = std::make_unique<GenerationCache>(content->source(), loader_, kCatalogNamesMax);
+  absl::MutexLock changes(&change_mutex_);
+  for (const RegisteredName& name : *names) Publish({name.tenant, name.name}, &name);
+  absl::flat_hash_set<std::string> wanted;
+  for (const auto& [digest, count] : content_names_) wanted.insert(digest);
+  content_->RemoveAllBut(wanted);
+  return absl::OkStatus();
+}
+
+void AdapterCatalog::CountContent(const RegisteredName& name, int by) {
+  for (const NamedGeneration& one : name.generations) {
+    int& count = content_names_[one.digest];
+    count += by;
+    if (count > 0) {
+      unnamed_.erase(one.digest);
+    } else {
+      content_names_.erase(one.digest);
+      unnamed_.insert(one.digest);
+    }
+  }
+}
+
+void AdapterCatalog::Publish(const NameKey& key, const RegisteredName* name) {
+  if (name != nullptr) CountContent(*name, 1);
+  absl::MutexLock lock(&mutex_);
+  const NameKey lower(key.first, absl::AsciiStrToLower(key.second));
+  const auto old = names_.find(key);
+  if (old != names_.end()) {
+    CountContent(old->second, -1);
+    names_.erase(old);
+    lower_.erase(lower);
+  }
+  if (name == nullptr) return;
+  names_.emplace(key, *name);
+  if (name->kind != NameKind::kHidden) lower_[lower] = key.second;
+}
+
+// What a request may still load stays for now; the next start removes it at the latest.
+void AdapterCatalog::DropContent() {
+  if (content_ == nullptr) return;
+  absl::erase_if(unnamed_, [this](const std::string& digest) {
+    const absl::StatusOr<GenerationPtr> last = kept_->Last(digest);
+    const bool in_use = last.ok() && *last != nullptr && last->use_count() > 2;
+    if (in_use) return false;
+    content_->Remove(digest);
+    kept_->Forget(digest);
+    return true;
+  });
+}
+
+absl::Status AdapterCatalog::Put(const RegisteredName& name) {
+  const NameKey key(name.tenant, name.name);
+  {
+    absl::MutexLock lock(&mutex_);
+    if (!names_.contains(key) && std::ssize(names_) >= kCatalogNamesMax) return Full();
+  }
+  if (registry_ != nullptr) {
+    if (absl::Status s = registry_->Put(name); !s.ok()) return s;
+  }
+  Publish(key, &name);
+  DropContent();
+  return absl::OkStatus();
+}
+
+absl::Status AdapterCatalog::Erase(const NameKey& key) {
+  if (registry_ != nullptr) {
+    if (absl::Status s = registry_->Erase(key.first, key.second); !s.ok()) return s;
+  }
+  Publish(key, nullptr);
+  DropContent();
+  return absl::OkStatus();
+}
+
+// --- checks ------------------------------------------------------------------------------
+
+// Ids that differ only by case are one on some file systems.
+absl::Status AdapterCatalog::CheckCase(const NameKey& key) const {
+  const std::string lower = absl::AsciiStrToLower(key.second);
+  absl::StatusOr<std::vector<std::string>> folders = root_->List(kCatalogNamesMax);
+  if (!folders.ok()) return folders.status();
+  std::string other;
+  {
+    absl::MutexLock lock(&mutex_);
+    const auto named = lower_.find({key.first, lower});
+    if (named != lower_.end() && named->second != key.second) other = named->second;
+  }
+  for (const std::string& folder : *folders) {
+    const bool clash = folder != key.second && absl::AsciiStrToLower(folder) == lower;
+    if (!clash || !MayUse(key.first, folder)) continue;
+    const auto named = Named({key.first, folder});
+    if (!named.has_value() || named->kind != NameKind::kHidden) other = folder;
+  }
+  if (other.empty()) return absl::OkStatus();
+  return absl::AlreadyExistsError(absl::StrCat("adapter id ", Quoted(key.second), " differs from ",
+                                               Quoted(other),
+                                               " only by case: choose another name"));
+}
+
+absl::Status AdapterCatalog::CheckExpected(const std::string& id, const std::string& digest,
+                                           const std::string& expected) const {
+  if (expected.empty() || digest == expected) return absl::OkStatus();
+  return absl::AbortedError(
+      absl::StrCat("adapter ", Quoted(id), " is at generation ", digest.empty() ? "(none)" : digest,
+                   ", not at the expected ", Quoted(expected), ": look again"));
+}
+
+// May the name move from what it is now to `wanted`?
+absl::Status AdapterCatalog::CheckMove(const NameKey& key, const Generation& wanted,
+                                       const RegisterOptions& options) {
+  const auto named = Named(key);
+  if (named.has_value() && named->kind == NameKind::kAlias) return IsAlias(*named);
+  std::string digest;
+  if (named.has_value() && named->kind == NameKind::kAdapter) {
+    digest = named->now().digest;
+  } else if (!named.has_value() && MayUse(key.first, key.second)) {
+    const absl::StatusOr<GenerationPtr> folder = cache_.Look(key.second);
+    if (folder.ok()) digest = (*folder)->digest;
+  }
+  if (!options.expected_generation.empty()) {
+    return CheckExpected(key.second, digest, options.expected_generation);
+  }
+  if (options.replace || digest.empty() || digest == wanted.digest) return absl::OkStatus();
+  return absl::AlreadyExistsError(
+      absl::StrCat("adapter ", Quoted(key.second), " exists with other content (generation ",
+                   ShortDigest(digest), "): set replace to move the name"));
+}
+
+// --- changes -----------------------------------------------------------------------------
+
+absl::StatusOr<AdapterCatalog::Registered> AdapterCatalog::Register(
+    const std::string& tenant, const std::string& adapter_id, const RegisterOptions& options) {
+  if (absl::Status s = CheckPlainId(adapter_id); !s.ok()) return s;
+  const std::string location = options.location.empty() ? adapter_id : options.location;
+  if (absl::Status s = CheckPlainId(location); !s.ok()) return s;
+  if (adapter_id == base_name_) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("adapter id ", Quoted(adapter_id), " is the base model's own name"));
+  }
+  if (!MayUse(tenant, location)) return UnknownAdapter(location);
+  // Hashes and copies before the lock, so that a large adapter holds up nobody.
+  absl::StatusOr<GenerationPtr> generation = cache_.Look(location);
+  if (!generation.ok()) return AboutAdapter(location, generation.status());
+  if (content_ != nullptr) {
+    if (absl::Status s = content_->Keep(**generation); !s.ok()) return AboutAdapter(location, s);
+  }
+
+  absl::MutexLock changes(&change_mutex_);
+  const NameKey key(tenant, adapter_id);
+  generation = cache_.Look(location);
+  if (!generation.ok()) return AboutAdapter(location, generation.status());
+  // Refused after all, its copy would be nobody's.
+  if (!content_names_.contains((*generation)->digest)) unnamed_.insert((*generation)->digest);
+  absl::Status status = CheckCase(key);
+  if (status.ok()) status = CheckMove(key, **generation, options);
+  if (status.ok() && content_ != nullptr) status = content_->Keep(**generation);
+  RegisteredName name = Named(key).value_or(RegisteredName{.tenant = tenant, .name = adapter_id});
+  const bool created = name.generations.empty();
+  if (status.ok() && (created || name.now().digest != (*generation)->digest)) {
+    status = Put(Moved(std::move(name), **generation, location));
+  }
+  if (!status.ok()) {
+    DropContent();
+    return status;
+  }
+  generation = Look({location, (*generation)->digest, "", true});
+  if (!generation.ok()) return AboutAdapter(adapter_id, generation.status());
+  return Registered{*std::move(generation), created};
+}
+
+absl::StatusOr<GenerationPtr> AdapterCatalog::Rollback(const std::string& tenant,
+                                                       const std::string& adapter_id,
+                                                       const std::string& to,
+                                                       const std::string& expected_generation) {
+  if (absl::Status s = CheckPlainId(adapter_id); !s.ok()) return s;
+  absl::MutexLock changes(&change_mutex_);
+  std::optional<RegisteredName> name = Named({tenant, adapter_id});
+  if (name.has_value() && name->kind == NameKind::kAlias) return IsAlias(*name);
+  if (!name.has_value() || name->kind != NameKind::kAdapter ||
+      !MayUse(tenant, name->now().location)) {
+    return absl::NotFoundError(absl::StrCat("adapter ", Quoted(adapter_id),
+                                            " is not registered, so it has no earlier generation"));
+  }
+  absl::Status status = CheckExpected(adapter_id, name->now().digest, expected_generation);
+  if (!status.ok()) return status;
+  const NamedGeneration* target = nullptr;
+  for (const NamedGeneration& one : name->generations) {
+    const bool wanted = to.empty()
+                            ? one.number < name->current
+                            : to.size() >= kRevisionDigitsMin && absl::StartsWith(one.digest, to);
+    if (wanted) target = &one;
+  }
+  if (target == nullptr) {
+    return absl::NotFoundError(
+        absl::StrCat("adapter ", Quoted(adapter_id), " has no ",
+                     to.empty() ? "earlier generation" : absl::StrCat("generation ", Quoted(to)),
+                     " among its last ", kGenerationsKeptMax));
+  }
+  absl::StatusOr<GenerationPtr> generation = Look({target->location, target->digest, "", true});
+  if (!generation.ok()) return AboutAdapter(adapter_id, generation.status());
+  name->current = target->number;
+  status = Put(*name);
+  if (!status.ok()) return status;
+  return generation;
+}
+
+absl::Status AdapterCatalog::CheckFree(const NameKey& key, const std::string& target,
+                                       bool replace) {
+  const auto named = Named(key);
+  if (named.has_value() && named->kind == NameKind::kAlias) {
+    if (replace || named->target == target) return absl::OkStatus();
+    return absl::AlreadyExistsError(absl::StrCat(Quoted(key.second), " is an alias of ",
+                                                 Quoted(named->target),
+                                                 ": set replace to point it elsewhere"));
+  }
+  const bool hidden = named.has_value() && named->kind == NameKind::kHidden;
+  const bool taken =
+      named.has_value()
+          ? !hidden
+          : !absl::IsNotFound(root_->Open(key.second, "adapter_config.json").status());
+  if (!taken) return absl::OkStatus();
+  return absl::AlreadyExistsError(
+      absl::StrCat(Quoted(key.second), " is an adapter already: choose another name"));
+}
+
+absl::Status AdapterCatalog::SetAlias(const std::string& tenant, const std::string& alias,
+                                      const std::string& target, bool replace) {
+  for (const std::string& id : {alias, target}) {
+    if (absl::Status s = CheckPlainId(id); !s.ok()) return s;
+  }
+  if (alias == base_name_) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("adapter id ", Quoted(alias), " is the base model's own name"));
+  }
+  absl::MutexLock changes(&change_mutex_);
+  const NameKey key(tenant, alias);
+  const absl::StatusOr<Place> place = PlaceOf(tenant, target);
+  if (!place.ok()) return place.status();
+  if (!place->alias_of.empty() || target == alias) {
+    return absl::InvalidArgumentError(
+        absl::StrCat(Quoted(target), " is an alias itself: name what it stands for"));
+  }
+  absl::StatusOr<GenerationPtr> looked = Look(*place);
+  if (!looked.ok()) return AboutAdapter(target, looked.status());
+  if (absl::Status s = CheckCase(key); !s.ok()) return s;
+  if (absl::Status s = CheckFree(key, target, replace); !s.ok()) return s;
+  return Put({.tenant = tenant, .name = alias, .kind = NameKind::kAlias, .target = target});
+}
+
+absl::Status AdapterCatalog::Delete(const std::string& tenant, const std::string& adapter_id) {
+  if (absl::Status s = CheckPlainId(adapter_id); !s.ok()) return s;
+  absl::MutexLock changes(&change_mutex_);
+  const NameKey key(tenant, adapter_id);
+  const bool has_folder =
+      MayUse(tenant, adapter_id) &&
+      !absl::IsNotFound(root_->Open(adapter_id, "adapter_config.json").status());
+  const auto named = Named(key);
+  if (named.has_value() && named->kind == NameKind::kHidden) return DeletedAdapter(adapter_id);
+  if (!named.has_value() && !has_folder) return UnknownAdapter(adapter_id);
+  if (!has_folder) return Erase(key);
+  return Put({.tenant = tenant, .name = adapter_id, .kind = NameKind::kHidden});
+}
+
+}  // namespace lorica

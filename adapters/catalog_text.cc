@@ -1,0 +1,45 @@
+#include "adapters/catalog_text.h"
+
+#include "absl/strings/match.h"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/string_view.h"
+#include "adapters/adapter.h"
+#include "adapters/hub/quoted.h"
+
+namespace lorica {
+
+IdParts SplitId(const std::string& id) {
+  const size_t at = id.find('@');
+  if (at == std::string::npos) return {id, ""};
+  return {id.substr(0, at), id.substr(at + 1)};
+}
+
+absl::Status CheckPlainId(const std::string& id) {
+  if (absl::Status s = CheckAdapterId(id); !s.ok()) return s;
+  if (!absl::StrContains(id, '@')) return absl::OkStatus();
+  return absl::InvalidArgumentError(
+      absl::StrCat("adapter id ", Quoted(id), ": a name is given without a revision here"));
+}
+
+absl::Status UnknownAdapter(const std::string& id) {
+  return absl::NotFoundError(absl::StrCat("adapter ", Quoted(id),
+                                          " is neither registered nor a folder beneath the "
+                                          "adapters folder"));
+}
+
+absl::Status DeletedAdapter(const std::string& id) {
+  return absl::NotFoundError(absl::StrCat(
+      "adapter ", Quoted(id),
+      " was deleted and is hidden, though a folder may have that name: register it to bring it "
+      "back"));
+}
+
+absl::Status AboutAdapter(const std::string& id, const absl::Status& status) {
+  if (absl::IsNotFound(status)) return UnknownAdapter(id);
+  const absl::string_view kind = absl::IsFailedPrecondition(status) ? " cannot be served: " : ": ";
+  return absl::Status(status.code(), absl::StrCat("adapter ", Quoted(id), kind, status.message()));
+}
+
+std::string ShortDigest(const std::string& digest) { return digest.substr(0, 12); }
+
+}  // namespace lorica

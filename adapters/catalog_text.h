@@ -1,0 +1,30 @@
+// Ids and errors as the catalog's files share them. Free functions.
+#pragma once
+
+#include <string>
+
+#include "absl/status/status.h"
+
+namespace lorica {
+
+inline constexpr size_t kRevisionDigitsMin = 8;
+
+// An id without and with its revision: "a/b" and "" of "a/b", "a" and "1f…" of "a@1f…".
+struct IdParts {
+  std::string name;
+  std::string revision;
+};
+IdParts SplitId(const std::string& id);
+
+// Grammar of a name that is given without a revision.
+absl::Status CheckPlainId(const std::string& id);
+
+absl::Status UnknownAdapter(const std::string& id);
+absl::Status DeletedAdapter(const std::string& id);
+// The sentence of another part, about this adapter.
+absl::Status AboutAdapter(const std::string& id, const absl::Status& status);
+
+// "1f2e3d4c5b6a" of a digest.
+std::string ShortDigest(const std::string& digest);
+
+}  // namespace lorica

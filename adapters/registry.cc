@@ -1,0 +1,382 @@
+#include "adapters/registry.h"
+
+#include <fcntl.h>
+#include <sqlite3.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <cstring>
+#include <deque>
+#include <thread>
+#include <utility>
+
+#include "absl/base/thread_annotations.h"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/string_view.h"
+#include "absl/synchronization/mutex.h"
+#include "absl/synchronization/notification.h"
+#include "kernels/check.h"
+
+namespace lorica {
+namespace {
+
+constexpr int kApplicationId = 0x4c6f7261;  // "Lora"
+
+constexpr char kSettings[] =
+    "PRAGMA journal_mode=DELETE; PRAGMA synchronous=EXTRA; PRAGMA foreign_keys=ON;"
+    "PRAGMA trusted_schema=OFF; PRAGMA cell_size_check=ON; PRAGMA temp_store=MEMORY;"
+    "PRAGMA mmap_size=0;";
+
+constexpr char kSchema[] =
+    "CREATE TABLE names (tenant TEXT NOT NULL, name TEXT NOT NULL, kind INTEGER NOT NULL,"
+    " target TEXT NOT NULL, current INTEGER NOT NULL, PRIMARY KEY (tenant, name)) WITHOUT ROWID;"
+    "CREATE TABLE generations (tenant TEXT NOT NULL, name TEXT NOT NULL,"
+    " number INTEGER NOT NULL, digest TEXT NOT NULL, location TEXT NOT NULL,"
+    " registered_at_us INTEGER NOT NULL, PRIMARY KEY (tenant, name, number),"
+    " FOREIGN KEY (tenant, name) REFERENCES names ON DELETE CASCADE) WITHOUT ROWID;";
+
+absl::Status Unusable(absl::string_view path, absl::string_view why) {
+  return absl::FailedPreconditionError(
+      absl::StrCat("the registry ", path, " ", why,
+                   ": restore it from a backup, or move it away to start without registrations"));
+}
+
+// One statement; parameters are bound in order.
+class Statement {
+ public:
+  Statement(sqlite3* db, const char* sql) {
+    code_ = sqlite3_prepare_v2(db, sql, -1, &statement_, nullptr);
+  }
+  ~Statement() { sqlite3_finalize(statement_); }
+  Statement(const Statement&) = delete;
+
+  Statement& Bind(absl::string_view text) {
+    if (code_ == SQLITE_OK) {
+      code_ = sqlite3_bind_text(statement_, ++bound_, text.data(), static_cast<int>(text.size()),
+                                SQLITE_TRANSIENT);
+    }
+    return *this;
+  }
+  Statement& Bind(int64_t number) {
+    if (code_ == SQLITE_OK) code_ = sqlite3_bind_int64(statement_, ++bound_, number);
+    return *this;
+  }
+  // True: a row is there. False: the end or an error, which code() tells apart.
+  bool Step() {
+    if (code_ != SQLITE_OK && code_ != SQLITE_ROW) return false;
+    code_ = sqlite3_step(statement_);
+    return code_ == SQLITE_ROW;
+  }
+  int Finish() {
+    while (Step()) {
+    }
+    return code_ == SQLITE_DONE ? SQLITE_OK : code_;
+  }
+  std::string Text(int column) const {
+    const auto* text = reinterpret_cast<const char*>(sqlite3_column_text(statement_, column));
+    return text == nullptr ? "" : std::string(text, sqlite3_column_bytes(statement_, column));
+  }
+  int64_t Number(int column) const { return sqlite3_column_int64(statement_, column); }
+
+ private:
+  sqlite3_stmt* statement_ = nullptr;
+  int code_ = SQLITE_OK;
+  int bound_ = 0;
+};
+
+struct CloseDatabase {
+  void operator()(sqlite3* db) const { sqlite3_close_v2(db); }
+};
+
+// Makes the file private before SQLite would make it readable by all.
+absl::Status MakeFile(const std::string& path, struct stat* info) {
+  const int fd = open(path.c_str(), O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0600);
+  if (fd < 0 || fstat(fd, info) != 0 || !S_ISREG(info->st_mode)) {
+    const char* why = fd < 0 ? std::strerror(errno) : "it is not a file";
+    if (fd >= 0) close(fd);
+    return absl::FailedPreconditionError(
+        absl::StrCat("the registry ", path, " cannot be opened for writing: ", why));
+  }
+  close(fd);
+  return absl::OkStatus();
+}
+
+}  // namespace
+
+const NamedGeneration& RegisteredName::now() const {
+  const auto found =
+      std::find_if(generations.begin(), generations.end(),
+                   [this](const NamedGeneration& one) { return one.number == current; });
+  LORICA_CHECK(found != generations.end(), "name", name, "current", current);
+  return *found;
+}
+
+struct Registry::Impl {
+  using Database = std::unique_ptr<sqlite3, CloseDatabase>;
+  struct Job {
+    std::function<absl::Status()> work;
+    absl::Status status;
+    absl::Notification done;
+  };
+
+  absl::Status OpenDatabase();
+  absl::Status CheckDatabase();
+  int64_t Pragma(const char* sql);
+  absl::Status Change(const std::function<int()>& statements);
+  absl::Status ChangeFailed(int code);
+  absl::StatusOr<std::vector<RegisteredName>> LoadAll();
+  int WriteRow(const RegisteredName& name);
+  bool FileIsThere() const;
+  void Loop();
+  bool HasWork() const ABSL_SHARED_LOCKS_REQUIRED(mutex) { return stop || !jobs.empty(); }
+
+  std::string path;
+  struct stat file = {};
+  Database db;
+  absl::Status broken;  // why nothing is written any more
+
+  absl::Mutex mutex;
+  std::deque<Job*> jobs ABSL_GUARDED_BY(mutex);
+  bool stop ABSL_GUARDED_BY(mutex) = false;
+  std::thread thread;
+};
+
+// --- opening -----------------------------------------------------------------------------
+
+absl::Status Registry::Impl::OpenDatabase() {
+  if (absl::Status s = MakeFile(path, &file); !s.ok()) return s;
+  sqlite3* opened = nullptr;
+  const int code =
+      sqlite3_open_v2(path.c_str(), &opened, SQLITE_OPEN_READWRITE | SQLITE_OPEN_NOMUTEX, nullptr);
+  db.reset(opened);
+  if (code != SQLITE_OK) return Unusable(path, sqlite3_errstr(code));
+  sqlite3_busy_timeout(db.get(), static_cast<int>(absl::ToInt64Milliseconds(kRegistryBusyWait)));
+  sqlite3_db_config(db.get(), SQLITE_DBCONFIG_DEFENSIVE, 1, nullptr);
+  if (sqlite3_exec(db.get(), kSettings, nullptr, nullptr, nullptr) != SQLITE_OK) {
+    return Unusable(path, sqlite3_errmsg(db.get()));
+  }
+  return CheckDatabase();
+}
+
+int64_t Registry::Impl::Pragma(const char* sql) {
+  Statement statement(db.get(), sql);
+  return statement.Step() ? statement.Number(0) : -1;
+}
+
+absl::Status Registry::Impl::CheckDatabase() {
+  Statement check(db.get(), "PRAGMA quick_check(1)");
+  if (!check.Step()) return Unusable(path, sqlite3_errmsg(db.get()));
+  if (check.Text(0) != "ok") return Unusable(path, absl::StrCat("is damaged: ", check.Text(0)));
+  check.Finish();
+  const int64_t owner = Pragma("PRAGMA application_id");
+  const int64_t schema = Pragma("PRAGMA user_version");
+  const int64_t tables = Pragma("SELECT count(*) FROM sqlite_schema WHERE type = 'table'");
+  if (owner == 0 && schema == 0 && tables == 0) {
+    return Change([this] {
+      const std::string sql = absl::StrCat(kSchema, "PRAGMA application_id=", kApplicationId,
+                                           "; PRAGMA user_version=", kRegistrySchema, ";");
+      return sqlite3_exec(db.get(), sql.c_str(), nullptr, nullptr, nullptr);
+    });
+  }
+  if (owner != kApplicationId) return Unusable(path, "is another program's database");
+  if (schema > kRegistrySchema) {
+    return absl::FailedPreconditionError(
+        absl::StrCat("the registry ", path, " was written by a newer loricad (schema ", schema,
+                     ", this one knows ", kRegistrySchema, "): start that one"));
+  }
+  const bool complete =
+      Pragma("SELECT count(*) FROM sqlite_schema WHERE name IN ('names', 'generations')") == 2;
+  if (schema < kRegistrySchema || !complete) return Unusable(path, "lacks a table");
+  // Shows at the start, not at the first registration, that nothing can be written.
+  return Change([this] {
+    const std::string sql = absl::StrCat("PRAGMA user_version=", kRegistrySchema);
+    return sqlite3_exec(db.get(), sql.c_str(), nullptr, nullptr, nullptr);
+  });
+}
+
+// --- changes -----------------------------------------------------------------------------
+
+// SQLite would go on writing into a file that has no name any more.
+bool Registry::Impl::FileIsThere() const {
+  struct stat now = {};
+  return stat(path.c_str(), &now) == 0 && now.st_dev == file.st_dev && now.st_ino == file.st_ino;
+}
+
+absl::Status Registry::Impl::ChangeFailed(int code) {
+  const std::string why = sqlite3_errmsg(db.get());
+  if (sqlite3_get_autocommit(db.get()) == 0) {
+    sqlite3_exec(db.get(), "ROLLBACK", nullptr, nullptr, nullptr);
+  }
+  const int kind = code & 0xff;
+  if (kind == SQLITE_FULL) {
+    return absl::ResourceExhaustedError("the disk of --data-dir is full: nothing was changed");
+  }
+  if (kind == SQLITE_BUSY) {
+    return absl::UnavailableError("another program holds the registry: nothing was changed");
+  }
+  // After a failed sync a second one may succeed without having written.
+  broken = absl::UnavailableError(
+      absl::StrCat("the registry cannot be written any more (", why,
+                   "): names are served as they are; look at the disk and restart the server"));
+  return broken;
+}
+
+absl::Status Registry::Impl::Change(const std::function<int()>& statements) {
+  if (!broken.ok()) return broken;
+  if (!FileIsThere()) {
+    broken = absl::UnavailableError(
+        "the registry's file was moved or deleted: put it back and restart the server");
+    return broken;
+  }
+  int code = sqlite3_exec(db.get(), "BEGIN IMMEDIATE", nullptr, nullptr, nullptr);
+  if (code == SQLITE_OK) code = statements();
+  if (code == SQLITE_OK) code = sqlite3_exec(db.get(), "COMMIT", nullptr, nullptr, nullptr);
+  if (code != SQLITE_OK) return ChangeFailed(code);
+  return absl::OkStatus();
+}
+
+int Registry::Impl::WriteRow(const RegisteredName& name) {
+  int code = Statement(db.get(), "DELETE FROM names WHERE tenant = ? AND name = ?")
+                 .Bind(name.tenant)
+                 .Bind(name.name)
+                 .Finish();
+  if (code != SQLITE_OK) return code;
+  code = Statement(db.get(), "INSERT INTO names VALUES (?, ?, ?, ?, ?)")
+             .Bind(name.tenant)
+             .Bind(name.name)
+             .Bind(static_cast<int64_t>(name.kind))
+             .Bind(name.target)
+             .Bind(name.current)
+             .Finish();
+  for (const NamedGeneration& one : name.generations) {
+    if (code != SQLITE_OK) return code;
+    code = Statement(db.get(), "INSERT INTO generations VALUES (?, ?, ?, ?, ?, ?)")
+               .Bind(name.tenant)
+               .Bind(name.name)
+               .Bind(one.number)
+               .Bind(one.digest)
+               .Bind(one.location)
+               .Bind(absl::ToUnixMicros(one.registered_at))
+               .Finish();
+  }
+  return code;
+}
+
+absl::StatusOr<std::vector<RegisteredName>> Registry::Impl::LoadAll() {
+  std::vector<RegisteredName> names;
+  Statement rows(db.get(),
+                 "SELECT tenant, name, kind, target, current FROM names ORDER BY tenant, name");
+  while (rows.Step()) {
+    names.push_back({.tenant = rows.Text(0),
+                     .name = rows.Text(1),
+                     .kind = static_cast<NameKind>(rows.Number(2)),
+                     .target = rows.Text(3),
+                     .current = rows.Number(4)});
+  }
+  if (rows.Finish() != SQLITE_OK) return Unusable(path, sqlite3_errmsg(db.get()));
+  Statement more(db.get(),
+                 "SELECT tenant, name, number, digest, location, registered_at_us "
+                 "FROM generations ORDER BY tenant, name, number");
+  auto owner = names.begin();
+  while (more.Step()) {
+    const auto key = std::make_pair(more.Text(0), more.Text(1));
+    while (owner != names.end() && std::make_pair(owner->tenant, owner->name) < key) ++owner;
+    if (owner == names.end() || std::make_pair(owner->tenant, owner->name) != key) {
+      return Unusable(path, "has a generation without a name");
+    }
+    owner->generations.push_back({.number = more.Number(2),
+                                  .digest = more.Text(3),
+                                  .location = more.Text(4),
+                                  .registered_at = absl::FromUnixMicros(more.Number(5))});
+  }
+  if (more.Finish() != SQLITE_OK) return Unusable(path, sqlite3_errmsg(db.get()));
+  for (const RegisteredName& name : names) {
+    if (name.kind > NameKind::kHidden) return Unusable(path, "has a name of an unknown kind");
+    const bool has_current =
+        std::any_of(name.generations.begin(), name.generations.end(),
+                    [&](const NamedGeneration& one) { return one.number == name.current; });
+    if (name.kind == NameKind::kAdapter && !has_current) {
+      return Unusable(path, absl::StrCat("has no generation for the name ", name.name));
+    }
+  }
+  return names;
+}
+
+// --- the thread --------------------------------------------------------------------------
+
+void Registry::Impl::Loop() {
+  for (;;) {
+    Job* job = nullptr;
+    {
+      absl::MutexLock lock(&mutex);
+      mutex.Await(absl::Condition(this, &Impl::HasWork));
+      if (jobs.empty()) return;
+      job = jobs.front();
+      jobs.pop_front();
+    }
+    job->status = job->work();
+    job->done.Notify();
+  }
+}
+
+absl::Status Registry::Run(std::function<absl::Status()> work) {
+  Impl::Job job;
+  job.work = std::move(work);
+  {
+    absl::MutexLock lock(&impl_->mutex);
+    impl_->jobs.push_back(&job);
+  }
+  job.done.WaitForNotification();
+  return job.status;
+}
+
+// --- Registry ----------------------------------------------------------------------------
+
+Registry::Registry(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {
+  impl_->thread = std::thread([raw = impl_.get()] { raw->Loop(); });
+}
+
+Registry::~Registry() {
+  {
+    absl::MutexLock lock(&impl_->mutex);
+    impl_->stop = true;
+  }
+  impl_->thread.join();
+}
+
+absl::StatusOr<std::unique_ptr<Registry>> Registry::Open(const std::string& path) {
+  auto impl = std::make_unique<Impl>();
+  impl->path = path;
+  if (absl::Status s = impl->OpenDatabase(); !s.ok()) return s;
+  return std::unique_ptr<Registry>(new Registry(std::move(impl)));
+}
+
+absl::StatusOr<std::vector<RegisteredName>> Registry::Load() {
+  absl::StatusOr<std::vector<RegisteredName>> names;
+  absl::Status status = Run([&] {
+    names = impl_->LoadAll();
+    return names.status();
+  });
+  if (!status.ok()) return status;
+  return names;
+}
+
+absl::Status Registry::Put(const RegisteredName& name) {
+  LORICA_CHECK(name.generations.size() <= kGenerationsKeptMax, "name", name.name);
+  return Run([&] { return impl_->Change([&] { return impl_->WriteRow(name); }); });
+}
+
+absl::Status Registry::Erase(const std::string& tenant, const std::string& name) {
+  return Run([&] {
+    return impl_->Change([&] {
+      return Statement(impl_->db.get(), "DELETE FROM names WHERE tenant = ? AND name = ?")
+          .Bind(tenant)
+          .Bind(name)
+          .Finish();
+    });
+  });
+}
+
+}  // namespace lorica

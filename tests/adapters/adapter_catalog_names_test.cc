@@ -1,0 +1,306 @@
+// Registered names: what they stand for, how they move, what survives a restart.
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <atomic>
+#include <filesystem>
+#include <thread>
+
+#include "adapters/adapter_catalog.h"
+#include "tests/fakes/made_adapter.h"
+
+namespace lorica {
+namespace {
+
+namespace fs = std::filesystem;
+using ::testing::ElementsAre;
+using ::testing::HasSubstr;
+using ::testing::IsEmpty;
+
+const char kTenant[] = "default";
+
+class CatalogNamesTest : public ::testing::Test {
+ protected:
+  CatalogNamesTest() {
+    for (uint32_t version = 1; version <= 3; ++version) {
+      const std::string folder = absl::StrCat("v", version);
+      SmallestAdapter(version).WriteTo(folder_, folder);
+      digests_.push_back((*loader_.Identify(source_, folder))->digest);
+    }
+    Start();
+  }
+  // A server's restart: nothing of the one before is left but its files.
+  void Start(bool durable = true) {
+    catalog_.reset();
+    registry_.reset();
+    content_.reset();
+    catalog_ = std::make_unique<AdapterCatalog>(source_, &loader_, "the-base");
+    if (!durable) return;
+    registry_ = *Registry::Open(data_.path() + "/registry.db");
+    content_ = *ContentStore::Open(data_.path() + "/content", 1 << 30);
+    const absl::Status restored = catalog_->Restore(registry_.get(), content_.get());
+    ASSERT_TRUE(restored.ok()) << restored;
+  }
+  std::string Digest(const std::string& id, const std::string& tenant = kTenant) {
+    const auto generation = catalog_->Resolve(tenant, id);
+    return generation.ok() ? (*generation)->digest : generation.status().ToString();
+  }
+  absl::Status Register(const std::string& id, const std::string& location, bool replace = false,
+                        const std::string& expected = "") {
+    return catalog_->Register(kTenant, id, {location, replace, expected}).status();
+  }
+  absl::Status Rollback(const std::string& id, const std::string& to = "",
+                        const std::string& expected = "") {
+    return catalog_->Rollback(kTenant, id, to, expected).status();
+  }
+  std::vector<std::string> Ids(const std::string& tenant = kTenant) {
+    std::vector<std::string> ids;
+    const auto entries = catalog_->List(tenant, "", "", 100);
+    for (const CatalogEntry& entry : *entries) {
+      ids.push_back(entry.adapter_id);
+    }
+    return ids;
+  }
+  int Copies() {
+    return static_cast<int>(
+        std::distance(fs::directory_iterator(data_.path() + "/content"), fs::directory_iterator()));
+  }
+  void RemoveFolder(const std::string& name) { fs::remove_all(folder_.path() + "/" + name); }
+
+  TemporaryFolder folder_;
+  TemporaryFolder data_;
+  LittleModel model_;
+  FakeBackend backend_;
+  std::shared_ptr<Source> source_ = *MakeLocalSource(folder_.path());
+  PeftLoader loader_{model_.targets(), &backend_, 128 << 10};
+  std::vector<std::string> digests_;  // of v1, v2, v3
+  std::unique_ptr<Registry> registry_;
+  std::unique_ptr<ContentStore> content_;
+  std::unique_ptr<AdapterCatalog> catalog_;
+};
+
+TEST_F(CatalogNamesTest, NamesAliasesAndDeletionsSurviveARestart) {
+  ASSERT_TRUE(Register("app", "v1").ok());
+  ASSERT_TRUE(Register("app", "v2", true).ok());
+  ASSERT_TRUE(Register("gone", "v1").ok());
+  ASSERT_TRUE(catalog_->SetAlias(kTenant, "live", "app", false).ok());
+  ASSERT_TRUE(catalog_->Delete(kTenant, "gone").ok());
+  ASSERT_TRUE(catalog_->Delete(kTenant, "v3").ok());
+  Start();
+  EXPECT_THAT(Ids(), ElementsAre("app", "live", "v1", "v2"));
+  EXPECT_EQ(Digest("app"), digests_[1]);
+  EXPECT_EQ(Digest("live"), digests_[1]);
+  EXPECT_THAT(Digest("v3"), HasSubstr("NOT_FOUND"));
+  ASSERT_TRUE(Rollback("app").ok());
+  Start();
+  EXPECT_EQ(Digest("app"), digests_[0]);
+  EXPECT_EQ(Digest("live"), digests_[0]);
+  const auto history = catalog_->History(kTenant, "live");
+  ASSERT_TRUE(history.ok());
+  EXPECT_EQ(history->generations.size(), 2u);
+  EXPECT_EQ(history->current, 1);
+}
+
+TEST_F(CatalogNamesTest, ARegisteredNameKeepsItsContentWhateverBecomesOfTheFolder) {
+  ASSERT_TRUE(Register("app", "v1").ok());
+  SmallestAdapter(9).WriteTo(folder_, "v1");
+  EXPECT_NE(Digest("v1"), digests_[0]) << "a folder's own name follows the folder";
+  EXPECT_EQ(Digest("app"), digests_[0]);
+  RemoveFolder("v1");
+  Start();
+  const auto generation = catalog_->Resolve(kTenant, "app");
+  ASSERT_TRUE(generation.ok()) << generation.status();
+  EXPECT_EQ((*generation)->digest, digests_[0]);
+  EXPECT_TRUE(loader_.LoadImage(**generation).ok());
+  EXPECT_TRUE(catalog_->Check(kTenant, "app").ok());
+}
+
+TEST_F(CatalogNamesTest, WithoutADataFolderAChangedFolderIsRefused) {
+  Start(/*durable=*/false);
+  ASSERT_TRUE(Register("app", "v1").ok());
+  EXPECT_EQ(Digest("app"), digests_[0]);
+  SmallestAdapter(9).WriteTo(folder_, "v1");
+  const absl::Status changed = catalog_->Resolve(kTenant, "app").status();
+  EXPECT_TRUE(absl::IsFailedPrecondition(changed)) << changed;
+  EXPECT_THAT(std::string(changed.message()), HasSubstr("register it again"));
+  ASSERT_TRUE(Register("app", "v2", true).ok());
+  const absl::Status back = Rollback("app");
+  EXPECT_TRUE(absl::IsFailedPrecondition(back)) << back;
+  EXPECT_EQ(Digest("app"), digests_[1]) << "refused: nothing moved";
+  SmallestAdapter(1).WriteTo(folder_, "v1");
+  EXPECT_TRUE(Rollback("app").ok()) << "the files are back";
+  EXPECT_EQ(Digest("app"), digests_[0]);
+}
+
+TEST_F(CatalogNamesTest, RollsBackStepByStepOrToAGeneration) {
+  for (const char* folder : {"v1", "v2", "v3"}) ASSERT_TRUE(Register("app", folder, true).ok());
+  for (const char* folder : {"v1", "v2", "v3"}) RemoveFolder(folder);
+  ASSERT_TRUE(Rollback("app").ok());
+  EXPECT_EQ(Digest("app"), digests_[1]);
+  ASSERT_TRUE(Rollback("app").ok());
+  EXPECT_EQ(Digest("app"), digests_[0]);
+  EXPECT_TRUE(absl::IsNotFound(Rollback("app")));
+  ASSERT_TRUE(Rollback("app", digests_[2].substr(0, 8)).ok()) << "and forward again";
+  EXPECT_EQ(Digest("app"), digests_[2]);
+  EXPECT_TRUE(absl::IsNotFound(Rollback("app", digests_[1].substr(0, 7))));
+  EXPECT_TRUE(absl::IsNotFound(Rollback("app", std::string(64, '0'))));
+  EXPECT_TRUE(absl::IsAborted(Rollback("app", "", digests_[0])));
+  EXPECT_TRUE(Rollback("app", "", digests_[2]).ok());
+  EXPECT_TRUE(absl::IsNotFound(Rollback("v1")));
+  EXPECT_TRUE(absl::IsNotFound(Rollback("never")));
+  EXPECT_TRUE(absl::IsInvalidArgument(Rollback("app@x")));
+}
+
+TEST_F(CatalogNamesTest, EarlierGenerationsCanBeAskedForByRevision) {
+  ASSERT_TRUE(Register("app", "v1").ok());
+  ASSERT_TRUE(Register("app", "v2", true).ok());
+  EXPECT_EQ(Digest("app@" + digests_[0].substr(0, 8)), digests_[0]);
+  EXPECT_EQ(Digest("app@" + digests_[1]), digests_[1]);
+  EXPECT_THAT(Digest("app@" + digests_[2]), HasSubstr("NOT_FOUND"));
+  ASSERT_TRUE(catalog_->SetAlias(kTenant, "live", "app", false).ok());
+  EXPECT_EQ(Digest("live@" + digests_[0].substr(0, 8)), digests_[0]);
+}
+
+TEST_F(CatalogNamesTest, HistoryIsBoundedAndDropsItsContent) {
+  for (int i = 1; i <= kGenerationsKeptMax + 1; ++i) {
+    SmallestAdapter(100 + i).WriteTo(folder_, "next");
+    ASSERT_TRUE(Register("app", "next", true).ok());
+    const auto history = catalog_->History(kTenant, "app");
+    EXPECT_EQ(history->generations.size(), std::min(i, kGenerationsKeptMax));
+    EXPECT_EQ(history->current, i);
+    EXPECT_EQ(Copies(), std::min(i, kGenerationsKeptMax));
+  }
+  ASSERT_TRUE(catalog_->Delete(kTenant, "app").ok());
+  EXPECT_EQ(Copies(), 0);
+}
+
+TEST_F(CatalogNamesTest, ContentGoesWithItsLastName) {
+  ASSERT_TRUE(Register("one", "v1").ok());
+  ASSERT_TRUE(Register("two", "v1").ok());
+  EXPECT_EQ(Copies(), 1);
+  ASSERT_TRUE(catalog_->Delete(kTenant, "one").ok());
+  EXPECT_EQ(Copies(), 1);
+  const GenerationPtr held = *catalog_->Resolve(kTenant, "two");
+  ASSERT_TRUE(catalog_->Delete(kTenant, "two").ok());
+  EXPECT_TRUE(loader_.LoadImage(*held).ok()) << "whoever holds it may still load it";
+  Start();
+  EXPECT_EQ(Copies(), 0);
+}
+
+TEST_F(CatalogNamesTest, ARefusedRegistrationLeavesNoCopy) {
+  ASSERT_TRUE(Register("app", "v1").ok());
+  EXPECT_TRUE(absl::IsAlreadyExists(Register("app", "v2")));
+  EXPECT_TRUE(absl::IsAborted(Register("app", "v2", false, digests_[2])));
+  EXPECT_EQ(Copies(), 1);
+  ASSERT_TRUE(Register("app", "v2", false, digests_[0]).ok());
+  EXPECT_EQ(Copies(), 2);
+}
+
+TEST_F(CatalogNamesTest, ADamagedCopyIsNotServed) {
+  ASSERT_TRUE(Register("app", "v1").ok());
+  const std::string file = data_.path() + "/content/" + digests_[0] + "/adapter_model.safetensors";
+  fs::resize_file(file, fs::file_size(file) - 1);
+  RemoveFolder("v1");
+  EXPECT_FALSE(catalog_->Resolve(kTenant, "app").ok());
+  SmallestAdapter(2).WriteTo(data_, "content/" + digests_[0]);
+  const absl::Status status = catalog_->Resolve(kTenant, "app").status();
+  EXPECT_TRUE(absl::IsDataLoss(status)) << status;
+  SmallestAdapter(1).WriteTo(folder_, "v1");
+  ASSERT_TRUE(Register("app", "v1").ok());
+  EXPECT_EQ(Digest("app"), digests_[0]);
+}
+
+TEST_F(CatalogNamesTest, AliasesPointAtNamesOfTheirTenant) {
+  ASSERT_TRUE(catalog_->SetAlias(kTenant, "live", "v1", false).ok());
+  EXPECT_EQ(Digest("live"), digests_[0]);
+  EXPECT_TRUE(catalog_->SetAlias(kTenant, "live", "v1", false).ok()) << "the same again";
+  EXPECT_TRUE(absl::IsAlreadyExists(catalog_->SetAlias(kTenant, "live", "v2", false)));
+  ASSERT_TRUE(catalog_->SetAlias(kTenant, "live", "v2", true).ok());
+  EXPECT_EQ(Digest("live"), digests_[1]);
+  EXPECT_EQ(catalog_->Get(kTenant, "live")->alias_of, "v2");
+  EXPECT_TRUE(absl::IsInvalidArgument(catalog_->SetAlias(kTenant, "more", "live", false)));
+  EXPECT_TRUE(absl::IsInvalidArgument(catalog_->SetAlias(kTenant, "v1", "v1", false)));
+  EXPECT_TRUE(absl::IsInvalidArgument(catalog_->SetAlias(kTenant, "the-base", "v1", false)));
+  EXPECT_TRUE(absl::IsAlreadyExists(catalog_->SetAlias(kTenant, "v1", "v2", true)));
+  EXPECT_TRUE(absl::IsAlreadyExists(catalog_->SetAlias(kTenant, "LIVE", "v1", false)));
+  EXPECT_TRUE(absl::IsNotFound(catalog_->SetAlias(kTenant, "x", "absent", false)));
+  EXPECT_TRUE(absl::IsNotFound(catalog_->SetAlias("other", "x", "absent", false)));
+  EXPECT_TRUE(absl::IsAlreadyExists(Register("live", "v1", true)));
+  EXPECT_TRUE(absl::IsAlreadyExists(Rollback("live")));
+  ASSERT_TRUE(catalog_->Delete(kTenant, "live").ok());
+  EXPECT_THAT(Digest("live"), HasSubstr("NOT_FOUND"));
+  EXPECT_EQ(Digest("v2"), digests_[1]);
+}
+
+TEST_F(CatalogNamesTest, ADeletedFolderSaysSo) {
+  ASSERT_TRUE(catalog_->Delete(kTenant, "v1").ok());
+  for (const absl::Status& status :
+       {catalog_->Resolve(kTenant, "v1").status(), catalog_->Get(kTenant, "v1").status(),
+        catalog_->Delete(kTenant, "v1")}) {
+    EXPECT_TRUE(absl::IsNotFound(status)) << status;
+    EXPECT_THAT(std::string(status.message()), HasSubstr("was deleted"));
+    EXPECT_THAT(std::string(status.message()), HasSubstr("register it to bring it back"));
+  }
+  ASSERT_TRUE(Register("v1", "").ok());
+  EXPECT_EQ(Digest("v1"), digests_[0]);
+}
+
+TEST_F(CatalogNamesTest, TenantsHaveTheirOwnNamesAndSeeTheirFoldersAlone) {
+  catalog_->SetScope([](const std::string& tenant, const std::string& location) {
+    return tenant != "small" || location == "v2";
+  });
+  ASSERT_TRUE(Register("app", "v1").ok());
+  EXPECT_THAT(Ids("small"), ElementsAre("v2"));
+  for (const char* id : {"app", "v1", "v3"}) {
+    EXPECT_EQ(Digest(id, "small"), Digest("absent", "small").replace(20, 6, id)) << id;
+    EXPECT_TRUE(absl::IsNotFound(catalog_->Check("small", id).status()));
+    EXPECT_TRUE(absl::IsNotFound(catalog_->Delete("small", id)));
+    EXPECT_TRUE(absl::IsNotFound(catalog_->Register("small", "x", {.location = id}).status()));
+    EXPECT_TRUE(absl::IsNotFound(catalog_->SetAlias("small", "x", id, false)));
+  }
+  ASSERT_TRUE(catalog_->Register("small", "app", {.location = "v2"}).ok());
+  ASSERT_TRUE(catalog_->Register("small", "v1", {.location = "v2"}).ok());
+  EXPECT_EQ(Digest("app", "small"), digests_[1]);
+  EXPECT_EQ(Digest("app"), digests_[0]);
+  ASSERT_TRUE(catalog_->Delete("small", "v2").ok());
+  EXPECT_EQ(Digest("v2"), digests_[1]) << "hidden from one tenant alone";
+}
+
+TEST_F(CatalogNamesTest, AScopeThatShrinksTakesNamesWithIt) {
+  bool open = true;
+  catalog_->SetScope([&open](const std::string&, const std::string&) { return open; });
+  ASSERT_TRUE(Register("app", "v1").ok());
+  open = false;
+  EXPECT_THAT(Digest("app"), HasSubstr("NOT_FOUND"));
+  EXPECT_THAT(Ids(), IsEmpty());
+}
+
+// Names move while many resolve them: everybody gets one of the two, nobody an error, and
+// what they got can be loaded.
+TEST_F(CatalogNamesTest, MovesUnderLoadNeverShowAGap) {
+  ASSERT_TRUE(Register("app", "v1").ok());
+  std::atomic<bool> stop = false;
+  std::atomic<int> answers = 0;
+  std::vector<std::thread> threads;
+  for (int i = 0; i < 3; ++i) {
+    threads.emplace_back([&] {
+      while (!stop) {
+        const auto generation = catalog_->Resolve(kTenant, "app");
+        if (!generation.ok()) ADD_FAILURE() << generation.status();
+        if (!generation.ok()) return;
+        EXPECT_TRUE(loader_.LoadImage(**generation).ok());
+        ++answers;
+      }
+    });
+  }
+  for (uint32_t i = 0; i < 30 || answers < 30; ++i) {
+    SmallestAdapter(200 + i).WriteTo(folder_, "next");
+    EXPECT_TRUE(Register("app", "next", true).ok());
+    EXPECT_TRUE(i % 3 != 2 || Rollback("app").ok());
+  }
+  stop = true;
+  for (std::thread& thread : threads) thread.join();
+}
+
+}  // namespace
+}  // namespace lorica

@@ -1,0 +1,231 @@
+// Goal: whenever the process is killed, what was acknowledged is there at the next start,
+// nothing is half-written, and the start needs no help. Method: a child registers, moves,
+// rolls back, aliases and deletes as fast as it can and tells each answer through a pipe;
+// it is killed at a random moment, and its successor's names are compared with the answers.
+//
+//   registry_crash_test                       a few kills
+//   registry_crash_test --kills=N --seed=N    more
+#include <gtest/gtest.h>
+#include <signal.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <cstdio>
+#include <cstdlib>
+#include <filesystem>
+#include <map>
+#include <random>
+#include <set>
+#include <sstream>
+
+#include "absl/strings/str_cat.h"
+#include "adapters/adapter_catalog.h"
+#include "tests/fakes/made_adapter.h"
+
+namespace lorica {
+namespace {
+
+namespace fs = std::filesystem;
+
+constexpr int kNames = 5;
+constexpr int kVersions = 6;
+constexpr int kLifeUsMax = 60'000;  // opening takes some 5,000 of them
+
+int g_kills = 25;
+uint64_t g_seed = 1;
+
+const char kTenant[] = "default";
+const char kGone[] = "-";
+
+// Registry, content and catalog over one data folder.
+class Store {
+ public:
+  Store(const TemporaryFolder& adapters, const TemporaryFolder& data)
+      : catalog_(*MakeLocalSource(adapters.path()), &loader_, "the-base") {
+    registry_ = *Registry::Open(data.path() + "/registry.db");
+    content_ = *ContentStore::Open(data.path() + "/content", 1 << 30);
+    LORICA_CHECK(catalog_.Restore(registry_.get(), content_.get()).ok());
+  }
+  AdapterCatalog& catalog() { return catalog_; }
+  PeftLoader& loader() { return loader_; }
+
+ private:
+  LittleModel model_;
+  FakeBackend backend_;
+  PeftLoader loader_{model_.targets(), &backend_, 128 << 10};
+  std::unique_ptr<Registry> registry_;
+  std::unique_ptr<ContentStore> content_;
+  AdapterCatalog catalog_;
+};
+
+// What a name is: a digest, ">target" or kGone.
+std::string StateOf(AdapterCatalog& catalog, const std::string& name) {
+  const auto entry = catalog.Get(kTenant, name);
+  if (!entry.ok()) return kGone;
+  return entry->alias_of.empty() ? entry->digest : absl::StrCat(">", entry->alias_of);
+}
+
+class Child {
+ public:
+  Child(const TemporaryFolder& adapters, const TemporaryFolder& data, int pipe, uint64_t seed)
+      : store_(adapters, data), pipe_(pipe), random_(seed) {}
+
+  [[noreturn]] void Live() {
+    for (;;) Act();
+  }
+
+ private:
+  int Draw(int count) { return static_cast<int>(random_() % count); }
+  void Tell(const std::string& line) {
+    if (write(pipe_, line.data(), line.size()) != std::ssize(line)) _exit(1);
+  }
+  void Act() {
+    AdapterCatalog& catalog = store_.catalog();
+    const std::string name = absl::StrCat("name", Draw(kNames));
+    const std::string alias = absl::StrCat("alias", Draw(2));
+    const int what = Draw(10);
+    const std::string& subject = what == 9 ? alias : name;
+    Tell(absl::StrCat("try ", subject, "\n"));
+    if (what < 5) {
+      (void)catalog.Register(kTenant, name, {absl::StrCat("v", Draw(kVersions)), true, ""});
+    } else if (what < 7) {
+      (void)catalog.Rollback(kTenant, name, "", "");
+    } else if (what < 9) {
+      (void)catalog.Delete(kTenant, name);
+    } else if (Draw(2) == 0) {
+      (void)catalog.SetAlias(kTenant, alias, name, true);
+    } else {
+      (void)catalog.Delete(kTenant, alias);
+    }
+    Tell(absl::StrCat("is ", subject, " ", StateOf(catalog, subject), "\n"));
+  }
+
+  Store store_;
+  const int pipe_;
+  std::mt19937_64 random_;
+};
+
+// Names that aliases of deleted targets still hold are gone to everybody: StateOf says so.
+using States = std::map<std::string, std::string>;
+
+class RegistryCrashTest : public ::testing::Test {
+ protected:
+  RegistryCrashTest() {
+    for (int i = 0; i < kVersions; ++i) {
+      SmallestAdapter(i + 1).WriteTo(adapters_, absl::StrCat("v", i));
+    }
+  }
+  // One life; what the child said.
+  std::string LiveAndDie(uint64_t seed, int life_us) {
+    int ends[2];
+    EXPECT_EQ(pipe(ends), 0);
+    const pid_t child = fork();
+    if (child == 0) {
+      close(ends[0]);
+      Child(adapters_, data_, ends[1], seed).Live();
+    }
+    close(ends[1]);
+    usleep(life_us);
+    kill(child, SIGKILL);
+    std::string said;
+    char buffer[4096];
+    for (ssize_t count; (count = read(ends[0], buffer, sizeof buffer)) > 0;) {
+      said.append(buffer, count);
+    }
+    close(ends[0]);
+    int status = 0;
+    waitpid(child, &status, 0);
+    EXPECT_TRUE(WIFSIGNALED(status) && WTERMSIG(status) == SIGKILL) << "it died by itself";
+    return said;
+  }
+  // Names by what was acknowledged; the one that was being changed, if any.
+  static std::string Follow(const std::string& said, States* states, int64_t* acknowledged) {
+    std::istringstream lines(said);
+    std::string verb;
+    std::string name;
+    std::string trying;
+    while (lines >> verb >> name) {
+      trying = verb == "try" ? name : "";
+      if (verb == "is" && lines >> (*states)[name]) ++*acknowledged;
+    }
+    return trying;
+  }
+  States Reopen() {
+    Store store(adapters_, data_);
+    States states;
+    std::set<std::string> named;
+    for (const char* kind : {"name", "alias"}) {
+      for (int i = 0; i < kNames; ++i) {
+        const std::string name = absl::StrCat(kind, i);
+        states[name] = StateOf(store.catalog(), name);
+        const auto history = store.catalog().History(kTenant, name);
+        if (!history.ok() || history->name != name) continue;
+        for (const NamedGeneration& one : history->generations) {
+          named.insert(one.digest);
+          const auto generation = store.catalog().Resolve(kTenant, name + "@" + one.digest);
+          EXPECT_TRUE(generation.ok()) << generation.status();
+          if (!generation.ok()) continue;
+          EXPECT_EQ((*generation)->digest, one.digest);
+          EXPECT_EQ((*generation)->location, one.digest) << "its content is kept";
+        }
+      }
+    }
+    std::set<std::string> kept;
+    for (const auto& entry : fs::directory_iterator(data_.path() + "/content")) {
+      kept.insert(entry.path().filename().string());
+    }
+    EXPECT_EQ(kept, named);
+    return states;
+  }
+
+  TemporaryFolder adapters_;
+  TemporaryFolder data_;
+};
+
+TEST_F(RegistryCrashTest, WhatWasAcknowledgedIsThereAndNothingIsHalf) {
+  std::mt19937_64 random(g_seed);
+  States before = Reopen();
+  int64_t acknowledged = 0;
+  int in_flight = 0;
+  for (int kill = 0; kill < g_kills; ++kill) {
+    SCOPED_TRACE(absl::StrCat("kill ", kill, " seed ", g_seed));
+    States expected = before;
+    const std::string said = LiveAndDie(random(), static_cast<int>(random() % kLifeUsMax) + 1);
+    const std::string trying = Follow(said, &expected, &acknowledged);
+    in_flight += !trying.empty();
+    const States after = Reopen();
+    for (const auto& [name, state] : after) {
+      const bool alias = name[0] == 'a';
+      const std::string& wanted = expected[name];
+      // An alias follows whether its target is there, so it may change with it.
+      if (name == trying || (alias && state != wanted && (wanted == kGone || state == kGone))) {
+        continue;
+      }
+      ASSERT_EQ(state, wanted) << name;
+    }
+    before = after;
+  }
+  std::printf("%d kills, %lld acknowledged changes, %d killed within a change\n", g_kills,
+              static_cast<long long>(acknowledged), in_flight);
+  EXPECT_GT(acknowledged, g_kills);
+  EXPECT_GT(in_flight, g_kills / 4);
+}
+
+}  // namespace
+}  // namespace lorica
+
+int main(int argc, char** argv) {
+  testing::InitGoogleTest(&argc, argv);
+  for (int i = 1; i < argc; ++i) {
+    const std::string argument = argv[i];
+    if (argument.rfind("--kills=", 0) == 0) {
+      lorica::g_kills = std::atoi(argv[i] + 8);
+    } else if (argument.rfind("--seed=", 0) == 0) {
+      lorica::g_seed = std::strtoull(argv[i] + 7, nullptr, 10);
+    } else {
+      std::fprintf(stderr, "unknown argument %s; known: --kills=N --seed=N\n", argv[i]);
+      return 2;
+    }
+  }
+  return RUN_ALL_TESTS();
+}

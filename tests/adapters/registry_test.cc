@@ -1,0 +1,284 @@
+#include "adapters/registry.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+#include <sqlite3.h>
+#include <sys/stat.h>
+
+#include <filesystem>
+#include <fstream>
+#include <thread>
+
+#include "absl/strings/str_cat.h"
+#include "tests/fakes/faulty_vfs.h"
+#include "tests/fakes/temporary_folder.h"
+
+namespace lorica {
+namespace {
+
+namespace fs = std::filesystem;
+using ::testing::ElementsAre;
+using ::testing::HasSubstr;
+using ::testing::IsEmpty;
+
+RegisteredName Adapter(const std::string& name, int generations, const std::string& tenant = "t") {
+  RegisteredName row{.tenant = tenant, .name = name, .current = generations};
+  for (int i = 1; i <= generations; ++i) {
+    row.generations.push_back({.number = i,
+                               .digest = std::string(64, static_cast<char>('a' + i)),
+                               .location = absl::StrCat("folder", i),
+                               .registered_at = absl::FromUnixMicros(1'700'000'000'000'001 + i)});
+  }
+  return row;
+}
+
+std::string Show(const RegisteredName& row) {
+  std::string text = absl::StrCat(row.tenant, "/", row.name, " ", static_cast<int>(row.kind), " ",
+                                  row.target, " ", row.current);
+  for (const NamedGeneration& one : row.generations) {
+    absl::StrAppend(&text, " ", one.number, ":", one.digest, "@", one.location, "@",
+                    absl::ToUnixMicros(one.registered_at));
+  }
+  return text;
+}
+
+class RegistryTest : public ::testing::Test {
+ protected:
+  std::unique_ptr<Registry> Open() {
+    auto registry = Registry::Open(path_);
+    EXPECT_TRUE(registry.ok()) << registry.status();
+    return registry.ok() ? *std::move(registry) : nullptr;
+  }
+  std::string Refusal() {
+    const auto registry = Registry::Open(path_);
+    EXPECT_TRUE(absl::IsFailedPrecondition(registry.status())) << registry.status();
+    return std::string(registry.status().message());
+  }
+  std::vector<std::string> Rows(Registry& registry) {
+    std::vector<std::string> rows;
+    const auto names = registry.Load();
+    EXPECT_TRUE(names.ok()) << names.status();
+    for (const RegisteredName& name : *names) rows.push_back(Show(name));
+    return rows;
+  }
+  std::vector<std::string> Rows() { return Rows(*Open()); }
+  void Sql(const std::string& sql) {
+    sqlite3* db = nullptr;
+    ASSERT_EQ(sqlite3_open(path_.c_str(), &db), SQLITE_OK);
+    ASSERT_EQ(sqlite3_exec(db, sql.c_str(), nullptr, nullptr, nullptr), SQLITE_OK)
+        << sqlite3_errmsg(db);
+    sqlite3_close(db);
+  }
+
+  TemporaryFolder folder_;
+  const std::string path_ = folder_.path() + "/registry.db";
+};
+
+TEST_F(RegistryTest, RowsComeBackAsTheyWerePut) {
+  const RegisteredName alias{.tenant = "t", .name = "b", .kind = NameKind::kAlias, .target = "a"};
+  const RegisteredName hidden{.tenant = "s", .name = "z", .kind = NameKind::kHidden};
+  RegisteredName rolled_back = Adapter("c", kGenerationsKeptMax);
+  rolled_back.current = 2;
+  {
+    const auto registry = Open();
+    EXPECT_THAT(Rows(*registry), IsEmpty());
+    for (const RegisteredName& row : {rolled_back, alias, Adapter("a", 3), hidden}) {
+      ASSERT_TRUE(registry->Put(row).ok());
+    }
+  }
+  EXPECT_THAT(Rows(),
+              ElementsAre(Show(hidden), Show(Adapter("a", 3)), Show(alias), Show(rolled_back)));
+}
+
+TEST_F(RegistryTest, PutReplacesTheWholeRowAndEraseRemovesIt) {
+  const auto registry = Open();
+  ASSERT_TRUE(registry->Put(Adapter("a", 5)).ok());
+  ASSERT_TRUE(registry->Put(Adapter("a", 2)).ok());
+  ASSERT_TRUE(registry->Put(Adapter("a", 1, "other")).ok());
+  EXPECT_THAT(Rows(*registry), ElementsAre(Show(Adapter("a", 1, "other")), Show(Adapter("a", 2))));
+  ASSERT_TRUE(registry->Erase("t", "a").ok());
+  ASSERT_TRUE(registry->Erase("t", "never there").ok());
+  EXPECT_THAT(Rows(*registry), ElementsAre(Show(Adapter("a", 1, "other"))));
+}
+
+TEST_F(RegistryTest, NamesAreTextAndNothingElse) {
+  const RegisteredName odd = Adapter("a'); DROP TABLE names; --", 1, "te\"nant");
+  ASSERT_TRUE(Open()->Put(odd).ok());
+  EXPECT_THAT(Rows(), ElementsAre(Show(odd)));
+}
+
+TEST_F(RegistryTest, AnyThreadMayAsk) {
+  const auto registry = Open();
+  std::vector<std::thread> threads;
+  for (int i = 0; i < 8; ++i) {
+    threads.emplace_back([&, i] {
+      for (int k = 1; k <= 5; ++k) {
+        EXPECT_TRUE(registry->Put(Adapter(absl::StrCat("n", i), k)).ok());
+      }
+    });
+  }
+  for (std::thread& thread : threads) thread.join();
+  EXPECT_EQ(Rows(*registry).size(), 8u);
+}
+
+TEST_F(RegistryTest, IsReadableByItsOwnerAlone) {
+  ASSERT_TRUE(Open()->Put(Adapter("a", 1)).ok());
+  struct stat info = {};
+  ASSERT_EQ(stat(path_.c_str(), &info), 0);
+  EXPECT_EQ(info.st_mode & 0777, 0600u);
+}
+
+// --- files that are not as they should be ---------------------------------------------------
+
+TEST_F(RegistryTest, AnEmptyFileIsANewRegistry) {
+  std::ofstream(path_).flush();
+  EXPECT_THAT(Rows(), IsEmpty());
+  EXPECT_THAT(Rows(), IsEmpty());
+}
+
+TEST_F(RegistryTest, RefusesWhatIsNotItsOwn) {
+  std::ofstream(path_) << "this is a text, and quite a long one so that it has a header's length; "
+                          "there is no database in it at all";
+  EXPECT_THAT(Refusal(), HasSubstr("not a database"));
+  fs::remove(path_);
+  Sql("CREATE TABLE things (x)");
+  EXPECT_THAT(Refusal(), HasSubstr("another program's"));
+  fs::remove(path_);
+  fs::create_directory(path_);
+  EXPECT_THAT(Refusal(), HasSubstr("cannot be opened"));
+  fs::remove(path_);
+  folder_.Write("elsewhere.db", "");
+  fs::create_symlink("elsewhere.db", path_);
+  EXPECT_THAT(Refusal(), HasSubstr("cannot be opened"));
+}
+
+TEST_F(RegistryTest, RefusesANewerSchemaAndMissingTables) {
+  ASSERT_TRUE(Open()->Put(Adapter("a", 1)).ok());
+  Sql(absl::StrCat("PRAGMA user_version=", kRegistrySchema + 1));
+  EXPECT_THAT(Refusal(), HasSubstr("newer loricad"));
+  Sql(absl::StrCat("PRAGMA user_version=", kRegistrySchema));
+  EXPECT_EQ(Rows().size(), 1u);
+  Sql("DROP TABLE generations");
+  EXPECT_THAT(Refusal(), HasSubstr("lacks a table"));
+}
+
+TEST_F(RegistryTest, RefusesRowsThatMakeNoSense) {
+  ASSERT_TRUE(Open()->Put(Adapter("a", 1)).ok());
+  Sql("UPDATE names SET current = 7");
+  EXPECT_TRUE(absl::IsFailedPrecondition(Open()->Load().status()));
+  Sql("UPDATE names SET current = 1, kind = 9");
+  EXPECT_TRUE(absl::IsFailedPrecondition(Open()->Load().status()));
+}
+
+TEST_F(RegistryTest, RefusesDamagedPages) {
+  {
+    const auto registry = Open();
+    for (int i = 0; i < 100; ++i) {
+      ASSERT_TRUE(registry->Put(Adapter(absl::StrCat("name", i), 8)).ok());
+    }
+  }
+  int refused = 0;
+  const auto size = static_cast<int64_t>(fs::file_size(path_));
+  std::string whole(size, '\0');
+  std::ifstream(path_, std::ios::binary).read(whole.data(), size);
+  for (int64_t page = 0; page < size; page += 4096) {
+    std::string damaged = whole;
+    for (int64_t i = page; i < page + 64; ++i) damaged[i] ^= 0x5a;
+    std::ofstream(path_, std::ios::binary) << damaged;
+    const auto registry = Registry::Open(path_);
+    refused += !registry.ok();
+    EXPECT_TRUE(registry.ok() || absl::IsFailedPrecondition(registry.status()));
+  }
+  EXPECT_EQ(refused, size / 4096);
+  std::ofstream(path_, std::ios::binary) << whole.substr(0, size / 2 + 100);
+  EXPECT_FALSE(Registry::Open(path_).ok());
+}
+
+TEST_F(RegistryTest, TakesOverAWriteAheadLog) {
+  ASSERT_TRUE(Open()->Put(Adapter("a", 1)).ok());
+  Sql("PRAGMA journal_mode=WAL; UPDATE names SET name = 'b'; UPDATE generations SET name = 'b'");
+  EXPECT_THAT(Rows(), ElementsAre(Show(Adapter("b", 1))));
+  EXPECT_FALSE(fs::exists(path_ + "-wal"));
+}
+
+TEST_F(RegistryTest, WaitsForAnotherProgramOnlySoLong) {
+  ASSERT_TRUE(Open()->Put(Adapter("a", 1)).ok());
+  sqlite3* other = nullptr;
+  ASSERT_EQ(sqlite3_open(path_.c_str(), &other), SQLITE_OK);
+  sqlite3_exec(other, "BEGIN EXCLUSIVE", nullptr, nullptr, nullptr);
+  const absl::Time began = absl::Now();
+  EXPECT_FALSE(Registry::Open(path_).ok());
+  EXPECT_LT(absl::Now() - began, 2 * kRegistryBusyWait + absl::Seconds(2));
+  sqlite3_exec(other, "ROLLBACK", nullptr, nullptr, nullptr);
+  sqlite3_close(other);
+  EXPECT_EQ(Rows().size(), 1u);
+}
+
+TEST_F(RegistryTest, NoticesThatItsFileIsGone) {
+  const auto registry = Open();
+  ASSERT_TRUE(registry->Put(Adapter("a", 1)).ok());
+  fs::rename(path_, path_ + ".moved");
+  const absl::Status status = registry->Put(Adapter("b", 1));
+  EXPECT_TRUE(absl::IsUnavailable(status)) << status;
+  EXPECT_THAT(std::string(status.message()), HasSubstr("moved or deleted"));
+  fs::rename(path_ + ".moved", path_);
+  EXPECT_FALSE(registry->Put(Adapter("b", 1)).ok()) << "until a restart";
+  EXPECT_THAT(Rows(), ElementsAre(Show(Adapter("a", 1))));
+}
+
+// --- disks that fail -----------------------------------------------------------------------
+
+TEST_F(RegistryTest, AFullDiskRefusesAndChangesNothing) {
+  fakes::FaultyVfs disk;
+  const auto registry = Open();
+  ASSERT_TRUE(registry->Put(Adapter("a", 1)).ok());
+  int refused = 0;
+  for (int k = 1; k <= 12; ++k) {
+    disk.FailWrites(k, SQLITE_FULL, /*lasting=*/true);
+    const absl::Status status = registry->Put(Adapter("b", k % 8 + 1));
+    disk.FailWrites(0, SQLITE_OK);
+    if (status.ok()) continue;
+    ++refused;
+    EXPECT_TRUE(absl::IsResourceExhausted(status)) << k << status;
+    EXPECT_EQ(Rows(*registry).size(), 1u) << k;
+  }
+  EXPECT_GT(refused, 3);
+  EXPECT_TRUE(registry->Put(Adapter("a", 2)).ok()) << "there is room again";
+  EXPECT_THAT(Rows()[0], Show(Adapter("a", 2)));
+}
+
+// Whichever write or sync fails: the old row or the new one is there at the next start,
+// whole, and nothing more is written before.
+TEST_F(RegistryTest, AFailedDiskStopsChangesAndTearsNoRow) {
+  fakes::FaultyVfs disk;
+  int failures = 0;
+  for (int k = 1; k <= 16; ++k) {
+    const bool by_sync = k > 10;
+    auto registry = Open();
+    ASSERT_TRUE(registry->Put(Adapter("a", 1)).ok());
+    if (by_sync) {
+      disk.FailSyncs(k - 10, SQLITE_IOERR_FSYNC);
+    } else {
+      disk.FailWrites(k, SQLITE_IOERR_WRITE);
+    }
+    const absl::Status status = registry->Put(Adapter("a", 5));
+    disk.FailWrites(0, SQLITE_OK);
+    disk.FailSyncs(0, SQLITE_OK);
+    if (!status.ok()) {
+      ++failures;
+      EXPECT_TRUE(absl::IsUnavailable(status)) << status;
+      EXPECT_TRUE(absl::IsUnavailable(registry->Put(Adapter("c", 1)))) << k;
+      EXPECT_TRUE(registry->Load().ok());
+    }
+    registry.reset();
+    const std::vector<std::string> rows = Rows();
+    ASSERT_EQ(rows.size(), 1u) << k;
+    EXPECT_TRUE(rows[0] == Show(Adapter("a", 5)) ||
+                (!status.ok() && rows[0] == Show(Adapter("a", 1))))
+        << k << rows[0];
+  }
+  EXPECT_GT(failures, 5);
+}
+
+}  // namespace
+}  // namespace lorica
