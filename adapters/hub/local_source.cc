@@ -1,6 +1,5 @@
 #include <dirent.h>
 #include <fcntl.h>
-#include <sys/stat.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -14,6 +13,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_split.h"
 #include "adapters/hub/beneath.h"
+#include "adapters/hub/local_file.h"
 #include "adapters/hub/quoted.h"
 #include "adapters/hub/source.h"
 
@@ -38,51 +38,6 @@ absl::Status CheckLocation(const std::string& location, const std::string& file)
       absl::StrCat(Quoted(location), " is not a folder name beneath the adapters folder"));
 }
 
-int64_t Nanoseconds(const timespec& time) {
-  return int64_t{time.tv_sec} * 1'000'000'000 + time.tv_nsec;
-}
-
-FileStamp StampOf(const struct stat& info) {
-  return {info.st_dev, info.st_ino, info.st_size, Nanoseconds(info.st_mtim),
-          Nanoseconds(info.st_ctim)};
-}
-
-class LocalFile : public SourceFile {
- public:
-  LocalFile(UniqueFd fd, std::string name, const struct stat& info)
-      : fd_(std::move(fd)), name_(std::move(name)), stamp_(StampOf(info)) {}
-
-  int64_t size_bytes() const override { return stamp_.size_bytes; }
-
-  FileStamp stamp() const override {
-    struct stat info = {};
-    return fstat(fd_.get(), &info) == 0 ? StampOf(info) : FileStamp{};
-  }
-
-  absl::Status ReadAt(int64_t offset, absl::Span<std::byte> out) const override {
-    while (!out.empty()) {
-      const ssize_t count = pread(fd_.get(), out.data(), out.size(), offset);
-      if (count < 0 && errno == EINTR) continue;
-      if (count < 0) {
-        return absl::UnavailableError(
-            absl::StrCat("reading ", Quoted(name_), " failed: ", std::strerror(errno)));
-      }
-      if (count == 0) {
-        return absl::DataLossError(absl::StrCat(Quoted(name_), " ends at ", offset,
-                                                " bytes: it was cut while it was read"));
-      }
-      offset += count;
-      out.remove_prefix(count);
-    }
-    return absl::OkStatus();
-  }
-
- private:
-  const UniqueFd fd_;
-  const std::string name_;
-  const FileStamp stamp_;  // when it was opened
-};
-
 class LocalSource : public Source {
  public:
   explicit LocalSource(UniqueFd root) : root_(std::move(root)) {}
@@ -91,14 +46,7 @@ class LocalSource : public Source {
                                                    const std::string& file) override {
     if (absl::Status s = CheckLocation(location, file); !s.ok()) return s;
     const std::string path = absl::StrCat(location, "/", file);
-    // Without O_NONBLOCK opening a FIFO would wait for its writer.
-    absl::StatusOr<UniqueFd> fd = OpenBeneath(root_.get(), path, O_RDONLY | O_NONBLOCK | O_NOCTTY);
-    if (!fd.ok()) return fd.status();
-    struct stat info = {};
-    if (fstat(fd->get(), &info) != 0 || !S_ISREG(info.st_mode)) {
-      return absl::FailedPreconditionError(absl::StrCat(Quoted(path), " is not a regular file"));
-    }
-    return std::make_unique<LocalFile>(*std::move(fd), path, info);
+    return OpenFileBeneath(root_.get(), absl::StrCat(location, "/", file));
   }
 
   absl::StatusOr<std::vector<std::string>> List(int limit) override {
