@@ -163,12 +163,11 @@ std::string HostOf(const std::string& address) {
   return absl::StrContains(host, ':') ? "" : host;
 }
 
-absl::Status CheckAddress(const Config& config) {
-  const std::string host = HostOf(config.grpc_address);
+absl::Status CheckAddress(const Config& config, const char* flag, const std::string& address) {
+  const std::string host = HostOf(address);
   if (host.empty()) {
     return absl::InvalidArgumentError(
-        absl::StrCat("--grpc-address ", config.grpc_address,
-                     " is not HOST:PORT, e.g. 127.0.0.1:50051 or [::1]:50051"));
+        absl::StrCat(flag, " ", address, " is not HOST:PORT, e.g. 127.0.0.1:50051 or [::1]:50051"));
   }
   in_addr v4{};
   const bool numeric = ::inet_pton(AF_INET, host.c_str(), &v4) == 1;  // no name that begins so
@@ -176,7 +175,7 @@ absl::Status CheckAddress(const Config& config) {
       host == "localhost" || host == "::1" || (numeric && absl::StartsWith(host, "127."));
   if (loopback || config.insecure) return absl::OkStatus();
   return absl::InvalidArgumentError(
-      absl::StrCat("--grpc-address ", config.grpc_address,
+      absl::StrCat(flag, " ", address,
                    " can be reached from other machines, and this server has no keys and no TLS: "
                    "put a proxy in front of 127.0.0.1, or add --insecure if the network is yours"));
 }
@@ -249,7 +248,9 @@ absl::Status CheckConfig(const Config& config) {
                                                    " is more than --batch-rows ", config.batch_rows,
                                                    " of a step"));
   }
-  return CheckAddress(config);
+  const absl::Status grpc = CheckAddress(config, "--grpc-address", config.grpc_address);
+  if (!grpc.ok() || config.http_address.empty()) return grpc;
+  return CheckAddress(config, "--http-address", config.http_address);
 }
 
 std::string DescribeConfig(const Config& config) {

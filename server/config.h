@@ -31,6 +31,9 @@ struct Config {
   std::string data_dir;      // empty: nothing is kept
   int64_t kept_bytes = int64_t{64} << 30;
   std::string grpc_address = "127.0.0.1:50051";
+  std::string http_address;  // empty: gRPC alone
+  int64_t http_generations = 256;
+  std::string http_access_log;  // empty: none
   std::string port_file;
   bool insecure = false;
   bool reflection = true;
@@ -70,8 +73,15 @@ void VisitFlags(Config& config, Visitor&& visitor) {
                 "Disk for copies of registered adapters beneath --data-dir");
   visitor.Text("--grpc-address", &config.grpc_address, "HOST:PORT",
                "Where to listen; port 0 takes a free one");
+  visitor.Text("--http-address", &config.http_address, "HOST:PORT",
+               "Also serve HTTP here: the routes of LoRAX, OpenAI and vLLM, and health; port 0 "
+               "takes a free one");
+  visitor.Count("--http-generations", &config.http_generations, 1, 4096,
+                "Generations over HTTP at a time; more are refused with 429");
+  visitor.Text("--http-access-log", &config.http_access_log, "FILE",
+               "A line of JSON for each HTTP request; - is standard output");
   visitor.Text("--port-file", &config.port_file, "FILE",
-               "Write the port here once it is listened on");
+               "Write the port here once it is listened on; that of HTTP in a second line");
   visitor.Switch("--insecure", &config.insecure,
                  "Allow an address that other machines reach: there are no keys and no TLS");
   visitor.Switch("--reflection", &config.reflection, "Let clients ask which services there are");

@@ -2,7 +2,9 @@
 
 #include <algorithm>
 #include <cstdio>
+#include <filesystem>
 #include <fstream>
+#include <system_error>
 #include <utility>
 #include <vector>
 
@@ -24,6 +26,7 @@
 #include "server/data_dir.h"
 #include "server/engine/engine.h"
 #include "server/engine/model_executor.h"
+#include "server/http/http_service.h"
 #include "server/models/model.h"
 #include "server/text/chat_template.h"
 #include "server/text/tokenizer.h"
@@ -68,10 +71,11 @@ std::string Gib(int64_t bytes) {
   return absl::StrFormat("%.2f GiB", static_cast<double>(bytes) / (int64_t{1} << 30));
 }
 
-absl::Status WritePortFile(const std::string& path, int port) {
+absl::Status WritePortFile(const std::string& path, int port, int http_port) {
   const std::string temporary = path + ".new";
   std::ofstream file(temporary, std::ios::trunc);
   file << port << '\n';
+  if (http_port != 0) file << http_port << '\n';
   file.close();
   if (file.fail() || std::rename(temporary.c_str(), path.c_str()) != 0) {
     return absl::FailedPreconditionError(absl::StrCat("--port-file ", path, " cannot be written"));
@@ -103,6 +107,7 @@ struct Server::Parts {
   std::unique_ptr<Engine> engine;
   std::unique_ptr<Gateway> gateway;
   std::unique_ptr<GrpcService> grpc;
+  std::unique_ptr<HttpService> http;  // null: not asked for
 };
 
 Server::Server(const Config& config) : config_(config), parts_(std::make_unique<Parts>()) {}
@@ -118,6 +123,7 @@ absl::StatusOr<std::unique_ptr<Server>> Server::Start(const Config& config) {
   if (status.ok()) status = server->WarmUp();
   if (!status.ok()) return status;
   server->parts_->grpc->SetState(ServingState::kServing);
+  if (server->parts_->http != nullptr) server->parts_->http->SetServing(true);
   return server;
 }
 
@@ -319,8 +325,36 @@ absl::Status Server::Listen() {
   auto grpc = GrpcService::Start(options, std::move(facts), parts.gateway.get());
   if (!grpc.ok()) return grpc.status();
   parts.grpc = *std::move(grpc);
-  if (config_.port_file.empty()) return absl::OkStatus();
-  return WritePortFile(config_.port_file, parts.grpc->port());
+  const absl::Status http = ListenHttp();
+  if (!http.ok() || config_.port_file.empty()) return http;
+  return WritePortFile(config_.port_file, port(), http_port());
+}
+
+absl::Status Server::ListenHttp() {
+  if (config_.http_address.empty()) return absl::OkStatus();
+  Parts& parts = *parts_;
+  HttpOptions options;
+  options.address = config_.http_address;
+  options.access_log = config_.http_access_log;
+  HttpFacts& facts = options.facts;
+  facts.version = LORICA_VERSION;
+  facts.model = parts.model->config().name;
+  facts.device = parts.backend->name();
+  facts.weight_format = parts.model->weight_format();
+  if (!config_.adapters_dir.empty()) {
+    std::error_code error;
+    facts.adapters_dir = std::filesystem::canonical(config_.adapters_dir, error).string();
+  }
+  facts.started = parts.started;
+  facts.batch_tokens = config_.batch_rows;
+  facts.queue_requests = config_.queue_requests;
+  facts.block_bytes = parts.cache.block_bytes;
+  facts.arena_blocks = parts.arena->block_count();
+  facts.generations_max = static_cast<int>(config_.http_generations);
+  auto http = HttpService::Start(std::move(options), parts.gateway.get());
+  if (!http.ok()) return http.status();
+  parts.http = *std::move(http);
+  return absl::OkStatus();
 }
 
 // The first generation touches all weights, so that the first client does not wait.
@@ -369,6 +403,8 @@ void Server::Fail(const absl::Status& device) {
 
 int Server::port() const { return parts_->grpc->port(); }
 
+int Server::http_port() const { return parts_->http == nullptr ? 0 : parts_->http->port(); }
+
 void Server::RequestStop() {
   absl::MutexLock lock(&mutex_);
   stop_requested_ = true;
@@ -380,13 +416,17 @@ absl::Status Server::Wait() {
     return stop_requested_ || !failure_.ok();
   };
   mutex_.Await(absl::Condition(&over));
-  if (!failure_.ok()) parts_->grpc->SetState(ServingState::kFailed);
+  if (!failure_.ok()) {
+    parts_->grpc->SetState(ServingState::kFailed);
+    if (parts_->http != nullptr) parts_->http->SetServing(false);
+  }
   return failure_;
 }
 
 void Server::Drain() {
   Parts& parts = *parts_;
   parts.grpc->StartDrain();
+  if (parts.http != nullptr) parts.http->StartDrain();
   parts.gateway->StartDrain();
   const absl::Time end = absl::Now() + absl::Seconds(config_.drain_seconds);
   while (parts.gateway->open_answers() > 0 && absl::Now() < end) absl::SleepFor(kDrainPoll);
@@ -396,6 +436,7 @@ void Server::Drain() {
 }
 
 void Server::Stop() {
+  if (parts_->http != nullptr) parts_->http->Stop(kStopGrace);
   if (parts_->grpc != nullptr) parts_->grpc->Stop(kStopGrace);
   stop_engine_.store(true);
   if (parts_->engine != nullptr) parts_->engine->StartDrain();  // wakes it

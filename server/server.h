@@ -31,6 +31,7 @@ class Server {
   ~Server();
 
   int port() const;
+  int http_port() const;  // 0: HTTP is not served
   // Makes Wait return.
   void RequestStop();
   // OK: somebody asked to stop. Internal: the device is gone; calls have ended UNAVAILABLE.
@@ -53,6 +54,7 @@ class Server {
   absl::Status CaptureSteps();
   absl::Status BuildEngine();
   absl::Status Listen();
+  absl::Status ListenHttp();
   absl::Status WarmUp();
   void EngineLoop();
   void Fail(const absl::Status& device);

@@ -103,6 +103,9 @@ absl::StatusOr<Gateway::Answers> Gateway::Admit(const Tenant& tenant, const Gene
   if (!mix.ok()) return mix.status();
   absl::StatusOr<std::vector<int32_t>> prompt = PromptTokens(call);
   if (!prompt.ok()) return prompt.status();
+  if (call.truncate && static_cast<int64_t>(prompt->size()) > *call.truncate) {
+    prompt->erase(prompt->begin(), prompt->end() - *call.truncate);
+  }
   Answers answers;
   GenerateCall sample = call;
   for (int i = 0; i < count; ++i) {
@@ -151,7 +154,7 @@ absl::StatusOr<std::shared_ptr<Answer>> Gateway::Submit(const Tenant& tenant,
                                                         std::vector<int32_t> prompt,
                                                         absl::Time now) {
   const int64_t room = limits_.context_tokens - static_cast<int64_t>(prompt.size());
-  const int64_t wanted = call.max_tokens.value_or(std::min<int64_t>(kMaxTokensDefault, room));
+  const int64_t wanted = call.max_tokens.value_or(std::min<int64_t>(call.max_tokens_default, room));
   if (room < 1 || wanted > room) {
     return FieldError(call.max_tokens && room >= 1 ? "max_tokens" : "prompt",
                       absl::StrCat("does not fit: the prompt has ", prompt.size(), " tokens, ",
@@ -163,6 +166,7 @@ absl::StatusOr<std::shared_ptr<Answer>> Gateway::Submit(const Tenant& tenant,
   if (!call.ignore_eos) {
     options.end_ids.insert(limits_.end_tokens.begin(), limits_.end_tokens.end());
   }
+  options.max_tokens = static_cast<int32_t>(wanted);
   options.adapters = mix.uses;
   auto answer = std::make_shared<RunningAnswer>(std::move(options), control_.get());
 

@@ -62,6 +62,8 @@ struct GenerateCall {
   std::vector<ChatTurn> messages;
   std::vector<int32_t> token_ids;
   std::optional<int32_t> max_tokens;
+  int32_t max_tokens_default = kMaxTokensDefault;  // where it is absent; cut to the context
+  std::optional<int32_t> truncate;                 // keep this many prompt tokens, the last
   std::optional<double> temperature;
   std::optional<int32_t> top_k;
   std::optional<double> top_p;
@@ -90,6 +92,7 @@ struct AdapterUse {
 struct AnswerChunk {
   std::vector<TokenEvent::Token> tokens;
   std::string text;
+  bool last = false;  // no token comes after these; the end may still be on its way
 };
 
 struct AnswerEnd {

@@ -68,6 +68,9 @@ absl::Status CheckSampling(const GenerateCall& call) {
   if (call.max_tokens.value_or(1) < 1) {
     return FieldError("max_tokens", "must be 1 or more; leave it out for the default");
   }
+  if (call.truncate.value_or(1) < 1) {
+    return FieldError("truncate", "must be 1 or more; leave it out to keep the whole prompt");
+  }
   return absl::OkStatus();
 }
 

@@ -11,6 +11,7 @@ RunningAnswer::RunningAnswer(AnswerOptions options, RequestControl* control)
       end_ids_(std::move(options.end_ids)),
       adapters_(std::move(options.adapters)),
       include_stop_(options.include_stop),
+      max_tokens_(options.max_tokens),
       stop_(std::move(options.stop)) {
   if (options.tokenizer != nullptr) {
     detokenizer_ = std::make_unique<Detokenizer>(options.tokenizer, options.skip_special_tokens);
@@ -93,6 +94,7 @@ void RunningAnswer::Append(Token token, AnswerChunk* chunk) {
   if (detokenizer_ != nullptr && !end_ids_.contains(token.id)) {
     AppendText(detokenizer_->Push(token.id), chunk);
   }
+  chunk->last = end_ids_.contains(token.id) || stop_.stopped() || delivered_tokens_ == max_tokens_;
   chunk->tokens.push_back(std::move(token));
 }
 

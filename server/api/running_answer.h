@@ -38,6 +38,7 @@ struct AnswerOptions {
   std::vector<std::string> stop;
   bool include_stop = false;             // the stop string that ends it is part of the text
   absl::flat_hash_set<int32_t> end_ids;  // tokens that end it and are not part of the text
+  int32_t max_tokens = 0;                // 0: not known
   std::vector<AdapterUse> adapters;
 };
 
@@ -75,6 +76,7 @@ class RunningAnswer final : public Answer, public TokenSink {
   const absl::flat_hash_set<int32_t> end_ids_;
   const std::vector<AdapterUse> adapters_;
   const bool include_stop_;
+  const int32_t max_tokens_;
 
   // The reader's side. Locked before mutex_.
   absl::Mutex reader_mutex_;

@@ -59,9 +59,10 @@ const std::vector<std::pair<std::string, std::vector<std::string>>>& IncludeTabl
           {"server/models", {"kernels", "adapters/hub"}},
           {"server/engine", {"kernels", "adapters", "server/models"}},
           {"server/api", {"proto", "adapters", "server/text", "server/engine"}},
+          {"server/http", {"adapters", "server/text", "server/engine", "server/api"}},
           {"server",
            {"proto", "kernels", "adapters", "server/text", "server/models", "server/engine",
-            "server/api"}},
+            "server/api", "server/http"}},
           {"client", {"proto"}},
           {"proto", {}},
       };

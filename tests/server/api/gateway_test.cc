@@ -234,6 +234,30 @@ TEST_F(GatewayTest, AStopStringCanBePartOfTheText) {
   }
 }
 
+TEST_F(GatewayTest, TheLastTokenIsKnownWhenItComes) {
+  GenerateCall call = Call(3);
+  auto answer = gateway_->Generate(call);
+  for (int token = 1; token <= 3; ++token) {
+    Steps(1);
+    AnswerChunk chunk;
+    std::optional<AnswerEnd> end;
+    ASSERT_TRUE((*answer)->Take(&chunk, &end));
+    EXPECT_EQ(chunk.last, token == 3);
+  }
+}
+
+TEST_F(GatewayTest, TruncationKeepsTheEndOfThePrompt) {
+  GenerateCall call = Call(1);
+  call.prompt = "abcdef";
+  call.truncate = 2;
+  EXPECT_EQ(ReadAll(**gateway_->Generate(call)).end->prompt_tokens, 2);
+  EXPECT_THAT(executor_.log.at(0).tokens, ElementsAreArray({'e', 'f'}));
+  call.truncate = 7;
+  EXPECT_EQ(ReadAll(**gateway_->Generate(call)).end->prompt_tokens, 6);
+  call.truncate = 0;
+  EXPECT_TRUE(absl::IsInvalidArgument(gateway_->Generate(call).status()));
+}
+
 TEST_F(GatewayTest, SamplesOfOneCallAreThoseOfItsSeedsOneAfterTheOther) {
   auto answers = gateway_->GenerateSamples(tenant_, Call(12), 3);
   ASSERT_TRUE(answers.ok()) << answers.status();

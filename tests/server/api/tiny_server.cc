@@ -52,6 +52,7 @@ TinyServer::TinyServer(Config config) {
   }
   config.adapters_dir = adapters_.path();
   config.grpc_address = "127.0.0.1:0";
+  config.http_address = "127.0.0.1:0";
   config.threads = 1;
   config.arena_bytes = std::min<int64_t>(config.arena_bytes, 16 << 20);
   auto server = Server::Start(config);

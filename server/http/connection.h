@@ -1,0 +1,78 @@
+// One TCP connection with bounds on everything a peer can do with it: the bytes and the
+// time of a request's head and body, the time of a write.
+//
+// It is the stream that the HTTP library reads and writes; what the library does not
+// bound is bounded here. Belongs to the connection's thread; the table of connections
+// alone may shut it down from another.
+#pragma once
+
+#include <httplib.h>
+
+#include <cstdint>
+#include <string>
+
+#include "absl/time/time.h"
+
+namespace lorica {
+
+inline constexpr int64_t kHeadBytesMax = 32 << 10;  // request line and headers
+inline constexpr absl::Duration kHeadTimeMax = absl::Seconds(10);
+inline constexpr absl::Duration kBodyTimeMax = absl::Seconds(60);
+inline constexpr absl::Duration kWriteTimeMax = absl::Seconds(30);
+inline constexpr absl::Duration kLingerTime = absl::Milliseconds(500);
+
+struct ConnectionLimits {
+  int64_t head_bytes = kHeadBytesMax;
+  int64_t body_bytes = 0;
+  absl::Duration head_time = kHeadTimeMax;
+  absl::Duration body_time = kBodyTimeMax;
+  absl::Duration write_time = kWriteTimeMax;
+};
+
+class Connection final : public httplib::Stream {
+ public:
+  // Closes `socket` in the end.
+  Connection(int socket, const ConnectionLimits& limits);
+  ~Connection() override;
+
+  // Waits for the first byte of a request. False: the peer has gone, speaks TLS, or said
+  // nothing for `timeout`.
+  bool AwaitRequest(absl::Duration timeout);
+
+  enum class Fault : uint8_t { kNone, kHeadTooLarge, kBodyTooLarge, kTooSlow, kGone };
+  Fault fault() const { return fault_; }  // of this request; the connection is of no more use
+  bool PeerGone() const;
+  // Ends what we say and throws away what still comes, for a moment: a peer that is sending
+  // would otherwise be reset before it has read the answer.
+  void Linger();
+  int64_t written_bytes() const { return written_bytes_; }
+
+  bool is_readable() const override;
+  bool is_writable() const override;
+  // The bytes asked for at most, at least one; -1 after a fault.
+  ssize_t read(char* ptr, size_t size) override;
+  // All of it, or -1.
+  ssize_t write(const char* ptr, size_t size) override;
+  void get_remote_ip_and_port(std::string& ip, int& port) const override;
+  void get_local_ip_and_port(std::string& ip, int& port) const override;
+  socket_t socket() const override { return socket_; }
+
+ private:
+  bool Fill(absl::Time deadline);
+  // Counts what the reader has been given; false: too much.
+  bool Count(const char* bytes, size_t size);
+  ssize_t Fail(Fault fault);
+
+  const int socket_;
+  const ConnectionLimits limits_;
+  std::string buffer_;
+  size_t taken_ = 0;  // of buffer_
+  Fault fault_ = Fault::kNone;
+  bool in_body_ = false;
+  int64_t line_bytes_ = 0;
+  int64_t part_bytes_ = 0;  // of head or body
+  absl::Time deadline_;
+  int64_t written_bytes_ = 0;
+};
+
+}  // namespace lorica

@@ -1,0 +1,99 @@
+#include "server/http/connection_threads.h"
+
+#include <sys/socket.h>
+
+#include <algorithm>
+#include <utility>
+
+namespace lorica {
+
+ConnectionThreads::~ConnectionThreads() { Stop(); }
+
+bool ConnectionThreads::TryRun(std::function<void()> work) {
+  absl::MutexLock lock(&mutex_);
+  if (stopping_) return false;
+  const bool free = static_cast<size_t>(free_threads_) > queue_.size();
+  if (!free && static_cast<int>(threads_.size()) < threads_max_) {
+    threads_.emplace_back([this] { Loop(); });
+  } else if (!free) {
+    CloseOldestIdle();
+    if (queue_.size() >= kWaitingConnectionsMax) return false;
+  }
+  queue_.push_back(std::move(work));
+  work_there_.Signal();
+  return true;
+}
+
+void ConnectionThreads::Loop() {
+  while (true) {
+    std::function<void()> work;
+    {
+      absl::MutexLock lock(&mutex_);
+      ++free_threads_;
+      while (queue_.empty() && !stopping_) work_there_.Wait(&mutex_);
+      --free_threads_;
+      if (queue_.empty()) return;
+      work = std::move(queue_.front());
+      queue_.pop_front();
+    }
+    work();
+  }
+}
+
+void ConnectionThreads::Close(Place* place) {
+  if (!std::exchange(place->closed_, true)) ::shutdown(place->socket_, SHUT_RDWR);
+}
+
+void ConnectionThreads::CloseOldestIdle() {
+  for (Place* place : places_) {
+    if (place->idle_ && !place->closed_) return Close(place);
+  }
+}
+
+void ConnectionThreads::StartDrain() {
+  absl::MutexLock lock(&mutex_);
+  draining_ = true;
+  for (Place* place : places_) {
+    if (place->idle_) Close(place);
+  }
+}
+
+void ConnectionThreads::Stop() {
+  std::vector<std::thread> threads;
+  {
+    absl::MutexLock lock(&mutex_);
+    draining_ = stopping_ = true;
+    for (Place* place : places_) Close(place);
+    threads.swap(threads_);
+  }
+  work_there_.SignalAll();
+  for (std::thread& thread : threads) thread.join();
+}
+
+ConnectionThreads::Place::Place(ConnectionThreads* threads, int socket)
+    : threads_(threads), socket_(socket) {
+  absl::MutexLock lock(&threads_->mutex_);
+  self_ = threads_->places_.insert(threads_->places_.end(), this);
+  if (threads_->stopping_) Close(this);
+}
+
+ConnectionThreads::Place::~Place() {
+  absl::MutexLock lock(&threads_->mutex_);
+  threads_->places_.erase(self_);
+}
+
+absl::Duration ConnectionThreads::Place::SetIdle(absl::Duration keep_alive) {
+  absl::MutexLock lock(&threads_->mutex_);
+  idle_ = true;
+  threads_->places_.splice(threads_->places_.end(), threads_->places_, self_);
+  if (closed_ || (threads_->draining_ && served_)) return absl::ZeroDuration();
+  return threads_->queue_.empty() ? keep_alive : std::min(keep_alive, kCrowdedWait);
+}
+
+void ConnectionThreads::Place::SetBusy() {
+  absl::MutexLock lock(&threads_->mutex_);
+  idle_ = false;
+  served_ = true;
+}
+
+}  // namespace lorica

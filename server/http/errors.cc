@@ -1,0 +1,155 @@
+#include "server/http/errors.h"
+
+#include <algorithm>
+#include <cmath>
+
+#include "absl/strings/cord.h"
+#include "absl/strings/str_cat.h"
+#include "server/api/field_error.h"
+#include "server/api/status_map.h"
+
+namespace lorica {
+namespace {
+
+constexpr absl::string_view kTemplatePayload = "lorica/template";
+
+struct Class {
+  int status = 500;
+  const char* type = "";
+  const char* code = "";
+};
+
+Class LoraxClass(const absl::Status& status) {
+  switch (status.code()) {
+    case absl::StatusCode::kInvalidArgument:
+      return {422, status.GetPayload(kTemplatePayload) ? "template_error" : "validation"};
+    case absl::StatusCode::kUnavailable:
+    case absl::StatusCode::kResourceExhausted:
+      return {429, "overloaded"};
+    case absl::StatusCode::kUnauthenticated:
+      return {401, "authentication"};
+    case absl::StatusCode::kPermissionDenied:
+      return {403, "permission"};
+    default:
+      return {424, "generation"};
+  }
+}
+
+Class OpenAiClass(const absl::Status& status) {
+  switch (status.code()) {
+    case absl::StatusCode::kInvalidArgument:
+      return {400, "invalid_request_error", "invalid_value"};
+    case absl::StatusCode::kFailedPrecondition:
+      return {400, "invalid_request_error", "failed_precondition"};
+    case absl::StatusCode::kNotFound:
+      return {404, "invalid_request_error", "model_not_found"};
+    case absl::StatusCode::kAlreadyExists:
+    case absl::StatusCode::kAborted:
+      return {409, "conflict_error", "conflict"};
+    case absl::StatusCode::kUnauthenticated:
+      return {401, "authentication_error", "invalid_api_key"};
+    case absl::StatusCode::kPermissionDenied:
+      return {403, "permission_error", "permission_denied"};
+    case absl::StatusCode::kResourceExhausted:
+      return {429, "rate_limit_error", "rate_limit_exceeded"};
+    case absl::StatusCode::kUnavailable:
+      return {503, "server_error", "overloaded"};
+    case absl::StatusCode::kDeadlineExceeded:
+      return {504, "server_error", "timeout"};
+    case absl::StatusCode::kUnimplemented:
+      return {501, "invalid_request_error", "not_implemented"};
+    default:
+      return {500, "server_error", "internal_error"};
+  }
+}
+
+std::string LoraxText(const absl::Status& status, const char* type) {
+  const std::string text = CleanErrorText(status.message());
+  if (absl::IsInvalidArgument(status)) return absl::StrCat("Input validation error: ", text);
+  if (std::string_view(type) == "generation") {
+    return absl::StrCat("Request failed during generation: Server error: ", text);
+  }
+  return text;
+}
+
+const char* TransportText(int http_status) {
+  switch (http_status) {
+    case 404:
+      return "no such path";
+    case 405:
+      return "this path does not take that method";
+    case 408:
+      return "the request did not arrive in time";
+    case 411:
+      return "Content-Length is missing";
+    case 413:
+      return "the body is too large";
+    case 414:
+      return "the request line is too long";
+    case 415:
+      return "send the body as plain JSON, with Content-Type: application/json and no "
+             "Content-Encoding";
+    case 416:
+      return "ranges are not served";
+    case 431:
+      return "the headers are too large";
+    case 501:
+      return "this Transfer-Encoding is not served";
+    default:
+      return http_status < 500 ? "this is no well-formed request" : "internal error";
+  }
+}
+
+}  // namespace
+
+HttpError LoraxError(const absl::Status& status) {
+  const Class kind = LoraxClass(status);
+  HttpError error{kind.status, {}, RetryDelayOf(status)};
+  error.body["error"] = LoraxText(status, kind.type);
+  error.body["error_type"] = kind.type;
+  error.body["status"] = absl::StatusCodeToString(status.code());
+  return error;
+}
+
+HttpError OpenAiError(const absl::Status& status) {
+  const Class kind = OpenAiClass(status);
+  const auto field = FieldOf(status);
+  OrderedJson error;
+  error["message"] = CleanErrorText(status.message());
+  error["type"] = kind.type;
+  error["param"] = field ? OrderedJson(CleanErrorText(*field)) : OrderedJson();
+  error["code"] = kind.code;
+  OrderedJson body = error;
+  body["object"] = "error";
+  body["status"] = absl::StatusCodeToString(status.code());
+  body["error"] = std::move(error);
+  return {kind.status, std::move(body), RetryDelayOf(status)};
+}
+
+std::string TransportError(int http_status) {
+  const bool ours = http_status >= 500;
+  OrderedJson body;
+  body["error"] = TransportText(http_status);
+  body["error_type"] = ours ? "generation" : "validation";
+  body["message"] = TransportText(http_status);
+  body["type"] = ours ? "server_error" : "invalid_request_error";
+  body["code"] = http_status;
+  return Dump(body);
+}
+
+void SendError(const HttpError& error, const absl::Status& status, HttpReply& reply) {
+  if (error.retry_after) {
+    const double seconds = std::ceil(absl::ToDoubleSeconds(*error.retry_after));
+    reply.SetHeader("Retry-After", absl::StrCat(std::max(1.0, seconds)));
+  }
+  if (error.status == 401) reply.SetHeader("WWW-Authenticate", "Bearer");
+  reply.notes().code = absl::StatusCodeToString(status.code());
+  reply.Send(error.status, Dump(error.body));
+}
+
+absl::Status MarkTemplateError(absl::Status status) {
+  if (absl::IsInvalidArgument(status)) status.SetPayload(kTemplatePayload, absl::Cord("1"));
+  return status;
+}
+
+}  // namespace lorica

@@ -1,0 +1,37 @@
+// One absl::Status to what each family of HTTP clients expects of an error.
+//
+// Texts are cleaned as for gRPC; `status` in every body is the gRPC code's name, the same
+// on all faces. Pure functions.
+#pragma once
+
+#include <optional>
+#include <string>
+
+#include "absl/status/status.h"
+#include "absl/time/time.h"
+#include "server/http/exchange.h"
+#include "server/http/json.h"
+
+namespace lorica {
+
+struct HttpError {
+  int status = 500;
+  OrderedJson body;
+  std::optional<absl::Duration> retry_after;
+};
+
+// {"error": text, "error_type": class}, as LoRAX and text-generation-inference say it.
+HttpError LoraxError(const absl::Status& status);
+// {"error": {message, type, param, code}}, and the same at the top for what manages
+// adapters by vLLM's calls.
+HttpError OpenAiError(const absl::Status& status);
+// What is said before any route: both shapes in one.
+std::string TransportError(int http_status);
+
+// Sends it, with Retry-After where it helps, and notes the code.
+void SendError(const HttpError& error, const absl::Status& status, HttpReply& reply);
+
+// A mark for errors that come from the chat template, which LoRAX tells apart.
+absl::Status MarkTemplateError(absl::Status status);
+
+}  // namespace lorica

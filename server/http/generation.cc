@@ -1,0 +1,152 @@
+#include "server/http/generation.h"
+
+#include <algorithm>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
+#include "absl/synchronization/mutex.h"
+#include "absl/synchronization/notification.h"
+#include "absl/time/clock.h"
+#include "server/api/field_error.h"
+#include "server/api/refusal_log.h"
+
+namespace lorica {
+
+// Which answers have something; outlives the set, for answers may still call.
+struct AnswerSet::Signal {
+  absl::Mutex mutex;
+  std::vector<size_t> ready ABSL_GUARDED_BY(mutex);
+};
+
+AnswerSet::AnswerSet(std::vector<std::shared_ptr<Answer>> answers, GenerationSlot slot)
+    : answers_(std::move(answers)),
+      slot_(std::move(slot)),
+      signal_(std::make_shared<Signal>()),
+      ended_(answers_.size()),
+      asked_(answers_.size()),
+      open_(answers_.size()) {}
+
+AnswerSet::~AnswerSet() {
+  for (size_t i = 0; i < answers_.size(); ++i) {
+    if (!ended_[i]) answers_[i]->Cancel();
+  }
+}
+
+bool AnswerSet::TakeSome(const std::function<bool(Piece)>& on_piece, bool* any) {
+  for (size_t i = 0; i < answers_.size(); ++i) {
+    Piece piece{i};
+    if (ended_[i] || asked_[i] || !answers_[i]->Take(&piece.chunk, &piece.end)) continue;
+    *any = true;
+    if (piece.end) {
+      ended_[i] = true;
+      --open_;
+    }
+    if (!on_piece(std::move(piece))) return false;
+  }
+  return true;
+}
+
+bool AnswerSet::Run(Peer& peer, const std::function<bool(Piece)>& on_piece,
+                    const std::function<bool()>& on_idle) {
+  absl::Time looked = absl::Now();
+  while (open_ > 0) {
+    bool any = false;
+    if (!TakeSome(on_piece, &any)) return false;
+    if (!any && !WaitForSome() && on_idle && !on_idle()) return false;
+    const absl::Time now = absl::Now();
+    if (open_ == 0 || now - looked < kGoneInterval) continue;
+    looked = now;
+    if (peer.gone()) return false;
+  }
+  return true;
+}
+
+bool AnswerSet::WaitForSome() {
+  for (size_t i = 0; i < answers_.size(); ++i) {
+    if (ended_[i] || asked_[i]) continue;
+    asked_[i] = true;
+    answers_[i]->NotifyWhenReady([signal = signal_, i] {
+      absl::MutexLock lock(&signal->mutex);
+      signal->ready.push_back(i);
+    });
+  }
+  std::vector<size_t> ready;
+  {
+    Signal& signal = *signal_;
+    absl::MutexLock lock(&signal.mutex);
+    const auto some = [&signal]() ABSL_SHARED_LOCKS_REQUIRED(signal.mutex) {
+      return !signal.ready.empty();
+    };
+    signal.mutex.AwaitWithTimeout(absl::Condition(&some), kGoneInterval);
+    ready.swap(signal.ready);
+  }
+  for (const size_t i : ready) asked_[i] = false;
+  return !ready.empty();
+}
+
+absl::Status HttpContext::RunWork(const std::function<absl::Status()>& work) const {
+  absl::Status status;
+  absl::Notification done;
+  const bool taken = work_->TryRun([&] {
+    status = work();
+    done.Notify();
+  });
+  if (!taken) return TryLater("the server has too many calls to look at; try again");
+  done.WaitForNotification();
+  return status;
+}
+
+absl::StatusOr<TenantPtr> HttpContext::Authenticate(const HttpRequest& request,
+                                                    HttpReply& reply) const {
+  auto tenant =
+      gateway_->Authenticate({request.Values("authorization"), request.Values("x-tenant-id")});
+  if (tenant.ok()) reply.notes().tenant = (*tenant)->name;
+  return tenant;
+}
+
+absl::StatusOr<std::shared_ptr<AnswerSet>> HttpContext::Generate(const HttpRequest& request,
+                                                                 const GenerateCall& call,
+                                                                 int count,
+                                                                 HttpReply& reply) const {
+  const int running = generations_.fetch_add(1);
+  GenerationSlot slot(&generations_);
+  absl::Status status;
+  std::vector<std::shared_ptr<Answer>> answers;
+  if (running >= facts_.generations_max) {
+    status = absl::ResourceExhaustedError(absl::StrCat(
+        "Model is overloaded: ", facts_.generations_max, " generations run over HTTP; try again"));
+  } else {
+    auto tenant = Authenticate(request, reply);
+    status = tenant.status();
+    if (status.ok()) {
+      status = RunWork([&] {
+        auto admitted = gateway_->GenerateSamples(*tenant, call, count);
+        if (admitted.ok()) answers = *std::move(admitted);
+        return admitted.status();
+      });
+    }
+  }
+  reply.notes().adapter = call.adapter_id;
+  if (status.ok()) return std::make_shared<AnswerSet>(std::move(answers), std::move(slot));
+  LogRefusal(request.path, call.adapter_id, status, absl::Now());
+  return status;
+}
+
+void NoteEnd(const AnswerEnd& end, AccessNotes& notes) {
+  notes.prompt_tokens = std::max<int64_t>(notes.prompt_tokens, end.prompt_tokens);
+  notes.completion_tokens += end.completion_tokens;
+  if (notes.first_token_ms == 0.0) {
+    notes.first_token_ms =
+        static_cast<double>(absl::ToInt64Microseconds(end.timings.first_token)) / 1000.0;
+  }
+  if (!end.status.ok()) notes.code = absl::StatusCodeToString(end.status.code());
+}
+
+std::string AdapterNames(const std::vector<AdapterUse>& adapters) {
+  return absl::StrJoin(adapters, ",", [](std::string* out, const AdapterUse& use) {
+    absl::StrAppend(out, use.adapter_id);
+  });
+}
+
+}  // namespace lorica

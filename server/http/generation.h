@@ -1,0 +1,123 @@
+// From a GenerateCall to its answers, on the thread of the connection that waits for them.
+//
+// Admission runs on the work pool; the connection's thread waits, takes pieces as they
+// come and looks now and then whether its client is still there. A client that has gone
+// is noticed within kGoneInterval and its answers are cancelled. Thread-safe but for
+// AnswerSet, which one thread uses.
+#pragma once
+
+#include <atomic>
+#include <functional>
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "absl/time/time.h"
+#include "server/api/gateway.h"
+#include "server/api/work_pool.h"
+#include "server/http/exchange.h"
+
+namespace lorica {
+
+inline constexpr absl::Duration kGoneInterval = absl::Milliseconds(500);
+inline constexpr int kHttpWorkThreads = 2;
+inline constexpr int kHttpWorkQueue = 1024;
+inline constexpr absl::Duration kKeepAliveInterval = absl::Seconds(10);
+
+// One of the generations that may run at a time.
+class GenerationSlot {
+ public:
+  GenerationSlot() = default;
+  explicit GenerationSlot(std::atomic<int>* count) : count_(count) {}
+  GenerationSlot(GenerationSlot&& other) noexcept : count_(std::exchange(other.count_, nullptr)) {}
+  GenerationSlot& operator=(GenerationSlot&&) = delete;
+  ~GenerationSlot() {
+    if (count_ != nullptr) count_->fetch_sub(1);
+  }
+
+ private:
+  std::atomic<int>* count_ = nullptr;
+};
+
+// The answers to one request; what has not ended when it is destroyed is cancelled.
+class AnswerSet {
+ public:
+  AnswerSet(std::vector<std::shared_ptr<Answer>> answers, GenerationSlot slot);
+  ~AnswerSet();
+
+  size_t size() const { return answers_.size(); }
+
+  struct Piece {
+    size_t index = 0;  // of the answer
+    AnswerChunk chunk;
+    std::optional<AnswerEnd> end;
+  };
+  // Calls `on_piece` for each piece until all answers have ended, and `on_idle` where none
+  // came for kGoneInterval. False: one of the two returned false, or the peer has gone.
+  bool Run(Peer& peer, const std::function<bool(Piece)>& on_piece,
+           const std::function<bool()>& on_idle = nullptr);
+
+ private:
+  struct Signal;
+  bool TakeSome(const std::function<bool(Piece)>& on_piece, bool* any);
+  // Until an answer has something, at most kGoneInterval.
+  bool WaitForSome();
+
+  const std::vector<std::shared_ptr<Answer>> answers_;
+  const GenerationSlot slot_;
+  const std::shared_ptr<Signal> signal_;
+  std::vector<bool> ended_;
+  std::vector<bool> asked_;  // its next piece will signal
+  size_t open_;
+};
+
+// What does not change while the server runs.
+struct HttpFacts {
+  std::string version;
+  std::string model;          // the base model's name
+  std::string device;         // as the backend names it: "cpu (avx2, 2 threads)"
+  std::string weight_format;  // "Q4_1", "bf16", ...
+  std::string adapters_dir;   // resolved; empty: none
+  absl::Time started;
+  int64_t batch_tokens = 0;  // of a step
+  int64_t queue_requests = 0;
+  int64_t block_bytes = 0;
+  int32_t arena_blocks = 0;
+  int generations_max = 256;
+};
+
+// What the routes of all families share.
+class HttpContext {
+ public:
+  // `serving`: whether new work is taken. All outlive it.
+  HttpContext(HttpFacts facts, Gateway* gateway, WorkPool* work, const std::atomic<bool>* serving)
+      : facts_(std::move(facts)), gateway_(gateway), work_(work), serving_(serving) {}
+
+  const HttpFacts& facts() const { return facts_; }
+  Gateway* gateway() const { return gateway_; }
+  bool serving() const { return serving_->load(); }
+  // Runs `work` on the work pool and waits. Unavailable: the pool's queue is full.
+  absl::Status RunWork(const std::function<absl::Status()>& work) const;
+  // Who calls. Notes the tenant.
+  absl::StatusOr<TenantPtr> Authenticate(const HttpRequest& request, HttpReply& reply) const;
+  // ResourceExhausted: HttpFacts::generations_max run already.
+  absl::StatusOr<std::shared_ptr<AnswerSet>> Generate(const HttpRequest& request,
+                                                      const GenerateCall& call, int count,
+                                                      HttpReply& reply) const;
+
+ private:
+  const HttpFacts facts_;
+  Gateway* const gateway_;
+  WorkPool* const work_;
+  const std::atomic<bool>* const serving_;
+  mutable std::atomic<int> generations_{0};
+};
+
+// Adds an ended answer to the line of the access log.
+void NoteEnd(const AnswerEnd& end, AccessNotes& notes);
+// The adapters of an answer, joined by commas; empty for the base model.
+std::string AdapterNames(const std::vector<AdapterUse>& adapters);
+
+}  // namespace lorica

@@ -1,0 +1,64 @@
+#include "server/http/http_service.h"
+
+#include <utility>
+
+#include "server/http/access_log.h"
+#include "server/http/lorax_routes.h"
+#include "server/http/operator_routes.h"
+#include "server/http/transport.h"
+
+namespace lorica {
+
+// In order of construction: the transport, last, goes first.
+struct HttpService::Parts {
+  Parts(HttpFacts facts, Gateway* gateway, const std::atomic<bool>* serving)
+      : work(kHttpWorkThreads, kHttpWorkQueue),
+        context(std::move(facts), gateway, &work, serving) {}
+
+  WorkPool work;
+  HttpContext context;
+  std::unique_ptr<AccessLog> log;
+  std::unique_ptr<HttpTransport> transport;
+};
+
+HttpService::HttpService() = default;
+
+HttpService::~HttpService() { Stop(absl::ZeroDuration()); }
+
+absl::StatusOr<std::unique_ptr<HttpService>> HttpService::Start(HttpOptions options,
+                                                                Gateway* gateway) {
+  std::unique_ptr<HttpService> service(new HttpService);
+  TransportOptions transport_options;
+  transport_options.address = options.address;
+  transport_options.connections_max = options.facts.generations_max + kSpareConnections;
+  service->parts_ = std::make_unique<Parts>(std::move(options.facts), gateway, &service->serving_);
+  Parts& parts = *service->parts_;
+  if (!options.access_log.empty()) {
+    auto log = AccessLog::Open(options.access_log);
+    if (!log.ok()) return log.status();
+    parts.log = *std::move(log);
+  }
+  HttpRoutes routes;
+  AddLoraxRoutes(&parts.context, &routes);
+  AddOperatorRoutes(&parts.context, &routes);
+  auto transport = HttpTransport::Start(transport_options, std::move(routes), parts.log.get());
+  if (!transport.ok()) return transport.status();
+  parts.transport = *std::move(transport);
+  return service;
+}
+
+int HttpService::port() const { return parts_->transport->port(); }
+
+void HttpService::SetServing(bool serving) { serving_.store(serving); }
+
+void HttpService::StartDrain() {
+  SetServing(false);
+  parts_->transport->StartDrain();
+}
+
+void HttpService::Stop(absl::Duration grace) {
+  if (parts_ == nullptr || parts_->transport == nullptr) return;
+  parts_->transport->Stop(grace);
+}
+
+}  // namespace lorica

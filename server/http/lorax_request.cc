@@ -1,0 +1,168 @@
+#include "server/http/lorax_request.h"
+
+#include <algorithm>
+#include <filesystem>
+#include <limits>
+#include <random>
+#include <system_error>
+
+#include "absl/strings/ascii.h"
+#include "absl/strings/str_cat.h"
+#include "server/api/field_error.h"
+#include "server/http/fields.h"
+
+namespace lorica {
+namespace {
+
+uint64_t NewSeed() {
+  thread_local std::mt19937_64 generator{std::random_device{}()};
+  return generator();
+}
+
+void ReadAdapter(Fields& fields, const std::string& adapters_dir, LoraxRequest* request) {
+  request->call.adapter_id = fields.Text("adapter_id").value_or("");
+  request->adapter_source = absl::AsciiStrToLower(fields.Text("adapter_source").value_or(""));
+  fields.Text("api_token");  // for a hub; nothing here goes there on a client's behalf
+  const std::string& source = request->adapter_source;
+  if (request->call.adapter_id.empty()) return;
+  if (source == "local") {
+    auto id = AdapterBeneath(request->call.adapter_id, adapters_dir);
+    if (id.ok()) request->call.adapter_id = *std::move(id);
+    fields.Add(id.status());
+  } else if (source != "" && source != "hub") {
+    fields.Add(absl::FailedPreconditionError(
+        absl::StrCat("invalid source ", source, " when downloading adapter ",
+                     request->call.adapter_id, "; this server takes local and hub")));
+  }
+}
+
+// A merge of one is that adapter; others make new weights, which is not served.
+void ReadMerge(Fields& fields, LoraxRequest* request) {
+  const Json* value = fields.Find("merged_adapters");
+  if (value == nullptr) return;
+  Fields merge(*value, "parameters.merged_adapters.");
+  const std::vector<std::string> ids = merge.Texts("ids");
+  const Json* weights = merge.Find("weights");
+  const size_t weight_count = weights != nullptr && weights->is_array() ? weights->size() : 0;
+  merge.Text("merge_strategy");
+  merge.Number("density");
+  merge.Text("majority_sign_method");
+  if (ids.empty()) merge.Refuse("ids", "must name at least one adapter");
+  if (weight_count != ids.size()) merge.Refuse("weights", "must have as many entries as ids");
+  fields.Add(merge.status());
+  if (!request->call.adapter_id.empty()) {
+    fields.Refuse("adapter_id", "and merged_adapters: at most one of the two may be given");
+  }
+  if (ids.size() > 1) {
+    fields.Add(absl::FailedPreconditionError(
+        "merging adapters is not served; register the merged adapter, or send a weighted mix "
+        "over gRPC"));
+  }
+  if (!ids.empty()) request->call.adapter_id = ids[0];
+}
+
+void RefuseUnserved(Fields& fields) {
+  if (fields.Bool("watermark").value_or(false)) fields.Refuse("watermark", "is not served");
+  const double typical_p = fields.Number("typical_p").value_or(1.0);
+  if (typical_p != 1.0) fields.Refuse("typical_p", "is not served; use top_p or top_k");
+  const Json* format = fields.Find("response_format");
+  if (format == nullptr) return;
+  Fields inner(*format, "parameters.response_format.");
+  const std::string type = absl::AsciiStrToLower(inner.Text("type").value_or("json_object"));
+  if (type != "text") {
+    inner.Refuse("type", "other than text is not served: this server has no constrained decoding");
+  }
+  fields.Add(inner.status());
+}
+
+void ReadSampling(Fields& fields, LoraxRequest* request) {
+  GenerateCall& call = request->call;
+  const auto temperature = fields.Number("temperature");
+  call.top_k = fields.Int("top_k");
+  call.top_p = fields.Number("top_p");
+  call.repetition_penalty = fields.Number("repetition_penalty");
+  call.frequency_penalty = fields.Number("frequency_penalty");
+  call.presence_penalty = fields.Number("presence_penalty");
+  if (call.top_k && *call.top_k < 1) fields.Refuse("top_k", "must be strictly positive");
+  const bool wants = fields.Bool("do_sample").value_or(false) ||
+                     (temperature && *temperature != 0.0 && *temperature != 1.0) || call.top_k ||
+                     call.top_p.value_or(1.0) < 1.0;
+  const bool samples = wants && temperature.value_or(1.0) != 0.0;
+  call.temperature = samples ? temperature.value_or(1.0) : std::min(0.0, temperature.value_or(0.0));
+  const auto seed = fields.Unsigned("seed");
+  const auto best_of = fields.Int("best_of");
+  request->best_of = best_of.value_or(1);
+  if (request->best_of < 1 || request->best_of > kSamplesMax) {
+    fields.Refuse("best_of", absl::StrCat("must be from 1 to ", kSamplesMax));
+  }
+  if (request->best_of > 1) {
+    if (!samples) fields.Refuse("best_of", "above 1 needs sampling: set do_sample");
+    if (seed) fields.Refuse("seed", "must not be set when best_of > 1");
+    if (request->stream) fields.Refuse("best_of", "must be 1 when streaming");
+  }
+  if (!samples) return;
+  call.seed = request->seed = seed ? *seed : NewSeed();
+}
+
+void ReadOutput(Fields& fields, LoraxRequest* request) {
+  GenerateCall& call = request->call;
+  call.max_tokens = fields.Int("max_new_tokens");
+  call.max_tokens_default = std::numeric_limits<int32_t>::max();
+  call.truncate = fields.Int("truncate");
+  call.ignore_eos = fields.Bool("ignore_eos_token").value_or(false);
+  call.stop = fields.Texts("stop");
+  call.include_stop = true;
+  request->return_full_text = fields.Bool("return_full_text").value_or(false);
+  request->details = fields.Bool("details").value_or(false);
+  const auto alternatives = fields.Int("return_k_alternatives");
+  if (alternatives && *alternatives < 1) {
+    fields.Refuse("return_k_alternatives", "must be strictly positive");
+  }
+  if (fields.Bool("decoder_input_details").value_or(false)) {
+    fields.Refuse("decoder_input_details", request->stream
+                                               ? "is not supported when streaming"
+                                               : "is not served: prompts get no log-probabilities");
+  }
+  if (request->details || request->stream || alternatives || request->best_of > 1) {
+    call.logprobs = alternatives.value_or(0);
+  }
+}
+
+}  // namespace
+
+absl::StatusOr<std::string> AdapterBeneath(const std::string& path,
+                                           const std::string& adapters_dir) {
+  if (!path.starts_with('/')) return path;
+  std::error_code error;
+  const std::filesystem::path resolved = std::filesystem::weakly_canonical(path, error);
+  const std::string inside = resolved.lexically_relative(adapters_dir).string();
+  if (error || adapters_dir.empty() || inside.empty() || inside == "." ||
+      inside.starts_with("..")) {
+    return FieldError("adapter_id", "is an absolute path that is not beneath --adapters-dir");
+  }
+  return inside;
+}
+
+absl::StatusOr<LoraxRequest> ParseLoraxRequest(const Json& body, LoraxStream stream,
+                                               const std::string& adapters_dir) {
+  LoraxRequest request;
+  Fields top(body);
+  request.input = top.Text("inputs").value_or("");
+  if (!top.Has("inputs")) top.Refuse("inputs", "is missing");
+  request.call.prompt = request.input;
+  const bool asked = top.Bool("stream").value_or(false);
+  request.stream = stream == LoraxStream::kAlways || (asked && stream == LoraxStream::kAsAsked);
+  if (!top.status().ok()) return top.status();
+  const Json none = Json::object();
+  const Json* parameters = top.Find("parameters");
+  Fields fields(parameters == nullptr ? none : *parameters, "parameters.");
+  ReadAdapter(fields, adapters_dir, &request);
+  ReadMerge(fields, &request);
+  RefuseUnserved(fields);
+  ReadSampling(fields, &request);
+  ReadOutput(fields, &request);
+  if (!fields.status().ok()) return fields.status();
+  return request;
+}
+
+}  // namespace lorica

@@ -1,0 +1,14 @@
+// LoRAX's native routes: generate, stream, tokenise, what is served.
+//
+// Paths: POST /, /invocations, /generate, /generate_stream, /tokenize; GET /info.
+#pragma once
+
+#include "server/http/generation.h"
+#include "server/http/transport.h"
+
+namespace lorica {
+
+// `context` outlives the routes.
+void AddLoraxRoutes(const HttpContext* context, HttpRoutes* routes);
+
+}  // namespace lorica

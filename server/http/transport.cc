@@ -1,0 +1,342 @@
+#include "server/http/transport.h"
+
+#include <httplib.h>
+#include <sys/socket.h>
+
+#include <cctype>
+#include <random>
+#include <utility>
+
+#include "absl/strings/ascii.h"
+#include "absl/strings/match.h"
+#include "absl/strings/numbers.h"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_format.h"
+#include "absl/time/clock.h"
+#include "server/http/connection.h"
+#include "server/http/connection_threads.h"
+#include "server/http/errors.h"
+#include "server/http/listener.h"
+
+namespace lorica {
+namespace {
+
+constexpr char kFull[] =
+    "HTTP/1.1 503 Service Unavailable\r\nContent-Type: application/json\r\nRetry-After: 1\r\n"
+    "Connection: close\r\nContent-Length: 69\r\n\r\n"
+    "{\"error\":\"too many connections; try again\",\"error_type\":\"overloaded\"}";
+constexpr absl::Duration kStopPoll = absl::Milliseconds(5);
+
+std::string NewRequestId() {
+  thread_local std::mt19937_64 generator{std::random_device{}()};
+  return absl::StrFormat("%016x%016x", generator(), generator());
+}
+
+bool IsPlainId(const std::string& id) {
+  if (id.empty() || id.size() > kRequestIdBytesMax) return false;
+  for (const unsigned char c : id) {
+    if (!std::isalnum(c) && c != '-' && c != '_' && c != '.' && c != ':') return false;
+  }
+  return true;
+}
+
+// The library adds what it knows of the connection as if it were headers.
+bool IsMadeUp(const std::string& name) {
+  return name == "REMOTE_ADDR" || name == "REMOTE_PORT" || name == "LOCAL_ADDR" ||
+         name == "LOCAL_PORT";
+}
+
+// Everything about the request that a connection is at.
+struct Exchange {
+  HttpRequest request;
+  AccessEntry entry;
+  bool close = false;  // the connection must not be used again
+};
+
+class Events final : public EventStream {
+ public:
+  Events(httplib::DataSink* sink, Connection* connection) : sink_(sink), connection_(connection) {}
+  bool Write(std::string_view payload) override {
+    return Put(absl::StrCat("data: ", absl::string_view(payload.data(), payload.size()), "\n\n"));
+  }
+  bool KeepAlive() override { return Put(":\n\n"); }
+  bool gone() override { return connection_->PeerGone(); }
+
+ private:
+  bool Put(const std::string& bytes) { return sink_->write(bytes.data(), bytes.size()); }
+
+  httplib::DataSink* const sink_;
+  Connection* const connection_;
+};
+
+class Reply final : public HttpReply {
+ public:
+  Reply(httplib::Response* response, Connection* connection, Exchange* exchange)
+      : response_(*response), connection_(connection), exchange_(exchange) {}
+
+  void SetHeader(std::string_view name, std::string_view value) override {
+    response_.set_header(std::string(name), std::string(value));
+  }
+  void Send(int status, std::string body, const char* content_type) override {
+    response_.status = exchange_->entry.status = status;
+    response_.set_content(body, content_type);
+  }
+  void SendEvents(std::function<void(EventStream&)> events) override {
+    response_.status = exchange_->entry.status = 200;
+    SetHeader("Cache-Control", "no-cache");
+    SetHeader("X-Accel-Buffering", "no");
+    response_.set_chunked_content_provider(
+        "text/event-stream",
+        [connection = connection_, events = std::move(events)](size_t, httplib::DataSink& sink) {
+          Events stream(&sink, connection);
+          events(stream);
+          sink.done();
+          return true;
+        });
+  }
+  bool gone() override { return connection_->PeerGone(); }
+  AccessNotes& notes() override { return exchange_->entry.notes; }
+
+ private:
+  httplib::Response& response_;
+  Connection* const connection_;
+  Exchange* const exchange_;
+};
+
+}  // namespace
+
+// The library's server without its sockets and threads.
+class HttpTransport::Library final : public httplib::Server {
+ public:
+  Library(const TransportOptions& options, HttpRoutes routes, AccessLog* log,
+          std::unique_ptr<Listener> listener)
+      : options_(options),
+        routes_(std::move(routes)),
+        log_(log),
+        listener_(std::move(listener)),
+        threads_(options.connections_max) {
+    svr_sock_ = listener_->socket();  // the library ends streams when it has none
+    set_payload_max_length(options.body_bytes);
+    set_keep_alive_timeout(absl::ToInt64Seconds(options.keep_alive));
+    set_keep_alive_max_count(1 << 20);
+    set_pre_routing_handler([this](const httplib::Request& request, httplib::Response& response) {
+      return Route(request, response);
+    });
+    Post(".*", [this](const httplib::Request& request, httplib::Response& response) {
+      Dispatch(request, response);
+    });
+    set_error_handler(Handler(
+        [](const httplib::Request&, httplib::Response& response) { DescribeError(response); }));
+  }
+
+  int port() const { return listener_->port(); }
+  void AcceptLoop() {
+    for (int socket = listener_->Accept(); socket >= 0; socket = listener_->Accept()) {
+      if (threads_.TryRun([this, socket] { Serve(socket); })) continue;
+      ::send(socket, kFull, sizeof kFull - 1, MSG_NOSIGNAL | MSG_DONTWAIT);
+      ::shutdown(socket, SHUT_RDWR);
+      ::close(socket);
+    }
+  }
+  void StartDrain() {
+    draining_.store(true);
+    threads_.StartDrain();
+  }
+  void Stop(absl::Duration grace) {
+    StartDrain();
+    listener_->Close();
+    const absl::Time end = absl::Now() + grace;
+    while (active_.load() > 0 && absl::Now() < end) absl::SleepFor(kStopPoll);
+    threads_.Stop();
+  }
+
+ private:
+  // What the thread that serves a connection is at.
+  struct Current {
+    Connection* connection = nullptr;
+    ConnectionThreads::Place* place = nullptr;
+    Exchange exchange;
+  };
+  static Current& current() {
+    thread_local Current current;
+    return current;
+  }
+
+  void Serve(int socket) {
+    Connection connection(socket, {.body_bytes = options_.body_bytes,
+                                   .head_time = options_.head_time,
+                                   .write_time = options_.write_time});
+    ConnectionThreads::Place place(&threads_, socket);
+    while (true) {
+      const absl::Duration wait = place.SetIdle(options_.keep_alive);
+      if (wait == absl::ZeroDuration() || !connection.AwaitRequest(wait)) return;
+      if (!ServeOne(connection, place)) return;
+    }
+  }
+
+  bool ServeOne(Connection& connection, ConnectionThreads::Place& place) {
+    Current& now = current();
+    now.connection = &connection;
+    now.place = &place;
+    now.exchange = Exchange();
+    now.exchange.entry.began = absl::Now();
+    active_.fetch_add(1);
+    bool closed = false;
+    const bool kept = process_request(connection, draining_.load(), closed,
+                                      [&](httplib::Request& request) { SetUp(request); });
+    Log(connection, now.exchange.entry);
+    active_.fetch_sub(1);
+    const bool refused = now.exchange.close || connection.fault() != Connection::Fault::kNone;
+    if (refused && connection.fault() != Connection::Fault::kGone) connection.Linger();
+    return kept && !closed && !refused && !draining_.load();
+  }
+
+  void Log(const Connection& connection, AccessEntry& entry) {
+    if (log_ == nullptr || (entry.status == 0 && connection.written_bytes() == 0)) return;
+    entry.took = absl::Now() - entry.began;
+    entry.bytes = connection.written_bytes();
+    log_->Write(entry);
+  }
+
+  // Answers are neither compressed nor cut into ranges.
+  static void SetUp(httplib::Request& request) {
+    request.headers.erase("Accept-Encoding");
+    request.ranges.clear();
+    Exchange& exchange = current().exchange;
+    HttpRequest& ours = exchange.request;
+    for (const auto& [name, value] : request.headers) {
+      if (!IsMadeUp(name)) ours.headers.emplace_back(absl::AsciiStrToLower(name), value);
+    }
+    const std::vector<std::string> ids = ours.Values("x-request-id");
+    ours.id = !ids.empty() && IsPlainId(ids[0]) ? ids[0] : NewRequestId();
+    ours.method = request.method;
+    ours.path = request.path;
+    ours.peer = request.remote_addr;
+    exchange.entry.request_id = ours.id;
+    exchange.entry.peer = ours.peer;
+    exchange.entry.method = ours.method;
+    exchange.entry.path = ours.path;
+  }
+
+  // Everything that can be said without the body.
+  HandlerResponse Route(const httplib::Request& request, httplib::Response& response) {
+    current().place->SetBusy();
+    const auto route = routes_.find(request.path);
+    if (route == routes_.end()) return Refuse(response, 404);
+    const std::string method = request.method == "HEAD" ? "GET" : request.method;
+    if (!route->second.contains(method)) {
+      std::string allowed;
+      for (const auto& [name, handler] : route->second) {
+        absl::StrAppend(&allowed, allowed.empty() ? "" : ", ", name);
+      }
+      response.set_header("Allow", allowed);
+      return Refuse(response, 405);
+    }
+    const int wrong = WrongFraming(request);
+    if (wrong != 0) return Refuse(response, wrong);
+    if (method == "POST" && HasBody(request)) return HandlerResponse::Unhandled;
+    if (HasBody(request)) current().exchange.close = true;  // it is left unread
+    Dispatch(request, response);
+    return HandlerResponse::Handled;
+  }
+
+  static bool HasBody(const httplib::Request& request) {
+    return request.has_header("Transfer-Encoding") ||
+           (request.has_header("Content-Length") &&
+            request.get_header_value("Content-Length") != "0");
+  }
+
+  // The status for a body that is not taken; 0 if all is well.
+  int WrongFraming(const httplib::Request& request) const {
+    const bool chunked = request.has_header("Transfer-Encoding");
+    const size_t lengths = request.get_header_value_count("Content-Length");
+    if (lengths > 1 || (chunked && lengths > 0)) return 400;
+    int64_t length = 0;
+    if (lengths == 1 &&
+        (!absl::SimpleAtoi(request.get_header_value("Content-Length"), &length) || length < 0)) {
+      return 400;
+    }
+    if (length > options_.body_bytes) return 413;
+    if (chunked &&
+        !absl::EqualsIgnoreCase(request.get_header_value("Transfer-Encoding"), "chunked")) {
+      return 501;
+    }
+    if (!HasBody(request) || request.method != "POST") return 0;
+    if (request.has_header("Content-Encoding")) return 415;
+    const std::string type = absl::AsciiStrToLower(request.get_header_value("Content-Type"));
+    const std::string base(absl::StripAsciiWhitespace(type.substr(0, type.find(';'))));
+    return base == kJsonType ? 0 : 415;
+  }
+
+  static HandlerResponse Refuse(httplib::Response& response, int status) {
+    Exchange& exchange = current().exchange;
+    exchange.close = true;  // a body may follow that nobody reads
+    response.status = status;
+    response.set_header("Connection", "close");
+    DescribeError(response);
+    return HandlerResponse::Handled;
+  }
+
+  void Dispatch(const httplib::Request& request, httplib::Response& response) {
+    Current& now = current();
+    now.exchange.request.body = request.body;
+    response.set_header("x-request-id", now.exchange.request.id);
+    const std::string method = request.method == "HEAD" ? "GET" : request.method;
+    Reply reply(&response, now.connection, &now.exchange);
+    routes_.at(request.path).at(method)(now.exchange.request, reply);
+  }
+
+  // What the library refused by itself, or we before the route.
+  static void DescribeError(httplib::Response& response) {
+    Current& now = current();
+    if (!response.body.empty()) return;  // the route has said it
+    const Connection::Fault fault = now.connection->fault();
+    if (fault == Connection::Fault::kHeadTooLarge) response.status = 431;
+    if (fault == Connection::Fault::kBodyTooLarge) response.status = 413;
+    if (fault == Connection::Fault::kTooSlow) response.status = 408;
+    now.exchange.entry.status = response.status;
+    if (now.exchange.request.id.empty()) {  // before its headers were read
+      now.exchange.close = true;
+      response.set_header("Connection", "close");
+    } else {
+      response.set_header("x-request-id", now.exchange.request.id);
+    }
+    response.set_content(TransportError(response.status), kJsonType);
+  }
+
+  const TransportOptions options_;
+  const HttpRoutes routes_;
+  AccessLog* const log_;
+  const std::unique_ptr<Listener> listener_;
+  std::atomic<bool> draining_{false};
+  std::atomic<int> active_{0};
+  ConnectionThreads threads_;
+};
+
+HttpTransport::HttpTransport() = default;
+
+HttpTransport::~HttpTransport() { Stop(absl::ZeroDuration()); }
+
+absl::StatusOr<std::unique_ptr<HttpTransport>> HttpTransport::Start(const TransportOptions& options,
+                                                                    HttpRoutes routes,
+                                                                    AccessLog* log) {
+  auto listener = Listener::Listen(options.address);
+  if (!listener.ok()) return listener.status();
+  std::unique_ptr<HttpTransport> transport(new HttpTransport);
+  transport->library_ =
+      std::make_unique<Library>(options, std::move(routes), log, *std::move(listener));
+  transport->accept_thread_ = std::thread([raw = transport->library_.get()] { raw->AcceptLoop(); });
+  return transport;
+}
+
+int HttpTransport::port() const { return library_->port(); }
+
+void HttpTransport::StartDrain() { library_->StartDrain(); }
+
+void HttpTransport::Stop(absl::Duration grace) {
+  if (!accept_thread_.joinable()) return;
+  library_->Stop(grace);
+  accept_thread_.join();
+}
+
+}  // namespace lorica

@@ -1,0 +1,57 @@
+// The HTTP server proper: connections, limits, request ids, the access log, dispatch.
+//
+// cpp-httplib parses heads and bodies and writes replies; everything that bounds what a
+// peer may cost is ours: threads, bytes and time of heads, bodies and writes. Each
+// connection has a thread, on which its routes run. Thread-safe.
+#pragma once
+
+#include <functional>
+#include <map>
+#include <memory>
+#include <string>
+#include <thread>
+
+#include "absl/status/statusor.h"
+#include "absl/time/time.h"
+#include "server/http/access_log.h"
+#include "server/http/exchange.h"
+
+namespace lorica {
+
+inline constexpr int64_t kHttpBodyBytesMax = 8 << 20;  // 4 MiB of text, escaped
+inline constexpr absl::Duration kHttpKeepAlive = absl::Seconds(75);
+
+struct TransportOptions {
+  std::string address;
+  int connections_max = 320;
+  int64_t body_bytes = kHttpBodyBytesMax;
+  absl::Duration keep_alive = kHttpKeepAlive;
+  absl::Duration head_time = absl::Seconds(10);
+  absl::Duration write_time = absl::Seconds(30);
+};
+
+// Path to method to handler. HEAD is answered by GET.
+using HttpRoutes = std::map<std::string, std::map<std::string, HttpHandler>>;
+
+class HttpTransport {
+ public:
+  // `log` may be null and outlives it. Unavailable: the address cannot be listened on.
+  static absl::StatusOr<std::unique_ptr<HttpTransport>> Start(const TransportOptions& options,
+                                                              HttpRoutes routes, AccessLog* log);
+  ~HttpTransport();
+
+  int port() const;
+  // Connections end with the request they have.
+  void StartDrain();
+  // No new connections; what is open ends within `grace` or is cut.
+  void Stop(absl::Duration grace);
+
+ private:
+  class Library;
+  HttpTransport();
+
+  std::unique_ptr<Library> library_;
+  std::thread accept_thread_;
+};
+
+}  // namespace lorica

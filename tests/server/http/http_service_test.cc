@@ -1,0 +1,104 @@
+// The HTTP face of a whole server: health, overload, clients that leave, drain.
+#include "server/http/http_service.h"
+
+#include <atomic>
+#include <thread>
+
+#include "gmock/gmock.h"
+#include "tests/server/api/tiny_server.h"
+#include "tests/server/http/http_call.h"
+
+namespace lorica {
+namespace {
+
+using Json = nlohmann::json;
+
+Json LongBody(int tokens) {
+  return {{"inputs", "hi"},
+          {"parameters", {{"max_new_tokens", tokens}, {"ignore_eos_token", true}}}};
+}
+
+TEST(HttpServiceTest, HealthHasNoBody) {
+  TinyServer server;
+  for (const char* path : {"/", "/health", "/ping", "/startup"}) {
+    const HttpAnswer answer = HttpCall(server.server().http_port(), "GET", path);
+    EXPECT_EQ(answer.status, 200) << path;
+    EXPECT_EQ(answer.body, "");
+  }
+}
+
+TEST(HttpServiceTest, MoreGenerationsThanTheLimitAreTurnedAway) {
+  Config config;
+  config.http_generations = 1;
+  TinyServer server(config);
+  const int port = server.server().http_port();
+  HttpSocket first(port);
+  first.Send(RequestBytes("POST", "/generate_stream", LongBody(500).dump()));
+  first.Read(absl::Seconds(10), "data:");
+  const HttpAnswer refused = Post(port, "/generate", LongBody(1));
+  EXPECT_EQ(refused.status, 429);
+  EXPECT_EQ(refused.json()["error_type"], "overloaded");
+  EXPECT_EQ(HttpCall(port, "GET", "/health").status, 200);
+  first.Read(absl::Seconds(20), "\"finish_reason\"");
+  first.Close();
+  server.WaitFor([](const auto& status) { return status.running() == 0; });
+  EXPECT_EQ(Post(port, "/generate", LongBody(1)).status, 200);
+}
+
+TEST(HttpServiceTest, AClientThatLeavesIsNoticedWhileItWaitsAndWhileItReads) {
+  Config config;
+  config.running_requests = 1;
+  TinyServer server(config);
+  const int port = server.server().http_port();
+  HttpSocket running(port);
+  running.Send(RequestBytes("POST", "/generate_stream", LongBody(500).dump()));
+  running.Read(absl::Seconds(10), "data:");
+  HttpSocket queued(port);
+  queued.Send(RequestBytes("POST", "/generate", LongBody(500).dump()));
+  server.WaitFor([](const auto& status) { return status.queued() == 1; });
+  const absl::Time left = absl::Now();
+  queued.Close();
+  running.Close();
+  server.WaitFor([](const auto& status) { return status.queued() + status.running() == 0; });
+  EXPECT_LT(absl::Now() - left, absl::Seconds(2));
+}
+
+TEST(HttpServiceTest, DrainEndsRunningStreamsAndRefusesNewCalls) {
+  TinyServer server;
+  const int port = server.server().http_port();
+  HttpSocket running(port);
+  running.Send(RequestBytes("POST", "/generate_stream", LongBody(400).dump()));
+  running.Read(absl::Seconds(10), "data:");
+  std::thread drain([&] { server.server().Drain(); });
+  while (HttpCall(port, "GET", "/health").status == 200) absl::SleepFor(absl::Milliseconds(2));
+  const HttpAnswer refused = Post(port, "/generate", LongBody(1));
+  EXPECT_EQ(refused.status, 429);
+  EXPECT_TRUE(refused.headers.contains("retry-after"));
+  EXPECT_THAT(running.Read(absl::Seconds(20)), ::testing::HasSubstr("\"generated_text\":\""));
+  drain.join();
+}
+
+TEST(HttpServiceTest, HealthAnswersBesideManyStreams) {
+  Config config;
+  config.running_requests = 8;
+  TinyServer server(config);
+  const int port = server.server().http_port();
+  std::vector<std::unique_ptr<HttpSocket>> streams;
+  for (int i = 0; i < 256; ++i) {
+    streams.push_back(std::make_unique<HttpSocket>(port));
+    streams.back()->Send(RequestBytes("POST", "/generate_stream", LongBody(400).dump()));
+  }
+  server.WaitFor([](const auto& status) { return status.queued() + status.running() > 240; });
+  std::vector<absl::Duration> waits;
+  for (int i = 0; i < 21; ++i) {
+    const absl::Time began = absl::Now();
+    EXPECT_EQ(HttpCall(port, "GET", "/health").status, 200);
+    waits.push_back(absl::Now() - began);
+  }
+  std::sort(waits.begin(), waits.end());
+  EXPECT_LT(waits[10], absl::Milliseconds(50));
+  EXPECT_EQ(Post(port, "/generate", LongBody(1)).status, 429) << "256 is the limit";
+}
+
+}  // namespace
+}  // namespace lorica

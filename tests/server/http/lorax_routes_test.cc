@@ -1,0 +1,310 @@
+// LoRAX's routes on a whole server: what its clients count on, byte by byte where they do.
+#include "server/http/lorax_routes.h"
+
+#include "gmock/gmock.h"
+#include "tests/server/api/tiny_server.h"
+#include "tests/server/http/http_call.h"
+
+namespace lorica {
+namespace {
+
+using ::testing::ElementsAre;
+using ::testing::HasSubstr;
+using ::testing::StartsWith;
+using Json = nlohmann::json;
+using OrderedJson = nlohmann::ordered_json;
+
+// What the Python client sends: every key, most of them null.
+Json ClientBody(Json parameters = Json::object(), bool stream = false) {
+  Json all = Json::parse(R"({"adapter_id":null,"adapter_source":null,"merged_adapters":null,
+    "api_token":null,"do_sample":false,"max_new_tokens":6,"ignore_eos_token":true,
+    "repetition_penalty":null,"return_full_text":false,"stop":[],"seed":null,"temperature":null,
+    "top_k":null,"top_p":null,"truncate":null,"typical_p":null,"best_of":null,"watermark":false,
+    "details":true,"decoder_input_details":false,"return_k_alternatives":null,
+    "response_format":null})");
+  all.update(parameters);
+  return {{"inputs", "hi"}, {"parameters", all}, {"stream", stream}};
+}
+
+class LoraxRoutesTest : public ::testing::Test {
+ protected:
+  HttpAnswer Generate(const Json& body, const std::string& path = "/") {
+    return Post(port(), path, body);
+  }
+  // An error of `status` and `type`; its text.
+  std::string Error(const HttpAnswer& answer, int status, const std::string& type) {
+    EXPECT_EQ(answer.status, status) << answer.body;
+    const Json json = answer.json();
+    EXPECT_TRUE(json.is_object()) << answer.body;
+    EXPECT_EQ(answer.headers.at("content-type"), "application/json");
+    EXPECT_EQ(json.value("error_type", ""), type) << answer.body;
+    return json.value("error", "");
+  }
+  int port() { return server_.server().http_port(); }
+
+  TinyServer server_;
+};
+
+TEST_F(LoraxRoutesTest, TheRootAnswersAnArrayOfOne) {
+  const HttpAnswer answer = Generate(ClientBody());
+  ASSERT_EQ(answer.status, 200) << answer.body;
+  const Json json = answer.json();
+  ASSERT_TRUE(json.is_array() && json.size() == 1) << answer.body;
+  EXPECT_TRUE(json[0]["generated_text"].is_string());
+  EXPECT_EQ(Generate(ClientBody(), "/invocations").json(), json);
+  EXPECT_EQ(Generate(ClientBody(Json::object(), true), "/generate").json(), json[0])
+      << "`stream` is ignored";
+}
+
+TEST_F(LoraxRoutesTest, DetailsHoldWhatEveryClientVersionDemands) {
+  const Json details = Generate(ClientBody()).json()[0]["details"];
+  EXPECT_EQ(details["finish_reason"], "length");
+  EXPECT_EQ(details["prompt_tokens"], 2);
+  EXPECT_EQ(details["generated_tokens"], 6);
+  EXPECT_EQ(details["skipped_tokens"], 0);
+  EXPECT_TRUE(details["seed"].is_null()) << "greedy";
+  EXPECT_EQ(details["prefill"], Json::array());
+  ASSERT_EQ(details["tokens"].size(), 6u);
+  for (const Json& token : details["tokens"]) {
+    EXPECT_TRUE(token["id"].is_number_integer());
+    EXPECT_TRUE(token["text"].is_string());
+    EXPECT_TRUE(token["logprob"].is_number_float());
+    EXPECT_TRUE(token["special"].is_boolean());
+    EXPECT_EQ(token["skipped"], false);
+    EXPECT_FALSE(token.contains("alternative_tokens"));
+  }
+  EXPECT_FALSE(Generate(ClientBody({{"details", false}})).json()[0].contains("details"));
+}
+
+TEST_F(LoraxRoutesTest, TheAnswerIsThatOfGrpc) {
+  for (const std::string adapter : {"", "plain", "dora"}) {
+    v1::GenerateRequest request;
+    request.set_prompt("hi");
+    request.set_adapter_id(adapter);
+    request.set_max_tokens(6);
+    request.set_ignore_eos(true);
+    Context context;
+    v1::GenerateResponse expected;
+    ASSERT_TRUE(server_.inference().Generate(&context, request, &expected).ok());
+    const HttpAnswer answer = Generate(ClientBody({{"adapter_id", adapter}}));
+    const Json json = answer.json()[0];
+    EXPECT_EQ(json["generated_text"], expected.text());
+    for (int i = 0; i < 6; ++i) {
+      EXPECT_EQ(json["details"]["tokens"][i]["id"], expected.token_ids(i));
+    }
+    EXPECT_EQ(answer.headers.contains("x-adapter-id"), !adapter.empty());
+  }
+}
+
+TEST_F(LoraxRoutesTest, HeadersCountAndTime) {
+  HttpAnswer answer = Generate(ClientBody({{"adapter_id", "plain"}}));
+  EXPECT_EQ(answer.headers["x-prompt-tokens"], "2");
+  EXPECT_EQ(answer.headers["x-generated-tokens"], "6");
+  EXPECT_EQ(answer.headers["x-total-tokens"], "8");
+  EXPECT_EQ(answer.headers["x-compute-characters"], "2");
+  EXPECT_EQ(answer.headers["x-adapter-id"], "plain");
+  EXPECT_EQ(answer.headers["x-model-id"], "tiny-llama");
+  for (const char* name : {"x-total-time", "x-queue-time", "x-inference-time", "x-validation-time",
+                           "x-time-per-token", "x-time-to-first-token"}) {
+    EXPECT_TRUE(answer.headers.contains(name)) << name;
+  }
+}
+
+TEST_F(LoraxRoutesTest, StreamsHaveOneEventATokenAndEndWithTheText) {
+  const Json whole = Generate(ClientBody()).json()[0];
+  const HttpAnswer answer = Generate(ClientBody(Json::object(), true));
+  EXPECT_EQ(answer.status, 200);
+  EXPECT_EQ(answer.headers.at("content-type"), "text/event-stream");
+  EXPECT_EQ(answer.headers.at("x-accel-buffering"), "no");
+  const std::vector<std::string> events = answer.events();
+  ASSERT_EQ(events.size(), 6u) << answer.body;
+  for (size_t i = 0; i < 6; ++i) {
+    const OrderedJson event = OrderedJson::parse(events[i]);
+    EXPECT_EQ(event["token"]["id"], whole["details"]["tokens"][i]["id"].get<int>());
+    EXPECT_EQ(event["generated_text"].is_null(), i < 5);
+    EXPECT_EQ(event["details"].is_null(), i < 5);
+  }
+  EXPECT_THAT(events[0], StartsWith(R"({"token":{"id":)"));
+  const Json last = Json::parse(events[5]);
+  EXPECT_EQ(last["generated_text"], whole["generated_text"]);
+  EXPECT_EQ(last["details"], Json({{"finish_reason", "length"},
+                                   {"prompt_tokens", 2},
+                                   {"generated_tokens", 6},
+                                   {"seed", nullptr}}));
+  EXPECT_EQ(Post(port(), "/generate_stream", ClientBody()).events(), events);
+}
+
+TEST_F(LoraxRoutesTest, SamplingSaysItsSeedAndReproduces) {
+  const Json first = Generate(ClientBody({{"do_sample", true}, {"temperature", 1.5}})).json()[0];
+  ASSERT_TRUE(first["details"]["seed"].is_number_unsigned());
+  const Json again =
+      Generate(ClientBody(
+                   {{"do_sample", true}, {"temperature", 1.5}, {"seed", first["details"]["seed"]}}))
+          .json()[0];
+  EXPECT_EQ(again, first);
+}
+
+TEST_F(LoraxRoutesTest, BestOfPutsTheLikeliestFirst) {
+  const Json json =
+      Generate(ClientBody({{"do_sample", true}, {"temperature", 2.0}, {"best_of", 3}})).json()[0];
+  const Json others = json["details"]["best_of_sequences"];
+  ASSERT_EQ(others.size(), 2u) << json;
+  const auto sum = [](const Json& tokens) {
+    double sum = 0.0;
+    for (const Json& token : tokens) sum += token["logprob"].get<double>();
+    return sum;
+  };
+  for (const Json& other : others) {
+    EXPECT_EQ(other["tokens"].size(), 6u);
+    EXPECT_LE(sum(other["tokens"]), sum(json["details"]["tokens"]));
+  }
+}
+
+TEST_F(LoraxRoutesTest, AlternativesAreSortedAndHoldTheGreedyChoice) {
+  const Json json = Generate(ClientBody({{"return_k_alternatives", 3}})).json()[0];
+  for (const Json& token : json["details"]["tokens"]) {
+    const Json& alternatives = token["alternative_tokens"];
+    ASSERT_EQ(alternatives.size(), 3u);
+    EXPECT_EQ(alternatives[0]["id"], token["id"]);
+    EXPECT_GE(alternatives[0]["logprob"], alternatives[1]["logprob"]);
+    EXPECT_TRUE(alternatives[1]["text"].is_string());
+  }
+}
+
+TEST_F(LoraxRoutesTest, AStopStringStaysInTheText) {
+  const Json sampled = {{"do_sample", true}, {"temperature", 3.0}, {"max_new_tokens", 40}};
+  for (int seed = 1; seed <= 20; ++seed) {
+    Json parameters = sampled;
+    parameters["seed"] = seed;
+    const std::string whole = Generate(ClientBody(parameters)).json()[0]["generated_text"];
+    const auto plain = std::find_if(whole.begin() + whole.size() / 2, whole.end(),
+                                    [](char c) { return c > ' ' && c < 0x7f; });
+    if (plain == whole.end()) continue;
+    parameters["stop"] = {std::string(1, *plain)};
+    const Json json = Generate(ClientBody(parameters)).json()[0];
+    EXPECT_EQ(json["details"]["finish_reason"], "stop_sequence");
+    EXPECT_EQ(json["generated_text"], whole.substr(0, whole.find(*plain) + 1));
+    const auto events = Generate(ClientBody(parameters, true)).events();
+    EXPECT_EQ(events.size(), json["details"]["tokens"].size());
+    EXPECT_EQ(Json::parse(events.back())["generated_text"], json["generated_text"]);
+    return;
+  }
+  FAIL() << "no seed gives a plain character to stop at";
+}
+
+TEST_F(LoraxRoutesTest, FullTextAndTruncation) {
+  const std::string text = Generate(ClientBody()).json()[0]["generated_text"];
+  EXPECT_EQ(Generate(ClientBody({{"return_full_text", true}})).json()[0]["generated_text"],
+            "hi" + text);
+  const Json cut = Generate(ClientBody({{"truncate", 1}})).json()[0];
+  EXPECT_EQ(cut["details"]["prompt_tokens"], 1);
+}
+
+TEST_F(LoraxRoutesTest, LocalAdaptersMayBePathsBeneathTheRoot) {
+  const std::string root = server_.adapters().path();
+  const Json expected = Generate(ClientBody({{"adapter_id", "plain"}})).json();
+  EXPECT_EQ(
+      Generate(ClientBody({{"adapter_id", root + "/plain"}, {"adapter_source", "local"}})).json(),
+      expected);
+  for (const std::string path : {"/etc/passwd", "/", "/../etc"}) {
+    Error(Generate(ClientBody({{"adapter_id", path}, {"adapter_source", "local"}})), 422,
+          "validation");
+  }
+  Error(Generate(ClientBody({{"adapter_id", root}, {"adapter_source", "local"}})), 422,
+        "validation");
+}
+
+TEST_F(LoraxRoutesTest, EveryFaultHasItsClass) {
+  EXPECT_THAT(Error(Generate(ClientBody({{"adapter_id", "missing"}})), 424, "generation"),
+              StartsWith("Request failed during generation: Server error: "));
+  Error(Generate(ClientBody({{"adapter_id", "broken"}})), 424, "generation");
+  Error(Generate(ClientBody({{"adapter_id", "x"}, {"adapter_source", "pbase"}})), 424,
+        "generation");
+  const std::vector<Json> invalid = {
+      {{"temperature", -1.0}},
+      {{"top_k", 0}},
+      {{"top_p", 0.0}},
+      {{"top_p", 1.5}},
+      {{"repetition_penalty", 0.0}},
+      {{"max_new_tokens", 0}},
+      {{"max_new_tokens", -1}},
+      {{"max_new_tokens", 100000}},
+      {{"best_of", 2}},
+      {{"best_of", 2}, {"do_sample", true}, {"seed", 1}},
+      {{"best_of", kSamplesMax + 1}, {"do_sample", true}},
+      {{"truncate", 0}},
+      {{"return_k_alternatives", 0}},
+      {{"typical_p", 0.5}},
+      {{"watermark", true}},
+      {{"stop", 7}},
+      {{"stop", std::vector<std::string>(kStopStringsMax + 1, "x")}},
+      {{"seed", -1}},
+      {{"details", "yes"}},
+      {{"decoder_input_details", true}},
+      {{"adapter_id", "../x"}},
+      {{"adapter_id", "a"}, {"merged_adapters", {{"ids", {"b"}}, {"weights", {1.0}}}}},
+      {{"merged_adapters", {{"ids", {"a", "b"}}, {"weights", {1.0}}}}},
+      {{"merged_adapters", {{"ids", Json::array()}, {"weights", Json::array()}}}},
+      {{"response_format", {{"type", "json_object"}, {"schema", nullptr}}}}};
+  for (const Json& parameters : invalid) {
+    EXPECT_THAT(Error(Generate(ClientBody(parameters)), 422, "validation"),
+                StartsWith("Input validation error: "))
+        << parameters;
+  }
+  Error(Post(port(), "/", {{"inputs", ""}}), 422, "validation");
+  Error(Post(port(), "/", Json::object()), 422, "validation");
+  Error(Post(port(), "/", {{"inputs", 7}}), 422, "validation");
+  Error(Post(port(), "/", Json::array()), 422, "validation");
+  Error(HttpCall(port(), "POST", "/generate", "{\"inputs\": "), 422, "validation");
+}
+
+TEST_F(LoraxRoutesTest, OneMergedAdapterIsThatAdapter) {
+  EXPECT_EQ(
+      Generate(ClientBody({{"merged_adapters", {{"ids", {"plain"}}, {"weights", {0.5}}}}})).json(),
+      Generate(ClientBody({{"adapter_id", "plain"}})).json());
+  Error(Generate(ClientBody(
+            {{"merged_adapters", {{"ids", {"plain", "other"}}, {"weights", {0.5, 0.5}}}}})),
+        424, "generation");
+}
+
+TEST_F(LoraxRoutesTest, FaultsOfStreamsAreEvents) {
+  for (const Json& parameters :
+       {Json({{"temperature", -1.0}}), Json({{"adapter_id", "missing"}}),
+        Json({{"best_of", 2}, {"do_sample", true}}), Json({{"decoder_input_details", true}})}) {
+    const HttpAnswer answer = Generate(ClientBody(parameters, true));
+    EXPECT_EQ(answer.status, 200);
+    ASSERT_EQ(answer.events().size(), 1u);
+    EXPECT_TRUE(Json::parse(answer.events()[0]).contains("error_type"));
+  }
+}
+
+TEST_F(LoraxRoutesTest, UnknownMembersAndNullsAreNobodysBusiness) {
+  EXPECT_EQ(
+      Post(port(), "/generate", {{"inputs", "hi"}, {"parameters", nullptr}, {"x", {1, 2}}}).status,
+      200);
+}
+
+TEST_F(LoraxRoutesTest, TokensComeWithTheirPlaces) {
+  const HttpAnswer answer = Post(port(), "/tokenize", {{"inputs", "h\u00e9\u20ac"}});
+  ASSERT_EQ(answer.status, 200) << answer.body;
+  const Json tokens = answer.json();
+  ASSERT_EQ(tokens.size(), 6u) << "one a byte";
+  EXPECT_EQ(tokens[0], Json({{"id", tokens[0]["id"]}, {"text", "h"}, {"start", 0}, {"stop", 1}}));
+  EXPECT_EQ(tokens[1]["start"], 1);
+  EXPECT_EQ(tokens[1]["stop"], 2);
+  EXPECT_EQ(tokens[2]["start"], 1) << "inside the second character";
+  EXPECT_EQ(tokens[5]["start"], 2);
+  EXPECT_EQ(tokens[5]["stop"], 3);
+  Error(Post(port(), "/tokenize", Json::object()), 422, "validation");
+}
+
+TEST_F(LoraxRoutesTest, InfoSaysTheLimits) {
+  const Json info = HttpCall(port(), "GET", "/info").json();
+  EXPECT_EQ(info["model_id"], "tiny-llama");
+  EXPECT_EQ(info["max_total_tokens"], kTinyContext);
+  EXPECT_EQ(info["max_stop_sequences"], kStopStringsMax);
+  EXPECT_EQ(info["max_best_of"], kSamplesMax);
+}
+
+}  // namespace
+}  // namespace lorica

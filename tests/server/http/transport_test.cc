@@ -1,0 +1,258 @@
+// The transport by itself: what a peer may send, how much, how slowly.
+#include "server/http/transport.h"
+
+#include <fstream>
+
+#include "absl/strings/match.h"
+#include "absl/strings/str_cat.h"
+#include "absl/time/clock.h"
+#include "gmock/gmock.h"
+#include "gtest/gtest.h"
+#include "server/http/connection.h"
+#include "server/http/connection_threads.h"
+#include "tests/fakes/temporary_folder.h"
+#include "tests/server/http/http_call.h"
+
+namespace lorica {
+namespace {
+
+using ::testing::HasSubstr;
+using ::testing::StartsWith;
+
+constexpr int64_t kBodyMax = 10'000;
+
+class TransportTest : public ::testing::Test {
+ protected:
+  TransportTest() { Start({}); }
+  void Start(TransportOptions options) {
+    transport_.reset();
+    options.address = "127.0.0.1:0";
+    options.body_bytes = kBodyMax;
+    HttpRoutes routes;
+    routes["/echo"]["POST"] = [](const HttpRequest& request, HttpReply& reply) {
+      reply.Send(200, request.body, "text/plain");
+    };
+    routes["/id"]["GET"] = [](const HttpRequest& request, HttpReply& reply) {
+      reply.notes().adapter = "some \"adapter\"\n";
+      reply.Send(200, request.id, "text/plain");
+    };
+    routes["/events"]["GET"] = [this](const HttpRequest&, HttpReply& reply) {
+      reply.SendEvents([this](EventStream& events) {
+        int count = 0;
+        while (count < 1'000'000 && events.Write(std::string(1000, 'x'))) ++count;
+        written_.store(count);
+      });
+    };
+    auto started = HttpTransport::Start(options, std::move(routes), log_.get());
+    ASSERT_TRUE(started.ok()) << started.status();
+    transport_ = *std::move(started);
+  }
+  int port() { return transport_->port(); }
+  int StatusOf(const std::string& bytes, absl::Duration limit = absl::Seconds(10)) {
+    HttpSocket socket(port());
+    socket.Send(bytes);
+    return ParseAnswer(socket.Read(limit)).status;
+  }
+
+  TemporaryFolder folder_;
+  std::unique_ptr<AccessLog> log_ = *AccessLog::Open(folder_.path() + "/access");
+  std::atomic<int> written_{-1};
+  std::unique_ptr<HttpTransport> transport_;
+};
+
+TEST_F(TransportTest, BodiesComeWhole) {
+  EXPECT_EQ(HttpCall(port(), "POST", "/echo", "{\"a\": 1}").body, "{\"a\": 1}");
+  EXPECT_EQ(HttpCall(port(), "POST", "/echo", "").body, "");
+  HttpSocket socket(port());
+  socket.Send(
+      "POST /echo HTTP/1.1\r\nHost: x\r\nContent-Type: application/json; charset=utf-8\r\n"
+      "Connection: close\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n2\r\nde\r\n0\r\n\r\n");
+  EXPECT_EQ(ParseAnswer(socket.Read(absl::Seconds(10))).body, "abcde");
+}
+
+TEST_F(TransportTest, ConnectionsAreUsedAgain) {
+  HttpSocket socket(port());
+  for (int i = 0; i < 5; ++i) {
+    socket.Send(RequestBytes("POST", "/echo", absl::StrCat("body", i)));
+    EXPECT_THAT(socket.Read(absl::Seconds(10), absl::StrCat("body", i)),
+                StartsWith("HTTP/1.1 200"));
+  }
+}
+
+TEST_F(TransportTest, BodiesAreBoundedAtTheLimit) {
+  EXPECT_EQ(HttpCall(port(), "POST", "/echo", std::string(kBodyMax, 'a')).status, 200);
+  EXPECT_EQ(HttpCall(port(), "POST", "/echo", std::string(kBodyMax + 1, 'a')).status, 413);
+  const std::string head = "POST /echo HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n";
+  EXPECT_EQ(StatusOf(head + "Content-Length: 1073741824\r\n\r\nabc"), 413) << "without reading it";
+  EXPECT_EQ(StatusOf(head + "Transfer-Encoding: chunked\r\n\r\n" +
+                     absl::StrCat(absl::Hex(kBodyMax + 1), "\r\n", std::string(kBodyMax + 1, 'a'),
+                                  "\r\n0\r\n\r\n")),
+            413);
+}
+
+TEST_F(TransportTest, HeadsAreBounded) {
+  const std::string head = "GET /id HTTP/1.1\r\nHost: x\r\nConnection: close\r\n";
+  std::string many;
+  for (int i = 0; many.size() + 200 < kHeadBytesMax; ++i) absl::StrAppend(&many, "a", i, ": b\r\n");
+  EXPECT_EQ(StatusOf(head + many + "\r\n"), 200);
+  EXPECT_EQ(StatusOf(head + many + many + "\r\n"), 431);
+  EXPECT_EQ(StatusOf(head + "a: " + std::string(10 << 20, 'b')), 431) << "one endless line";
+  EXPECT_EQ(StatusOf("GET /" + std::string(9000, 'a') + " HTTP/1.1\r\n\r\n"), 414);
+}
+
+TEST_F(TransportTest, WhatIsNoRequestIsRefused) {
+  for (const std::string bytes :
+       {"garbage\r\n\r\n", "GET /id HTTP/9.9\r\n\r\n", "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
+        "POST /echo HTTP/1.1\r\nContent-Length: 3\r\nTransfer-Encoding: chunked\r\n\r\n",
+        "POST /echo HTTP/1.1\r\nContent-Length: 3\r\nContent-Length: 4\r\n\r\nabc",
+        "POST /echo HTTP/1.1\r\nContent-Length: -3\r\n\r\n",
+        "POST /echo HTTP/1.1\r\nContent-Length: 3x\r\n\r\n"}) {
+    EXPECT_EQ(StatusOf(bytes), 400) << bytes;
+  }
+  HttpSocket tls(port());
+  tls.Send(std::string("\x16\x03\x01\x02\x00", 5));
+  EXPECT_EQ(tls.Read(absl::Seconds(10)), "") << "closed without a word";
+}
+
+TEST_F(TransportTest, PathsMethodsAndTypesAreChecked) {
+  EXPECT_EQ(HttpCall(port(), "GET", "/none").status, 404);
+  EXPECT_EQ(HttpCall(port(), "GET", "/../id").status, 404);
+  const HttpAnswer wrong = HttpCall(port(), "GET", "/echo");
+  EXPECT_EQ(wrong.status, 405);
+  EXPECT_EQ(wrong.headers.at("allow"), "POST");
+  EXPECT_EQ(wrong.headers.at("content-type"), "application/json");
+  EXPECT_EQ(HttpCall(port(), "POST", "/id", "{}").status, 405);
+  EXPECT_EQ(HttpCall(port(), "OPTIONS", "/echo").status, 405) << "no CORS";
+  const std::string post = "POST /echo HTTP/1.1\r\nHost: x\r\nConnection: close\r\n";
+  EXPECT_EQ(StatusOf(post + "Content-Type: text/plain\r\nContent-Length: 2\r\n\r\n{}"), 415);
+  EXPECT_EQ(StatusOf(post + "Content-Length: 2\r\n\r\n{}"), 415);
+  EXPECT_EQ(StatusOf(post + "Content-Type: application/json\r\nContent-Encoding: gzip\r\n"
+                            "Content-Length: 2\r\n\r\n{}"),
+            415);
+  EXPECT_EQ(HttpCall(port(), "HEAD", "/id").status, 200);
+  EXPECT_EQ(HttpCall(port(), "HEAD", "/id").body, "");
+}
+
+TEST_F(TransportTest, ABodyWhereNoneBelongsIsNotTakenForTheNextRequest) {
+  HttpSocket socket(port());
+  socket.Send("GET /id HTTP/1.1\r\nHost: x\r\nContent-Length: 40\r\n\r\n" +
+              RequestBytes("GET", "/none", ""));
+  EXPECT_FALSE(absl::StrContains(socket.Read(absl::Seconds(10)), "404"));
+}
+
+TEST_F(TransportTest, RequestIdsAreTakenOrMade) {
+  EXPECT_EQ(HttpCall(port(), "GET", "/id", "", {{"X-Request-Id", "abc-1.2:3_4"}}).body,
+            "abc-1.2:3_4");
+  const std::string longest(kRequestIdBytesMax, 'a');
+  EXPECT_EQ(HttpCall(port(), "GET", "/id", "", {{"x-request-id", longest}}).body, longest);
+  for (const std::string bad : {longest + "a", std::string("a b"), std::string("a\"b")}) {
+    const HttpAnswer answer = HttpCall(port(), "GET", "/id", "", {{"x-request-id", bad}});
+    EXPECT_EQ(answer.body.size(), 32u);
+    EXPECT_EQ(answer.headers.at("x-request-id"), answer.body);
+  }
+}
+
+TEST_F(TransportTest, EveryRequestIsALineOfJson) {
+  HttpCall(port(), "GET", "/id", "", {{"x-request-id", "mine"}, {"Authorization", "Bearer key"}});
+  HttpCall(port(), "GET", "/none");
+  HttpCall(port(), "POST", "/echo", "secret");
+  transport_->Stop(absl::Seconds(5));
+  std::ifstream file(folder_.path() + "/access");
+  std::vector<nlohmann::json> lines;
+  for (std::string line; std::getline(file, line);) {
+    EXPECT_FALSE(absl::StrContains(line, "secret") || absl::StrContains(line, "key"));
+    lines.push_back(nlohmann::json::parse(line));
+  }
+  ASSERT_EQ(lines.size(), 3u);
+  EXPECT_EQ(lines[0]["request_id"], "mine");
+  EXPECT_EQ(lines[0]["adapter"], "some \"adapter\"\n");
+  EXPECT_EQ(lines[0]["status"], 200);
+  EXPECT_EQ(lines[0]["peer"], "127.0.0.1");
+  EXPECT_GT(lines[0]["bytes"], 0);
+  EXPECT_EQ(lines[1]["status"], 404);
+  EXPECT_EQ(lines[2]["path"], "/echo");
+}
+
+TEST_F(TransportTest, SlowHeadsAndBodiesEnd) {
+  TransportOptions options;
+  options.head_time = absl::Milliseconds(300);
+  Start(options);
+  HttpSocket socket(port());
+  const absl::Time began = absl::Now();
+  for (int i = 0; i < 10; ++i) {  // a byte now and then keeps nothing alive
+    socket.Send(i == 0 ? "GET /id HTTP/1.1\r\n" : "a");
+    absl::SleepFor(absl::Milliseconds(50));
+  }
+  EXPECT_EQ(ParseAnswer(socket.Read(absl::Seconds(5))).status, 408);
+  EXPECT_LT(absl::Now() - began, absl::Seconds(3));
+}
+
+TEST_F(TransportTest, AReaderThatDoesNotReadIsCut) {
+  TransportOptions options;
+  options.write_time = absl::Milliseconds(300);
+  Start(options);
+  HttpSocket socket(port(), /*receive_bytes=*/4096);
+  socket.Send(RequestBytes("GET", "/events", ""));
+  const absl::Time end = absl::Now() + absl::Seconds(10);
+  while (written_.load() < 0 && absl::Now() < end) absl::SleepFor(absl::Milliseconds(10));
+  EXPECT_GE(written_.load(), 0);
+  EXPECT_LT(written_.load(), 1'000'000);
+}
+
+TEST_F(TransportTest, IdleConnectionsGiveWayToNewOnes) {
+  TransportOptions options;
+  options.connections_max = 4;
+  Start(options);
+  std::vector<std::unique_ptr<HttpSocket>> idle;
+  for (int i = 0; i < 50; ++i) idle.push_back(std::make_unique<HttpSocket>(port()));
+  const absl::Time began = absl::Now();
+  for (int i = 0; i < 10; ++i) EXPECT_EQ(HttpCall(port(), "GET", "/id").status, 200);
+  EXPECT_LT(absl::Now() - began, absl::Seconds(2));
+}
+
+TEST_F(TransportTest, WhereAllAreBusyTheRestIsRefused) {
+  TransportOptions options;
+  options.connections_max = 2;
+  Start(options);
+  HttpSocket first(port(), 4096);
+  HttpSocket second(port(), 4096);
+  for (HttpSocket* socket : {&first, &second}) {
+    socket->Send(RequestBytes("GET", "/events", ""));
+    EXPECT_THAT(socket->Read(absl::Seconds(5), "\n"), HasSubstr("200"));
+  }
+  std::vector<std::unique_ptr<HttpSocket>> waiting;
+  for (int i = 0; i < kWaitingConnectionsMax; ++i) {
+    waiting.push_back(std::make_unique<HttpSocket>(port()));
+  }
+  absl::SleepFor(absl::Milliseconds(100));
+  HttpSocket late(port());
+  const HttpAnswer answer = ParseAnswer(late.Read(absl::Seconds(5)));
+  EXPECT_EQ(answer.status, 503);
+  EXPECT_EQ(answer.json()["error_type"], "overloaded") << answer.body;
+  EXPECT_EQ(answer.body.size(), std::stoul(answer.headers.at("content-length")));
+}
+
+TEST_F(TransportTest, DrainEndsIdleConnectionsAndServesOneRequestEach) {
+  HttpSocket idle(port());
+  idle.Send(RequestBytes("GET", "/id", ""));
+  idle.Read(absl::Seconds(5), "\r\n\r\n");
+  transport_->StartDrain();
+  idle.Read(absl::Seconds(5));
+  const HttpAnswer answer = HttpCall(port(), "GET", "/id");
+  EXPECT_EQ(answer.status, 200);
+  EXPECT_EQ(answer.headers.at("connection"), "close");
+  transport_->Stop(absl::Seconds(1));
+}
+
+TEST_F(TransportTest, ATakenPortIsAnError) {
+  TransportOptions options;
+  options.address = absl::StrCat("127.0.0.1:", port());
+  const auto second = HttpTransport::Start(options, {}, nullptr);
+  EXPECT_TRUE(absl::IsUnavailable(second.status()));
+  EXPECT_THAT(std::string(second.status().message()), HasSubstr("--http-address"));
+  options.address = "nowhere.invalid:80";
+  EXPECT_FALSE(HttpTransport::Start(options, {}, nullptr).ok());
+}
+
+}  // namespace
+}  // namespace lorica
