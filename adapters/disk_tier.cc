@@ -124,23 +124,24 @@ std::optional<FoundContent> ReadContent(const fs::path& path) {
 // One content of the tier, held by whoever reads it.
 class LeasedSource : public Source {
  public:
-  LeasedSource(std::shared_ptr<Source> content, std::shared_ptr<void> hold)
-      : content_(std::move(content)), hold_(std::move(hold)) {}
-  absl::StatusOr<std::unique_ptr<SourceFile>> Open(const std::string& location,
+  LeasedSource(std::shared_ptr<Source> content, std::shared_ptr<void> hold, std::string digest)
+      : content_(std::move(content)), hold_(std::move(hold)), digest_(std::move(digest)) {}
+  absl::StatusOr<std::unique_ptr<SourceFile>> Open(const std::string&,
                                                    const std::string& file) override {
-    return content_->Open(location, file);
+    return content_->Open(digest_, file);
   }
   absl::StatusOr<std::vector<std::string>> List(int) override { return std::vector<std::string>(); }
 
  private:
   const std::shared_ptr<Source> content_;
   const std::shared_ptr<void> hold_;
+  const std::string digest_;
 };
 
 }  // namespace
 
 std::shared_ptr<Source> DiskLease::source() const {
-  return std::make_shared<LeasedSource>(content_, hold_);
+  return std::make_shared<LeasedSource>(content_, hold_, digest_);
 }
 
 class DiskTier::Staging::File : public DownloadSink {

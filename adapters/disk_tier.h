@@ -37,7 +37,7 @@ class DiskLease {
  public:
   const std::string& digest() const { return digest_; }
   const std::string& commit() const { return commit_; }
-  // Reads it as location `digest`, and holds the lease.
+  // Reads it, whatever the location is called, and holds the lease.
   std::shared_ptr<Source> source() const;
 
  private:

@@ -1,0 +1,327 @@
+#include "adapters/remote_adapters.h"
+
+#include <algorithm>
+
+#include "absl/strings/match.h"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_split.h"
+#include "absl/strings/strip.h"
+#include "adapters/hub/hub_source.h"
+#include "adapters/hub/quoted.h"
+#include "adapters/hub/retry_delay.h"
+#include "adapters/sha256.h"
+
+namespace lorica {
+namespace {
+
+constexpr char kConfigFile[] = "adapter_config.json";
+constexpr char kWeightsFile[] = "adapter_model.safetensors";
+constexpr char kOnThisMachine[] = "this machine";
+constexpr size_t kShownCommitDigits = 12;
+constexpr size_t kAccessDigits = 32;
+constexpr absl::Duration kBusyDelay = absl::Seconds(5);
+
+absl::Status Refuse(absl::string_view what) { return absl::FailedPreconditionError(what); }
+
+bool Matches(absl::string_view pattern, absl::string_view repo) {
+  if (absl::ConsumeSuffix(&pattern, "*")) return absl::StartsWith(repo, pattern);
+  return repo == pattern;
+}
+
+// Hashes what passes, and keeps the beginning of it.
+class HashingSink : public DownloadSink {
+ public:
+  HashingSink(DownloadSink* out, int64_t head_bytes_max)
+      : out_(out), head_bytes_max_(head_bytes_max) {}
+
+  absl::Status Append(std::string_view bytes) override {
+    hash_.Update(bytes);
+    const int64_t room = head_bytes_max_ - std::ssize(head_);
+    head_ += bytes.substr(0, std::max<int64_t>(0, room));
+    return out_->Append(bytes);
+  }
+  absl::Status Restart() override {
+    hash_ = Sha256();
+    head_.clear();
+    return out_->Restart();
+  }
+  const std::string& head() const { return head_; }
+  std::string Finish() { return hash_.Finish(); }
+
+ private:
+  DownloadSink* const out_;
+  const int64_t head_bytes_max_;
+  Sha256 hash_;
+  std::string head_;
+};
+
+absl::Status CheckSizes(const RemoteFile& config, const RemoteFile& weights, int64_t bytes_max) {
+  if (config.size_bytes > kAdapterConfigBytesMax) {
+    return Refuse(absl::StrCat(kConfigFile, " has ", config.size_bytes, " bytes, at most ",
+                               kAdapterConfigBytesMax, " are read"));
+  }
+  const int64_t most = std::min(bytes_max, kAdapterFileBytesMax);
+  if (weights.size_bytes > most) {
+    return Refuse(absl::StrCat(kWeightsFile, " has ", weights.size_bytes, " bytes, at most ", most,
+                               " are fetched"));
+  }
+  return absl::OkStatus();
+}
+
+absl::Status WithoutWeights(RemoteSession& session, const std::string& repo) {
+  for (const char* pickle : {"adapter_model.bin", "adapter_model.pt"}) {
+    auto found = session.Look(pickle);
+    if (!found.ok()) return found.status();
+    if (!found->has_value()) continue;
+    return Refuse(absl::StrCat("only safetensors adapters are served: convert ", pickle, " of ",
+                               Quoted(repo), " with safetensors"));
+  }
+  return Refuse(absl::StrCat("repository ", Quoted(repo), " has no ", kWeightsFile));
+}
+
+absl::StatusOr<std::string> DownloadTo(RemoteSession& session, const RemoteFile& file,
+                                       DiskTier::Staging& staging, std::string* head) {
+  auto out = staging.Create(file.name);
+  if (!out.ok()) return out.status();
+  HashingSink sink(out->get(), head != nullptr ? kAdapterConfigBytesMax : 0);
+  if (absl::Status s = session.Download(file, sink); !s.ok()) return s;
+  if (head != nullptr) *head = sink.head();
+  return sink.Finish();
+}
+
+}  // namespace
+
+void FetchTicket::WhenDone(Done done) {
+  {
+    absl::MutexLock lock(&mutex_);
+    if (!ended_) {
+      waiting_.push_back(std::move(done));
+      return;
+    }
+  }
+  // It does not change any more.
+  absl::StatusOr<GenerationPtr> result = [this] {
+    absl::MutexLock lock(&mutex_);
+    return result_;
+  }();
+  done(result);
+}
+
+void FetchTicket::End(const absl::StatusOr<GenerationPtr>& result) {
+  std::vector<Done> waiting;
+  {
+    absl::MutexLock lock(&mutex_);
+    ended_ = true;
+    result_ = result;
+    waiting.swap(waiting_);
+  }
+  for (const Done& done : waiting) done(result);
+}
+
+RemoteAdapters::RemoteAdapters(RemoteOptions options, RemoteSource* hub, const HfCache* cache,
+                               DiskTier* disk, const PeftLoader* loader, LoaderExecutor* executor,
+                               std::atomic<bool>* stopped)
+    : options_(std::move(options)),
+      hub_(hub),
+      cache_(cache),
+      disk_(disk),
+      loader_(loader),
+      executor_(executor),
+      stopped_(stopped),
+      failures_(options_.failures_max, options_.failure_ttl, /*seed=*/1) {}
+
+RemoteAdapters::~RemoteAdapters() { Stop(); }
+
+void RemoteAdapters::Stop() {
+  stopped_->store(true);
+  absl::MutexLock lock(&mutex_);
+  stopping_ = true;
+  mutex_.Await(absl::Condition(
+      +[](int* running) { return *running == 0; }, &running_));
+}
+
+bool RemoteAdapters::Allows(const std::string& repo) const {
+  return IsRepoName(repo) &&
+         std::any_of(options_.allow.begin(), options_.allow.end(),
+                     [&repo](const std::string& pattern) { return Matches(pattern, repo); });
+}
+
+RemoteOrigin RemoteAdapters::OriginOf(const RemoteName& name) const {
+  RemoteOrigin origin{hub_ != nullptr ? hub_->name() : kOnThisMachine, name.repo, name.revision};
+  if (!name.token.empty()) {
+    Sha256 hash;
+    hash.Update(name.token);
+    origin.access = hash.Finish().substr(0, kAccessDigits);
+  }
+  return origin;
+}
+
+absl::StatusOr<FoundAdapter> RemoteAdapters::Find(const RemoteName& name) {
+  if (!Allows(name.repo)) {
+    return absl::NotFoundError(
+        absl::StrCat("repository ", Quoted(name.repo), " is none that this server may fetch from"));
+  }
+  const std::string key = OriginKey(OriginOf(name));
+  FoundAdapter found;
+  {
+    absl::MutexLock lock(&mutex_);
+    if (const auto known = known_.find(key); known != known_.end()) {
+      found.generation = known->second.lock();
+      if (found.generation != nullptr) return found;
+    }
+    if (const auto fetch = fetches_.find(key); fetch != fetches_.end()) {
+      found.ticket = fetch->second;
+      return found;
+    }
+    const absl::Time now = options_.clock();
+    failures_.Forget(now);
+    if (absl::Status failed = failures_.Find(key, now); !failed.ok()) return failed;
+    if (stopping_) return absl::UnavailableError("the server is shutting down");
+    if (running_ >= options_.fetches_max) {
+      return UnavailableFor("too many adapters are being fetched", kBusyDelay);
+    }
+    found.ticket = fetches_[key] = std::make_shared<FetchTicket>();
+    ++running_;
+  }
+  fetches_started_.fetch_add(1, std::memory_order_relaxed);
+  executor_->Run([this, name, key] { Run(name, key); });
+  return found;
+}
+
+void RemoteAdapters::Run(const RemoteName& name, const std::string& key) {
+  const Result result =
+      stopped_->load() ? absl::CancelledError("the server is shutting down") : Bring(name);
+  std::shared_ptr<FetchTicket> ticket;
+  {
+    absl::MutexLock lock(&mutex_);
+    ticket = fetches_.extract(key).mapped();
+    Remember(key, result);
+  }
+  ticket->End(result);
+  absl::MutexLock lock(&mutex_);
+  --running_;  // from here on Stop may return
+}
+
+void RemoteAdapters::Remember(const std::string& key, const Result& result) {
+  if (result.ok()) {
+    if (std::ssize(known_) >= options_.known_max) Sweep();
+    known_[key] = *result;
+  } else if (!absl::IsCancelled(result.status())) {
+    failures_.Remember(key, result.status(), options_.clock());
+  }
+}
+
+// What nobody uses is found on disk again; if that is not enough, neither is the rest lost.
+void RemoteAdapters::Sweep() {
+  for (auto known = known_.begin(); known != known_.end();) {
+    known = known->second.expired() ? known_.erase(known) : std::next(known);
+  }
+  if (std::ssize(known_) >= options_.known_max) known_.erase(known_.begin());
+}
+
+KnownRemote RemoteAdapters::Known(const RemoteName& name) const {
+  const std::string key = OriginKey(OriginOf(name));
+  absl::MutexLock lock(&mutex_);
+  KnownRemote known;
+  if (const auto found = known_.find(key); found != known_.end()) {
+    known.generation = found->second.lock();
+  }
+  known.fetching = fetches_.contains(key);
+  known.error = failures_.LastError(key);
+  return known;
+}
+
+std::vector<std::string> RemoteAdapters::List() const {
+  std::vector<std::string> ids;
+  absl::MutexLock lock(&mutex_);
+  for (const auto& [key, generation] : known_) {
+    const std::vector<std::string> parts = absl::StrSplit(key, '\n');
+    if (!parts[3].empty() || generation.expired()) continue;
+    ids.push_back(parts[2] == kDefaultRevision ? parts[1] : absl::StrCat(parts[1], "@", parts[2]));
+  }
+  std::sort(ids.begin(), ids.end());
+  return ids;
+}
+
+// --- on a fetching thread ------------------------------------------------------------------
+
+RemoteAdapters::Result RemoteAdapters::Bring(const RemoteName& name) {
+  const RemoteOrigin origin = OriginOf(name);
+  if (const auto lease = disk_->Find(origin)) {
+    Result kept = FromDisk(*lease, name);
+    if (!absl::IsDataLoss(kept.status())) return kept;
+  }
+  if (cache_ != nullptr && name.token.empty()) {
+    Result cached = FromCache(name);
+    if (!absl::IsNotFound(cached.status())) return cached;
+  }
+  if (hub_ == nullptr) {
+    return absl::NotFoundError(absl::StrCat("repository ", Quoted(name.repo), " at ",
+                                            Quoted(name.revision),
+                                            " is not on this machine, and the server is offline"));
+  }
+  return FromHub(name);
+}
+
+RemoteAdapters::Result RemoteAdapters::FromDisk(const DiskLease& lease, const RemoteName& name) {
+  const std::string location =
+      absl::StrCat(name.repo, "@", lease.commit().substr(0, kShownCommitDigits));
+  Result generation = loader_->Identify(lease.source(), location);
+  // Not found: it was dropped by another fetch in the meantime.
+  const bool is_other = generation.ok() && (*generation)->digest != lease.digest();
+  if (!is_other && !absl::IsNotFound(generation.status())) return generation;
+  disk_->Drop(lease.digest());
+  return absl::DataLossError(absl::StrCat("what was kept of ", Quoted(location), " is damaged"));
+}
+
+RemoteAdapters::Result RemoteAdapters::FromCache(const RemoteName& name) {
+  const auto commit = cache_->Find(name.repo, name.revision, kConfigFile);
+  if (!commit) return absl::NotFoundError("not in the cache");
+  auto source = cache_->Snapshot(name.repo, *commit);
+  if (!source.ok()) return source.status();
+  return loader_->Identify(*std::move(source),
+                           absl::StrCat(name.repo, "@", commit->substr(0, kShownCommitDigits)));
+}
+
+RemoteAdapters::Result RemoteAdapters::FromHub(const RemoteName& name) {
+  auto session = hub_->Begin(name.repo, name.revision, name.token);
+  if (!session.ok()) return session.status();
+  const auto config = (*session)->Look(kConfigFile);
+  if (!config.ok()) return config.status();
+  if (!config->has_value()) {
+    return Refuse(absl::StrCat("repository ", Quoted(name.repo), " has no ", kConfigFile,
+                               ": is it an adapter?"));
+  }
+  RemoteOrigin origin = OriginOf(name);
+  origin.commit = (*session)->commit();
+  if (const auto lease = disk_->Adopt(origin)) {
+    Result kept = FromDisk(*lease, name);
+    if (!absl::IsDataLoss(kept.status())) return kept;
+  }
+  const auto weights = (*session)->Look(kWeightsFile);
+  if (!weights.ok()) return weights.status();
+  if (!weights->has_value()) return WithoutWeights(**session, name.repo);
+  return Download(**session, **config, **weights, origin, name);
+}
+
+RemoteAdapters::Result RemoteAdapters::Download(RemoteSession& session, const RemoteFile& config,
+                                                const RemoteFile& weights,
+                                                const RemoteOrigin& origin,
+                                                const RemoteName& name) {
+  if (absl::Status s = CheckSizes(config, weights, options_.adapter_bytes_max); !s.ok()) return s;
+  auto staging = disk_->Stage(config.size_bytes + weights.size_bytes);
+  if (!staging.ok()) return staging.status();
+  std::string text;
+  const auto config_sha256 = DownloadTo(session, config, **staging, &text);
+  if (!config_sha256.ok()) return config_sha256.status();
+  // What will not be served is not worth its weights.
+  if (auto parsed = ParseAdapterConfig(text); !parsed.ok()) return parsed.status();
+  const auto weights_sha256 = DownloadTo(session, weights, **staging, nullptr);
+  if (!weights_sha256.ok()) return weights_sha256.status();
+  const auto lease = disk_->Publish(*std::move(staging),
+                                    GenerationDigest(*config_sha256, *weights_sha256), origin);
+  if (!lease.ok()) return lease.status();
+  return FromDisk(*lease, name);
+}
+
+}  // namespace lorica

@@ -1,0 +1,139 @@
+// Adapters that have to be brought here first: one fetch each, however many ask.
+//
+// Find answers at once: with the generation, an error, or a ticket for a fetch that is
+// under way. A fetch looks on the disk tier, in the operator's Hugging Face cache and then
+// at the remote source, pins the revision to a commit, verifies and keeps what comes. A
+// revision found once stays at its commit while its content is on this disk. What failed
+// is remembered for a short, jittered time. Thread-safe; nothing but Stop waits.
+#pragma once
+
+#include <atomic>
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "absl/base/thread_annotations.h"
+#include "absl/container/btree_map.h"
+#include "absl/status/statusor.h"
+#include "absl/synchronization/mutex.h"
+#include "absl/time/clock.h"
+#include "absl/time/time.h"
+#include "adapters/adapter.h"
+#include "adapters/adapter_pool.h"
+#include "adapters/disk_tier.h"
+#include "adapters/failure_memory.h"
+#include "adapters/hub/hf_cache.h"
+#include "adapters/hub/remote_source.h"
+#include "adapters/peft_loader.h"
+
+namespace lorica {
+
+inline constexpr char kDefaultRevision[] = "main";
+
+struct RemoteOptions {
+  // Which repositories may be named: "org/name", or all that begin so when "*" ends it.
+  std::vector<std::string> allow;
+  int64_t adapter_bytes_max = kAdapterFileBytesMax;  // of a weight file
+  int fetches_max = 256;                             // tickets open at a time
+  int known_max = 1'000'000;                         // remembered names
+  int failures_max = 4096;
+  absl::Duration failure_ttl = absl::Seconds(10);  // each lives 0.75 to 1.25 times this
+  std::function<absl::Time()> clock = absl::Now;
+};
+
+// An adapter as a request may name it, beyond what is registered or a local folder.
+struct RemoteName {
+  std::string repo;
+  std::string revision = kDefaultRevision;
+  std::string token;  // whoever fetches with another one sees nothing of it; "" = the server's
+};
+
+// A fetch under way. It ends once, with one result for all who wait.
+class FetchTicket {
+ public:
+  using Done = std::function<void(const absl::StatusOr<GenerationPtr>&)>;
+  // `done` is called once: at once when it has ended, else on the fetching thread. It must
+  // not block.
+  void WhenDone(Done done);
+
+ private:
+  friend class RemoteAdapters;
+  void End(const absl::StatusOr<GenerationPtr>& result);
+
+  absl::Mutex mutex_;
+  bool ended_ ABSL_GUARDED_BY(mutex_) = false;
+  absl::StatusOr<GenerationPtr> result_ ABSL_GUARDED_BY(mutex_) = GenerationPtr();
+  std::vector<Done> waiting_ ABSL_GUARDED_BY(mutex_);
+};
+
+// Exactly one of the two.
+struct FoundAdapter {
+  GenerationPtr generation;
+  std::shared_ptr<FetchTicket> ticket;
+};
+
+// What is known of a name, for those who only look.
+struct KnownRemote {
+  GenerationPtr generation;  // null while nobody uses it
+  absl::Status error;        // of the last fetch, while it is remembered
+  bool fetching = false;
+};
+
+class RemoteAdapters {
+ public:
+  // `hub` null: what is on this machine is all there is. `cache` may be null. All outlive
+  // it. `stopped` is what the hub's own transfers look at.
+  RemoteAdapters(RemoteOptions options, RemoteSource* hub, const HfCache* cache, DiskTier* disk,
+                 const PeftLoader* loader, LoaderExecutor* executor, std::atomic<bool>* stopped);
+  ~RemoteAdapters();
+
+  // NotFound: it may not be named, does not exist, or may not be read. Unavailable: too
+  // many fetches. Otherwise the error of a fetch that failed just before.
+  absl::StatusOr<FoundAdapter> Find(const RemoteName& name);
+  bool Allows(const std::string& repo) const;
+  KnownRemote Known(const RemoteName& name) const;
+  // Names without revision "main" as "repo", others as "repo@revision"; sorted. Only what
+  // the server's own token brought here.
+  std::vector<std::string> List() const;
+  // Ends what is under way (its tickets with Cancelled), and starts nothing more. Waits for
+  // it. Idempotent.
+  void Stop();
+
+  int64_t fetches_started() const { return fetches_started_.load(std::memory_order_relaxed); }
+
+ private:
+  using Result = absl::StatusOr<GenerationPtr>;
+
+  RemoteOrigin OriginOf(const RemoteName& name) const;
+  void Run(const RemoteName& name, const std::string& key);
+  void Remember(const std::string& key, const Result& result) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  void Sweep() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+
+  Result Bring(const RemoteName& name);
+  Result FromDisk(const DiskLease& lease, const RemoteName& name);
+  Result FromCache(const RemoteName& name);
+  Result FromHub(const RemoteName& name);
+  Result Download(RemoteSession& session, const RemoteFile& config, const RemoteFile& weights,
+                  const RemoteOrigin& origin, const RemoteName& name);
+
+  const RemoteOptions options_;
+  RemoteSource* const hub_;
+  const HfCache* const cache_;
+  DiskTier* const disk_;
+  const PeftLoader* const loader_;
+  LoaderExecutor* const executor_;
+  std::atomic<bool>* const stopped_;
+  std::atomic<int64_t> fetches_started_{0};
+
+  mutable absl::Mutex mutex_;
+  bool stopping_ ABSL_GUARDED_BY(mutex_) = false;
+  int running_ ABSL_GUARDED_BY(mutex_) = 0;  // fetches, until all who waited have been told
+  absl::btree_map<std::string, std::shared_ptr<FetchTicket>> fetches_ ABSL_GUARDED_BY(mutex_);
+  absl::btree_map<std::string, std::weak_ptr<const Generation>> known_ ABSL_GUARDED_BY(mutex_);
+  FailureMemory failures_ ABSL_GUARDED_BY(mutex_);
+};
+
+}  // namespace lorica
