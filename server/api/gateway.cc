@@ -172,6 +172,7 @@ absl::StatusOr<std::shared_ptr<Answer>> Gateway::Submit(const Tenant& tenant,
 
   EngineRequest request;
   request.tenant = tenant.name;
+  request.tenant_weight = tenant.weight;
   request.prompt = std::move(prompt);
   request.max_tokens = static_cast<int32_t>(wanted);
   request.params = ToSampleParams(call, NextSeed());

@@ -62,7 +62,8 @@ class TokenSink {
 };
 
 struct EngineRequest {
-  std::string tenant;
+  std::string tenant;          // the queue is fair among these
+  double tenant_weight = 1.0;  // above 0: its share where there is not enough for all
   std::vector<int32_t> prompt;  // not empty
   int32_t max_tokens = 0;       // >= 1
   SampleParams params;

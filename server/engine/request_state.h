@@ -17,6 +17,8 @@ inline int32_t KvBlocksFor(int64_t tokens) {
   return static_cast<int32_t>((tokens + kBlockTokens - 1) / kBlockTokens);
 }
 
+struct FairLane;
+
 struct RequestState {
   RequestId id = 0;  // ids grow with arrival: smaller is older
   EngineRequest request;
@@ -24,6 +26,8 @@ struct RequestState {
   std::vector<GenerationPtr> generations;  // distinct ones of the mix
   int32_t adapter_blocks = 0;              // of those
   std::vector<int32_t> output;             // tokens delivered
+
+  FairLane* lane = nullptr;                // of its tenant
 
   bool paused = false;
   bool running = false;              // holds leases, KV and a slot

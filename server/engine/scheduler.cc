@@ -15,13 +15,16 @@ Scheduler::Scheduler(SchedulerOptions options, AdapterPool* pool, BlockArena* ar
 }
 
 Scheduler::~Scheduler() {
-  for (auto& [id, request] : requests_) Bury(*request);
+  for (auto& [id, request] : requests_) {
+    queue_.Leave(*request);
+    Bury(*request);
+  }
   for (Grave& grave : graves_) Release(grave);
 }
 
 void Scheduler::Add(std::unique_ptr<RequestState> request) {
   const RequestId id = request->id;
-  waiting_.emplace(id, request.get());
+  queue_.Enter(*request);
   requests_.emplace(id, std::move(request));
 }
 
@@ -35,7 +38,7 @@ void Scheduler::Remove(RequestId id) {
   LORICA_CHECK(found != requests_.end(), "request", id);
   std::unique_ptr<RequestState> request = std::move(found->second);
   requests_.erase(found);
-  waiting_.erase(id);
+  queue_.Leave(*request);
   running_.erase(id);
   RequestState& state = *request;
   Bury(state, std::move(request));
@@ -125,6 +128,7 @@ void Scheduler::Launched(const StepPlan& plan) {
     RequestState& request = *Find(span.request);
     request.scheduled += span.token_count;
     request.pending += span.samples ? 1 : 0;
+    if (span.samples) queue_.ChargeToken(request);
     request.last_step = plan.step;
   }
 }
@@ -146,31 +150,35 @@ void Scheduler::Collected(uint64_t step) {
 // --- admission -------------------------------------------------------------------------
 
 void Scheduler::Admit(absl::Time now) {
-  std::vector<RequestState*> candidates;
-  candidates.reserve(waiting_.size());
-  for (const auto& [id, request] : waiting_) candidates.push_back(request);
+  // Room was made for it. Who is due by fairness would take that and be preempted again,
+  // for ever.
+  RequestState* const due = queue_.Find(senior_);
+  const bool senior_first = due != nullptr && WaitedEnough(*due);
   RequestId first_blocked = 0;
   senior_ = 0;
   waiting_for_adapter_ = 0;
-  for (RequestState* request : candidates) {
-    if (request->paused || InFlight(*request)) continue;
-    const Admission admission = TryAdmit(*request, now);
-    if (admission == Admission::kAdmitted || admission == Admission::kFailed) continue;
-    if (first_blocked == 0) first_blocked = request->id;
-    if (request->id != first_blocked) request->leases.clear();
+  const auto visit = [&](RequestState& request) {
+    if (request.paused || InFlight(request)) return true;
+    const Admission admission = TryAdmit(request, now);
+    if (admission == Admission::kAdmitted || admission == Admission::kFailed) return true;
+    if (first_blocked == 0) first_blocked = request.id;
+    if (request.id != first_blocked) request.leases.clear();
     if (admission != Admission::kNoRoom) ++waiting_for_adapter_;
-    if (admission == Admission::kLoading) continue;
-    if (senior_ == 0) senior_ = request->id;
-    ++request->room_steps;
-    if (admission == Admission::kNoRoom || WaitedEnough(*request)) break;
+    if (admission == Admission::kLoading) return true;
+    if (senior_ == 0) senior_ = request.id;
+    ++request.room_steps;
+    return admission != Admission::kNoRoom && !WaitedEnough(request);
+  };
+  if (!senior_first || visit(*due)) {
+    queue_.Visit(
+        [&](RequestState& request) { return (senior_first && &request == due) || visit(request); });
   }
   HoldOnly(first_blocked);
 }
 
 void Scheduler::HoldOnly(RequestId holder) {
   if (holder_ != holder) {
-    auto before = waiting_.find(holder_);
-    if (before != waiting_.end()) before->second->leases.clear();
+    if (RequestState* before = queue_.Find(holder_)) before->leases.clear();
   }
   holder_ = holder;
 }
@@ -237,8 +245,11 @@ Scheduler::Admission Scheduler::TakeRoom(RequestState& request, absl::Time now) 
   request.running = true;
   // Steps in flight borrow it while it grows.
   if (request.needs_history()) request.output.reserve(request.request.max_tokens);
-  if (!std::exchange(request.was_scheduled, true)) request.timings.queue = now - request.submitted;
-  waiting_.erase(request.id);
+  if (!std::exchange(request.was_scheduled, true)) {
+    request.timings.queue = now - request.submitted;
+    queue_.ChargePrompt(request);
+  }
+  queue_.Run(request);
   running_.emplace(request.id, &request);
   return Admission::kAdmitted;
 }
@@ -290,9 +301,9 @@ int32_t Scheduler::BlocksMissing(const RequestState& request) const {
 }
 
 void Scheduler::MakeRoomForSenior() {
-  auto found = waiting_.find(senior_);
-  if (found == waiting_.end() || !WaitedEnough(*found->second)) return;
-  const RequestState& senior = *found->second;
+  const RequestState* found = queue_.Find(senior_);
+  if (found == nullptr || !WaitedEnough(*found)) return;
+  const RequestState& senior = *found;
   const auto fits = [&] {
     const bool slot = running_count() < options_.running_max;  // free, or free in a step
     return slot && arena_->available_blocks() + grave_blocks_ >= BlocksMissing(senior);
@@ -323,7 +334,7 @@ void Scheduler::Preempt(RequestState& request) {
   ++request.timings.preemptions;
   ++preemptions_;
   running_.erase(request.id);
-  waiting_.emplace(request.id, &request);
+  queue_.Wait(request);
 }
 
 void Scheduler::Bury(RequestState& request, std::unique_ptr<RequestState> removed) {
@@ -360,7 +371,7 @@ void Scheduler::CheckInvariants() const {
   };
   for (const auto& [id, request] : requests_) {
     LORICA_CHECK(request->running == running_.contains(id), "request", id);
-    LORICA_CHECK(request->running != waiting_.contains(id), "request", id);
+    LORICA_CHECK(request->running != queue_.Waits(id), "request", id);
     LORICA_CHECK(request->running == (request->kv != 0), "request", id);
     LORICA_CHECK(request->pending >= 0 && request->pending <= 1, "request", id);
     if (request->running) count_unit(request->kv);

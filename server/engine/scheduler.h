@@ -1,9 +1,9 @@
 // Decides each step: who is admitted, who gives way, which tokens of whom are rows.
 //
-// Order is by arrival. Running requests with one token to feed come first, then prompt
-// chunks, oldest first, then admissions. A request whose adapter is loading is
-// overtaken. One that waits for room is not: by nobody when KV or a slot is missing,
-// for overtake_steps_max steps when its adapter has no room; after as many steps more
+// Running requests with one token to feed come first, then prompt chunks, oldest first,
+// then admissions: fair among tenants (FairQueue), by arrival within each. A request whose
+// adapter is loading is overtaken. One that waits for room is not: by nobody when KV or a slot is
+// missing, for overtake_steps_max steps when its adapter has no room; after as many steps more
 // recent requests are preempted for it. Whoever is preempted keeps its tokens and
 // computes its KV again later. A request gives way to older ones alone (a paused one to
 // all), so the oldest that can run always does.
@@ -15,6 +15,7 @@
 #include <cstdint>
 #include <functional>
 #include <memory>
+#include <string>
 #include <vector>
 
 #include "absl/container/btree_map.h"
@@ -22,6 +23,7 @@
 #include "absl/time/time.h"
 #include "adapters/adapter_pool.h"
 #include "kernels/block_arena.h"
+#include "server/engine/fair_queue.h"
 #include "server/engine/request_state.h"
 #include "server/engine/step_plan.h"
 
@@ -60,6 +62,8 @@ class Scheduler {
   const absl::btree_map<RequestId, std::unique_ptr<RequestState>>& requests() const {
     return requests_;
   }
+  // What a tenant was served, as FairQueue counts it.
+  double served(const std::string& tenant) const { return queue_.counter(tenant); }
   int32_t running_count() const { return static_cast<int32_t>(running_.size()); }
   int32_t waiting_for_adapter() const { return waiting_for_adapter_; }
   int64_t preemptions() const { return preemptions_; }
@@ -115,16 +119,16 @@ class Scheduler {
   BlockArena* const arena_;
 
   absl::btree_map<RequestId, std::unique_ptr<RequestState>> requests_;
-  RequestMap waiting_;
+  FairQueue queue_;  // who waits
   RequestMap running_;
   std::vector<int32_t> free_slots_;
   std::vector<Grave> graves_;
   int32_t grave_blocks_ = 0;
   uint64_t collected_ = 0;
-  // The one waiting request that may hold leases before it has all it needs: the
-  // oldest that is blocked. 0 = none.
+  // The one waiting request that may hold leases before it has all it needs: the first
+  // that is blocked. 0 = none.
   RequestId holder_ = 0;
-  RequestId senior_ = 0;  // the oldest that waited for room in the last step; 0 = none
+  RequestId senior_ = 0;  // the first that waited for room in the last step; 0 = none
   int32_t waiting_for_adapter_ = 0;
   int64_t preemptions_ = 0;
   std::vector<Failure>* failures_ = nullptr;  // during Schedule

@@ -200,6 +200,12 @@ EngineRequest Simulation::DrawRequest() {
     const int terms = Draw(1, config_->mix_max);
     for (int i = 0; i < terms; ++i) request.mix.push_back({DrawGeneration(), 0.5f * Draw(1, 2)});
   }
+  // In every other life three tenants of different weight share the queue.
+  if (HasTenants()) {
+    const int tenant = static_cast<int>(totals_.requests % 3);
+    request.tenant = absl::StrCat("tenant", tenant);
+    request.tenant_weight = 1 << tenant;
+  }
   if (Chance(0.1)) request.deadline = now_ + absl::Milliseconds(Draw(0, 500));
   return request;
 }
@@ -317,6 +323,7 @@ bool Simulation::WaitsForLoad(const Tracked& tracked) const {
 
 // The oldest request that is not paused and waits for no load gets rows or tokens within
 // a bound: it may be overtaken, then a few are preempted, copied and computed for it.
+// With several tenants another one may be due, so somebody has to.
 void Simulation::CheckProgress(const StepReport& report) {
   const Tracked* oldest = nullptr;
   for (const auto& [id, tracked] : live_) {
@@ -324,9 +331,11 @@ void Simulation::CheckProgress(const StepReport& report) {
     oldest = tracked.get();
     break;
   }
-  const bool got_rows = oldest != nullptr &&
-                        std::any_of(report.plan.spans.begin(), report.plan.spans.end(),
-                                    [&](const Span& span) { return span.request == oldest->id; });
+  const bool anybody = HasTenants() && !report.plan.spans.empty();
+  const bool got_rows =
+      anybody || (oldest != nullptr &&
+                  std::any_of(report.plan.spans.begin(), report.plan.spans.end(),
+                              [&](const Span& span) { return span.request == oldest->id; }));
   if (oldest == nullptr || oldest->id != oldest_ || got_rows) {
     oldest_ = oldest == nullptr ? 0 : oldest->id;
     stalled_steps_ = 0;

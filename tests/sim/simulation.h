@@ -46,6 +46,7 @@ class Simulation {
 
   int Draw(int low, int high);  // both ends included
   bool Chance(double probability);
+  bool HasTenants() const { return seed_ % 2 == 1; }
   GenerationPtr DrawGeneration();
   EngineRequest DrawRequest();
 

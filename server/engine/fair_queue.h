@@ -1,0 +1,69 @@
+// Who waits, and whose turn it is: virtual token counters, one a tenant.
+//
+// Each tenant has a lane, first in first out, and a counter of what it was served:
+// prompt tokens when a request is first admitted, generated tokens as they come, both
+// divided by the tenant's weight. The tenant with the smallest counter goes first. One
+// that comes back is lifted to the others' level, so that idleness earns no credit; work
+// done again after a preemption is not counted again. Between two tenants that both have
+// requests waiting, what they were served differs by at most twice the larger of the
+// longest prompt and what fits into the running batch (Sheng et al., "Fairness in Serving
+// Large Language Models", OSDI 2024). With one tenant it is a plain queue. The engine's
+// thread owns it.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "absl/container/btree_map.h"
+#include "absl/container/flat_hash_map.h"
+#include "absl/functional/function_ref.h"
+#include "server/engine/request_state.h"
+
+namespace lorica {
+
+inline constexpr double kPromptTokenCost = 1.0;
+inline constexpr double kGeneratedTokenCost = 2.0;
+// Counters that are remembered of tenants without requests; beyond, the smallest go.
+inline constexpr int kIdleLanesMax = 20'000;
+
+class FairQueue {
+ public:
+  FairQueue();
+  ~FairQueue();
+
+  // The request is new: it belongs to a lane from now until Leave.
+  void Enter(RequestState& request);
+  // For good; it waits no more.
+  void Leave(RequestState& request);
+  // Between: it waits, or it runs.
+  void Wait(RequestState& request);
+  void Run(RequestState& request);
+
+  void ChargePrompt(const RequestState& request);
+  void ChargeToken(const RequestState& request);
+
+  // Waiting ones in fair order until `visit` says false. Only the one that is visited may
+  // change its place meanwhile.
+  void Visit(absl::FunctionRef<bool(RequestState&)> visit);
+  RequestState* Find(RequestId id) const;  // waiting; null: it is not
+  int waiting() const { return static_cast<int>(waiting_.size()); }
+  bool Waits(RequestId id) const { return waiting_.contains(id); }
+  // What the tenant was served by its weight; 0 when nothing is remembered of it.
+  double counter(const std::string& tenant) const;
+  int lanes() const { return static_cast<int>(lanes_.size()); }
+
+ private:
+  using RequestMap = absl::btree_map<RequestId, RequestState*>;
+
+  void Lift(FairLane& lane);
+  void ForgetIdle();
+
+  absl::flat_hash_map<std::string, std::unique_ptr<FairLane>> lanes_;
+  absl::btree_map<std::string, FairLane*> waiting_lanes_;  // by tenant: the order is fixed
+  RequestMap waiting_;
+  double last_left_ = 0.0;  // counter of the lane that last had nobody waiting any more
+};
+
+}  // namespace lorica
