@@ -26,6 +26,7 @@ enum ExitCode : int {
 
 struct Config {
   std::string model;
+  std::string model_name;  // empty: the model's own
   std::string load_format = "auto";
   std::string adapters_dir;  // empty: the base model alone
   std::string data_dir;      // empty: nothing is kept
@@ -61,6 +62,8 @@ void VisitFlags(Config& config, Visitor&& visitor) {
   visitor.Text("--model", &config.model, "PATH",
                "Base model: a .gguf file, or a Hugging Face folder (config.json, "
                "model*.safetensors, tokenizer.json)");
+  visitor.Text("--model-name", &config.model_name, "NAME",
+               "What requests call the base model; without it, what its files call it");
   visitor.Choice("--load-format", &config.load_format, {"auto", "dummy"},
                  "auto reads the weights; dummy needs a folder with config.json alone and makes "
                  "random weights of that shape, for benchmarks: token ids only");

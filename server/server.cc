@@ -164,6 +164,10 @@ absl::Status Server::BuildModel() {
   return absl::OkStatus();
 }
 
+const std::string& Server::base_name() const {
+  return config_.model_name.empty() ? parts_->model->config().name : config_.model_name;
+}
+
 absl::Status Server::BuildText() {
   const Model& model = *parts_->model;
   parts_->vocabulary = static_cast<int32_t>(model.config().vocabulary);
@@ -219,8 +223,7 @@ absl::Status Server::BuildAdapters() {
   }
   parts.loader =
       std::make_unique<PeftLoader>(parts.model->lora_targets(), parts.backend.get(), block_bytes);
-  parts.catalog =
-      std::make_unique<AdapterCatalog>(root, parts.loader.get(), parts.model->config().name);
+  parts.catalog = std::make_unique<AdapterCatalog>(root, parts.loader.get(), base_name());
   if (parts.data_dir != nullptr) {
     if (absl::Status s = RestoreNames(); !s.ok()) return s;
   }
@@ -279,7 +282,7 @@ absl::Status Server::BuildEngine() {
   limits.context_tokens = model.context_tokens();
   limits.vocabulary = parts.vocabulary;
   limits.end_tokens = model.config().end_tokens;
-  limits.base_name = model.config().name;
+  limits.base_name = base_name();
   parts.gateway =
       std::make_unique<Gateway>(limits, parts.engine.get(), parts.catalog.get(), parts.pool.get(),
                                 parts.tokenizer.get(), parts.chat_template.get());
@@ -293,7 +296,7 @@ absl::Status Server::Listen() {
   facts.version = LORICA_VERSION;
   facts.device = parts.backend->name();
   facts.started = parts.started;
-  facts.model.set_name(model.name);
+  facts.model.set_name(base_name());
   facts.model.set_architecture(model.architecture);
   facts.model.set_weight_format(parts.model->weight_format());
   facts.model.set_layers(model.layers);
@@ -338,7 +341,7 @@ absl::Status Server::ListenHttp() {
   options.access_log = config_.http_access_log;
   HttpFacts& facts = options.facts;
   facts.version = LORICA_VERSION;
-  facts.model = parts.model->config().name;
+  facts.model = base_name();
   facts.device = parts.backend->name();
   facts.weight_format = parts.model->weight_format();
   if (!config_.adapters_dir.empty()) {

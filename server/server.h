@@ -48,6 +48,7 @@ class Server {
 
   absl::Status Build();
   absl::Status BuildModel();
+  const std::string& base_name() const;
   absl::Status BuildText();
   absl::Status BuildAdapters();
   absl::Status RestoreNames();

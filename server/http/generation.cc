@@ -105,10 +105,11 @@ absl::StatusOr<TenantPtr> HttpContext::Authenticate(const HttpRequest& request,
   return tenant;
 }
 
-absl::StatusOr<std::shared_ptr<AnswerSet>> HttpContext::Generate(const HttpRequest& request,
-                                                                 const GenerateCall& call,
-                                                                 int count,
-                                                                 HttpReply& reply) const {
+absl::StatusOr<std::shared_ptr<AnswerSet>> HttpContext::Generate(
+    const HttpRequest& request, absl::Span<const GenerateCall> calls, int count,
+    HttpReply& reply) const {
+  const std::string& adapter = calls[0].adapter_id;
+  reply.notes().adapter = adapter;
   const int running = generations_.fetch_add(1);
   GenerationSlot slot(&generations_);
   absl::Status status;
@@ -117,20 +118,24 @@ absl::StatusOr<std::shared_ptr<AnswerSet>> HttpContext::Generate(const HttpReque
     status = absl::ResourceExhaustedError(absl::StrCat(
         "Model is overloaded: ", facts_.generations_max, " generations run over HTTP; try again"));
   } else {
-    auto tenant = Authenticate(request, reply);
-    status = tenant.status();
-    if (status.ok()) {
-      status = RunWork([&] {
-        auto admitted = gateway_->GenerateSamples(*tenant, call, count);
-        if (admitted.ok()) answers = *std::move(admitted);
-        return admitted.status();
-      });
-    }
+    const auto tenant = Authenticate(request, reply);
+    status = tenant.ok() ? RunWork([&] { return Admit(*tenant, calls, count, &answers); })
+                         : tenant.status();
   }
-  reply.notes().adapter = call.adapter_id;
   if (status.ok()) return std::make_shared<AnswerSet>(std::move(answers), std::move(slot));
-  LogRefusal(request.path, call.adapter_id, status, absl::Now());
+  for (const auto& answer : answers) answer->Cancel();
+  LogRefusal(request.path, adapter, status, absl::Now());
   return status;
+}
+
+absl::Status HttpContext::Admit(const TenantPtr& tenant, absl::Span<const GenerateCall> calls,
+                                int count, std::vector<std::shared_ptr<Answer>>* answers) const {
+  for (const GenerateCall& call : calls) {
+    auto admitted = gateway_->GenerateSamples(tenant, call, count);
+    if (!admitted.ok()) return admitted.status();
+    answers->insert(answers->end(), admitted->begin(), admitted->end());
+  }
+  return absl::OkStatus();
 }
 
 void NoteEnd(const AnswerEnd& end, AccessNotes& notes) {

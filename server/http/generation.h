@@ -15,6 +15,7 @@
 
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
+#include "absl/types/span.h"
 #include "server/api/gateway.h"
 #include "server/api/work_pool.h"
 #include "server/http/exchange.h"
@@ -102,12 +103,16 @@ class HttpContext {
   absl::Status RunWork(const std::function<absl::Status()>& work) const;
   // Who calls. Notes the tenant.
   absl::StatusOr<TenantPtr> Authenticate(const HttpRequest& request, HttpReply& reply) const;
+  // `count` answers to each of the calls, one call's after the other's; all or none.
   // ResourceExhausted: HttpFacts::generations_max run already.
   absl::StatusOr<std::shared_ptr<AnswerSet>> Generate(const HttpRequest& request,
-                                                      const GenerateCall& call, int count,
-                                                      HttpReply& reply) const;
+                                                      absl::Span<const GenerateCall> calls,
+                                                      int count, HttpReply& reply) const;
 
  private:
+  absl::Status Admit(const TenantPtr& tenant, absl::Span<const GenerateCall> calls, int count,
+                     std::vector<std::shared_ptr<Answer>>* answers) const;
+
   const HttpFacts facts_;
   Gateway* const gateway_;
   WorkPool* const work_;

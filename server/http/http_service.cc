@@ -3,7 +3,9 @@
 #include <utility>
 
 #include "server/http/access_log.h"
+#include "server/http/lifecycle_routes.h"
 #include "server/http/lorax_routes.h"
+#include "server/http/openai_routes.h"
 #include "server/http/operator_routes.h"
 #include "server/http/transport.h"
 
@@ -39,7 +41,9 @@ absl::StatusOr<std::unique_ptr<HttpService>> HttpService::Start(HttpOptions opti
     parts.log = *std::move(log);
   }
   HttpRoutes routes;
+  AddLifecycleRoutes(&parts.context, &routes);
   AddLoraxRoutes(&parts.context, &routes);
+  AddOpenAiRoutes(&parts.context, &routes);
   AddOperatorRoutes(&parts.context, &routes);
   auto transport = HttpTransport::Start(transport_options, std::move(routes), parts.log.get());
   if (!transport.ok()) return transport.status();

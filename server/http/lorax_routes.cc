@@ -198,7 +198,7 @@ void Generate(const HttpContext& context, LoraxStream streams, bool as_array,
   if (!parsed.ok()) return refuse(parsed.status());
   auto request = std::make_shared<LoraxRequest>(*std::move(parsed));
   request->call.adapter_headers = http.Values("x-adapter-id");
-  auto answers = context.Generate(http, request->call, request->best_of, reply);
+  auto answers = context.Generate(http, {request->call}, request->best_of, reply);
   if (!answers.ok()) return refuse(answers.status());
   SetEarlyHeaders(context, *request, reply);
   if (stream) return SendStream(context, std::move(request), *std::move(answers), reply);

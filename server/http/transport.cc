@@ -221,12 +221,12 @@ class HttpTransport::Library final : public httplib::Server {
   // Everything that can be said without the body.
   HandlerResponse Route(const httplib::Request& request, httplib::Response& response) {
     current().place->SetBusy();
-    const auto route = routes_.find(request.path);
-    if (route == routes_.end()) return Refuse(response, 404);
+    const Methods* const methods = Find(request.path);
+    if (methods == nullptr) return Refuse(response, 404);
     const std::string method = request.method == "HEAD" ? "GET" : request.method;
-    if (!route->second.contains(method)) {
+    if (!methods->contains(method)) {
       std::string allowed;
-      for (const auto& [name, handler] : route->second) {
+      for (const auto& [name, handler] : *methods) {
         absl::StrAppend(&allowed, allowed.empty() ? "" : ", ", name);
       }
       response.set_header("Allow", allowed);
@@ -238,6 +238,16 @@ class HttpTransport::Library final : public httplib::Server {
     if (HasBody(request)) current().exchange.close = true;  // it is left unread
     Dispatch(request, response);
     return HandlerResponse::Handled;
+  }
+
+  using Methods = HttpRoutes::mapped_type;
+  const Methods* Find(const std::string& path) const {
+    if (const auto route = routes_.find(path); route != routes_.end()) return &route->second;
+    for (const auto& [pattern, methods] : routes_) {
+      const std::string_view begin(pattern.data(), pattern.size() - 1);
+      if (pattern.ends_with('*') && path.starts_with(begin)) return &methods;
+    }
+    return nullptr;
   }
 
   static bool HasBody(const httplib::Request& request) {
@@ -283,7 +293,7 @@ class HttpTransport::Library final : public httplib::Server {
     response.set_header("x-request-id", now.exchange.request.id);
     const std::string method = request.method == "HEAD" ? "GET" : request.method;
     Reply reply(&response, now.connection, &now.exchange);
-    routes_.at(request.path).at(method)(now.exchange.request, reply);
+    Find(request.path)->at(method)(now.exchange.request, reply);
   }
 
   // What the library refused by itself, or we before the route.

@@ -30,7 +30,8 @@ struct TransportOptions {
   absl::Duration write_time = absl::Seconds(30);
 };
 
-// Path to method to handler. HEAD is answered by GET.
+// Path to method to handler. A path that ends in "*" serves all that begin so. HEAD is
+// answered by GET.
 using HttpRoutes = std::map<std::string, std::map<std::string, HttpHandler>>;
 
 class HttpTransport {

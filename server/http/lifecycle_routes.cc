@@ -1,0 +1,165 @@
+#include "server/http/lifecycle_routes.h"
+
+#include <memory>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "absl/synchronization/mutex.h"
+#include "absl/time/clock.h"
+#include "server/api/field_error.h"
+#include "server/api/refusal_log.h"
+#include "server/http/errors.h"
+#include "server/http/fields.h"
+#include "server/http/lorax_request.h"
+
+namespace lorica {
+namespace {
+
+void Refuse(const HttpRequest& http, const std::string& name, const absl::Status& status,
+            HttpReply& reply) {
+  LogRefusal(http.path, name, status, absl::Now());
+  SendError(OpenAiError(status), status, reply);
+}
+
+// One answer of the pool, which may come after nobody waits any more.
+struct Outcome {
+  absl::Mutex mutex;
+  std::optional<absl::Status> status ABSL_GUARDED_BY(mutex);
+
+  void Set(absl::Status result) {
+    absl::MutexLock lock(&mutex);
+    status = std::move(result);
+  }
+  bool there() const ABSL_SHARED_LOCKS_REQUIRED(mutex) { return status.has_value(); }
+  absl::Status Await(absl::Duration limit, const std::string& name) {
+    absl::MutexLock lock(&mutex);
+    mutex.AwaitWithTimeout(absl::Condition(this, &Outcome::there), limit);
+    if (status) return *status;
+    return TryLater(absl::StrCat("adapter '", name, "' is still loading; call again"));
+  }
+};
+
+struct Move {
+  std::string name;
+  std::string location;
+  bool replace = false;
+  bool pin = false;
+};
+
+absl::StatusOr<Move> ParseMove(const std::string& body, bool load,
+                               const std::string& adapters_dir) {
+  const auto json = ParseJson(body);
+  if (!json.ok()) return json.status();
+  Fields fields(*json);
+  Move move;
+  move.name = fields.Text("lora_name").value_or("");
+  if (move.name.empty()) fields.Refuse("lora_name", "is missing");
+  if (load) {
+    auto location = AdapterBeneath(fields.Text("lora_path").value_or(""), adapters_dir);
+    if (location.ok() && location->empty()) fields.Refuse("lora_path", "is missing");
+    fields.Add(location.ok() ? absl::OkStatus()
+                             : FieldError("lora_path",
+                                          "is an absolute path that is not beneath "
+                                          "--adapters-dir"));
+    if (location.ok()) move.location = *std::move(location);
+    move.replace = fields.Bool("load_inplace").value_or(false);
+    move.pin = fields.Bool("pinned").value_or(false);
+  }
+  fields.Text("base_model_name");  // controllers' own name of the base
+  for (const auto& [field, text] :
+       {std::pair("lora_name", move.name), std::pair("lora_path", move.location)}) {
+    const absl::Status status = text.empty() ? absl::OkStatus() : CheckAdapterId(text);
+    if (!status.ok()) fields.Refuse(field, absl::StrCat("is not valid: ", status.message()));
+  }
+  if (!fields.status().ok()) return fields.status();
+  return move;
+}
+
+void SendDone(const std::string& message, const Move& move, const std::string& generation,
+              HttpReply& reply) {
+  OrderedJson json;
+  json["success"] = true;
+  json["message"] = message;
+  json["error_message"] = "";
+  json["lora_name"] = move.name;
+  if (!generation.empty()) json["generation"] = generation;
+  reply.Send(200, Dump(json));
+}
+
+// Names it; what it is then.
+absl::StatusOr<AdapterCatalog::Registered> Register(const HttpContext& context,
+                                                    const std::string& tenant, const Move& move) {
+  absl::StatusOr<AdapterCatalog::Registered> registered;
+  const absl::Status status = context.RunWork([&] {
+    registered = context.gateway()->catalog()->Register(
+        tenant, move.name, {.location = move.location, .replace = move.replace});
+    return registered.status();
+  });
+  if (absl::IsAlreadyExists(status)) {
+    return absl::AlreadyExistsError(
+        absl::StrCat(status.message(), "; send load_inplace to give the name to the new content"));
+  }
+  if (!status.ok()) return status;
+  return registered;
+}
+
+void Load(const HttpContext& context, const HttpRequest& http, HttpReply& reply) {
+  const auto tenant = context.Authenticate(http, reply);
+  if (!tenant.ok()) return Refuse(http, "", tenant.status(), reply);
+  const auto move = ParseMove(http.body, /*load=*/true, context.facts().adapters_dir);
+  if (!move.ok()) return Refuse(http, "", move.status(), reply);
+  reply.notes().adapter = move->name;
+  absl::Status status =
+      CheckRole(**tenant, move->pin ? TenantRole::kOperator : TenantRole::kManager);
+  if (!status.ok()) return Refuse(http, move->name, status, reply);
+  const auto registered = Register(context, (*tenant)->name, *move);
+  if (!registered.ok()) return Refuse(http, move->name, registered.status(), reply);
+  const auto outcome = std::make_shared<Outcome>();
+  const auto done = [outcome](absl::Status result) { outcome->Set(std::move(result)); };
+  AdapterPool* const pool = context.gateway()->pool();
+  move->pin ? pool->Pin(registered->generation, AdapterTier::kDevice, done)
+            : pool->Load(registered->generation, AdapterTier::kDevice, done);
+  status = outcome->Await(kLifecycleWait, move->name);
+  if (!status.ok()) return Refuse(http, move->name, status, reply);
+  SendDone(absl::StrCat("LoRA adapter '", move->name, "' is loaded"), *move,
+           registered->generation->digest, reply);
+}
+
+void Unload(const HttpContext& context, const HttpRequest& http, HttpReply& reply) {
+  const auto tenant = context.Authenticate(http, reply);
+  if (!tenant.ok()) return Refuse(http, "", tenant.status(), reply);
+  const auto move = ParseMove(http.body, /*load=*/false, context.facts().adapters_dir);
+  if (!move.ok()) return Refuse(http, "", move.status(), reply);
+  reply.notes().adapter = move->name;
+  absl::Status status = CheckRole(**tenant, TenantRole::kManager);
+  if (status.ok()) {
+    status = context.RunWork([&] {
+      AdapterCatalog* const catalog = context.gateway()->catalog();
+      const auto entry = catalog->Get((*tenant)->name, move->name);
+      const absl::Status deleted = catalog->Delete((*tenant)->name, move->name);
+      if (deleted.ok() && entry.ok() && entry->generation != nullptr) {
+        // Streams that use it end first; a pin, or another name's use, keeps it.
+        context.gateway()->pool()->Evict(entry->generation->digest, AdapterTier::kSource,
+                                         /*wait=*/true, [](const absl::Status&) {});
+      }
+      return deleted;
+    });
+  }
+  if (!status.ok()) return Refuse(http, move->name, status, reply);
+  SendDone(absl::StrCat("LoRA adapter '", move->name, "' is unloaded"), *move, "", reply);
+}
+
+}  // namespace
+
+void AddLifecycleRoutes(const HttpContext* context, HttpRoutes* routes) {
+  for (const char* prefix : {"/v1", ""}) {
+    (*routes)[absl::StrCat(prefix, "/load_lora_adapter")]["POST"] =
+        [context](const HttpRequest& request, HttpReply& reply) { Load(*context, request, reply); };
+    (*routes)[absl::StrCat(prefix, "/unload_lora_adapter")]["POST"] =
+        [context](const HttpRequest& request, HttpReply& reply) {
+          Unload(*context, request, reply);
+        };
+  }
+}
+
+}  // namespace lorica

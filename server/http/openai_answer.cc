@@ -1,0 +1,181 @@
+#include "server/http/openai_answer.h"
+
+#include <algorithm>
+#include <utility>
+
+#include "absl/strings/match.h"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_format.h"
+#include "server/text/detokenizer.h"
+
+namespace lorica {
+namespace {
+
+constexpr float kLogprobMin = -9999.0f;
+constexpr char kReplacement[] = "\xEF\xBF\xBD";
+
+double LogprobNumber(float logprob) { return ShortDouble(std::max(logprob, kLogprobMin)); }
+
+int64_t Characters(std::string_view text) {
+  return std::count_if(text.begin(), text.end(), [](char c) { return (c & 0xC0) != 0x80; });
+}
+
+}  // namespace
+
+OpenAiChoice::OpenAiChoice(const OpenAiRequest* request, const Gateway* gateway, int prompt)
+    : request_(*request), tokenizer_(gateway->tokenizer()), text_(request->echoed[prompt]) {}
+
+void OpenAiChoice::Add(const AnswerChunk& chunk) {
+  text_ += chunk.text;
+  for (const TokenEvent::Token& token : chunk.tokens) {
+    logprob_sum_ += token.logprob;
+    if (request_.logprobs) tokens_.push_back(token);
+  }
+}
+
+double OpenAiChoice::mean_logprob() const {
+  return logprob_sum_ / std::max(1, end_->completion_tokens);
+}
+
+const char* OpenAiChoice::FinishReason() const {
+  return end_->reason == StopReason::kLength ? "length" : "stop";
+}
+
+// Tokens that are no whole characters show their bytes, so that they differ.
+std::string OpenAiChoice::TokenText(int32_t id) const {
+  if (tokenizer_ == nullptr) return absl::StrCat("token_id:", id);
+  const int32_t ids[] = {id};
+  std::string text = Decode(*tokenizer_, ids, false);
+  if (!absl::StrContains(text, kReplacement)) return text;
+  text = "bytes:";
+  for (const unsigned char byte : tokenizer_->TokenBytes(id)) {
+    absl::StrAppendFormat(&text, "\\x%02x", byte);
+  }
+  return text;
+}
+
+OrderedJson OpenAiChoice::ChatToken(int32_t id, float logprob) const {
+  OrderedJson token;
+  token["token"] = TokenText(id);
+  token["logprob"] = LogprobNumber(logprob);
+  token["bytes"] = OrderedJson::array();
+  if (tokenizer_ == nullptr) return token;
+  for (const unsigned char byte : tokenizer_->TokenBytes(id)) token["bytes"].push_back(byte);
+  return token;
+}
+
+OrderedJson OpenAiChoice::ChatLogprobs() const {
+  OrderedJson content = OrderedJson::array();
+  for (const TokenEvent::Token& token : tokens_) {
+    OrderedJson entry = ChatToken(token.id, token.logprob);
+    entry["top_logprobs"] = OrderedJson::array();
+    for (const Logprob& top : token.top) {
+      entry["top_logprobs"].push_back(ChatToken(top.token, top.logprob));
+    }
+    content.push_back(std::move(entry));
+  }
+  OrderedJson logprobs;
+  logprobs["content"] = std::move(content);
+  logprobs["refusal"] = nullptr;
+  return logprobs;
+}
+
+OrderedJson OpenAiChoice::CompletionLogprobs() const {
+  OrderedJson logprobs;
+  for (const char* name : {"tokens", "token_logprobs", "top_logprobs", "text_offset"}) {
+    logprobs[name] = OrderedJson::array();
+  }
+  int64_t offset = text_offset_;
+  for (const TokenEvent::Token& token : tokens_) {
+    const std::string text = TokenText(token.id);
+    logprobs["tokens"].push_back(text);
+    logprobs["token_logprobs"].push_back(LogprobNumber(token.logprob));
+    OrderedJson top = OrderedJson::object();
+    for (const Logprob& entry : token.top) {
+      top[TokenText(entry.token)] = LogprobNumber(entry.logprob);
+    }
+    top[text] = LogprobNumber(token.logprob);
+    logprobs["top_logprobs"].push_back(std::move(top));
+    logprobs["text_offset"].push_back(offset);
+    if (tokenizer_ != nullptr) offset += Characters(tokenizer_->TokenBytes(token.id));
+  }
+  return logprobs;
+}
+
+OrderedJson OpenAiChoice::TakeLogprobs() {
+  if (!request_.logprobs) return nullptr;
+  OrderedJson logprobs = request_.chat ? ChatLogprobs() : CompletionLogprobs();
+  for (const TokenEvent::Token& token : tokens_) {
+    if (tokenizer_ != nullptr) text_offset_ += Characters(tokenizer_->TokenBytes(token.id));
+  }
+  tokens_.clear();
+  return logprobs;
+}
+
+OrderedJson OpenAiChoice::Whole(int index) {
+  OrderedJson choice;
+  choice["index"] = index;
+  std::string text = std::exchange(text_, "");
+  if (request_.chat) {
+    choice["message"]["role"] = "assistant";
+    choice["message"]["content"] = std::move(text);
+    choice["message"]["refusal"] = nullptr;
+  } else {
+    choice["text"] = std::move(text);
+  }
+  choice["logprobs"] = TakeLogprobs();
+  choice["finish_reason"] = FinishReason();
+  return choice;
+}
+
+OrderedJson OpenAiChoice::Part(int index, bool first) {
+  OrderedJson choice;
+  choice["index"] = index;
+  std::string text = std::exchange(text_, "");
+  if (request_.chat) {
+    if (first) choice["delta"]["role"] = "assistant";
+    choice["delta"]["content"] = std::move(text);
+  } else {
+    choice["text"] = std::move(text);
+  }
+  choice["logprobs"] = TakeLogprobs();
+  choice["finish_reason"] = nullptr;
+  return choice;
+}
+
+OrderedJson OpenAiChoice::LastPart(int index) const {
+  OrderedJson choice;
+  choice["index"] = index;
+  if (request_.chat) {
+    choice["delta"] = OrderedJson::object();
+  } else {
+    choice["text"] = "";
+  }
+  choice["logprobs"] = nullptr;
+  choice["finish_reason"] = FinishReason();
+  return choice;
+}
+
+OrderedJson OpenAiHead(const OpenAiRequest& request, const std::string& id, absl::Time created,
+                       const std::string& version) {
+  OrderedJson head;
+  head["id"] = absl::StrCat(request.chat ? "chatcmpl-" : "cmpl-", id);
+  head["object"] = !request.chat    ? "text_completion"
+                   : request.stream ? "chat.completion.chunk"
+                                    : "chat.completion";
+  head["created"] = absl::ToUnixSeconds(created);
+  head["model"] = request.model;
+  head["system_fingerprint"] = absl::StrCat("lorica-", version);
+  return head;
+}
+
+OrderedJson UsageJson(int64_t prompt_tokens, int64_t completion_tokens, int64_t cached_tokens) {
+  OrderedJson usage;
+  usage["prompt_tokens"] = prompt_tokens;
+  usage["completion_tokens"] = completion_tokens;
+  usage["total_tokens"] = prompt_tokens + completion_tokens;
+  usage["prompt_tokens_details"]["cached_tokens"] = cached_tokens;
+  return usage;
+}
+
+}  // namespace lorica

@@ -1,0 +1,239 @@
+#include "server/http/openai_request.h"
+
+#include <algorithm>
+#include <limits>
+
+#include "absl/strings/numbers.h"
+#include "absl/strings/str_cat.h"
+#include "adapters/adapter.h"
+#include "server/api/field_error.h"
+#include "server/http/fields.h"
+
+namespace lorica {
+namespace {
+
+void ReadModel(Fields& fields, const std::string& base_name, OpenAiRequest* request,
+               GenerateCall* call) {
+  const auto model = fields.Text("model");
+  if (!model) return fields.Refuse("model", "is missing: name the base model or an adapter");
+  request->model = model->empty() ? base_name : *model;
+  if (request->model == base_name) return;
+  if (!CheckAdapterId(request->model).ok()) return fields.Add(NoSuchModel(request->model));
+  call->adapter_id = request->model;
+}
+
+void ReadBias(Fields& fields, GenerateCall* call) {
+  const Json* bias = fields.Find("logit_bias");
+  if (bias == nullptr) return;
+  if (!bias->is_object()) return fields.Refuse("logit_bias", "must map token ids to numbers");
+  for (const auto& [name, value] : bias->items()) {
+    int32_t token = 0;
+    if (!absl::SimpleAtoi(name, &token) || !value.is_number()) {
+      return fields.Refuse("logit_bias", "must map token ids to numbers");
+    }
+    call->logit_bias.emplace_back(token, value.get<double>());
+  }
+}
+
+void ReadStopTokens(Fields& fields, GenerateCall* call) {
+  const Json* ids = fields.Find("stop_token_ids");
+  if (ids == nullptr) return;
+  for (const Json& id : ids->is_array() ? *ids : Json::array({"not a list"})) {
+    const bool fits = id.is_number_unsigned() && id.get<uint64_t>() <= INT32_MAX;
+    if (!fits) return fields.Refuse("stop_token_ids", "must be a list of token ids");
+    call->stop_token_ids.push_back(id.get<int32_t>());
+  }
+}
+
+void ReadSampling(Fields& fields, GenerateCall* call) {
+  call->temperature = fields.Number("temperature").value_or(1.0);
+  call->top_p = fields.Number("top_p");
+  call->min_p = fields.Number("min_p");
+  call->top_k = fields.Int("top_k");
+  if (call->top_k == -1) call->top_k.reset();  // vLLM's way to say "off"
+  call->presence_penalty = fields.Number("presence_penalty");
+  call->frequency_penalty = fields.Number("frequency_penalty");
+  call->repetition_penalty = fields.Number("repetition_penalty");
+  call->seed = fields.Unsigned("seed");
+  ReadBias(fields, call);
+  call->stop = fields.Texts("stop");
+  ReadStopTokens(fields, call);
+  call->ignore_eos =
+      fields.Bool("ignore_eos").value_or(false) || fields.Bool("ignore_eos_token").value_or(false);
+  call->include_stop = fields.Bool("include_stop_str_in_output").value_or(false);
+  call->skip_special_tokens = fields.Bool("skip_special_tokens").value_or(true);
+  call->truncate = fields.Int("truncate_prompt_tokens");
+}
+
+void RefuseUnserved(Fields& fields) {
+  const Json* format = fields.Find("response_format");
+  if (format != nullptr) {
+    Fields inner(*format, "response_format.");
+    if (inner.Text("type").value_or("") != "text") {
+      inner.Refuse("type",
+                   "other than text is not served: this server has no constrained decoding");
+    }
+    fields.Add(inner.status());
+  }
+  for (const char* name : {"guided_json", "guided_regex", "guided_choice", "guided_grammar",
+                           "structured_outputs", "functions", "audio", "prediction"}) {
+    if (fields.Has(name)) fields.Refuse(name, "is not served");
+  }
+}
+
+void ReadCounts(Fields& fields, OpenAiRequest* request) {
+  request->stream = fields.Bool("stream").value_or(false);
+  if (const Json* options = fields.Find("stream_options")) {
+    Fields inner(*options, "stream_options.");
+    request->usage_in_stream = inner.Bool("include_usage").value_or(false);
+    fields.Add(inner.status());
+    if (!request->stream) fields.Refuse("stream_options", "needs stream to be true");
+  }
+  request->choices = fields.Int("n").value_or(1);
+  request->samples = fields.Int("best_of").value_or(request->choices);
+  if (request->choices < 1) fields.Refuse("n", "must be 1 or more");
+  if (request->samples < request->choices) fields.Refuse("best_of", "must be at least n");
+  if (request->samples > kSamplesMax) {
+    fields.Refuse("n", absl::StrCat("and best_of must be at most ", kSamplesMax));
+  }
+  if (request->stream && request->samples > request->choices) {
+    fields.Refuse("best_of", "must equal n when streaming");
+  }
+}
+
+bool IsTokenList(const Json& value) {
+  return value.is_array() && !value.empty() &&
+         std::all_of(value.begin(), value.end(), [](const Json& item) {
+           return item.is_number_unsigned() && item.get<uint64_t>() <= INT32_MAX;
+         });
+}
+
+// A prompt is a text or a list of tokens; there may be a list of prompts.
+void ReadPrompts(Fields& fields, const GenerateCall& call, OpenAiRequest* request) {
+  const Json* prompt = fields.Find("prompt");
+  if (prompt == nullptr) return fields.Refuse("prompt", "is missing");
+  const bool several = prompt->is_array() && !IsTokenList(*prompt);
+  const Json list = several ? *prompt : Json::array({*prompt});
+  if (list.empty() || list.size() > kPromptsMax) {
+    return fields.Refuse("prompt", absl::StrCat("must be 1 to ", kPromptsMax, " prompts"));
+  }
+  for (const Json& item : list) {
+    GenerateCall& one = request->calls.emplace_back(call);
+    if (const auto* text = item.get_ptr<const std::string*>()) {
+      one.prompt = *text;
+    } else if (IsTokenList(item)) {
+      one.token_ids = item.get<std::vector<int32_t>>();
+    } else {
+      return fields.Refuse("prompt", "must be a text, a list of token ids, or a list of these");
+    }
+  }
+}
+
+void ReadEcho(Fields& fields, OpenAiRequest* request) {
+  request->echoed.resize(request->calls.size());
+  if (!fields.Bool("echo").value_or(false)) return;
+  if (request->logprobs) {
+    return fields.Refuse("echo", "together with logprobs is not served: prompts get none");
+  }
+  for (size_t i = 0; i < request->calls.size(); ++i) {
+    if (!request->calls[i].prompt) return fields.Refuse("echo", "needs prompts that are text");
+    request->echoed[i] = *request->calls[i].prompt;
+  }
+}
+
+// A string, or the text parts of a list.
+void ReadContent(Fields& fields, const Json* content, std::string* text) {
+  if (content == nullptr) return;  // an assistant that called a tool
+  if (const auto* plain = content->get_ptr<const std::string*>()) {
+    *text = *plain;
+    return;
+  }
+  if (!content->is_array()) return fields.Refuse("content", "must be a string or a list of parts");
+  for (const Json& part : *content) {
+    Fields inner(part, "messages.content.");
+    const std::string type = inner.Text("type").value_or("");
+    if (type != "text") inner.Refuse("type", "other than text is not served");
+    *text += inner.Text("text").value_or("");
+    fields.Add(inner.status());
+  }
+}
+
+void ReadMessages(Fields& fields, GenerateCall* call) {
+  const Json* messages = fields.Find("messages");
+  if (messages == nullptr || !messages->is_array() || messages->empty()) {
+    return fields.Refuse("messages", "must be a list of at least one message");
+  }
+  if (messages->size() > kChatMessagesMax) {
+    return fields.Refuse("messages", absl::StrCat("has more than ", kChatMessagesMax, " entries"));
+  }
+  for (size_t i = 0; i < messages->size(); ++i) {
+    Fields message((*messages)[i], absl::StrCat("messages[", i, "]."));
+    ChatTurn turn;
+    turn.role = message.Text("role").value_or("");
+    if (turn.role == "developer") turn.role = "system";  // its newer name
+    ReadContent(message, message.Find("content"), &turn.content);
+    fields.Add(message.status());
+    call->messages.push_back(std::move(turn));
+  }
+}
+
+void ReadTools(Fields& fields) {
+  const Json* tools = fields.Find("tools");
+  const Json* choice = fields.Find("tool_choice");
+  const bool none = choice != nullptr && *choice == "none";
+  if (tools != nullptr && !tools->empty() && !none) {
+    fields.Refuse("tools", "are not served; leave them out, or say tool_choice \"none\"");
+  }
+}
+
+}  // namespace
+
+absl::Status NoSuchModel(const std::string& model) {
+  return absl::NotFoundError(absl::StrCat("The model `", model, "` does not exist"));
+}
+
+absl::StatusOr<OpenAiRequest> ParseCompletion(const Json& body, const std::string& base_name) {
+  OpenAiRequest request;
+  GenerateCall call;
+  Fields fields(body);
+  ReadModel(fields, base_name, &request, &call);
+  ReadCounts(fields, &request);
+  ReadSampling(fields, &call);
+  RefuseUnserved(fields);
+  call.max_tokens = fields.Int("max_tokens");
+  call.max_tokens_default = kCompletionTokensDefault;
+  call.logprobs = fields.Int("logprobs");
+  request.logprobs = call.logprobs.has_value();
+  if (request.samples > request.choices && !call.logprobs) call.logprobs = 0;
+  if (!fields.Text("suffix").value_or("").empty()) fields.Refuse("suffix", "is not served");
+  ReadPrompts(fields, call, &request);
+  ReadEcho(fields, &request);
+  if (!fields.status().ok()) return fields.status();
+  return request;
+}
+
+absl::StatusOr<OpenAiRequest> ParseChat(const Json& body, const std::string& base_name) {
+  OpenAiRequest request;
+  request.chat = true;
+  GenerateCall call;
+  Fields fields(body);
+  ReadModel(fields, base_name, &request, &call);
+  ReadCounts(fields, &request);
+  ReadSampling(fields, &call);
+  RefuseUnserved(fields);
+  ReadTools(fields);
+  call.max_tokens = fields.Int("max_completion_tokens");
+  if (!call.max_tokens) call.max_tokens = fields.Int("max_tokens");
+  call.max_tokens_default = std::numeric_limits<int32_t>::max();
+  request.logprobs = fields.Bool("logprobs").value_or(false);
+  const auto top = fields.Int("top_logprobs");
+  if (top && !request.logprobs) fields.Refuse("top_logprobs", "needs logprobs to be true");
+  if (request.logprobs || request.samples > request.choices) call.logprobs = top.value_or(0);
+  ReadMessages(fields, &call);
+  if (!fields.status().ok()) return fields.status();
+  request.calls.push_back(std::move(call));
+  request.echoed.resize(1);
+  return request;
+}
+
+}  // namespace lorica

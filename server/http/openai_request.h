@@ -1,0 +1,40 @@
+// OpenAI's completion and chat requests: what clients send, and what it means here.
+//
+// Field names and defaults are OpenAI's, with the extensions that vLLM's clients use
+// (top_k, min_p, repetition_penalty, ignore_eos, stop_token_ids, ...). What cannot be done
+// is refused; what has no effect on an answer (user, metadata, ...) is ignored. Pure.
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "server/api/gateway.h"
+#include "server/http/json.h"
+
+namespace lorica {
+
+inline constexpr int kPromptsMax = 16;  // of one completion request
+inline constexpr int kCompletionTokensDefault = 16;
+
+struct OpenAiRequest {
+  std::vector<GenerateCall> calls;  // one a prompt
+  std::vector<std::string> echoed;  // what each answer's text begins with
+  std::string model;                // as sent
+  bool chat = false;
+  bool stream = false;
+  bool usage_in_stream = false;
+  bool logprobs = false;
+  int choices = 1;  // of each prompt, wanted
+  int samples = 1;  // of each prompt, made; the best of them are given
+};
+
+// `base_name`: what `model` calls the base model. InvalidArgument: a field at fault.
+// NotFound: `model` can be no adapter's name.
+absl::StatusOr<OpenAiRequest> ParseCompletion(const Json& body, const std::string& base_name);
+absl::StatusOr<OpenAiRequest> ParseChat(const Json& body, const std::string& base_name);
+
+// NotFound, as OpenAI's clients know it.
+absl::Status NoSuchModel(const std::string& model);
+
+}  // namespace lorica

@@ -1,0 +1,256 @@
+#include "server/http/openai_routes.h"
+
+#include <algorithm>
+#include <memory>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "absl/time/clock.h"
+#include "server/http/errors.h"
+#include "server/http/fields.h"
+#include "server/http/openai_answer.h"
+#include "server/http/openai_request.h"
+
+namespace lorica {
+namespace {
+
+constexpr char kModelPath[] = "/v1/models/";
+
+void Refuse(const absl::Status& status, HttpReply& reply) {
+  SendError(OpenAiError(status), status, reply);
+}
+
+// An adapter that is not there is a model that does not exist.
+absl::Status AsModelError(const absl::Status& status, const std::string& model) {
+  return absl::IsNotFound(status) ? NoSuchModel(model) : status;
+}
+
+struct Usage {
+  int64_t prompt_tokens = 0;
+  int64_t completion_tokens = 0;
+  int64_t cached_tokens = 0;
+  std::vector<bool> counted;  // whose prompt is in it
+
+  void Add(const AnswerEnd& end, size_t prompt) {
+    completion_tokens += end.completion_tokens;
+    if (counted[prompt]) return;
+    counted[prompt] = true;
+    prompt_tokens += end.prompt_tokens;
+    cached_tokens += end.cached_tokens;
+  }
+  OrderedJson json() const { return UsageJson(prompt_tokens, completion_tokens, cached_tokens); }
+};
+
+// The request while its answers come in.
+class Exchange {
+ public:
+  Exchange(const HttpContext* context, OpenAiRequest request, std::shared_ptr<AnswerSet> answers,
+           const std::string& id, AccessNotes* notes)
+      : request_(std::move(request)),
+        answers_(std::move(answers)),
+        head_(OpenAiHead(request_, id, absl::Now(), context->facts().version)),
+        notes_(*notes) {
+    for (size_t i = 0; i < answers_->size(); ++i) {
+      choices_.push_back(std::make_unique<OpenAiChoice>(&request_, context->gateway(), Prompt(i)));
+    }
+    usage_.counted.resize(request_.calls.size());
+    begun_.resize(answers_->size());
+  }
+
+  bool stream() const { return request_.stream; }
+
+  // The whole answer, or why there is none.
+  absl::StatusOr<OrderedJson> Whole(Peer& peer) {
+    absl::Status failed;
+    const bool all = answers_->Run(peer, [&](AnswerSet::Piece piece) {
+      OpenAiChoice& choice = *choices_[piece.index];
+      choice.Add(piece.chunk);
+      if (!piece.end) return true;
+      failed = piece.end->status;
+      Count(piece.index, *std::move(piece.end));
+      return failed.ok();
+    });
+    if (!failed.ok()) return failed;
+    if (!all) return absl::CancelledError("the client has gone");
+    OrderedJson json = head_;
+    json["choices"] = Chosen();
+    json["usage"] = usage_.json();
+    return json;
+  }
+
+  void Stream(EventStream& events) {
+    absl::Status failed;
+    absl::Time written = absl::Now();
+    const bool all = answers_->Run(
+        events,
+        [&](AnswerSet::Piece piece) {
+          written = absl::Now();
+          if (piece.end) failed = piece.end->status;
+          return WritePiece(std::move(piece), events) && failed.ok();
+        },
+        [&] {
+          if (absl::Now() - written < kKeepAliveInterval) return true;
+          written = absl::Now();
+          return events.KeepAlive();
+        });
+    if (!failed.ok()) {
+      events.Write(Dump(OpenAiError(failed).body));
+    } else if (all) {
+      if (request_.usage_in_stream) {
+        OrderedJson last = head_;
+        last["choices"] = OrderedJson::array();
+        last["usage"] = usage_.json();
+        events.Write(Dump(last));
+      }
+      events.Write("[DONE]");
+    }
+  }
+
+ private:
+  int Prompt(size_t answer) const { return static_cast<int>(answer) / request_.samples; }
+
+  void Count(size_t index, AnswerEnd end) {
+    NoteEnd(end, notes_);
+    usage_.Add(end, Prompt(index));
+    choices_[index]->End(std::move(end));
+  }
+
+  // The best of each prompt's samples, in the order of the prompts.
+  OrderedJson Chosen() {
+    OrderedJson chosen = OrderedJson::array();
+    for (size_t begin = 0; begin < choices_.size(); begin += request_.samples) {
+      const auto first = choices_.begin() + begin;
+      if (request_.samples > request_.choices) {
+        std::stable_sort(first, first + request_.samples, [](const auto& a, const auto& b) {
+          return a->mean_logprob() > b->mean_logprob();
+        });
+      }
+      for (int i = 0; i < request_.choices; ++i) {
+        chosen.push_back(first[i]->Whole(static_cast<int>(chosen.size())));
+      }
+    }
+    return chosen;
+  }
+
+  bool WriteChunk(OrderedJson choice, EventStream& events) {
+    OrderedJson chunk = head_;
+    chunk["choices"] = OrderedJson::array({std::move(choice)});
+    if (request_.usage_in_stream) chunk["usage"] = nullptr;
+    return events.Write(Dump(chunk));
+  }
+
+  bool WritePiece(AnswerSet::Piece piece, EventStream& events) {
+    const int index = static_cast<int>(piece.index);
+    OpenAiChoice& choice = *choices_[piece.index];
+    choice.Add(piece.chunk);
+    const bool first = !begun_[piece.index];
+    begun_[piece.index] = true;
+    if ((first || choice.has_part()) && !WriteChunk(choice.Part(index, first), events)) {
+      return false;
+    }
+    if (!piece.end) return true;
+    const bool ok = piece.end->status.ok();
+    Count(piece.index, *std::move(piece.end));
+    return !ok || WriteChunk(choice.LastPart(index), events);
+  }
+
+  const OpenAiRequest request_;
+  const std::shared_ptr<AnswerSet> answers_;
+  const OrderedJson head_;
+  AccessNotes& notes_;
+  std::vector<std::unique_ptr<OpenAiChoice>> choices_;
+  std::vector<bool> begun_;
+  Usage usage_;
+};
+
+void Generate(const HttpContext& context, bool chat, const HttpRequest& http, HttpReply& reply) {
+  const auto body = ParseJson(http.body);
+  if (!body.ok()) return Refuse(body.status(), reply);
+  auto request = (chat ? ParseChat : ParseCompletion)(*body, context.facts().model);
+  if (!request.ok()) return Refuse(request.status(), reply);
+  for (GenerateCall& call : request->calls) call.adapter_headers = http.Values("x-adapter-id");
+  auto answers = context.Generate(http, request->calls, request->samples, reply);
+  if (!answers.ok()) return Refuse(AsModelError(answers.status(), request->model), reply);
+  auto exchange = std::make_shared<Exchange>(&context, *std::move(request), *std::move(answers),
+                                             http.id, &reply.notes());
+  if (exchange->stream()) {
+    return reply.SendEvents([exchange](EventStream& events) { exchange->Stream(events); });
+  }
+  const auto whole = exchange->Whole(reply);
+  if (!whole.ok()) return Refuse(whole.status(), reply);
+  reply.Send(200, Dump(*whole));
+}
+
+// --- models ------------------------------------------------------------------------------
+
+OrderedJson ModelJson(const HttpContext& context, const std::string& id, const std::string& root,
+                      const std::string& parent) {
+  OrderedJson model;
+  model["id"] = id;
+  model["object"] = "model";
+  model["created"] = absl::ToUnixSeconds(context.facts().started);
+  model["owned_by"] = "lorica";
+  model["root"] = root;
+  model["parent"] = parent.empty() ? OrderedJson() : OrderedJson(parent);
+  model["max_model_len"] = context.gateway()->limits().context_tokens;
+  return model;
+}
+
+OrderedJson BaseJson(const HttpContext& context) {
+  return ModelJson(context, context.facts().model, context.facts().model, "");
+}
+
+void ListModels(const HttpContext& context, const HttpRequest& http, HttpReply& reply) {
+  const auto tenant = context.Authenticate(http, reply);
+  if (!tenant.ok()) return Refuse(tenant.status(), reply);
+  OrderedJson models = OrderedJson::array({BaseJson(context)});
+  const absl::Status status = context.RunWork([&] {
+    const auto entries =
+        context.gateway()->catalog()->List((*tenant)->name, "", "", kListedModelsMax);
+    if (!entries.ok()) return entries.status();
+    for (const CatalogEntry& entry : *entries) {
+      models.push_back(ModelJson(context, entry.adapter_id, entry.location, context.facts().model));
+    }
+    return absl::OkStatus();
+  });
+  if (!status.ok()) return Refuse(status, reply);
+  OrderedJson json;
+  json["object"] = "list";
+  json["data"] = std::move(models);
+  reply.Send(200, Dump(json));
+}
+
+void GetModel(const HttpContext& context, const HttpRequest& http, HttpReply& reply) {
+  const auto tenant = context.Authenticate(http, reply);
+  if (!tenant.ok()) return Refuse(tenant.status(), reply);
+  const std::string id = http.path.substr(sizeof kModelPath - 1);
+  if (id == context.facts().model) return reply.Send(200, Dump(BaseJson(context)));
+  if (!CheckAdapterId(id).ok()) return Refuse(NoSuchModel(id), reply);
+  OrderedJson model;
+  const absl::Status status = context.RunWork([&] {
+    const auto entry = context.gateway()->catalog()->Get((*tenant)->name, id);
+    if (!entry.ok()) return entry.status();
+    model = ModelJson(context, entry->adapter_id, entry->location, context.facts().model);
+    return absl::OkStatus();
+  });
+  if (!status.ok()) return Refuse(AsModelError(status, id), reply);
+  reply.Send(200, Dump(model));
+}
+
+}  // namespace
+
+void AddOpenAiRoutes(const HttpContext* context, HttpRoutes* routes) {
+  const auto bind = [context](void (*route)(const HttpContext&, const HttpRequest&, HttpReply&)) {
+    return [=](const HttpRequest& request, HttpReply& reply) { route(*context, request, reply); };
+  };
+  (*routes)["/v1/models"]["GET"] = bind(ListModels);
+  (*routes)[absl::StrCat(kModelPath, "*")]["GET"] = bind(GetModel);
+  for (const bool chat : {false, true}) {
+    (*routes)[chat ? "/v1/chat/completions" : "/v1/completions"]["POST"] =
+        [context, chat](const HttpRequest& request, HttpReply& reply) {
+          Generate(*context, chat, request, reply);
+        };
+  }
+}
+
+}  // namespace lorica

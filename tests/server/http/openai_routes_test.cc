@@ -1,0 +1,285 @@
+// OpenAI's routes on a whole server.
+#include "server/http/openai_routes.h"
+
+#include <set>
+
+#include "gmock/gmock.h"
+#include "tests/server/api/tiny_server.h"
+#include "tests/server/http/http_call.h"
+
+namespace lorica {
+namespace {
+
+using ::testing::StartsWith;
+using Json = nlohmann::json;
+
+class OpenAiRoutesTest : public ::testing::Test {
+ protected:
+  static Json Completion(const Json& more = Json::object()) {
+    Json body = {{"model", "tiny-llama"},
+                 {"prompt", "hi"},
+                 {"max_tokens", 6},
+                 {"temperature", 0},
+                 {"ignore_eos", true}};
+    body.update(more);
+    return body;
+  }
+  static Json Chat(const Json& more = Json::object()) {
+    Json body = Completion(more);
+    body.erase("prompt");
+    body["messages"] = {{{"role", "user"}, {"content", "hi"}}};
+    body.update(more);
+    return body;
+  }
+  HttpAnswer Complete(const Json& body) { return Post(port(), "/v1/completions", body); }
+  HttpAnswer Converse(const Json& body) { return Post(port(), "/v1/chat/completions", body); }
+  void ExpectError(const HttpAnswer& answer, int status, const std::string& code,
+                   const Json& param) {
+    EXPECT_EQ(answer.status, status) << answer.body;
+    const Json error = answer.json().value("error", Json::object());
+    EXPECT_EQ(error.value("code", ""), code) << answer.body;
+    EXPECT_EQ(error.value("param", Json()), param) << answer.body;
+    EXPECT_TRUE(error.value("message", Json()).is_string());
+  }
+  // The chunks of a stream that must end well.
+  std::vector<Json> Chunks(const HttpAnswer& answer) {
+    std::vector<std::string> events = answer.events();
+    EXPECT_EQ(answer.status, 200);
+    EXPECT_TRUE(!events.empty() && events.back() == "[DONE]") << answer.body;
+    std::vector<Json> chunks;
+    for (size_t i = 0; i + 1 < events.size(); ++i) chunks.push_back(Json::parse(events[i]));
+    return chunks;
+  }
+  int port() { return server_.server().http_port(); }
+
+  TinyServer server_;
+};
+
+TEST_F(OpenAiRoutesTest, CompletionsHaveRealValues) {
+  const HttpAnswer answer = Complete(Completion());
+  ASSERT_EQ(answer.status, 200) << answer.body;
+  const Json json = answer.json();
+  EXPECT_THAT(json["id"].get<std::string>(), StartsWith("cmpl-"));
+  EXPECT_EQ(json["object"], "text_completion");
+  EXPECT_EQ(json["model"], "tiny-llama");
+  EXPECT_GT(json["created"], 1'700'000'000);
+  ASSERT_EQ(json["choices"].size(), 1u);
+  EXPECT_EQ(json["choices"][0]["finish_reason"], "length");
+  EXPECT_TRUE(json["choices"][0]["logprobs"].is_null());
+  EXPECT_EQ(json["usage"]["prompt_tokens"], 2);
+  EXPECT_EQ(json["usage"]["completion_tokens"], 6);
+  EXPECT_EQ(json["usage"]["total_tokens"], 8);
+}
+
+TEST_F(OpenAiRoutesTest, AnAdapterIsAModelAndAnswersAsOverGrpc) {
+  std::set<std::string> texts;
+  for (const std::string model : {"tiny-llama", "plain", "dora"}) {
+    v1::GenerateRequest request;
+    request.set_prompt("hi");
+    request.set_adapter_id(model);
+    request.set_max_tokens(6);
+    request.set_ignore_eos(true);
+    Context context;
+    v1::GenerateResponse expected;
+    ASSERT_TRUE(server_.inference().Generate(&context, request, &expected).ok());
+    const Json json = Complete(Completion({{"model", model}})).json();
+    EXPECT_EQ(json["choices"][0]["text"], expected.text());
+    EXPECT_EQ(json["model"], model);
+    texts.insert(expected.text());
+  }
+  EXPECT_EQ(texts.size(), 3u) << "the adapters make a difference";
+}
+
+TEST_F(OpenAiRoutesTest, SeveralPromptsAndChoicesComeInOrder) {
+  const Json json =
+      Complete(Completion({{"prompt", {"hi", "ho"}}, {"n", 2}, {"echo", true}})).json();
+  ASSERT_EQ(json["choices"].size(), 4u) << json;
+  for (int i = 0; i < 4; ++i) {
+    EXPECT_EQ(json["choices"][i]["index"], i);
+    EXPECT_THAT(json["choices"][i]["text"].get<std::string>(), StartsWith(i < 2 ? "hi" : "ho"));
+  }
+  EXPECT_EQ(json["usage"]["prompt_tokens"], 4) << "each prompt counts once";
+  EXPECT_EQ(json["usage"]["completion_tokens"], 24);
+  const Json tokens = Complete(Completion({{"prompt", {{5, 6}, {7}}}})).json();
+  EXPECT_EQ(tokens["usage"]["prompt_tokens"], 3);
+  EXPECT_EQ(Complete(Completion({{"prompt", {5, 6}}})).json()["choices"].size(), 1u);
+}
+
+TEST_F(OpenAiRoutesTest, BestOfGivesTheLikeliest) {
+  const Json sampled = {{"temperature", 2.0}, {"seed", 7}, {"logprobs", 0}};
+  Json all = sampled;
+  all["n"] = 4;
+  Json best = sampled;
+  best["best_of"] = 4;
+  double likeliest = -1e9;
+  std::string text;
+  const Json all_choices = Complete(Completion(all)).json()["choices"];
+  for (const Json& choice : all_choices) {
+    double sum = 0.0;
+    for (const Json& logprob : choice["logprobs"]["token_logprobs"]) sum += logprob.get<double>();
+    if (sum > likeliest) text = choice["text"];
+    likeliest = std::max(likeliest, sum);
+  }
+  const Json json = Complete(Completion(best)).json();
+  ASSERT_EQ(json["choices"].size(), 1u);
+  EXPECT_EQ(json["choices"][0]["text"], text);
+  EXPECT_EQ(json["usage"]["completion_tokens"], 24);
+}
+
+TEST_F(OpenAiRoutesTest, CompletionLogprobsLineUp) {
+  const Json logprobs = Complete(Completion({{"logprobs", 2}})).json()["choices"][0]["logprobs"];
+  for (const char* list : {"tokens", "token_logprobs", "top_logprobs", "text_offset"}) {
+    EXPECT_EQ(logprobs[list].size(), 6u) << list;
+  }
+  for (int i = 0; i < 6; ++i) {
+    const Json& top = logprobs["top_logprobs"][i];
+    EXPECT_EQ(top.size(), 2u);
+    EXPECT_EQ(top[logprobs["tokens"][i].get<std::string>()], logprobs["token_logprobs"][i]);
+  }
+}
+
+TEST_F(OpenAiRoutesTest, ChatsAnswerAsTheTemplateSays) {
+  const HttpAnswer answer = Converse(Chat({{"logprobs", true}, {"top_logprobs", 2}}));
+  ASSERT_EQ(answer.status, 200) << answer.body;
+  const Json json = answer.json();
+  EXPECT_THAT(json["id"].get<std::string>(), StartsWith("chatcmpl-"));
+  EXPECT_EQ(json["object"], "chat.completion");
+  const Json& choice = json["choices"][0];
+  EXPECT_EQ(choice["message"]["role"], "assistant");
+  ASSERT_EQ(choice["logprobs"]["content"].size(), 6u);
+  const Json& token = choice["logprobs"]["content"][0];
+  EXPECT_EQ(token["top_logprobs"].size(), 2u);
+  EXPECT_EQ(token["top_logprobs"][0]["token"], token["token"]);
+  EXPECT_TRUE(token["bytes"].is_array());
+  const Json parts = {{{"type", "text"}, {"text", "h"}}, {{"type", "text"}, {"text", "i"}}};
+  const Json same = Converse(Chat({{"messages", {{{"role", "user"}, {"content", parts}}}}})).json();
+  EXPECT_EQ(same["choices"][0]["message"], choice["message"]) << "parts are joined";
+}
+
+TEST_F(OpenAiRoutesTest, StreamsAddUpToTheWhole) {
+  for (const bool chat : {false, true}) {
+    Json body = chat ? Chat() : Completion();
+    const Json whole = (chat ? Converse(body) : Complete(body)).json();
+    body["stream"] = true;
+    body["stream_options"] = {{"include_usage", true}};
+    body["logprobs"] = chat ? Json(true) : Json(0);
+    const std::vector<Json> chunks = Chunks(chat ? Converse(body) : Complete(body));
+    ASSERT_GE(chunks.size(), 3u);
+    std::string text;
+    size_t logprobs = 0;
+    for (size_t i = 0; i + 1 < chunks.size(); ++i) {
+      const Json& choice = chunks[i]["choices"].at(0);
+      EXPECT_EQ(chunks[i]["id"], chunks[0]["id"]);
+      EXPECT_TRUE(chunks[i]["usage"].is_null());
+      EXPECT_EQ(choice["finish_reason"].is_null(), i + 2 < chunks.size());
+      text += chat ? choice["delta"].value("content", "") : choice["text"].get<std::string>();
+      if (chat) {
+        EXPECT_EQ(choice["delta"].contains("role"), i == 0);
+      }
+      if (choice["logprobs"].is_null()) continue;
+      logprobs += choice["logprobs"][chat ? "content" : "tokens"].size();
+    }
+    EXPECT_EQ(text, chat ? whole["choices"][0]["message"]["content"] : whole["choices"][0]["text"]);
+    EXPECT_EQ(logprobs, 6u);
+    EXPECT_EQ(chunks.back()["choices"], Json::array());
+    EXPECT_EQ(chunks.back()["usage"], whole["usage"]);
+  }
+}
+
+TEST_F(OpenAiRoutesTest, ChoicesOfAStreamAreTold) {
+  std::map<int, std::string> texts;
+  const Json body = Completion({{"stream", true}, {"n", 3}, {"temperature", 1.0}, {"seed", 3}});
+  for (const Json& chunk : Chunks(Complete(body))) {
+    texts[chunk["choices"][0]["index"]] += chunk["choices"][0]["text"];
+  }
+  ASSERT_EQ(texts.size(), 3u);
+  Json whole = body;
+  whole["stream"] = false;
+  const Json all_choices = Complete(whole).json()["choices"];
+  for (const Json& choice : all_choices) {
+    EXPECT_EQ(choice["text"], texts[choice["index"]]);
+  }
+}
+
+TEST_F(OpenAiRoutesTest, UnknownModelsAreNotFound) {
+  for (const char* model : {"missing", "gpt-4:x y", "../etc", "a/b/c"}) {
+    ExpectError(Complete(Completion({{"model", model}})), 404, "model_not_found", nullptr);
+    ExpectError(Converse(Chat({{"model", model}, {"stream", true}})), 404, "model_not_found",
+                nullptr);
+  }
+  EXPECT_EQ(HttpCall(port(), "GET", "/v1/models/missing").status, 404);
+}
+
+TEST_F(OpenAiRoutesTest, FaultsNameTheirField) {
+  const std::vector<std::pair<Json, const char*>> wrong = {
+      {{{"temperature", -1}}, "temperature"},
+      {{{"temperature", "hot"}}, "temperature"},
+      {{{"n", 0}}, "n"},
+      {{{"n", kSamplesMax + 1}}, "n"},
+      {{{"best_of", 1}, {"n", 2}}, "best_of"},
+      {{{"max_tokens", 0}}, "max_tokens"},
+      {{{"max_tokens", 100000}}, "max_tokens"},
+      {{{"logprobs", 21}}, "logprobs"},
+      {{{"logit_bias", {{"x", 1}}}}, "logit_bias"},
+      {{{"stop", {1}}}, "stop"},
+      {{{"suffix", "end"}}, "suffix"},
+      {{{"prompt", Json::array()}}, "prompt"},
+      {{{"prompt", {{{"a", 1}}}}}, "prompt"},
+      {{{"stream_options", {{"include_usage", true}}}}, "stream_options"},
+      {{{"response_format", {{"type", "json_object"}}}}, "response_format.type"},
+      {{{"guided_json", Json::object()}}, "guided_json"}};
+  for (const auto& [more, field] : wrong) {
+    ExpectError(Complete(Completion(more)), 400, "invalid_value", field);
+  }
+  ExpectError(Complete({{"prompt", "hi"}}), 400, "invalid_value", "model");
+  ExpectError(Converse(Chat({{"messages", Json::array()}})), 400, "invalid_value", "messages");
+  ExpectError(Converse(Chat({{"tools", {Json::object()}}})), 400, "invalid_value", "tools");
+  ExpectError(Converse(Chat({{"top_logprobs", 3}})), 400, "invalid_value", "top_logprobs");
+  ExpectError(Complete(Completion({{"model", "broken"}})), 400, "failed_precondition", nullptr);
+  ExpectError(HttpCall(port(), "POST", "/v1/completions", "[1"), 400, "invalid_value", nullptr);
+}
+
+TEST_F(OpenAiRoutesTest, TheHeaderMayNameTheAdapterToo) {
+  const Json expected = Complete(Completion({{"model", "plain"}})).json()["choices"];
+  EXPECT_EQ(
+      Post(port(), "/v1/completions", Completion(), {{"x-adapter-id", "plain"}}).json()["choices"],
+      expected);
+  ExpectError(Post(port(), "/v1/completions", Completion({{"model", "other"}}),
+                   {{"x-adapter-id", "plain"}}),
+              400, "invalid_value", "x-adapter-id");
+}
+
+TEST_F(OpenAiRoutesTest, AnyKeyDoesWhereThereAreNone) {
+  EXPECT_EQ(
+      Post(port(), "/v1/completions", Completion(), {{"Authorization", "Bearer sk-x"}}).status,
+      200);
+}
+
+TEST_F(OpenAiRoutesTest, ModelsListTheBaseAndEveryAdapter) {
+  const Json list = HttpCall(port(), "GET", "/v1/models").json();
+  EXPECT_EQ(list["object"], "list");
+  std::map<std::string, Json> models;
+  for (const Json& model : list["data"]) models[model["id"]] = model;
+  ASSERT_EQ(models.size(), 5u) << list;
+  EXPECT_TRUE(models["tiny-llama"]["parent"].is_null());
+  EXPECT_EQ(models["plain"]["parent"], "tiny-llama");
+  EXPECT_EQ(models["plain"]["root"], "plain");
+  EXPECT_EQ(models["plain"]["object"], "model");
+  EXPECT_EQ(models["plain"]["owned_by"], "lorica");
+  EXPECT_TRUE(models["plain"]["created"].is_number_integer());
+  EXPECT_EQ(HttpCall(port(), "GET", "/v1/models/plain").json(), models["plain"]);
+  EXPECT_EQ(HttpCall(port(), "GET", "/v1/models/tiny-llama").json(), models["tiny-llama"]);
+}
+
+TEST(ModelNameTest, TheBaseModelMayHaveAnotherName) {
+  Config config;
+  config.model_name = "org/base";
+  TinyServer server(config);
+  const int port = server.server().http_port();
+  EXPECT_EQ(HttpCall(port, "GET", "/v1/models/org/base").status, 200);
+  const Json body = {{"model", "org/base"}, {"prompt", "hi"}, {"max_tokens", 1}};
+  EXPECT_EQ(Post(port, "/v1/completions", body).status, 200);
+}
+
+}  // namespace
+}  // namespace lorica
