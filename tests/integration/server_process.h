@@ -30,6 +30,7 @@ class ServerProcess {
   ~ServerProcess();
 
   const std::string& address() const { return address_; }
+  int http_port() const { return http_port_; }  // 0: without --http-address
   pid_t pid() const { return pid_; }
   // A client of its own connection.
   std::unique_ptr<LoricaClient> NewClient() const;
@@ -45,6 +46,7 @@ class ServerProcess {
 
   TemporaryFolder folder_;
   std::string address_;
+  int http_port_ = 0;
   pid_t pid_ = -1;
   bool exited_ = false;
   int exit_code_ = -1;

@@ -1,0 +1,79 @@
+"""Everything that lorax-client can do here, against a server on its own.
+
+lorax_client.py URL ADAPTER_ID < PROMPT   prints [token ids, text] of the adapter's answer"""
+import asyncio, json, sys
+
+from lorax import AsyncClient, Client
+from lorax.errors import GenerationError, ValidationError
+
+url, adapter = sys.argv[1:3]
+prompt = sys.stdin.read()
+client = Client(url, headers={"Authorization": "Bearer not-used"})
+
+
+def must_raise(kind, call):
+    try:
+        call()
+    except kind as error:
+        return str(error)
+    raise AssertionError(f"no {kind.__name__}")
+
+
+whole = client.generate(prompt, adapter_id=adapter, max_new_tokens=64, api_token="not-used")
+ids = [token.id for token in whole.details.tokens]
+assert whole.details.generated_tokens == len(ids) and whole.details.prompt_tokens > 0
+assert whole.details.finish_reason == "eos_token", whole.details.finish_reason
+
+events = list(client.generate_stream(prompt, adapter_id=adapter, max_new_tokens=64))
+assert [event.token.id for event in events] == ids
+assert events[-1].generated_text == whole.generated_text
+assert events[-1].details.generated_tokens == len(ids)
+assert all(event.generated_text is None for event in events[:-1])
+
+named = client.generate(prompt, adapter_id=adapter, adapter_source="local", max_new_tokens=64)
+assert named.generated_text == whole.generated_text
+base = client.generate(prompt, max_new_tokens=8)
+assert base.generated_text != whole.generated_text
+full = client.generate(prompt, max_new_tokens=8, return_full_text=True)
+assert full.generated_text == prompt + base.generated_text
+
+sampled = dict(do_sample=True, temperature=0.9, top_k=20, top_p=0.9, max_new_tokens=6)
+first = client.generate(prompt, seed=5, **sampled)
+assert client.generate(prompt, seed=5, **sampled) == first and first.details.seed == 5
+best = client.generate(prompt, best_of=2, **sampled)
+assert len(best.details.best_of_sequences) == 1
+several = client.generate(prompt, return_k_alternatives=3, max_new_tokens=2)
+assert [len(token.alternative_tokens) for token in several.details.tokens] == [3, 3]
+stopped = client.generate(prompt, max_new_tokens=64, stop_sequences=[base.generated_text[-2:]])
+assert stopped.generated_text.endswith(base.generated_text[-2:])
+
+must_raise(GenerationError, lambda: client.generate(prompt, adapter_id="missing/one"))
+must_raise(GenerationError, lambda: list(client.generate_stream(prompt, adapter_id="missing/one")))
+must_raise(GenerationError, lambda: client.generate(
+    prompt, adapter_id="x/y", adapter_source="pbase"))
+merge = dict(ids=[adapter, "headline"], weights=[0.5, 0.5], merge_strategy="linear",
+             density=0.5)
+must_raise(GenerationError, lambda: client.generate(prompt, merged_adapters=merge))
+must_raise(ValidationError, lambda: client.generate(prompt, max_new_tokens=10**6))
+must_raise(ValidationError, lambda: client.generate(prompt, stop_sequences=["x"] * 100))
+must_raise(ValidationError, lambda: client.generate(
+    prompt, response_format={"type": "json_object", "schema": {"type": "object"}}))
+
+
+async def several_at_once():
+    asking = AsyncClient(url)
+    answers = await asyncio.gather(*[
+        asking.generate(prompt, adapter_id=adapter, max_new_tokens=64) for _ in range(4)])
+    assert [answer.generated_text for answer in answers] == [whole.generated_text] * 4
+    streamed = [event.token.id async for event in asking.generate_stream(
+        prompt, adapter_id=adapter, max_new_tokens=64)]
+    assert streamed == ids
+    try:
+        await asking.generate(prompt, adapter_id="missing/one")
+        raise AssertionError("no error")
+    except GenerationError:
+        pass
+
+
+asyncio.run(several_at_once())
+print(json.dumps([ids, whole.generated_text]))
