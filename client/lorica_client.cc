@@ -28,7 +28,14 @@ constexpr absl::Duration kServerDelayMax = absl::Seconds(60);
 constexpr absl::Duration kNoDelayAsked = absl::Nanoseconds(-1);
 constexpr int kListPage = 1000;
 
-std::shared_ptr<grpc::Channel> MakeChannel(const std::string& server) {
+bool UsesTls(const ClientTls& tls) { return tls.use || !tls.ca.empty() || !tls.cert.empty(); }
+
+std::shared_ptr<grpc::ChannelCredentials> MakeCredentials(const ClientTls& tls) {
+  if (!UsesTls(tls)) return grpc::InsecureChannelCredentials();
+  return grpc::SslCredentials({tls.ca, tls.key, tls.cert});
+}
+
+std::shared_ptr<grpc::Channel> MakeChannel(const ClientOptions& options) {
   grpc::ChannelArguments arguments;
   arguments.SetMaxReceiveMessageSize(kResponseBytesMax);
   arguments.SetMaxSendMessageSize(-1);  // the server's limit decides, with its own sentence
@@ -40,13 +47,16 @@ std::shared_ptr<grpc::Channel> MakeChannel(const std::string& server) {
   arguments.SetInt(GRPC_ARG_USE_LOCAL_SUBCHANNEL_POOL, 1);
   // Retries are ours: they know what was already delivered.
   arguments.SetInt(GRPC_ARG_ENABLE_RETRIES, 0);
-  return grpc::CreateCustomChannel(server, grpc::InsecureChannelCredentials(), arguments);
+  return grpc::CreateCustomChannel(options.server, MakeCredentials(options.tls), arguments);
 }
 
-absl::Status NoServer(const std::string& server) {
+absl::Status NoServer(const ClientOptions& options) {
+  const std::string& server = options.server;
   absl::Status status = absl::UnavailableError(absl::StrCat(
       "no server at ", server, ": start one with `loricad --model MODEL --adapters-dir DIR",
-      " --grpc-address ", server, "`, or name another with --server HOST:PORT or LORICA_SERVER"));
+      " --grpc-address ", server, "`, or name another with --server HOST:PORT or LORICA_SERVER",
+      UsesTls(options.tls) ? ". Or it does not speak TLS, or not with a certificate of --tls-ca"
+                           : ""));
   status.SetPayload(kNoServerUrl, absl::Cord());
   return status;
 }
@@ -136,7 +146,7 @@ bool IsNoServer(const absl::Status& status) { return status.GetPayload(kNoServer
 
 LoricaClient::LoricaClient(ClientOptions options)
     : options_(std::move(options)),
-      channel_(MakeChannel(options_.server)),
+      channel_(MakeChannel(options_)),
       inference_(v1::InferenceService::NewStub(channel_)),
       adapters_(v1::AdapterService::NewStub(channel_)),
       server_(v1::ServerService::NewStub(channel_)) {}
@@ -154,7 +164,7 @@ absl::Status LoricaClient::ConnectWithin(absl::Duration patience, absl::Duration
   while (state != GRPC_CHANNEL_READY) {
     const bool refused = state == GRPC_CHANNEL_TRANSIENT_FAILURE;
     const absl::Time end = start + (refused ? patience : attempt);
-    if (state == GRPC_CHANNEL_SHUTDOWN || absl::Now() >= end) return NoServer(options_.server);
+    if (state == GRPC_CHANNEL_SHUTDOWN || absl::Now() >= end) return NoServer(options_);
     if (cancellation != nullptr && cancellation->cancelled()) return CancelledByCaller();
     channel_->WaitForStateChange(state,
                                  absl::ToChronoTime(std::min(end, absl::Now() + kConnectTick)));
@@ -183,6 +193,10 @@ absl::Status LoricaClient::RunOnce(const CallOptions& options, absl::Time deadli
   }
   grpc::ClientContext context;
   if (HasDeadline(deadline)) context.set_deadline(absl::ToChronoTime(deadline));
+  if (!options_.api_key.empty()) {
+    context.AddMetadata("authorization", absl::StrCat("Bearer ", options_.api_key));
+  }
+  if (!options_.tenant.empty()) context.AddMetadata("x-tenant-id", options_.tenant);
   if (options.cancellation != nullptr && !options.cancellation->Attach(&context)) {
     return CancelledByCaller();
   }
@@ -385,6 +399,12 @@ absl::Status LoricaClient::WatchAdapters(const v1::WatchAdaptersRequest& request
 absl::StatusOr<v1::GetStatusResponse> LoricaClient::GetStatus(const CallOptions& options) {
   return Unary<v1::GetStatusResponse>(server_.get(), &v1::ServerService::Stub::GetStatus,
                                       v1::GetStatusRequest(), options, Repeat::kWhenUnavailable);
+}
+
+absl::StatusOr<v1::GetUsageResponse> LoricaClient::GetUsage(const v1::GetUsageRequest& request,
+                                                            const CallOptions& options) {
+  return Unary<v1::GetUsageResponse>(server_.get(), &v1::ServerService::Stub::GetUsage, request,
+                                     options, Repeat::kWhenUnavailable);
 }
 
 }  // namespace lorica

@@ -55,8 +55,19 @@ struct RetryOptions {
   absl::Duration backoff_max = absl::Seconds(5);
 };
 
+// PEM texts. With any of them the connection speaks TLS.
+struct ClientTls {
+  bool use = false;  // TLS though all else is empty: the system's authorities
+  std::string ca;    // authorities that may have signed the server's certificate
+  std::string cert;  // the client's own chain and key, where the server asks for it
+  std::string key;
+};
+
 struct ClientOptions {
   std::string server = kDefaultServer;  // HOST:PORT, [IPv6]:PORT or unix:PATH
+  std::string api_key;                  // sent with every call; empty: none
+  std::string tenant;                   // an operator's: act for this one
+  ClientTls tls;
   // How long the first call keeps trying to connect. Zero: one attempt.
   absl::Duration connect_wait = absl::ZeroDuration();
   RetryOptions retry;
@@ -160,6 +171,8 @@ class LoricaClient {
   // --- lorica.v1.ServerService ----------------------------------------------------
 
   absl::StatusOr<v1::GetStatusResponse> GetStatus(const CallOptions& options = {});
+  absl::StatusOr<v1::GetUsageResponse> GetUsage(const v1::GetUsageRequest& request,
+                                                const CallOptions& options = {});
 
  private:
   enum class Repeat { kNever, kWhenUnavailable };

@@ -25,7 +25,8 @@ constexpr char kEpilogue[] =
     "  lorica generate --adapter my-adapter \"Hello\"\n"
     "\n"
     "Signals: SIGTERM and SIGINT drain (no new requests, running streams end within\n"
-    "--drain-seconds); a second one stops at once.\n"
+    "--drain-seconds); a second one stops at once. SIGHUP reads --tenants-file and the TLS\n"
+    "files again; what is wrong with one leaves the old one in force.\n"
     "Exit codes: 0 stopped by a signal, 1 could not start (the last line says why), 2 bad\n"
     "flags, 3 the device failed while serving, 130 a second signal.";
 
@@ -164,23 +165,37 @@ std::string HostOf(const std::string& address) {
 }
 
 absl::Status CheckAddress(const Config& config, const char* flag, const std::string& address) {
-  const std::string host = HostOf(address);
-  if (host.empty()) {
+  if (HostOf(address).empty()) {
     return absl::InvalidArgumentError(
         absl::StrCat(flag, " ", address, " is not HOST:PORT, e.g. 127.0.0.1:50051 or [::1]:50051"));
   }
-  in_addr v4{};
-  const bool numeric = ::inet_pton(AF_INET, host.c_str(), &v4) == 1;  // no name that begins so
-  const bool loopback =
-      host == "localhost" || host == "::1" || (numeric && absl::StartsWith(host, "127."));
-  if (loopback || config.insecure) return absl::OkStatus();
-  return absl::InvalidArgumentError(
-      absl::StrCat(flag, " ", address,
-                   " can be reached from other machines, and this server has no keys and no TLS: "
-                   "put a proxy in front of 127.0.0.1, or add --insecure if the network is yours"));
+  if (IsLoopback(address) || config.insecure || !config.tenants_file.empty()) {
+    return absl::OkStatus();
+  }
+  return absl::InvalidArgumentError(absl::StrCat(
+      flag, " ", address,
+      " can be reached from other machines, and this server has no keys: give it a --tenants-file, "
+      "put a proxy in front of 127.0.0.1, or add --insecure if the network is yours"));
+}
+
+absl::Status CheckTls(const Config& config) {
+  if (config.tls_cert.empty() != config.tls_key.empty()) {
+    return absl::InvalidArgumentError("--tls-cert and --tls-key go together");
+  }
+  if (!config.tls_client_ca.empty() && config.tls_cert.empty()) {
+    return absl::InvalidArgumentError("--tls-client-ca needs --tls-cert and --tls-key");
+  }
+  return absl::OkStatus();
 }
 
 }  // namespace
+
+bool IsLoopback(const std::string& address) {
+  const std::string host = HostOf(address);
+  in_addr v4{};
+  const bool numeric = ::inet_pton(AF_INET, host.c_str(), &v4) == 1;  // no name that begins so
+  return host == "localhost" || host == "::1" || (numeric && absl::StartsWith(host, "127."));
+}
 
 absl::StatusOr<int64_t> ParseBytes(const std::string& text) {
   absl::string_view digits = text;
@@ -248,6 +263,7 @@ absl::Status CheckConfig(const Config& config) {
                                                    " is more than --batch-rows ", config.batch_rows,
                                                    " of a step"));
   }
+  if (absl::Status s = CheckTls(config); !s.ok()) return s;
   const absl::Status grpc = CheckAddress(config, "--grpc-address", config.grpc_address);
   if (!grpc.ok() || config.http_address.empty()) return grpc;
   return CheckAddress(config, "--http-address", config.http_address);

@@ -36,6 +36,10 @@ struct Config {
   int64_t http_generations = 256;
   std::string http_access_log;  // empty: none
   std::string port_file;
+  std::string tenants_file;  // empty: nobody needs a key
+  std::string tls_cert;      // empty: plain gRPC
+  std::string tls_key;
+  std::string tls_client_ca;
   bool insecure = false;
   bool reflection = true;
   std::string device = "cpu";
@@ -85,8 +89,16 @@ void VisitFlags(Config& config, Visitor&& visitor) {
                "A line of JSON for each HTTP request; - is standard output");
   visitor.Text("--port-file", &config.port_file, "FILE",
                "Write the port here once it is listened on; that of HTTP in a second line");
+  visitor.Text("--tenants-file", &config.tenants_file, "FILE",
+               "Who may call: tenants with the hashes of their keys, their adapters, quotas and "
+               "weights, as JSON; `lorica key` makes keys. Read again on SIGHUP");
+  visitor.Text("--tls-cert", &config.tls_cert, "FILE",
+               "Speak TLS with this certificate chain (PEM). Read again on SIGHUP");
+  visitor.Text("--tls-key", &config.tls_key, "FILE", "Its private key (PEM)");
+  visitor.Text("--tls-client-ca", &config.tls_client_ca, "FILE",
+               "Take clients with a certificate of these authorities alone (PEM)");
   visitor.Switch("--insecure", &config.insecure,
-                 "Allow an address that other machines reach: there are no keys and no TLS");
+                 "Allow an address that other machines reach without keys");
   visitor.Switch("--reflection", &config.reflection, "Let clients ask which services there are");
   visitor.Choice("--device", &config.device, {"cpu", "cuda"}, "What computes");
   visitor.Count("--threads", &config.threads, 0, 1024, "Compute threads; 0 = one a core");
@@ -126,6 +138,9 @@ ParsedFlags ParseFlags(std::vector<std::string> arguments);
 
 // What no single flag can say: InvalidArgument names the flags that do not go together.
 absl::Status CheckConfig(const Config& config);
+
+// Whether only this machine reaches "host:port".
+bool IsLoopback(const std::string& address);
 
 // "--model x --threads 0 ...": all flags as they came out, for the log.
 std::string DescribeConfig(const Config& config);

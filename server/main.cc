@@ -33,12 +33,13 @@ sigset_t BlockSignals() {
   sigemptyset(&signals);
   sigaddset(&signals, SIGTERM);
   sigaddset(&signals, SIGINT);
+  sigaddset(&signals, SIGHUP);
   pthread_sigmask(SIG_BLOCK, &signals, nullptr);
   return signals;
 }
 
 // The first signal stops the server, or the process while there is none; the second
-// ends the process.
+// ends the process. SIGHUP is none of those: it reads files again.
 class Signals {
  public:
   Signals() : signals_(BlockSignals()) {
@@ -62,8 +63,19 @@ class Signals {
   }
   void Take() {
     int signal = 0;
-    sigwait(&signals_, &signal);
+    for (;;) {
+      sigwait(&signals_, &signal);
+      if (signal != SIGHUP) break;
+      Reload();
+    }
     spdlog::info("got {}", signal == SIGTERM ? "SIGTERM" : "SIGINT");
+  }
+  void Reload() {
+    std::lock_guard<std::mutex> lock(mutex_);
+    if (server_ == nullptr) return spdlog::info("got SIGHUP while starting: nothing to read yet");
+    const absl::Status status = server_->Reload();
+    if (status.ok()) return spdlog::info("got SIGHUP: read the files again");
+    spdlog::error("got SIGHUP: kept the old file, since {}", std::string(status.message()));
   }
 
   const sigset_t signals_;

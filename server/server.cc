@@ -23,6 +23,8 @@
 #include "server/api/field_error.h"
 #include "server/api/gateway.h"
 #include "server/api/grpc_service.h"
+#include "server/api/server_tls.h"
+#include "server/api/tenants.h"
 #include "server/data_dir.h"
 #include "server/engine/engine.h"
 #include "server/engine/model_executor.h"
@@ -89,6 +91,8 @@ absl::Status WritePortFile(const std::string& path, int port, int http_port) {
 struct Server::Parts {
   absl::Time started = absl::Now();
   std::unique_ptr<DataDir> data_dir;
+  std::shared_ptr<Tenants> tenants = std::make_shared<Tenants>();
+  std::unique_ptr<ServerTls> tls;  // null: plain
   std::unique_ptr<Backend> backend;
   std::unique_ptr<Model> model;
   int32_t vocabulary = 0;  // token ids in use; the model may have padding rows beyond
@@ -133,12 +137,43 @@ absl::Status Server::Build() {
     if (!data_dir.ok()) return data_dir.status();
     parts_->data_dir = *std::move(data_dir);
   }
-  absl::Status status = BuildModel();
+  absl::Status status = BuildKeys();  // before what takes long
+  if (status.ok()) status = BuildModel();
   if (status.ok()) status = BuildText();
   if (status.ok()) status = BuildAdapters();
   if (status.ok()) status = CaptureSteps();
   if (status.ok()) status = BuildEngine();
   return status;
+}
+
+absl::Status Server::BuildKeys() {
+  if (!config_.tenants_file.empty()) {
+    const absl::Status status = parts_->tenants->LoadFile(config_.tenants_file);
+    if (!status.ok()) {
+      return absl::Status(status.code(), absl::StrCat("--tenants-file ", status.message()));
+    }
+  }
+  if (!config_.tls_cert.empty()) {
+    auto tls = ServerTls::Read({config_.tls_cert, config_.tls_key, config_.tls_client_ca});
+    if (!tls.ok()) return tls.status();
+    parts_->tls = *std::move(tls);
+  }
+  const bool open_grpc = parts_->tls == nullptr && !IsLoopback(config_.grpc_address);
+  const bool open_http = !config_.http_address.empty() && !IsLoopback(config_.http_address);
+  if (parts_->tenants->needs_keys() && (open_grpc || open_http)) {
+    spdlog::warn("keys and prompts cross the network in the clear on {}: {}",
+                 open_grpc ? config_.grpc_address : config_.http_address,
+                 open_grpc ? "give --tls-cert and --tls-key" : "put a proxy with TLS before it");
+  }
+  return absl::OkStatus();
+}
+
+absl::Status Server::Reload() {
+  absl::Status tenants;
+  absl::Status tls;
+  if (!config_.tenants_file.empty()) tenants = parts_->tenants->LoadFile(config_.tenants_file);
+  if (parts_->tls != nullptr) tls = parts_->tls->Reload();
+  return tenants.ok() ? tls : tenants;
 }
 
 absl::Status Server::BuildModel() {
@@ -224,6 +259,11 @@ absl::Status Server::BuildAdapters() {
   parts.loader =
       std::make_unique<PeftLoader>(parts.model->lora_targets(), parts.backend.get(), block_bytes);
   parts.catalog = std::make_unique<AdapterCatalog>(root, parts.loader.get(), base_name());
+  parts.catalog->SetScope(
+      [tenants = parts.tenants](const std::string& name, const std::string& location) {
+        const TenantPtr tenant = tenants->Find(name);
+        return tenant != nullptr && tenant->MayUse(location);
+      });
   if (parts.data_dir != nullptr) {
     if (absl::Status s = RestoreNames(); !s.ok()) return s;
   }
@@ -283,6 +323,7 @@ absl::Status Server::BuildEngine() {
   limits.vocabulary = parts.vocabulary;
   limits.end_tokens = model.config().end_tokens;
   limits.base_name = base_name();
+  limits.tenants = parts.tenants;
   parts.gateway =
       std::make_unique<Gateway>(limits, parts.engine.get(), parts.catalog.get(), parts.pool.get(),
                                 parts.tokenizer.get(), parts.chat_template.get());
@@ -323,6 +364,7 @@ absl::Status Server::Listen() {
 
   GrpcOptions options;
   options.address = config_.grpc_address;
+  options.tls = parts.tls.get();
   options.reflection = config_.reflection;
   options.block_bytes = parts.cache.block_bytes;
   auto grpc = GrpcService::Start(options, std::move(facts), parts.gateway.get());
@@ -367,7 +409,8 @@ absl::Status Server::WarmUp() {
   call.max_tokens = static_cast<int32_t>(std::min<int64_t>(2, parts_->model->context_tokens() - 1));
   call.ignore_eos = true;
   call.deadline = absl::Now() + kWarmUpLimit;
-  auto answer = parts_->gateway->GenerateFor(std::make_shared<const Tenant>(), call);
+  auto answer =
+      parts_->gateway->GenerateFor(std::make_shared<const Tenant>(Tenant{.name = ""}), call);
   if (!answer.ok()) return answer.status();
   std::optional<AnswerEnd> end;
   while (!end) {

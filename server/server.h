@@ -1,7 +1,7 @@
 // One running server: model, arena, adapters, engine thread and the gRPC face.
 //
 // Start builds it bottom up and returns once it serves; Wait, Drain and Stop take it
-// through its end. Owned by one thread; RequestStop alone may be called from any.
+// through its end. Owned by one thread; RequestStop and Reload may be called from any.
 #pragma once
 
 #include <atomic>
@@ -32,6 +32,9 @@ class Server {
 
   int port() const;
   int http_port() const;  // 0: HTTP is not served
+  // Reads the tenants' file and the TLS files again. Each that has a mistake stays as it
+  // was; the error names the first. Any thread.
+  absl::Status Reload();
   // Makes Wait return.
   void RequestStop();
   // OK: somebody asked to stop. Internal: the device is gone; calls have ended UNAVAILABLE.
@@ -52,6 +55,7 @@ class Server {
   absl::Status BuildText();
   absl::Status BuildAdapters();
   absl::Status RestoreNames();
+  absl::Status BuildKeys();
   absl::Status CaptureSteps();
   absl::Status BuildEngine();
   absl::Status Listen();

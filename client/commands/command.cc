@@ -11,6 +11,9 @@ namespace lorica {
 std::unique_ptr<LoricaClient> CommandContext::MakeClient() const {
   ClientOptions options;
   options.server = server;
+  options.api_key = api_key;
+  options.tenant = tenant;
+  options.tls = tls;
   options.connect_wait = absl::Seconds(wait_s);
   options.retry.attempts_max = retries + 1;
   return std::make_unique<LoricaClient>(options);

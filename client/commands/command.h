@@ -26,6 +26,9 @@ enum ExitCode {
 // Filled from the command line before any command runs; const afterwards.
 struct CommandContext {
   std::string server = kDefaultServer;
+  std::string api_key;
+  std::string tenant;
+  ClientTls tls;
   bool json = false;
   double timeout_s = 0;  // 0 = the server's own limit
   double wait_s = 0;     // how long to wait for a server that is still starting
@@ -57,6 +60,8 @@ void AddChat(CLI::App* app, const CommandContext* context, Action* action);
 void AddBatch(CLI::App* app, const CommandContext* context, Action* action);
 void AddAdapters(CLI::App* app, const CommandContext* context, Action* action);
 void AddStatus(CLI::App* app, const CommandContext* context, Action* action);
+void AddUsage(CLI::App* app, const CommandContext* context, Action* action);
+void AddKey(CLI::App* app, const CommandContext* context, Action* action);
 void AddTokenize(CLI::App* app, const CommandContext* context, Action* action);
 void AddBench(CLI::App* app, const CommandContext* context, Action* action);
 

@@ -51,6 +51,7 @@ struct Gateway::Mix {
 Gateway::Gateway(GatewayLimits limits, Engine* engine, AdapterCatalog* catalog, AdapterPool* pool,
                  const Tokenizer* tokenizer, const ChatTemplate* chat_template)
     : limits_(std::move(limits)),
+      accounts_(std::make_shared<Accounts>(limits_.clock)),
       engine_(engine),
       catalog_(catalog),
       pool_(pool),
@@ -80,12 +81,12 @@ absl::StatusOr<std::shared_ptr<Answer>> Gateway::GenerateFor(const TenantPtr& te
 
 absl::StatusOr<Gateway::Answers> Gateway::GenerateSamples(const TenantPtr& tenant,
                                                           const GenerateCall& call, int count) {
-  auto answers = Admit(*tenant, call, count);
+  auto answers = Admit(tenant, call, count);
   if (!answers.ok()) refused_count_.fetch_add(1, std::memory_order_relaxed);
   return answers;
 }
 
-absl::StatusOr<Gateway::Answers> Gateway::Admit(const Tenant& tenant, const GenerateCall& call,
+absl::StatusOr<Gateway::Answers> Gateway::Admit(const TenantPtr& tenant, const GenerateCall& call,
                                                 int count) {
   const absl::Time now = limits_.clock();
   if (call.deadline <= now) {
@@ -99,7 +100,9 @@ absl::StatusOr<Gateway::Answers> Gateway::Admit(const Tenant& tenant, const Gene
   }
   const absl::Status fields = CheckFields(call, limits_);
   if (!fields.ok()) return fields;
-  absl::StatusOr<Mix> mix = ResolveMix(tenant, call);
+  absl::StatusOr<Charges> charges = EnterAll(tenant, count);
+  if (!charges.ok()) return charges.status();
+  absl::StatusOr<Mix> mix = ResolveMix(*tenant, call);
   if (!mix.ok()) return mix.status();
   absl::StatusOr<std::vector<int32_t>> prompt = PromptTokens(call);
   if (!prompt.ok()) return prompt.status();
@@ -110,7 +113,7 @@ absl::StatusOr<Gateway::Answers> Gateway::Admit(const Tenant& tenant, const Gene
   GenerateCall sample = call;
   for (int i = 0; i < count; ++i) {
     if (call.seed) sample.seed = *call.seed + i;
-    auto answer = Submit(tenant, sample, *mix, *prompt, now);
+    auto answer = Submit(*tenant, sample, *mix, *prompt, std::move((*charges)[i]), now);
     if (!answer.ok()) {
       for (const auto& earlier : answers) earlier->Cancel();
       return answer.status();
@@ -118,6 +121,16 @@ absl::StatusOr<Gateway::Answers> Gateway::Admit(const Tenant& tenant, const Gene
     answers.push_back(*std::move(answer));
   }
   return answers;
+}
+
+absl::StatusOr<Gateway::Charges> Gateway::EnterAll(const TenantPtr& tenant, int count) {
+  Charges charges;
+  for (int i = 0; i < count; ++i) {
+    auto charge = accounts_->Enter(tenant);
+    if (!charge.ok()) return charge.status();
+    charges.push_back(*std::move(charge));
+  }
+  return charges;
 }
 
 absl::StatusOr<Gateway::Mix> Gateway::ResolveMix(const Tenant& tenant, const GenerateCall& call) {
@@ -152,6 +165,7 @@ absl::StatusOr<std::vector<int32_t>> Gateway::PromptTokens(const GenerateCall& c
 absl::StatusOr<std::shared_ptr<Answer>> Gateway::Submit(const Tenant& tenant,
                                                         const GenerateCall& call, const Mix& mix,
                                                         std::vector<int32_t> prompt,
+                                                        std::shared_ptr<Charge> charge,
                                                         absl::Time now) {
   const int64_t room = limits_.context_tokens - static_cast<int64_t>(prompt.size());
   const int64_t wanted = call.max_tokens.value_or(std::min<int64_t>(call.max_tokens_default, room));
@@ -168,8 +182,13 @@ absl::StatusOr<std::shared_ptr<Answer>> Gateway::Submit(const Tenant& tenant,
   }
   options.max_tokens = static_cast<int32_t>(wanted);
   options.adapters = mix.uses;
+  charge->SetGeneration(mix.uses.empty()      ? ""
+                        : mix.uses.size() > 1 ? kUsageMix
+                                              : mix.uses[0].generation);
+  options.charge = charge;
   auto answer = std::make_shared<RunningAnswer>(std::move(options), control_.get());
 
+  const auto prompt_tokens = static_cast<int64_t>(prompt.size());
   EngineRequest request;
   request.tenant = tenant.name;
   request.tenant_weight = tenant.weight;
@@ -185,6 +204,7 @@ absl::StatusOr<std::shared_ptr<Answer>> Gateway::Submit(const Tenant& tenant,
   request.sink = answer;
   const absl::StatusOr<RequestId> id = engine_->Submit(std::move(request), now);
   if (!id.ok()) return id.status();
+  charge->Tokens(prompt_tokens);
   answer->Admitted(*id);
   absl::MutexLock lock(&mutex_);
   answers_.push_back(answer);

@@ -21,6 +21,7 @@
 #include "absl/time/time.h"
 #include "adapters/adapter_catalog.h"
 #include "adapters/adapter_pool.h"
+#include "server/api/accounts.h"
 #include "server/api/tenants.h"
 #include "server/engine/engine.h"
 #include "server/text/chat_template.h"
@@ -149,6 +150,7 @@ class Gateway {
 
   absl::StatusOr<std::shared_ptr<Answer>> Generate(const GenerateCall& call);
   // The server's own calls, and those of whom Authenticate has named already.
+  // ResourceExhausted with a time to wait: the tenant's quotas are used up.
   absl::StatusOr<std::shared_ptr<Answer>> GenerateFor(const TenantPtr& tenant,
                                                       const GenerateCall& call);
   // `count` answers, 1 to kSamplesMax, to the same call, all or none of them. The seed of
@@ -176,6 +178,9 @@ class Gateway {
   // Calls that Generate refused.
   int64_t refused_count() const { return refused_count_.load(std::memory_order_relaxed); }
 
+  // What tenants used.
+  const Accounts& accounts() const { return *accounts_; }
+
   const GatewayLimits& limits() const { return limits_; }
   const Tokenizer* tokenizer() const { return tokenizer_; }  // null: token ids only
   AdapterCatalog* catalog() const { return catalog_; }
@@ -187,14 +192,17 @@ class Gateway {
   struct Mix;
 
   using Answers = std::vector<std::shared_ptr<Answer>>;
-  absl::StatusOr<Answers> Admit(const Tenant& tenant, const GenerateCall& call, int count);
+  using Charges = std::vector<std::shared_ptr<Charge>>;
+  absl::StatusOr<Answers> Admit(const TenantPtr& tenant, const GenerateCall& call, int count);
+  absl::StatusOr<Charges> EnterAll(const TenantPtr& tenant, int count);
   absl::StatusOr<Mix> ResolveMix(const Tenant& tenant, const GenerateCall& call);
   absl::StatusOr<std::vector<int32_t>> PromptTokens(const GenerateCall& call) const;
   absl::StatusOr<std::shared_ptr<Answer>> Submit(const Tenant& tenant, const GenerateCall& call,
                                                  const Mix& mix, std::vector<int32_t> prompt,
-                                                 absl::Time now);
+                                                 std::shared_ptr<Charge> charge, absl::Time now);
 
   const GatewayLimits limits_;
+  const std::shared_ptr<Accounts> accounts_;
   Engine* const engine_;
   AdapterCatalog* const catalog_;
   AdapterPool* const pool_;

@@ -13,6 +13,7 @@
 #include "server/api/adapter_service.h"
 #include "server/api/inference_service.h"
 #include "server/api/parse_refusal.h"
+#include "server/api/server_tls.h"
 #include "server/api/work_pool.h"
 
 namespace lorica {
@@ -78,7 +79,10 @@ absl::Status GrpcService::Listen(const GrpcOptions& options) {
   if (options.reflection) grpc::reflection::InitProtoReflectionServerBuilderPlugin();
   grpc::ServerBuilder builder;
   SetLimits(&builder);
-  builder.AddListeningPort(options.address, grpc::InsecureServerCredentials(), &port_);
+  builder.AddListeningPort(
+      options.address,
+      options.tls == nullptr ? grpc::InsecureServerCredentials() : options.tls->credentials(),
+      &port_);
   builder.RegisterService(&parts_->inference);
   builder.RegisterService(&parts_->adapters);
   builder.RegisterService(&parts_->status);

@@ -28,8 +28,11 @@ inline constexpr absl::Duration kKeepaliveTime = absl::Seconds(60);
 inline constexpr absl::Duration kKeepaliveTimeout = absl::Seconds(20);
 inline constexpr absl::Duration kClientPingMin = absl::Seconds(10);
 
+class ServerTls;
+
 struct GrpcOptions {
   std::string address = "127.0.0.1:50051";  // port 0: any free one
+  const ServerTls* tls = nullptr;           // null: plain; only Start looks at it
   bool reflection = true;
   int work_threads = 2;
   int work_queue = 1024;    // calls that wait to be looked at

@@ -10,12 +10,25 @@ RunningAnswer::RunningAnswer(AnswerOptions options, RequestControl* control)
     : control_(control),
       end_ids_(std::move(options.end_ids)),
       adapters_(std::move(options.adapters)),
+      charge_(std::move(options.charge)),
       include_stop_(options.include_stop),
       max_tokens_(options.max_tokens),
       stop_(std::move(options.stop)) {
   if (options.tokenizer != nullptr) {
     detokenizer_ = std::make_unique<Detokenizer>(options.tokenizer, options.skip_special_tokens);
   }
+}
+
+RunningAnswer::~RunningAnswer() {
+  if (finish_) Bill(*finish_, finish_->completion_tokens);
+}
+
+void RunningAnswer::Bill(const FinishEvent& finish, int32_t completion_tokens) const {
+  if (charge_ == nullptr || !finish.was_scheduled) return;
+  charge_->Bill({.requests = 1,
+                 .prompt_tokens = finish.prompt_tokens,
+                 .completion_tokens = completion_tokens,
+                 .cached_tokens = finish.cached_tokens});
 }
 
 void RunningAnswer::Admitted(RequestId id) {
@@ -38,6 +51,7 @@ void RunningAnswer::OnTokens(const TokenEvent& event) {
   {
     absl::MutexLock lock(&mutex_);
     if (stop_found_) return;
+    if (charge_ != nullptr) charge_->Tokens(std::ssize(event.tokens));
     pending_.insert(pending_.end(), event.tokens.begin(), event.tokens.end());
     if (!paused_ && pending_.size() > kPendingTokensMax) {
       paused_ = true;
@@ -49,6 +63,7 @@ void RunningAnswer::OnTokens(const TokenEvent& event) {
 }
 
 void RunningAnswer::OnFinish(const FinishEvent& event) {
+  if (charge_ != nullptr) charge_->End();
   std::function<void()> ready;
   {
     absl::MutexLock lock(&mutex_);
@@ -124,6 +139,7 @@ AnswerEnd RunningAnswer::MakeEnd(const FinishEvent& finish) {
   end.adapters = adapters_;
   end.prompt_tokens = finish.prompt_tokens;
   end.completion_tokens = delivered_tokens_;
+  Bill(finish, delivered_tokens_);
   end.cached_tokens = finish.cached_tokens;
   end.timings = finish.timings;
   if (stop_.stopped()) {  // complete, whatever happened to the request afterwards

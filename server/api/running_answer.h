@@ -16,6 +16,7 @@
 #include "absl/base/thread_annotations.h"
 #include "absl/container/flat_hash_set.h"
 #include "absl/synchronization/mutex.h"
+#include "server/api/accounts.h"
 #include "server/api/gateway.h"
 #include "server/engine/request.h"
 #include "server/text/detokenizer.h"
@@ -40,11 +41,14 @@ struct AnswerOptions {
   absl::flat_hash_set<int32_t> end_ids;  // tokens that end it and are not part of the text
   int32_t max_tokens = 0;                // 0: not known
   std::vector<AdapterUse> adapters;
+  std::shared_ptr<Charge> charge;  // null: nobody pays
 };
 
 class RunningAnswer final : public Answer, public TokenSink {
  public:
   RunningAnswer(AnswerOptions options, RequestControl* control);
+  // What nobody took to its end is billed as the engine told it.
+  ~RunningAnswer() override;
   // The engine took it under this id. REQUIRES: before anyone reads it.
   void Admitted(RequestId id);
 
@@ -69,12 +73,14 @@ class RunningAnswer final : public Answer, public TokenSink {
   void AppendText(const std::string& text, AnswerChunk* chunk)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(reader_mutex_);
   void Flush(AnswerChunk* chunk) ABSL_EXCLUSIVE_LOCKS_REQUIRED(reader_mutex_);
+  void Bill(const FinishEvent& finish, int32_t completion_tokens) const;
   AnswerEnd MakeEnd(const FinishEvent& finish) ABSL_EXCLUSIVE_LOCKS_REQUIRED(reader_mutex_);
   void FoundStop() ABSL_LOCKS_EXCLUDED(mutex_);
 
   RequestControl* const control_;
   const absl::flat_hash_set<int32_t> end_ids_;
   const std::vector<AdapterUse> adapters_;
+  const std::shared_ptr<Charge> charge_;
   const bool include_stop_;
   const int32_t max_tokens_;
 

@@ -105,4 +105,30 @@ grpc::ServerUnaryReactor* ServerService::GetStatus(grpc::CallbackServerContext* 
   return reply.get();
 }
 
+grpc::ServerUnaryReactor* ServerService::GetUsage(grpc::CallbackServerContext* context,
+                                                  const v1::GetUsageRequest* request,
+                                                  v1::GetUsageResponse* response) {
+  const auto reply = Reply::Make();
+  const auto tenant = gateway_->Authenticate(CredentialsOf(*context));
+  if (!tenant.ok()) {
+    reply->Fail(tenant.status());
+    return reply.get();
+  }
+  const bool sees_all = CheckRole(**tenant, TenantRole::kOperator).ok();
+  const std::string whose = sees_all ? request->tenant() : (*tenant)->name;
+  reply->Succeed([&] {
+    for (const UsageRow& row : gateway_->accounts().Bill(whose)) {
+      v1::UsageRow* message = response->add_rows();
+      message->set_tenant(row.tenant);
+      message->set_generation(row.generation);
+      message->set_requests(row.usage.requests);
+      message->set_prompt_tokens(row.usage.prompt_tokens);
+      message->set_completion_tokens(row.usage.completion_tokens);
+      message->set_cached_tokens(row.usage.cached_tokens);
+    }
+    response->set_seconds(absl::ToDoubleSeconds(absl::Now() - facts_.started));
+  });
+  return reply.get();
+}
+
 }  // namespace lorica

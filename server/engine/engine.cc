@@ -257,6 +257,7 @@ void Engine::Impl::End(RequestId id, absl::Status status, StopReason reason) {
   event.reason = reason;
   event.prompt_tokens = static_cast<int32_t>(request.request.prompt.size());
   event.completion_tokens = static_cast<int32_t>(request.output.size());
+  event.was_scheduled = request.was_scheduled;
   event.timings = request.timings;
   event.timings.total = options.clock() - request.submitted;
   if (!request.was_scheduled) event.timings.queue = event.timings.total;

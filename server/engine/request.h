@@ -48,6 +48,7 @@ struct FinishEvent {
   int32_t prompt_tokens = 0;
   int32_t completion_tokens = 0;
   int32_t cached_tokens = 0;
+  bool was_scheduled = false;  // else its prompt was never computed
   RequestTimings timings;
 };
 
@@ -62,8 +63,8 @@ class TokenSink {
 };
 
 struct EngineRequest {
-  std::string tenant;          // the queue is fair among these
-  double tenant_weight = 1.0;  // above 0: its share where there is not enough for all
+  std::string tenant;           // the queue is fair among these
+  double tenant_weight = 1.0;   // above 0: its share where there is not enough for all
   std::vector<int32_t> prompt;  // not empty
   int32_t max_tokens = 0;       // >= 1
   SampleParams params;

@@ -77,6 +77,16 @@ TEST(Config, AddressesBeyondThisMachineNeedInsecure) {
   }
 }
 
+TEST(Config, KeysOpenAnAddressAndTlsFilesGoTogether) {
+  EXPECT_TRUE(Parse({"--grpc-address", "0.0.0.0:1", "--tenants-file", "t"}).config);
+  EXPECT_TRUE(Parse({"--tls-cert", "c", "--tls-key", "k", "--tls-client-ca", "a"}).config);
+  EXPECT_THAT(Parse({"--tls-cert", "c"}).text, HasSubstr("--tls-key"));
+  EXPECT_THAT(Parse({"--tls-key", "k"}).text, HasSubstr("--tls-cert"));
+  EXPECT_THAT(Parse({"--tls-client-ca", "a"}).text, HasSubstr("--tls-cert"));
+  EXPECT_FALSE(Parse({"--grpc-address", "0.0.0.0:1", "--tls-cert", "c", "--tls-key", "k"}).config)
+      << "TLS alone lets everybody in";
+}
+
 TEST(Config, FlagsThatDoNotGoTogetherAreNamed) {
   EXPECT_THAT(Parse({"--running-requests", "65", "--batch-rows", "64"}).text,
               HasSubstr("--running-requests"));

@@ -1,0 +1,125 @@
+#include "server/api/accounts.h"
+
+#include <algorithm>
+
+#include "absl/strings/cord.h"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/string_view.h"
+#include "adapters/hub/quoted.h"
+#include "server/api/field_error.h"
+
+namespace lorica {
+namespace {
+
+// A stream ends when it likes: a guess.
+constexpr absl::Duration kStreamWait = absl::Seconds(1);
+
+absl::Status OverQuota(const Tenant& tenant, absl::string_view what, absl::Duration wait) {
+  absl::Status status = absl::ResourceExhaustedError(
+      absl::StrCat("tenant ", Quoted(tenant.name), " has used up its ", what));
+  TryLater("", wait).ForEachPayload(
+      [&](absl::string_view url, const absl::Cord& payload) { status.SetPayload(url, payload); });
+  return status;
+}
+
+}  // namespace
+
+// --- Charge ------------------------------------------------------------------------------
+
+Charge::~Charge() { End(); }
+
+void Charge::Tokens(int64_t count) { accounts_->Tokens(*tenant_, count); }
+
+void Charge::End() {
+  {
+    absl::MutexLock lock(&mutex_);
+    if (std::exchange(ended_, true)) return;
+  }
+  accounts_->End(*tenant_);
+}
+
+void Charge::Bill(const Usage& usage) {
+  {
+    absl::MutexLock lock(&mutex_);
+    if (std::exchange(billed_, true)) return;
+  }
+  accounts_->AddToBill(*tenant_, generation_, usage);
+}
+
+// --- Accounts ----------------------------------------------------------------------------
+
+void Accounts::Bucket::Fill(int64_t per_minute, absl::Time now) {
+  const auto limit = static_cast<double>(per_minute);
+  if (filled == absl::InfinitePast()) {
+    level = limit;
+  } else if (now > filled) {
+    level += limit * absl::FDivDuration(now - filled, absl::Minutes(1));
+  }
+  level = std::min(level, limit);
+  filled = std::max(filled, now);
+}
+
+absl::Duration Accounts::Bucket::Wait(int64_t per_minute, double wanted) const {
+  return (wanted - level) / static_cast<double>(per_minute) * absl::Minutes(1);
+}
+
+absl::StatusOr<std::shared_ptr<Charge>> Accounts::Enter(const TenantPtr& tenant) {
+  const absl::Time now = clock_();
+  const Tenant& limits = *tenant;
+  absl::MutexLock lock(&mutex_);
+  Account& account = accounts_[limits.name];
+  if (limits.streams > 0 && account.streams >= limits.streams) {
+    return OverQuota(limits, absl::StrCat(limits.streams, " streams at a time"), kStreamWait);
+  }
+  if (limits.tokens_per_minute > 0) {
+    account.tokens.Fill(limits.tokens_per_minute, now);
+    if (account.tokens.level <= 0.0) {
+      return OverQuota(limits, absl::StrCat(limits.tokens_per_minute, " tokens a minute"),
+                       account.tokens.Wait(limits.tokens_per_minute, 1.0));
+    }
+  }
+  if (limits.requests_per_minute > 0) {
+    account.requests.Fill(limits.requests_per_minute, now);
+    if (account.requests.level < 1.0) {
+      return OverQuota(limits, absl::StrCat(limits.requests_per_minute, " requests a minute"),
+                       account.requests.Wait(limits.requests_per_minute, 1.0));
+    }
+    account.requests.level -= 1.0;
+  }
+  ++account.streams;
+  return std::shared_ptr<Charge>(new Charge(shared_from_this(), tenant));
+}
+
+void Accounts::Tokens(const Tenant& tenant, int64_t count) {
+  if (tenant.tokens_per_minute == 0) return;
+  absl::MutexLock lock(&mutex_);
+  accounts_[tenant.name].tokens.level -= static_cast<double>(count);
+}
+
+void Accounts::End(const Tenant& tenant) {
+  absl::MutexLock lock(&mutex_);
+  --accounts_[tenant.name].streams;
+}
+
+void Accounts::AddToBill(const Tenant& tenant, const std::string& generation, const Usage& usage) {
+  if (tenant.name.empty()) return;
+  absl::MutexLock lock(&mutex_);
+  auto key = std::make_pair(tenant.name, generation);
+  if (std::ssize(bill_) >= kUsageRowsMax && bill_.count(key) == 0) key.second = kUsageOther;
+  Usage& row = bill_[key];
+  row.requests += usage.requests;
+  row.prompt_tokens += usage.prompt_tokens;
+  row.completion_tokens += usage.completion_tokens;
+  row.cached_tokens += usage.cached_tokens;
+}
+
+std::vector<UsageRow> Accounts::Bill(const std::string& tenant) const {
+  absl::MutexLock lock(&mutex_);
+  std::vector<UsageRow> rows;
+  for (const auto& [key, usage] : bill_) {
+    if (tenant.empty() || key.first == tenant) rows.push_back({key.first, key.second, usage});
+  }
+  return rows;
+}
+
+}  // namespace lorica

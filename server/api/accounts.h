@@ -1,0 +1,116 @@
+// What tenants use: their quotas at the door, and their bill.
+//
+// A call that is let in holds a Charge until it has ended. Requests and tokens are
+// counted in buckets that hold one minute's worth and fill evenly; tokens are taken as
+// they come, so a bucket may go below zero and then lets nobody in until it is above.
+// The bill is by tenant and generation and adds up exactly: prompt tokens once, when they
+// were computed, and the tokens that the answer says it has. Preemption changes neither.
+// In memory: the bill is of this process's life. Thread-safe.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <map>
+#include <memory>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "absl/base/thread_annotations.h"
+#include "absl/container/flat_hash_map.h"
+#include "absl/status/statusor.h"
+#include "absl/synchronization/mutex.h"
+#include "absl/time/time.h"
+#include "server/api/tenants.h"
+
+namespace lorica {
+
+inline constexpr int kUsageRowsMax = 100'000;
+// Stands for the generation of what no row is left for.
+inline constexpr char kUsageOther[] = "other";
+// ... of a mix of several adapters.
+inline constexpr char kUsageMix[] = "mix";
+
+struct Usage {
+  int64_t requests = 0;  // that were answered, wholly or in part
+  int64_t prompt_tokens = 0;
+  int64_t completion_tokens = 0;
+  int64_t cached_tokens = 0;  // of the prompt's: their KV was there already
+};
+
+struct UsageRow {
+  std::string tenant;
+  std::string generation;  // digest; empty: the base model
+  Usage usage;
+};
+
+class Accounts;
+
+// One answer's place in its tenant's quotas. Any thread.
+class Charge {
+ public:
+  ~Charge();
+  Charge(const Charge&) = delete;
+  Charge& operator=(const Charge&) = delete;
+
+  void SetGeneration(std::string generation) { generation_ = std::move(generation); }
+  // Against tokens_per_minute, as they come.
+  void Tokens(int64_t count);
+  // The stream is over: it counts no more against `streams`. Idempotent.
+  void End();
+  // The bill, once; later ones are ignored.
+  void Bill(const Usage& usage);
+
+ private:
+  friend class Accounts;
+  Charge(std::shared_ptr<Accounts> accounts, TenantPtr tenant)
+      : accounts_(std::move(accounts)), tenant_(std::move(tenant)) {}
+
+  const std::shared_ptr<Accounts> accounts_;
+  const TenantPtr tenant_;
+  std::string generation_;  // before the answer starts
+  absl::Mutex mutex_;
+  bool ended_ ABSL_GUARDED_BY(mutex_) = false;
+  bool billed_ ABSL_GUARDED_BY(mutex_) = false;
+};
+
+// Shared by what it let in.
+class Accounts : public std::enable_shared_from_this<Accounts> {
+ public:
+  explicit Accounts(std::function<absl::Time()> clock) : clock_(std::move(clock)) {}
+
+  // ResourceExhausted, with the time after which it makes sense to try again: beyond
+  // requests_per_minute, tokens_per_minute or streams. The tenant without a name, the
+  // server itself, has neither limits nor a bill.
+  absl::StatusOr<std::shared_ptr<Charge>> Enter(const TenantPtr& tenant);
+  // By tenant and generation. Empty: of all tenants.
+  std::vector<UsageRow> Bill(const std::string& tenant) const;
+
+ private:
+  friend class Charge;
+  struct Bucket {
+    double level = 0.0;
+    absl::Time filled = absl::InfinitePast();
+
+    void Fill(int64_t per_minute, absl::Time now);
+    // Until the level is `wanted`.
+    absl::Duration Wait(int64_t per_minute, double wanted) const;
+  };
+  struct Account {
+    Bucket requests;
+    Bucket tokens;
+    int64_t streams = 0;
+  };
+
+  void Tokens(const Tenant& tenant, int64_t count);
+  void End(const Tenant& tenant);
+  void AddToBill(const Tenant& tenant, const std::string& generation, const Usage& usage);
+
+  const std::function<absl::Time()> clock_;
+  mutable absl::Mutex mutex_;
+  // At most one a tenant that the tenants' file ever had in this process's life.
+  absl::flat_hash_map<std::string, Account> accounts_ ABSL_GUARDED_BY(mutex_);
+  std::map<std::pair<std::string, std::string>, Usage> bill_ ABSL_GUARDED_BY(mutex_);
+};
+
+}  // namespace lorica

@@ -1,0 +1,131 @@
+#include "server/api/server_tls.h"
+
+#include <filesystem>
+#include <fstream>
+#include <iterator>
+
+#include "absl/strings/str_cat.h"
+#include "client/lorica_client.h"
+#include "gmock/gmock.h"
+#include "gtest/gtest.h"
+#include "server/server.h"
+#include "tests/fakes/made_certificate.h"
+
+namespace lorica {
+namespace {
+
+namespace fs = std::filesystem;
+using ::testing::HasSubstr;
+
+class ServerTlsTest : public ::testing::Test {
+ protected:
+  ServerTlsTest() {
+    for (const char* name : {"one", "two", "client"}) {
+      MakeCertificate(folder_, name, "127.0.0.1", absl::Now() + absl::Hours(24));
+    }
+    Use("one");
+  }
+  std::string Path(const std::string& name) const { return folder_.path() + "/" + name; }
+  std::string Text(const std::string& name) const {
+    std::ifstream file(Path(name));
+    return {std::istreambuf_iterator<char>(file), {}};
+  }
+  // What the server's flags name.
+  void Use(const std::string& name) {
+    for (const char* kind : {".pem", ".key"}) {
+      fs::copy_file(Path(name + kind), Path(std::string("used") + kind),
+                    fs::copy_options::overwrite_existing);
+    }
+  }
+  TlsPaths Paths() const { return {Path("used.pem"), Path("used.key"), ""}; }
+  std::string Refusal(const TlsPaths& paths) {
+    const auto files = ServerTls::Read(paths);
+    return files.ok() ? "" : std::string(files.status().message());
+  }
+  void StartServer(const std::string& client_ca = "") {
+    Config config;
+    config.model = std::string(LORICA_TEST_DATA) + "/reference/tiny-llama";
+    config.grpc_address = "127.0.0.1:0";
+    config.threads = 1;
+    config.arena_bytes = 16 << 20;
+    config.tls_cert = Path("used.pem");
+    config.tls_key = Path("used.key");
+    config.tls_client_ca = client_ca;
+    auto server = Server::Start(config);
+    ASSERT_TRUE(server.ok()) << server.status();
+    server_ = *std::move(server);
+  }
+  absl::Status Ask(ClientTls tls) {
+    ClientOptions options;
+    options.server = absl::StrCat("127.0.0.1:", server_->port());
+    options.tls = std::move(tls);
+    options.retry.attempts_max = 1;
+    return LoricaClient(options).GetStatus({.timeout = absl::Seconds(10)}).status();
+  }
+
+  TemporaryFolder folder_;
+  std::unique_ptr<Server> server_;
+};
+
+TEST_F(ServerTlsTest, RefusesFilesThatDoNotFit) {
+  EXPECT_EQ(Refusal(Paths()), "");
+  EXPECT_THAT(Refusal({Path("absent"), Path("used.key"), ""}), HasSubstr("cannot be read"));
+  EXPECT_THAT(Refusal({Path("used.key"), Path("used.key"), ""}), HasSubstr("no certificate"));
+  EXPECT_THAT(Refusal({Path("used.pem"), Path("used.pem"), ""}), HasSubstr("no private key"));
+  EXPECT_THAT(Refusal({Path("used.pem"), Path("two.key"), ""}), HasSubstr("is not the key of"));
+  EXPECT_THAT(Refusal({Path("used.pem"), Path("used.key"), Path("used.key")}),
+              HasSubstr("--tls-client-ca"));
+  std::ofstream(Path("half.pem")) << Text("one.pem").substr(0, 200);
+  EXPECT_THAT(Refusal({Path("half.pem"), Path("used.key"), ""}), HasSubstr("no certificate"));
+  std::string padded = Text("one.pem");
+  padded.resize(kTlsFileBytesMax, '\n');
+  std::ofstream(Path("large.pem")) << padded;
+  EXPECT_EQ(Refusal({Path("large.pem"), Path("used.key"), ""}), "");
+  std::ofstream(Path("large.pem"), std::ios::app) << "\n";
+  EXPECT_THAT(Refusal({Path("large.pem"), Path("used.key"), ""}), HasSubstr("larger than"));
+}
+
+TEST_F(ServerTlsTest, ServesClientsThatTrustItsCertificateAndNoOthers) {
+  ASSERT_NO_FATAL_FAILURE(StartServer());
+  EXPECT_TRUE(Ask({.ca = Text("one.pem")}).ok());
+  const absl::Status untrusted = Ask({.ca = Text("two.pem")});
+  EXPECT_TRUE(absl::IsUnavailable(untrusted)) << untrusted;
+  EXPECT_THAT(std::string(untrusted.message()), HasSubstr("--tls-ca"));
+  EXPECT_FALSE(Ask({}).ok()) << "plain text";
+}
+
+TEST_F(ServerTlsTest, ClientsShowACertificateWhereOneIsAsked) {
+  ASSERT_NO_FATAL_FAILURE(StartServer(Path("client.pem")));
+  const std::string ca = Text("one.pem");
+  EXPECT_TRUE(Ask({.ca = ca, .cert = Text("client.pem"), .key = Text("client.key")}).ok());
+  EXPECT_FALSE(Ask({.ca = ca}).ok());
+  EXPECT_FALSE(Ask({.ca = ca, .cert = Text("two.pem"), .key = Text("two.key")}).ok());
+}
+
+TEST_F(ServerTlsTest, ReloadsForNewConnectionsAndKeepsTheOldOneWhenItIsWrong) {
+  ASSERT_NO_FATAL_FAILURE(StartServer());
+  ClientOptions options;
+  options.server = absl::StrCat("127.0.0.1:", server_->port());
+  options.tls.ca = Text("one.pem");
+  LoricaClient open(options);
+  ASSERT_TRUE(open.GetStatus().ok());
+
+  fs::copy_file(Path("two.key"), Path("used.key"), fs::copy_options::overwrite_existing);
+  const absl::Status mismatch = server_->Reload();
+  EXPECT_THAT(std::string(mismatch.message()), HasSubstr("is not the key of"));
+  absl::SleepFor(absl::Seconds(2 * kTlsRefreshSeconds));
+  EXPECT_TRUE(Ask({.ca = Text("one.pem")}).ok());
+
+  Use("two");
+  ASSERT_TRUE(server_->Reload().ok());
+  const absl::Time end = absl::Now() + absl::Seconds(10);
+  while (!Ask({.ca = Text("two.pem")}).ok()) {
+    ASSERT_LT(absl::Now(), end) << "the new certificate never came";
+    absl::SleepFor(absl::Milliseconds(100));
+  }
+  EXPECT_FALSE(Ask({.ca = Text("one.pem")}).ok());
+  EXPECT_TRUE(open.GetStatus().ok()) << "an open connection goes on";
+}
+
+}  // namespace
+}  // namespace lorica
