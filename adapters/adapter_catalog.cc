@@ -105,8 +105,8 @@ absl::StatusOr<GenerationPtr> AdapterCatalog::Last(const Place& place) const {
 
 // --- reading -----------------------------------------------------------------------------
 
-absl::StatusOr<GenerationPtr> AdapterCatalog::Resolve(const std::string& tenant,
-                                                      const std::string& adapter_id) {
+absl::StatusOr<GenerationPtr> AdapterCatalog::ResolveHere(const std::string& tenant,
+                                                          const std::string& adapter_id) {
   if (absl::Status s = CheckAdapterId(adapter_id); !s.ok()) return s;
   absl::StatusOr<Place> place = PlaceOf(tenant, adapter_id);
   for (int tries = 1; place.ok(); ++tries) {
@@ -129,6 +129,7 @@ absl::StatusOr<GenerationPtr> AdapterCatalog::Resolve(const std::string& tenant,
 
 absl::StatusOr<CatalogEntry> AdapterCatalog::Get(const std::string& tenant,
                                                  const std::string& adapter_id) {
+  if (MayFetch(tenant, adapter_id)) return GetRemote(tenant, adapter_id);
   if (absl::Status s = CheckPlainId(adapter_id); !s.ok()) return s;
   const absl::StatusOr<Place> place = PlaceOf(tenant, adapter_id);
   if (!place.ok()) return place.status();
@@ -181,6 +182,8 @@ absl::StatusOr<std::vector<CatalogEntry>> AdapterCatalog::List(const std::string
       ids.push_back(name->first.second);
     }
   }
+  const std::vector<std::string> remote_ids = RemoteIds(tenant);
+  ids.insert(ids.end(), remote_ids.begin(), remote_ids.end());
   std::sort(ids.begin(), ids.end());
   ids.erase(std::unique(ids.begin(), ids.end()), ids.end());
   std::vector<CatalogEntry> entries;
@@ -188,6 +191,11 @@ absl::StatusOr<std::vector<CatalogEntry>> AdapterCatalog::List(const std::string
        ++id) {
     if (std::ssize(entries) >= limit || !absl::StartsWith(*id, prefix)) break;
     if (*id == after) continue;
+    if (std::binary_search(remote_ids.begin(), remote_ids.end(), *id)) {
+      auto entry = GetRemote(tenant, *id);
+      if (entry.ok()) entries.push_back(*std::move(entry));
+      continue;
+    }
     const absl::StatusOr<Place> place = PlaceOf(tenant, *id);
     if (place.ok()) entries.push_back(EntryOf(*id, *place, Last(*place)));
   }
@@ -196,6 +204,11 @@ absl::StatusOr<std::vector<CatalogEntry>> AdapterCatalog::List(const std::string
 
 absl::StatusOr<AdapterPlan> AdapterCatalog::Check(const std::string& tenant,
                                                   const std::string& location_or_id) {
+  if (MayFetch(tenant, location_or_id)) {
+    absl::StatusOr<GenerationPtr> fetched = Resolve(tenant, location_or_id);
+    if (!fetched.ok()) return fetched.status();
+    return loader_->Plan(*(*fetched)->source, (*fetched)->location);
+  }
   if (absl::Status s = CheckPlainId(location_or_id); !s.ok()) return s;
   const absl::StatusOr<Place> place = PlaceOf(tenant, location_or_id);
   // The folder of a deleted name can be looked at.

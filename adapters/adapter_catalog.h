@@ -33,6 +33,7 @@
 #include "adapters/generation_cache.h"
 #include "adapters/peft_loader.h"
 #include "adapters/registry.h"
+#include "adapters/remote_adapters.h"
 
 namespace lorica {
 
@@ -46,6 +47,7 @@ struct CatalogEntry {
   absl::Status error;        // of the last look
   std::string digest;        // of a registered name, also while nobody has looked
   std::string alias_of;      // empty: no alias
+  bool fetching = false;     // on its way to this machine
 };
 
 class AdapterCatalog {
@@ -59,8 +61,18 @@ class AdapterCatalog {
   using Scope = std::function<bool(const std::string& tenant, const std::string& location)>;
   void SetScope(Scope scope) { scope_ = std::move(scope); }
 
-  // NotFound: neither registered nor a folder. FailedPrecondition: not servable, or the
-  // registered content is gone. InvalidArgument: grammar. The base model's own name and
+  // What is neither registered nor a folder may be fetched from there: "org/name", or
+  // "org/name@revision". It outlives the catalog.
+  void SetRemote(RemoteAdapters* remote) { remote_ = remote; }
+
+  // Like Resolve; an adapter that has to be fetched first is a ticket.
+  absl::StatusOr<FoundAdapter> Find(const std::string& tenant, const std::string& adapter_id);
+  // Whether the id leads beyond this machine. Touches no network.
+  bool MayFetch(const std::string& tenant, const std::string& adapter_id) const;
+
+  // Unavailable: it is being fetched. NotFound: neither registered nor a folder.
+  // FailedPrecondition: not servable, or the registered content is gone. InvalidArgument: grammar.
+  // The base model's own name and
   // "" are not resolved here. "id@revision" asks for one generation: the revision is the
   // beginning (8 digits at least) of a digest; a registered name has its last
   // kGenerationsKeptMax ones, a folder what it holds now, else NotFound.
@@ -139,11 +151,22 @@ class AdapterCatalog {
   CatalogEntry EntryOf(const std::string& id, const Place& place,
                        absl::StatusOr<GenerationPtr> looked) const;
 
+  // What an id means at the remote source; nullopt: nothing.
+  std::optional<RemoteName> RemoteNameOf(const std::string& tenant, const std::string& id) const;
+  absl::StatusOr<GenerationPtr> ResolveHere(const std::string& tenant,
+                                            const std::string& adapter_id);
+  // A folder's generation, or that of what was fetched under that name.
+  absl::StatusOr<GenerationPtr> LookAt(const std::string& tenant, const std::string& location);
+  absl::StatusOr<CatalogEntry> GetRemote(const std::string& tenant,
+                                         const std::string& adapter_id) const;
+  std::vector<std::string> RemoteIds(const std::string& tenant) const;
+
   const std::shared_ptr<Source> root_;
   const PeftLoader* const loader_;
   const std::string base_name_;
   Registry* registry_ = nullptr;
   ContentStore* content_ = nullptr;
+  RemoteAdapters* remote_ = nullptr;
   Scope scope_;
   GenerationCache cache_;
   std::unique_ptr<GenerationCache> kept_;  // of content_; null without

@@ -181,14 +181,14 @@ absl::StatusOr<AdapterCatalog::Registered> AdapterCatalog::Register(
     const std::string& tenant, const std::string& adapter_id, const RegisterOptions& options) {
   if (absl::Status s = CheckPlainId(adapter_id); !s.ok()) return s;
   const std::string location = options.location.empty() ? adapter_id : options.location;
-  if (absl::Status s = CheckPlainId(location); !s.ok()) return s;
+  if (absl::Status s = CheckPlainId(location); !s.ok() && !MayFetch(tenant, location)) return s;
   if (adapter_id == base_name_) {
     return absl::InvalidArgumentError(
         absl::StrCat("adapter id ", Quoted(adapter_id), " is the base model's own name"));
   }
   if (!MayUse(tenant, location)) return UnknownAdapter(location);
   // Hashes and copies before the lock, so that a large adapter holds up nobody.
-  absl::StatusOr<GenerationPtr> generation = cache_.Look(location);
+  absl::StatusOr<GenerationPtr> generation = LookAt(tenant, location);
   if (!generation.ok()) return AboutAdapter(location, generation.status());
   if (content_ != nullptr) {
     if (absl::Status s = content_->Keep(**generation); !s.ok()) return AboutAdapter(location, s);
@@ -196,7 +196,7 @@ absl::StatusOr<AdapterCatalog::Registered> AdapterCatalog::Register(
 
   absl::MutexLock changes(&change_mutex_);
   const NameKey key(tenant, adapter_id);
-  generation = cache_.Look(location);
+  generation = LookAt(tenant, location);
   if (!generation.ok()) return AboutAdapter(location, generation.status());
   // Refused after all, its copy would be nobody's.
   if (!content_names_.contains((*generation)->digest)) unnamed_.insert((*generation)->digest);

@@ -16,12 +16,22 @@ namespace {
 
 constexpr char kConfigFile[] = "adapter_config.json";
 constexpr char kWeightsFile[] = "adapter_model.safetensors";
-constexpr char kOnThisMachine[] = "this machine";
 constexpr size_t kShownCommitDigits = 12;
 constexpr size_t kAccessDigits = 32;
 constexpr absl::Duration kBusyDelay = absl::Seconds(5);
 
+std::string IdOf(const std::string& repo, const std::string& revision) {
+  return revision == kDefaultRevision ? repo : absl::StrCat(repo, "@", revision);
+}
+
 absl::Status Refuse(absl::string_view what) { return absl::FailedPreconditionError(what); }
+
+// What the hub said, and when to try again, about the adapter as it was named.
+absl::Status About(const RemoteName& name, const absl::Status& status) {
+  const absl::string_view kind = absl::IsFailedPrecondition(status) ? " cannot be served: " : ": ";
+  return WithText(status, absl::StrCat("adapter ", Quoted(IdOf(name.repo, name.revision)), kind,
+                                       status.message()));
+}
 
 bool Matches(absl::string_view pattern, absl::string_view repo) {
   if (absl::ConsumeSuffix(&pattern, "*")) return absl::StartsWith(repo, pattern);
@@ -147,7 +157,7 @@ bool RemoteAdapters::Allows(const std::string& repo) const {
 }
 
 RemoteOrigin RemoteAdapters::OriginOf(const RemoteName& name) const {
-  RemoteOrigin origin{hub_ != nullptr ? hub_->name() : kOnThisMachine, name.repo, name.revision};
+  RemoteOrigin origin{hub_->name(), name.repo, name.revision};
   if (!name.token.empty()) {
     Sha256 hash;
     hash.Update(name.token);
@@ -189,8 +199,9 @@ absl::StatusOr<FoundAdapter> RemoteAdapters::Find(const RemoteName& name) {
 }
 
 void RemoteAdapters::Run(const RemoteName& name, const std::string& key) {
-  const Result result =
+  Result result =
       stopped_->load() ? absl::CancelledError("the server is shutting down") : Bring(name);
+  if (!result.ok()) result = About(name, result.status());
   std::shared_ptr<FetchTicket> ticket;
   {
     absl::MutexLock lock(&mutex_);
@@ -237,7 +248,7 @@ std::vector<std::string> RemoteAdapters::List() const {
   for (const auto& [key, generation] : known_) {
     const std::vector<std::string> parts = absl::StrSplit(key, '\n');
     if (!parts[3].empty() || generation.expired()) continue;
-    ids.push_back(parts[2] == kDefaultRevision ? parts[1] : absl::StrCat(parts[1], "@", parts[2]));
+    ids.push_back(IdOf(parts[1], parts[2]));
   }
   std::sort(ids.begin(), ids.end());
   return ids;
@@ -255,10 +266,8 @@ RemoteAdapters::Result RemoteAdapters::Bring(const RemoteName& name) {
     Result cached = FromCache(name);
     if (!absl::IsNotFound(cached.status())) return cached;
   }
-  if (hub_ == nullptr) {
-    return absl::NotFoundError(absl::StrCat("repository ", Quoted(name.repo), " at ",
-                                            Quoted(name.revision),
-                                            " is not on this machine, and the server is offline"));
+  if (options_.offline) {
+    return absl::NotFoundError("it is not on this machine, and the server is offline");
   }
   return FromHub(name);
 }

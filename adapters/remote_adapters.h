@@ -36,6 +36,7 @@ inline constexpr char kDefaultRevision[] = "main";
 struct RemoteOptions {
   // Which repositories may be named: "org/name", or all that begin so when "*" ends it.
   std::vector<std::string> allow;
+  bool offline = false;                              // what is on this machine is all there is
   int64_t adapter_bytes_max = kAdapterFileBytesMax;  // of a weight file
   int fetches_max = 256;                             // tickets open at a time
   int known_max = 1'000'000;                         // remembered names
@@ -84,8 +85,7 @@ struct KnownRemote {
 
 class RemoteAdapters {
  public:
-  // `hub` null: what is on this machine is all there is. `cache` may be null. All outlive
-  // it. `stopped` is what the hub's own transfers look at.
+  // `cache` may be null. All outlive it. `stopped` is what the hub's own transfers look at.
   RemoteAdapters(RemoteOptions options, RemoteSource* hub, const HfCache* cache, DiskTier* disk,
                  const PeftLoader* loader, LoaderExecutor* executor, std::atomic<bool>* stopped);
   ~RemoteAdapters();

@@ -31,6 +31,16 @@ struct Config {
   std::string adapters_dir;  // empty: the base model alone
   std::string data_dir;      // empty: nothing is kept
   int64_t kept_bytes = int64_t{64} << 30;
+  std::string hub_allow;  // empty: nothing is fetched
+  std::string hub_endpoint = "https://huggingface.co";
+  std::string hub_token_file;
+  std::string hub_redirect_hosts;
+  std::string hub_ca_file;
+  bool hub_offline = false;
+  std::string hf_cache;
+  int64_t hub_adapter_bytes = int64_t{1} << 30;
+  int64_t hub_downloads = 4;
+  int64_t disk_bytes = int64_t{16} << 30;
   std::string grpc_address = "127.0.0.1:50051";
   std::string http_address;  // empty: gRPC alone
   int64_t http_generations = 256;
@@ -78,6 +88,28 @@ void VisitFlags(Config& config, Visitor&& visitor) {
                "Made if missing, used by one server at a time; without it names are forgotten");
   visitor.Bytes("--kept-bytes", &config.kept_bytes, 0, 1024 * kTiB,
                 "Disk for copies of registered adapters beneath --data-dir");
+  visitor.Text("--hub-allow", &config.hub_allow, "LIST",
+               "Repositories of the hub that may be named as adapters, e.g. 'org/name,team/*'; "
+               "needs --data-dir; without it nothing is fetched");
+  visitor.Text("--hub-endpoint", &config.hub_endpoint, "URL",
+               "Hugging Face Hub, or a mirror that speaks its protocol");
+  visitor.Text("--hub-token-file", &config.hub_token_file, "FILE",
+               "Token for the hub, sent to the endpoint alone; read anew for each fetch");
+  visitor.Text("--hub-redirect-hosts", &config.hub_redirect_hosts, "LIST",
+               "Hosts (or HOST:PORT) with private addresses that the hub may redirect to; public "
+               "ones need no mention");
+  visitor.Text("--hub-ca-file", &config.hub_ca_file, "FILE",
+               "Certificates to trust for the hub, instead of the system's");
+  visitor.Switch("--hub-offline", &config.hub_offline,
+                 "Connect to no hub: serve what is on disk or in --hf-cache already");
+  visitor.Text("--hf-cache", &config.hf_cache, "DIR",
+               "A Hugging Face cache (usually ~/.cache/huggingface/hub) to read from, never "
+               "written");
+  visitor.Bytes("--hub-adapter-bytes", &config.hub_adapter_bytes, 1, 4 * (kTiB >> 10),
+                "Largest weight file that is fetched");
+  visitor.Count("--hub-downloads", &config.hub_downloads, 1, 64, "Downloads at a time");
+  visitor.Bytes("--disk-bytes", &config.disk_bytes, 1, 1024 * kTiB,
+                "Disk for fetched adapters beneath --data-dir; the least recently used give way");
   visitor.Text("--grpc-address", &config.grpc_address, "HOST:PORT",
                "Where to listen; port 0 takes a free one");
   visitor.Text("--http-address", &config.http_address, "HOST:PORT",

@@ -30,6 +30,7 @@
 #include "server/engine/model_executor.h"
 #include "server/http/http_service.h"
 #include "server/models/model.h"
+#include "server/remote_parts.h"
 #include "server/text/chat_template.h"
 #include "server/text/tokenizer.h"
 #include "spdlog/spdlog.h"
@@ -104,6 +105,7 @@ struct Server::Parts {
   std::unique_ptr<PeftLoader> loader;
   std::unique_ptr<Registry> registry;
   std::unique_ptr<ContentStore> content;
+  std::unique_ptr<RemoteParts> remote;
   std::unique_ptr<AdapterCatalog> catalog;
   std::unique_ptr<LoaderExecutor> loader_threads;
   std::unique_ptr<AdapterPool> pool;
@@ -267,6 +269,12 @@ absl::Status Server::BuildAdapters() {
   if (parts.data_dir != nullptr) {
     if (absl::Status s = RestoreNames(); !s.ok()) return s;
   }
+  if (!config_.hub_allow.empty()) {
+    auto remote = RemoteParts::Build(config_, parts.loader.get());
+    if (!remote.ok()) return remote.status();
+    parts.remote = *std::move(remote);
+    parts.catalog->SetRemote(parts.remote->adapters());
+  }
   parts.loader_threads = MakeLoaderThreads(static_cast<int>(config_.loader_threads));
   PoolOptions pool_options;
   pool_options.host_bytes_max = config_.host_bytes;
@@ -324,6 +332,7 @@ absl::Status Server::BuildEngine() {
   limits.end_tokens = model.config().end_tokens;
   limits.base_name = base_name();
   limits.tenants = parts.tenants;
+  limits.waiting = {config_.queue_requests, config_.queue_tokens};
   parts.gateway =
       std::make_unique<Gateway>(limits, parts.engine.get(), parts.catalog.get(), parts.pool.get(),
                                 parts.tokenizer.get(), parts.chat_template.get());
@@ -361,6 +370,9 @@ absl::Status Server::Listen() {
   facts.limits.set_mix_adapters(kMixTermsMax);
   facts.limits.set_threads(parts.backend->threads());
   facts.limits.set_concurrent_streams(kStreamsPerConnectionMax);
+  if (parts.remote != nullptr) {
+    facts.disk_stats = [remote = parts.remote.get()] { return remote->disk().stats(); };
+  }
 
   GrpcOptions options;
   options.address = config_.grpc_address;
@@ -484,6 +496,8 @@ void Server::Drain() {
 void Server::Stop() {
   if (parts_->http != nullptr) parts_->http->Stop(kStopGrace);
   if (parts_->grpc != nullptr) parts_->grpc->Stop(kStopGrace);
+  if (parts_->gateway != nullptr) parts_->gateway->StartDrain();
+  if (parts_->remote != nullptr) parts_->remote->Stop();  // before what waits for it goes
   stop_engine_.store(true);
   if (parts_->engine != nullptr) parts_->engine->StartDrain();  // wakes it
   if (!engine_thread_.joinable()) return;

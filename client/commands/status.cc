@@ -57,13 +57,17 @@ void PrintModel(const v1::ModelInfo& model) {
 void PrintLoad(const v1::GetStatusResponse& status) {
   const v1::Limits& limits = status.limits();
   Row("requests", absl::StrCat(status.running(), " of ", limits.running_requests(), " running, ",
-                               status.queued(), " of ", limits.queue_requests(), " queued"));
+                               status.queued(), " of ", limits.queue_requests(), " queued",
+                               status.waiting() > 0
+                                   ? absl::StrCat(", ", status.waiting(), " waiting for adapters")
+                                   : ""));
   Row("arena", absl::StrCat(HumanCount(limits.arena_blocks()), " blocks of ",
                             HumanBytes(limits.block_bytes()), ": ", HumanCount(status.kv_blocks()),
                             " KV, ", HumanCount(status.adapter_blocks()), " adapters, ",
                             HumanCount(status.free_blocks()), " free"));
   Row("on device", Tier(status.device_tier()));
   Row("on host", Tier(status.host_tier()));
+  if (status.disk_tier().byte_limit() > 0) Row("fetched", Tier(status.disk_tier()));
   Row("memory", absl::StrCat(HumanBytes(status.resident_bytes()), " resident"));
 }
 

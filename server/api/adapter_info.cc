@@ -100,7 +100,7 @@ v1::Adapter DescribeEntry(const CatalogEntry& entry, const AdapterPool& pool, ab
   if (!message.generation().empty()) {
     const PoolEntryInfo info = pool.Lookup(message.generation());
     FillPool(info, now, &message);
-    loading = info.loading;
+    loading = loading || info.loading;
   }
   if (!entry.error.ok()) message.set_error(CleanErrorText(entry.error.message()));
   message.set_state(loading                   ? v1::ADAPTER_STATE_LOADING

@@ -99,13 +99,30 @@ grpc::ServerUnaryReactor* AdapterService::Run(Job job, Work work) {
   }
   job.tenant = (*tenant)->name;
   job.credentials = {};
-  const bool taken = pools_.work->TryRun([job, work = std::move(work)] {
-    const absl::Status status =
-        job.reply->cancelled() ? absl::CancelledError("the client cancelled the call") : work(job);
-    if (!status.ok()) Refuse(job, status);
+  const bool taken = pools_.work->TryRun([this, job, work = std::move(work)] {
+    if (!DoWorkLater(job, work)) DoWork(job, work);
   });
   if (!taken) Refuse(job, TryLater("the server has too many calls to look at; try again"));
   return reactor;
+}
+
+void AdapterService::DoWork(const Job& job, const Work& work) {
+  const absl::Status status =
+      job.reply->cancelled() ? absl::CancelledError("the client cancelled the call") : work(job);
+  if (!status.ok()) Refuse(job, status);
+}
+
+bool AdapterService::DoWorkLater(const Job& job, const Work& work) {
+  if (job.fetch.empty() || !catalog_->MayFetch(job.tenant, job.fetch)) return false;
+  const auto found = catalog_->Find(job.tenant, job.fetch);
+  if (!found.ok() || found->ticket == nullptr) return false;
+  found->ticket->WhenDone([this, alive = std::weak_ptr<bool>(alive_), job,
+                           work](const absl::StatusOr<GenerationPtr>& fetched) {
+    if (alive.expired()) return;
+    // Holds what came until the work has found it again.
+    pools_.work->RunAdmitted([job, work, fetched] { DoWork(job, work); });
+  });
+  return true;
 }
 
 // The adapter as it is now; on the work pool.
@@ -131,8 +148,9 @@ AdapterService::Done AdapterService::AnswerWithAdapter(const Job& job, Response*
 grpc::ServerUnaryReactor* AdapterService::RegisterAdapter(grpc::CallbackServerContext* context,
                                                           const v1::RegisterAdapterRequest* request,
                                                           v1::RegisterAdapterResponse* response) {
-  const Job call{"RegisterAdapter", request->adapter_id(), Reply::Make(), CredentialsOf(*context),
-                 TenantRole::kManager};
+  Job call{"RegisterAdapter", request->adapter_id(), MakeWaitReply(), CredentialsOf(*context),
+           TenantRole::kManager};
+  call.fetch = request->source().empty() ? request->adapter_id() : request->source();
   return Run(call, [this, response,
                     options = AdapterCatalog::RegisterOptions{request->source(), request->replace(),
                                                               request->expected_generation()}](
@@ -182,8 +200,9 @@ grpc::ServerUnaryReactor* AdapterService::SetAlias(grpc::CallbackServerContext* 
 grpc::ServerUnaryReactor* AdapterService::CheckAdapter(grpc::CallbackServerContext* context,
                                                        const v1::CheckAdapterRequest* request,
                                                        v1::CheckAdapterResponse* response) {
-  const Job call{"CheckAdapter", request->source(), Reply::Make(), CredentialsOf(*context),
-                 TenantRole::kUser};
+  Job call{"CheckAdapter", request->source(), MakeWaitReply(), CredentialsOf(*context),
+           TenantRole::kUser};
+  call.fetch = request->source();
   return Run(call, [this, response](const Job& job) {
     const absl::Status status = CheckSource(job.adapter_id);
     if (!status.ok()) return status;
@@ -246,8 +265,9 @@ grpc::ServerUnaryReactor* AdapterService::ListAdapters(grpc::CallbackServerConte
 grpc::ServerUnaryReactor* AdapterService::LoadAdapter(grpc::CallbackServerContext* context,
                                                       const v1::LoadAdapterRequest* request,
                                                       v1::LoadAdapterResponse* response) {
-  const Job call{"LoadAdapter", request->adapter_id(), MakeWaitReply(), CredentialsOf(*context),
-                 TenantRole::kManager};
+  Job call{"LoadAdapter", request->adapter_id(), MakeWaitReply(), CredentialsOf(*context),
+           TenantRole::kManager};
+  call.fetch = request->adapter_id();
   return Run(call, [this, response, wanted = request->tier()](const Job& job) {
     const absl::Status status = CheckId(job.adapter_id);
     if (!status.ok()) return status;
@@ -263,8 +283,9 @@ grpc::ServerUnaryReactor* AdapterService::LoadAdapter(grpc::CallbackServerContex
 grpc::ServerUnaryReactor* AdapterService::PinAdapter(grpc::CallbackServerContext* context,
                                                      const v1::PinAdapterRequest* request,
                                                      v1::PinAdapterResponse* response) {
-  const Job call{"PinAdapter", request->adapter_id(), MakeWaitReply(), CredentialsOf(*context),
-                 TenantRole::kOperator};
+  Job call{"PinAdapter", request->adapter_id(), MakeWaitReply(), CredentialsOf(*context),
+           TenantRole::kOperator};
+  call.fetch = request->adapter_id();
   return Run(call, [this, response, wanted = request->tier()](const Job& job) {
     const absl::Status status = CheckId(job.adapter_id);
     if (!status.ok()) return status;

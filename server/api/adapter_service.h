@@ -79,13 +79,18 @@ class AdapterService final : public v1::AdapterService::CallbackService {
     Credentials credentials;
     TenantRole role = TenantRole::kUser;  // that it takes
     std::string tenant;                   // once it is known
+    std::string fetch;                    // an adapter that has to be here first, or none
   };
   using Work = std::function<absl::Status(const Job& job)>;
 
-  // Finds out who calls and runs `work` on the work pool; its error is the answer.
+  // Finds out who calls and runs `work` on the work pool, once `fetch` is here or cannot
+  // be; its error is the answer.
   grpc::ServerUnaryReactor* Run(Job job, Work work);
   absl::StatusOr<TenantPtr> Allow(const Credentials& credentials, TenantRole role) const;
   static void Refuse(const Job& job, const absl::Status& status);
+  static void DoWork(const Job& job, const Work& work);
+  // True: it will be done when the adapter is here.
+  bool DoWorkLater(const Job& job, const Work& work);
   // A callback for the pool that answers with the adapter as it is then.
   template <typename Response>
   absl::Status AnswerNow(const Job& job, Response* response);

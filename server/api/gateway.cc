@@ -4,10 +4,13 @@
 #include <random>
 
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
 #include "absl/strings/string_view.h"
 #include "server/api/field_error.h"
+#include "server/api/refusal_log.h"
 #include "server/api/request_checks.h"
 #include "server/api/running_answer.h"
+#include "server/api/waiting_room.h"
 
 namespace lorica {
 namespace {
@@ -42,10 +45,33 @@ class Gateway::EngineControl final : public RequestControl {
   Engine* const engine_;
 };
 
+// What a call names, and what of it is here.
+struct Gateway::Adapters {
+  std::vector<AdapterChoice> choices;
+  std::vector<FoundAdapter> found;
+
+  bool here() const {
+    return std::all_of(found.begin(), found.end(),
+                       [](const FoundAdapter& one) { return one.ticket == nullptr; });
+  }
+  std::vector<GenerationPtr> generations() const {
+    std::vector<GenerationPtr> list;
+    for (const FoundAdapter& one : found) list.push_back(one.generation);
+    return list;
+  }
+};
+
 // What a call's adapters came to: all of them to report, those that count to run.
 struct Gateway::Mix {
   std::vector<AdapterUse> uses;
   std::vector<MixTerm> terms;
+};
+
+// All of a call but its adapters.
+struct Gateway::Prepared {
+  std::shared_ptr<RunningAnswer> answer;
+  std::shared_ptr<Charge> charge;
+  EngineRequest request;
 };
 
 Gateway::Gateway(GatewayLimits limits, Engine* engine, AdapterCatalog* catalog, AdapterPool* pool,
@@ -57,7 +83,12 @@ Gateway::Gateway(GatewayLimits limits, Engine* engine, AdapterCatalog* catalog, 
       pool_(pool),
       tokenizer_(tokenizer),
       chat_template_(chat_template),
-      control_(std::make_unique<EngineControl>(engine)) {}
+      control_(std::make_unique<EngineControl>(engine)),
+      waiting_(std::make_unique<WaitingRoom>(
+          limits_.waiting, [this](const WaitingCall& call, const absl::Status& status) {
+            refused_count_.fetch_add(1, std::memory_order_relaxed);
+            LogRefusal("Generate", absl::StrJoin(call.adapter_ids, ","), status, limits_.clock());
+          })) {}
 
 Gateway::~Gateway() = default;
 
@@ -102,7 +133,10 @@ absl::StatusOr<Gateway::Answers> Gateway::Admit(const TenantPtr& tenant, const G
   if (!fields.ok()) return fields;
   absl::StatusOr<Charges> charges = EnterAll(tenant, count);
   if (!charges.ok()) return charges.status();
-  absl::StatusOr<Mix> mix = ResolveMix(*tenant, call);
+  absl::StatusOr<Adapters> adapters = FindAdapters(*tenant, call);
+  if (!adapters.ok()) return adapters.status();
+  absl::StatusOr<Mix> mix = Mix();
+  if (adapters->here()) mix = MixOf(adapters->choices, adapters->generations());
   if (!mix.ok()) return mix.status();
   absl::StatusOr<std::vector<int32_t>> prompt = PromptTokens(call);
   if (!prompt.ok()) return prompt.status();
@@ -113,12 +147,19 @@ absl::StatusOr<Gateway::Answers> Gateway::Admit(const TenantPtr& tenant, const G
   GenerateCall sample = call;
   for (int i = 0; i < count; ++i) {
     if (call.seed) sample.seed = *call.seed + i;
-    auto answer = Submit(*tenant, sample, *mix, *prompt, std::move((*charges)[i]), now);
-    if (!answer.ok()) {
-      for (const auto& earlier : answers) earlier->Cancel();
-      return answer.status();
+    absl::StatusOr<Prepared> prepared =
+        Prepare(*tenant, sample, *prompt, std::move((*charges)[i]), now);
+    absl::Status status = prepared.status();
+    if (status.ok()) {
+      status = adapters->here() ? Start(*prepared, *mix) : Wait(*prepared, *adapters);
     }
-    answers.push_back(*std::move(answer));
+    if (!status.ok()) {
+      for (const auto& earlier : answers) earlier->Cancel();
+      return status;
+    }
+    answers.push_back(prepared->answer);
+    absl::MutexLock lock(&mutex_);
+    answers_.push_back(prepared->answer);
   }
   return answers;
 }
@@ -133,16 +174,27 @@ absl::StatusOr<Gateway::Charges> Gateway::EnterAll(const TenantPtr& tenant, int 
   return charges;
 }
 
-absl::StatusOr<Gateway::Mix> Gateway::ResolveMix(const Tenant& tenant, const GenerateCall& call) {
-  const auto choices = ChooseAdapters(call, limits_.base_name);
+absl::StatusOr<Gateway::Adapters> Gateway::FindAdapters(const Tenant& tenant,
+                                                        const GenerateCall& call) {
+  auto choices = ChooseAdapters(call, limits_.base_name);
   if (!choices.ok()) return choices.status();
+  Adapters adapters{*std::move(choices)};
+  for (const AdapterChoice& choice : adapters.choices) {
+    auto found = catalog_->Find(tenant.name, choice.adapter_id);
+    if (!found.ok()) return found.status();
+    adapters.found.push_back(*std::move(found));
+  }
+  return adapters;
+}
+
+absl::StatusOr<Gateway::Mix> Gateway::MixOf(const std::vector<AdapterChoice>& choices,
+                                            const std::vector<GenerationPtr>& generations) {
   Mix mix;
-  for (const AdapterChoice& choice : *choices) {
-    auto generation = catalog_->Resolve(tenant.name, choice.adapter_id);
-    if (!generation.ok()) return generation.status();
-    mix.uses.push_back({choice.adapter_id, (*generation)->digest, choice.weight});
+  for (size_t i = 0; i < choices.size(); ++i) {
+    const AdapterChoice& choice = choices[i];
+    mix.uses.push_back({choice.adapter_id, generations[i]->digest, choice.weight});
     if (choice.weight == 0.0) continue;
-    mix.terms.push_back({*generation, static_cast<float>(choice.weight)});
+    mix.terms.push_back({generations[i], static_cast<float>(choice.weight)});
   }
   const bool plain = mix.terms.size() == 1 && mix.terms[0].weight == 1.0f;
   for (const MixTerm& term : mix.terms) {
@@ -162,11 +214,10 @@ absl::StatusOr<std::vector<int32_t>> Gateway::PromptTokens(const GenerateCall& c
   return std::move(tokenized->token_ids);
 }
 
-absl::StatusOr<std::shared_ptr<Answer>> Gateway::Submit(const Tenant& tenant,
-                                                        const GenerateCall& call, const Mix& mix,
-                                                        std::vector<int32_t> prompt,
-                                                        std::shared_ptr<Charge> charge,
-                                                        absl::Time now) {
+absl::StatusOr<Gateway::Prepared> Gateway::Prepare(const Tenant& tenant, const GenerateCall& call,
+                                                   std::vector<int32_t> prompt,
+                                                   std::shared_ptr<Charge> charge,
+                                                   absl::Time now) const {
   const int64_t room = limits_.context_tokens - static_cast<int64_t>(prompt.size());
   const int64_t wanted = call.max_tokens.value_or(std::min<int64_t>(call.max_tokens_default, room));
   if (room < 1 || wanted > room) {
@@ -181,14 +232,9 @@ absl::StatusOr<std::shared_ptr<Answer>> Gateway::Submit(const Tenant& tenant,
     options.end_ids.insert(limits_.end_tokens.begin(), limits_.end_tokens.end());
   }
   options.max_tokens = static_cast<int32_t>(wanted);
-  options.adapters = mix.uses;
-  charge->SetGeneration(mix.uses.empty()      ? ""
-                        : mix.uses.size() > 1 ? kUsageMix
-                                              : mix.uses[0].generation);
   options.charge = charge;
   auto answer = std::make_shared<RunningAnswer>(std::move(options), control_.get());
 
-  const auto prompt_tokens = static_cast<int64_t>(prompt.size());
   EngineRequest request;
   request.tenant = tenant.name;
   request.tenant_weight = tenant.weight;
@@ -199,16 +245,44 @@ absl::StatusOr<std::shared_ptr<Answer>> Gateway::Submit(const Tenant& tenant,
   request.end_tokens = limits_.end_tokens;
   request.stop_token_ids = call.stop_token_ids;
   request.ignore_end = call.ignore_eos;
-  request.mix = mix.terms;
   request.deadline = std::min(call.deadline, now + kGenerateDeadlineMax);
   request.sink = answer;
-  const absl::StatusOr<RequestId> id = engine_->Submit(std::move(request), now);
+  return Prepared{std::move(answer), std::move(charge), std::move(request)};
+}
+
+// Once for each: the request moves on.
+absl::Status Gateway::Start(Prepared& prepared, const Mix& mix) {
+  prepared.charge->SetGeneration(mix.uses.empty()      ? ""
+                                 : mix.uses.size() > 1 ? kUsageMix
+                                                       : mix.uses[0].generation);
+  prepared.answer->SetAdapters(mix.uses);
+  const int64_t prompt_tokens = std::ssize(prepared.request.prompt);
+  prepared.request.mix = mix.terms;
+  const absl::StatusOr<RequestId> id =
+      engine_->Submit(std::move(prepared.request), limits_.clock());
   if (!id.ok()) return id.status();
-  charge->Tokens(prompt_tokens);
-  answer->Admitted(*id);
-  absl::MutexLock lock(&mutex_);
-  answers_.push_back(answer);
-  return answer;
+  prepared.charge->Tokens(prompt_tokens);
+  prepared.answer->Admitted(*id);
+  return absl::OkStatus();
+}
+
+absl::Status Gateway::Wait(Prepared& prepared, const Adapters& adapters) {
+  WaitingCall call;
+  for (const AdapterChoice& choice : adapters.choices) {
+    call.adapter_ids.push_back(choice.adapter_id);
+  }
+  call.adapters = adapters.found;
+  call.answer = prepared.answer;
+  call.tokens = std::ssize(prepared.request.prompt) + prepared.request.max_tokens;
+  call.deadline = prepared.request.deadline;
+  auto rest = std::make_shared<Prepared>(
+      Prepared{prepared.answer, prepared.charge, std::move(prepared.request)});
+  call.go_on = [this, rest,
+                choices = adapters.choices](const std::vector<GenerationPtr>& generations) {
+    const absl::StatusOr<Mix> mix = MixOf(choices, generations);
+    return mix.ok() ? Start(*rest, *mix) : mix.status();
+  };
+  return waiting_->Enter(std::move(call));
 }
 
 absl::StatusOr<Gateway::Tokenized> Gateway::Tokenize(const std::optional<std::string>& prompt,
@@ -254,12 +328,16 @@ void Gateway::Tick(absl::Time now) {
     });
   }
   for (const auto& answer : live) answer->CheckStalled(now);
+  waiting_->Tick(now);
 }
 
 void Gateway::StartDrain() {
   draining_.store(true, std::memory_order_relaxed);
+  waiting_->Close(TryLater("the server is shutting down; send the call to another one"));
   engine_->StartDrain();
 }
+
+int64_t Gateway::waiting_calls() const { return waiting_->size(); }
 
 int64_t Gateway::open_answers() const {
   absl::MutexLock lock(&mutex_);

@@ -1,7 +1,8 @@
 // The use cases in plain structs: what gRPC and HTTP both translate to.
 //
 // Generate checks cheapest first, resolves the adapters to generations, renders and
-// tokenises, and submits to the engine. Blocking work (hashing a folder, templates,
+// tokenises, and submits to the engine; a call whose adapter has to be fetched first waits
+// for it outside the engine. Blocking work (hashing a folder, templates,
 // tokenising) runs on the caller's thread, which is one of the bounded work pool's,
 // never a transport's event thread. Thread-safe.
 #pragma once
@@ -126,16 +127,24 @@ class Answer {
   virtual void Cancel() = 0;
 };
 
+// Calls that may wait for adapters to be fetched, outside the engine's own queue.
+struct WaitingLimits {
+  int64_t requests_max = 1024;
+  int64_t tokens_max = 4 << 20;  // prompts and answers together
+};
+
 struct GatewayLimits {
   int64_t context_tokens = 0;
   int32_t vocabulary = 0;  // valid input ids are below this
   std::vector<int32_t> end_tokens;
   std::string base_name;  // as an adapter id it means the base model
+  WaitingLimits waiting;  // for adapters that are being fetched
   std::shared_ptr<const Tenants> tenants = std::make_shared<Tenants>();
   std::function<absl::Time()> clock = absl::Now;
 };
 
 class RunningAnswer;
+class WaitingRoom;
 
 class Gateway {
  public:
@@ -173,6 +182,8 @@ class Gateway {
   void Tick(absl::Time now);
   // From now on Generate is Unavailable; running answers go on.
   void StartDrain();
+  // Calls that wait for adapters to be fetched.
+  int64_t waiting_calls() const;
   // Answers whose end has not been taken yet.
   int64_t open_answers() const;
   // Calls that Generate refused.
@@ -189,17 +200,23 @@ class Gateway {
 
  private:
   class EngineControl;
+  struct Adapters;
   struct Mix;
+  struct Prepared;
 
   using Answers = std::vector<std::shared_ptr<Answer>>;
   using Charges = std::vector<std::shared_ptr<Charge>>;
   absl::StatusOr<Answers> Admit(const TenantPtr& tenant, const GenerateCall& call, int count);
   absl::StatusOr<Charges> EnterAll(const TenantPtr& tenant, int count);
-  absl::StatusOr<Mix> ResolveMix(const Tenant& tenant, const GenerateCall& call);
+  absl::StatusOr<Adapters> FindAdapters(const Tenant& tenant, const GenerateCall& call);
+  static absl::StatusOr<Mix> MixOf(const std::vector<AdapterChoice>& choices,
+                                   const std::vector<GenerationPtr>& generations);
   absl::StatusOr<std::vector<int32_t>> PromptTokens(const GenerateCall& call) const;
-  absl::StatusOr<std::shared_ptr<Answer>> Submit(const Tenant& tenant, const GenerateCall& call,
-                                                 const Mix& mix, std::vector<int32_t> prompt,
-                                                 std::shared_ptr<Charge> charge, absl::Time now);
+  absl::StatusOr<Prepared> Prepare(const Tenant& tenant, const GenerateCall& call,
+                                   std::vector<int32_t> prompt, std::shared_ptr<Charge> charge,
+                                   absl::Time now) const;
+  absl::Status Start(Prepared& prepared, const Mix& mix);
+  absl::Status Wait(Prepared& prepared, const Adapters& adapters);
 
   const GatewayLimits limits_;
   const std::shared_ptr<Accounts> accounts_;
@@ -209,6 +226,7 @@ class Gateway {
   const Tokenizer* const tokenizer_;
   const ChatTemplate* const chat_template_;
   const std::unique_ptr<EngineControl> control_;
+  const std::unique_ptr<WaitingRoom> waiting_;
   std::atomic<bool> draining_{false};
   std::atomic<int64_t> refused_count_{0};
   mutable absl::Mutex mutex_;

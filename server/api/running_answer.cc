@@ -9,7 +9,6 @@ namespace lorica {
 RunningAnswer::RunningAnswer(AnswerOptions options, RequestControl* control)
     : control_(control),
       end_ids_(std::move(options.end_ids)),
-      adapters_(std::move(options.adapters)),
       charge_(std::move(options.charge)),
       include_stop_(options.include_stop),
       max_tokens_(options.max_tokens),
@@ -31,10 +30,16 @@ void RunningAnswer::Bill(const FinishEvent& finish, int32_t completion_tokens) c
                  .cached_tokens = finish.cached_tokens});
 }
 
+void RunningAnswer::SetAdapters(std::vector<AdapterUse> adapters) {
+  absl::MutexLock lock(&mutex_);
+  adapters_ = std::move(adapters);
+}
+
 void RunningAnswer::Admitted(RequestId id) {
   absl::MutexLock lock(&mutex_);
   id_ = id;
   admitted_ = true;
+  if (cancelled_) control_->Cancel(id_);
   if (paused_) control_->Pause(id_);
 }
 
@@ -62,16 +67,21 @@ void RunningAnswer::OnTokens(const TokenEvent& event) {
   if (ready) ready();
 }
 
-void RunningAnswer::OnFinish(const FinishEvent& event) {
+void RunningAnswer::OnFinish(const FinishEvent& event) { TakeFinish(event); }
+
+bool RunningAnswer::Refuse(const absl::Status& status) { return TakeFinish({status}); }
+
+bool RunningAnswer::TakeFinish(const FinishEvent& event) {
   if (charge_ != nullptr) charge_->End();
   std::function<void()> ready;
   {
     absl::MutexLock lock(&mutex_);
-    if (finish_) return;
+    if (finish_) return false;
     finish_ = event;
     ready = TakeReady();
   }
   if (ready) ready();
+  return true;
 }
 
 bool RunningAnswer::Take(AnswerChunk* chunk, std::optional<AnswerEnd>* end) {
@@ -136,7 +146,6 @@ AnswerEnd RunningAnswer::MakeEnd(const FinishEvent& finish) {
   AnswerEnd end;
   end.status = finish.status;
   end.reason = finish.reason;
-  end.adapters = adapters_;
   end.prompt_tokens = finish.prompt_tokens;
   end.completion_tokens = delivered_tokens_;
   Bill(finish, delivered_tokens_);
@@ -147,6 +156,7 @@ AnswerEnd RunningAnswer::MakeEnd(const FinishEvent& finish) {
     end.reason = StopReason::kStopString;
   }
   absl::MutexLock lock(&mutex_);
+  end.adapters = adapters_;
   if (too_slow_ && !end.status.ok()) {
     end.status = absl::ResourceExhaustedError(absl::StrCat("the answer was not read for ",
                                                            absl::FormatDuration(kSlowReaderLimit),
@@ -172,8 +182,13 @@ void RunningAnswer::NotifyWhenStalled(std::function<void()> stalled) {
 }
 
 void RunningAnswer::Cancel() {
-  absl::MutexLock lock(&mutex_);
-  if (!finish_) control_->Cancel(id_);
+  {
+    absl::MutexLock lock(&mutex_);
+    if (finish_) return;
+    if (admitted_) return control_->Cancel(id_);
+    cancelled_ = true;
+  }
+  TakeFinish({absl::CancelledError("the client cancelled the call")});
 }
 
 void RunningAnswer::CheckStalled(absl::Time now) {
@@ -188,6 +203,11 @@ void RunningAnswer::CheckStalled(absl::Time now) {
     stalled = std::exchange(stalled_, nullptr);
   }
   if (stalled) stalled();
+}
+
+bool RunningAnswer::finished() const {
+  absl::MutexLock lock(&mutex_);
+  return finish_.has_value();
 }
 
 bool RunningAnswer::ended() const {

@@ -40,8 +40,7 @@ struct AnswerOptions {
   bool include_stop = false;             // the stop string that ends it is part of the text
   absl::flat_hash_set<int32_t> end_ids;  // tokens that end it and are not part of the text
   int32_t max_tokens = 0;                // 0: not known
-  std::vector<AdapterUse> adapters;
-  std::shared_ptr<Charge> charge;  // null: nobody pays
+  std::shared_ptr<Charge> charge;        // null: nobody pays
 };
 
 class RunningAnswer final : public Answer, public TokenSink {
@@ -49,8 +48,12 @@ class RunningAnswer final : public Answer, public TokenSink {
   RunningAnswer(AnswerOptions options, RequestControl* control);
   // What nobody took to its end is billed as the engine told it.
   ~RunningAnswer() override;
-  // The engine took it under this id. REQUIRES: before anyone reads it.
+  // What it is made with. REQUIRES: before it is admitted.
+  void SetAdapters(std::vector<AdapterUse> adapters);
+  // The engine took it under this id.
   void Admitted(RequestId id);
+  // It ends without having been admitted. False: it had ended already.
+  bool Refuse(const absl::Status& status);
 
   void OnTokens(const TokenEvent& event) override;
   void OnFinish(const FinishEvent& event) override;
@@ -62,11 +65,13 @@ class RunningAnswer final : public Answer, public TokenSink {
 
   // Ends it when something has waited since an earlier call that is kSlowReaderLimit ago.
   void CheckStalled(absl::Time now);
-  bool ended() const;  // the end was taken
+  bool finished() const;  // nothing more comes in
+  bool ended() const;     // the end was taken
 
  private:
   using Token = TokenEvent::Token;
 
+  bool TakeFinish(const FinishEvent& event) ABSL_LOCKS_EXCLUDED(mutex_);
   bool HasSomething() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   std::function<void()> TakeReady() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void Append(Token token, AnswerChunk* chunk) ABSL_EXCLUSIVE_LOCKS_REQUIRED(reader_mutex_);
@@ -79,7 +84,6 @@ class RunningAnswer final : public Answer, public TokenSink {
 
   RequestControl* const control_;
   const absl::flat_hash_set<int32_t> end_ids_;
-  const std::vector<AdapterUse> adapters_;
   const std::shared_ptr<Charge> charge_;
   const bool include_stop_;
   const int32_t max_tokens_;
@@ -91,8 +95,10 @@ class RunningAnswer final : public Answer, public TokenSink {
   int32_t delivered_tokens_ ABSL_GUARDED_BY(reader_mutex_) = 0;
 
   mutable absl::Mutex mutex_;
+  std::vector<AdapterUse> adapters_ ABSL_GUARDED_BY(mutex_);
   RequestId id_ ABSL_GUARDED_BY(mutex_) = 0;
   bool admitted_ ABSL_GUARDED_BY(mutex_) = false;
+  bool cancelled_ ABSL_GUARDED_BY(mutex_) = false;  // before it was admitted
   std::vector<Token> pending_ ABSL_GUARDED_BY(mutex_);
   std::optional<FinishEvent> finish_ ABSL_GUARDED_BY(mutex_);
   std::function<void()> ready_ ABSL_GUARDED_BY(mutex_);

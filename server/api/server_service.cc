@@ -99,6 +99,8 @@ grpc::ServerUnaryReactor* ServerService::GetStatus(grpc::CallbackServerContext* 
     FillCounters(stats, before_, response->mutable_counters());
   }
   FillPool(gateway_->pool()->stats(), response);
+  if (facts_.disk_stats) FillTier(facts_.disk_stats(), response->mutable_disk_tier());
+  response->set_waiting(static_cast<int32_t>(gateway_->waiting_calls()));
   response->mutable_counters()->set_requests_refused(gateway_->refused_count());
   response->set_resident_bytes(ResidentBytes());
   reply->Succeed([] {});

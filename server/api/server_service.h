@@ -5,6 +5,7 @@
 
 #include <atomic>
 #include <cstdint>
+#include <functional>
 #include <string>
 
 #include "absl/base/thread_annotations.h"
@@ -24,6 +25,7 @@ struct ServerFacts {
   absl::Time started;
   v1::ModelInfo model;
   v1::Limits limits;
+  std::function<TierStats()> disk_stats;  // empty: there is no disk tier
 };
 
 class ServerService final : public v1::ServerService::CallbackService {

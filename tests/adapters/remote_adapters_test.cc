@@ -57,9 +57,8 @@ class RemoteAdaptersTest : public ::testing::Test {
     source_ = *MakeHubSource(hub_options_);
     if (with_cache_) cache_ = *HfCache::Open(folder_.path() + "/hf");
     threads_ = MakeLoaderThreads(4);
-    adapters_ =
-        std::make_unique<RemoteAdapters>(options_, offline_ ? nullptr : source_.get(), cache_.get(),
-                                         disk_.get(), &loader_, threads_.get(), &stopped_);
+    adapters_ = std::make_unique<RemoteAdapters>(options_, source_.get(), cache_.get(), disk_.get(),
+                                                 &loader_, threads_.get(), &stopped_);
   }
   void Stop() {
     adapters_ = nullptr;
@@ -101,7 +100,6 @@ class RemoteAdaptersTest : public ::testing::Test {
   absl::Time now_ = absl::FromUnixSeconds(1'700'000'000);
   std::atomic<bool> stopped_ = false;
   int64_t disk_bytes_ = 100 << 20;
-  bool offline_ = false;
   bool with_cache_ = false;
   std::unique_ptr<DiskTier> disk_;
   std::unique_ptr<RemoteSource> source_;
@@ -209,7 +207,7 @@ TEST_F(RemoteAdaptersTest, WithoutAHubWhatIsHereIsServed) {
 TEST_F(RemoteAdaptersTest, OfflineNothingIsAsked) {
   ASSERT_TRUE(Get("org/a").ok());
   const int asked = hub_.CountOf("");
-  offline_ = true;
+  options_.offline = true;
   Start();
   const absl::Status cold = Get("org/cold").status();
   EXPECT_TRUE(absl::IsNotFound(cold));

@@ -1,0 +1,87 @@
+// The part of AdapterCatalog that looks beyond this machine.
+#include "absl/strings/str_cat.h"
+#include "adapters/adapter_catalog.h"
+#include "adapters/catalog_text.h"
+#include "adapters/hub/quoted.h"
+#include "adapters/hub/retry_delay.h"
+
+namespace lorica {
+namespace {
+
+constexpr absl::Duration kFetchingDelay = absl::Seconds(1);
+
+}  // namespace
+
+std::optional<RemoteName> AdapterCatalog::RemoteNameOf(const std::string& tenant,
+                                                       const std::string& id) const {
+  if (remote_ == nullptr || !CheckAdapterId(id).ok()) return std::nullopt;
+  const IdParts parts = SplitId(id);
+  RemoteName name{parts.name};
+  std::optional<RegisteredName> named = Named({tenant, name.repo});
+  if (named.has_value() && named->kind == NameKind::kAlias) {
+    name.repo = named->target;
+    named = Named({tenant, name.repo});
+  }
+  if (named.has_value() || !MayUse(tenant, name.repo) || !remote_->Allows(name.repo) ||
+      !absl::IsNotFound(root_->Open(name.repo, "adapter_config.json").status())) {
+    return std::nullopt;
+  }
+  if (!parts.revision.empty()) name.revision = parts.revision;
+  return name;
+}
+
+bool AdapterCatalog::MayFetch(const std::string& tenant, const std::string& adapter_id) const {
+  return RemoteNameOf(tenant, adapter_id).has_value();
+}
+
+absl::StatusOr<FoundAdapter> AdapterCatalog::Find(const std::string& tenant,
+                                                  const std::string& adapter_id) {
+  if (const auto name = RemoteNameOf(tenant, adapter_id)) return remote_->Find(*name);
+  absl::StatusOr<GenerationPtr> generation = ResolveHere(tenant, adapter_id);
+  if (!generation.ok()) return generation.status();
+  return FoundAdapter{*std::move(generation), nullptr};
+}
+
+absl::StatusOr<GenerationPtr> AdapterCatalog::Resolve(const std::string& tenant,
+                                                      const std::string& adapter_id) {
+  absl::StatusOr<FoundAdapter> found = Find(tenant, adapter_id);
+  if (!found.ok()) return found.status();
+  if (found->ticket == nullptr) return std::move(found->generation);
+  return UnavailableFor(absl::StrCat("adapter ", Quoted(adapter_id), " is being fetched"),
+                        kFetchingDelay);
+}
+
+absl::StatusOr<GenerationPtr> AdapterCatalog::LookAt(const std::string& tenant,
+                                                     const std::string& location) {
+  absl::StatusOr<GenerationPtr> here = cache_.Look(location);
+  if (!absl::IsNotFound(here.status()) || !MayFetch(tenant, location)) return here;
+  return Resolve(tenant, location);
+}
+
+absl::StatusOr<CatalogEntry> AdapterCatalog::GetRemote(const std::string& tenant,
+                                                       const std::string& adapter_id) const {
+  const auto name = RemoteNameOf(tenant, adapter_id);
+  if (!name) return UnknownAdapter(adapter_id);
+  const KnownRemote known = remote_->Known(*name);
+  if (known.generation == nullptr && known.error.ok() && !known.fetching) {
+    return UnknownAdapter(adapter_id);
+  }
+  CatalogEntry entry{.adapter_id = adapter_id,
+                     .location = absl::StrCat(name->repo, "@", name->revision),
+                     .generation = known.generation,
+                     .error = known.generation == nullptr ? known.error : absl::OkStatus(),
+                     .fetching = known.fetching};
+  if (known.generation != nullptr) entry.location = known.generation->location;
+  return entry;
+}
+
+std::vector<std::string> AdapterCatalog::RemoteIds(const std::string& tenant) const {
+  std::vector<std::string> ids;
+  if (remote_ == nullptr) return ids;
+  for (std::string& id : remote_->List()) {
+    if (MayFetch(tenant, id)) ids.push_back(std::move(id));
+  }
+  return ids;
+}
+
+}  // namespace lorica

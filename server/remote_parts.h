@@ -1,0 +1,42 @@
+// Everything that brings adapters from elsewhere, put together as the flags say.
+//
+// Owned by the server. The catalog and whatever waits for a fetch point into it: Stop ends
+// all fetches before any of those goes.
+#pragma once
+
+#include <atomic>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "adapters/disk_tier.h"
+#include "adapters/hub/hf_cache.h"
+#include "adapters/hub/remote_source.h"
+#include "adapters/remote_adapters.h"
+#include "server/config.h"
+
+namespace lorica {
+
+class RemoteParts {
+ public:
+  // REQUIRES: --hub-allow and --data-dir are given. The loader outlives it.
+  static absl::StatusOr<std::unique_ptr<RemoteParts>> Build(const Config& config,
+                                                            const PeftLoader* loader);
+  RemoteAdapters* adapters() const { return adapters_.get(); }
+  const DiskTier& disk() const { return *disk_; }
+  void Stop() { adapters_->Stop(); }
+
+ private:
+  std::atomic<bool> stopped_{false};
+  std::unique_ptr<RemoteSource> hub_;
+  std::unique_ptr<HfCache> cache_;
+  std::unique_ptr<DiskTier> disk_;
+  std::unique_ptr<LoaderExecutor> threads_;
+  std::unique_ptr<RemoteAdapters> adapters_;
+};
+
+// The parts of a flag that takes a list: "a,b" without blanks and empty ones.
+std::vector<std::string> SplitList(const std::string& text);
+
+}  // namespace lorica

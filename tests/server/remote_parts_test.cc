@@ -1,0 +1,368 @@
+// A whole server and a hub: adapters that come from elsewhere, asked for over gRPC.
+#include "server/remote_parts.h"
+
+#include <google/rpc/error_details.pb.h>
+#include <google/rpc/status.pb.h>
+
+#include <thread>
+
+#include "absl/strings/str_cat.h"
+#include "absl/synchronization/notification.h"
+#include "gmock/gmock.h"
+#include "tests/fakes/fake_hub.h"
+#include "tests/server/api/tiny_server.h"
+
+namespace lorica {
+namespace {
+
+using ::testing::ElementsAre;
+using ::testing::HasSubstr;
+
+using Tokens = std::vector<int32_t>;
+
+class RemotePartsTest : public ::testing::Test {
+ protected:
+  RemotePartsTest() {
+    config_.hub_allow = "org/*, other/one";
+    config_.hub_endpoint = hub_.endpoint();
+    config_.hub_redirect_hosts = hub_.cdn_place();
+    config_.data_dir = data_.path() + "/data";
+    config_.drain_seconds = 0;
+    Restart();
+    files_ = FakeHub::FilesOf(server_->adapters().path() + "/plain");
+    commit_ = hub_.Commit("org/a", files_);
+  }
+  void Restart() {
+    server_ = nullptr;
+    server_ = std::make_unique<TinyServer>(config_);
+  }
+
+  struct Answered {
+    grpc::Status status;
+    Tokens tokens;
+    std::string generation;
+  };
+  Answered Generate(const std::string& adapter, int tokens = 8,
+                    absl::Duration limit = absl::Seconds(20)) {
+    v1::GenerateRequest request = TokensRequest(tokens);
+    request.set_adapter_id(adapter);
+    Context context;
+    context.set_deadline(absl::ToChronoTime(absl::Now() + limit));
+    v1::GenerateResponse response;
+    Answered answered{server_->inference().Generate(&context, request, &response)};
+    answered.tokens.assign(response.token_ids().begin(), response.token_ids().end());
+    answered.generation = response.adapter().generation();
+    return answered;
+  }
+  grpc::StatusCode CodeOf(const std::string& adapter) {
+    return Generate(adapter).status.error_code();
+  }
+  // Repositories that nobody has asked for yet.
+  std::string NewRepo() {
+    const std::string repo = absl::StrCat("org/new-", repos_++);
+    hub_.Commit(repo, files_);
+    return repo;
+  }
+  int Downloads() const { return hub_.CountOf("/blobs/", "GET"); }
+
+  FakeHub hub_;
+  TemporaryFolder data_;
+  Config config_;
+  FakeHub::Files files_;
+  std::string commit_;
+  int repos_ = 0;
+  std::unique_ptr<TinyServer> server_;
+};
+
+TEST_F(RemotePartsTest, TheSameTokensAsFromTheLocalFolder) {
+  const Answered local = Generate("plain");
+  ASSERT_TRUE(local.status.ok()) << local.status.error_message();
+  ASSERT_EQ(local.tokens.size(), 8u);
+  EXPECT_NE(local.tokens, Generate("").tokens);
+  hub_.Commit("org/a", files_, "v1");
+  hub_.Commit("org/a", FakeHub::FilesOf(server_->adapters().path() + "/other"));
+  for (const std::string& id : {std::string("org/a@v1"), absl::StrCat("org/a@", commit_)}) {
+    const Answered remote = Generate(id);
+    EXPECT_TRUE(remote.status.ok()) << id << remote.status.error_message();
+    EXPECT_EQ(remote.tokens, local.tokens) << id;
+    EXPECT_EQ(remote.generation, local.generation) << id;
+  }
+  EXPECT_EQ(Generate("org/a").tokens, Generate("other").tokens);
+  const v1::TierCounters disk = server_->Status().disk_tier();
+  EXPECT_EQ(disk.adapters(), 2);
+  EXPECT_GT(disk.bytes(), 0);
+  EXPECT_EQ(disk.byte_limit(), config_.disk_bytes);
+}
+
+// Four connections, as each carries a bounded number of calls.
+TEST_F(RemotePartsTest, AThousandCallsForAColdAdapterAreOneDownload) {
+  constexpr int kCalls = 1000;
+  config_.queue_requests = kCalls;
+  Restart();
+  absl::Notification all_wait;
+  hub_.AddFault({.target_part = "/blobs/", .before = [&] { all_wait.WaitForNotification(); }});
+  grpc::CompletionQueue queue;
+  std::vector<std::unique_ptr<v1::InferenceService::Stub>> stubs;
+  for (int i = 0; i < 4; ++i) {
+    grpc::ChannelArguments arguments;
+    arguments.SetInt(GRPC_ARG_USE_LOCAL_SUBCHANNEL_POOL, 1);
+    stubs.push_back(v1::InferenceService::NewStub(
+        grpc::CreateCustomChannel(absl::StrCat("127.0.0.1:", server_->server().port()),
+                                  grpc::InsecureChannelCredentials(), arguments)));
+  }
+  struct Call {
+    grpc::ClientContext context;
+    grpc::Status status;
+    v1::GenerateResponse response;
+    std::unique_ptr<grpc::ClientAsyncResponseReader<v1::GenerateResponse>> reader;
+  };
+  std::vector<Call> calls(kCalls);
+  v1::GenerateRequest request = TokensRequest(1);
+  request.set_adapter_id("org/a");
+  for (int i = 0; i < kCalls; ++i) {
+    Call& call = calls[i];
+    call.reader = stubs[i % 4]->AsyncGenerate(&call.context, request, &queue);
+    call.reader->Finish(&call.response, &call.status, nullptr);
+  }
+  server_->WaitFor([](const v1::GetStatusResponse& status) { return status.waiting() == kCalls; });
+  // Nothing of it has reached the engine, and others are served.
+  EXPECT_EQ(server_->Status().queued() + server_->Status().running(), 0);
+  EXPECT_TRUE(Generate("other").status.ok());
+  all_wait.Notify();
+  void* tag = nullptr;
+  bool ok = false;
+  for (int i = 0; i < kCalls; ++i) ASSERT_TRUE(queue.Next(&tag, &ok));
+  const Tokens expected = Generate("plain", 1).tokens;
+  for (const Call& call : calls) {
+    ASSERT_TRUE(call.status.ok()) << call.status.error_message();
+    EXPECT_THAT(call.response.token_ids(), ElementsAre(expected[0]));
+  }
+  EXPECT_EQ(Downloads(), 1);
+  EXPECT_EQ(server_->Status().waiting(), 0);
+}
+
+TEST_F(RemotePartsTest, AStalledFetchHoldsUpNobodyElse) {
+  hub_.AddFault({.target_part = "/org/slow/", .times = -1, .stall_head = true});
+  const absl::Time begun = absl::Now();
+  const Answered late = Generate("org/slow", 1, absl::Milliseconds(300));
+  EXPECT_EQ(late.status.error_code(), grpc::StatusCode::DEADLINE_EXCEEDED);
+  EXPECT_LT(absl::Now() - begun, absl::Seconds(2));
+  // The first one left; the next waits on for the same fetch.
+  grpc::ClientContext context;
+  v1::GenerateRequest request = TokensRequest(1);
+  request.set_adapter_id("org/slow");
+  auto stream = server_->inference().GenerateStream(&context, request);
+  server_->WaitFor([](const auto& status) { return status.waiting() == 1; });
+  const absl::Time others = absl::Now();
+  for (const char* id : {"", "plain", "org/a"}) EXPECT_TRUE(Generate(id).status.ok()) << id;
+  EXPECT_LT(absl::Now() - others, absl::Seconds(5));
+  context.TryCancel();
+  EXPECT_EQ(stream->Finish().error_code(), grpc::StatusCode::CANCELLED);
+  server_->WaitFor([](const auto& status) { return status.waiting() == 0; });
+  // Stopping does not wait for the hub.
+  const absl::Time stopping = absl::Now();
+  server_ = nullptr;
+  EXPECT_LT(absl::Now() - stopping, absl::Seconds(8));
+}
+
+TEST_F(RemotePartsTest, BoundsTheCallsThatWait) {
+  config_.queue_requests = 2;
+  Restart();
+  hub_.AddFault({.target_part = "/org/slow/", .times = -1, .stall_head = true});
+  v1::GenerateRequest request = TokensRequest(1);
+  request.set_adapter_id("org/slow");
+  grpc::ClientContext contexts[2];
+  std::unique_ptr<grpc::ClientReader<v1::GenerateStreamResponse>> streams[2];
+  for (int i = 0; i < 2; ++i) {
+    streams[i] = server_->inference().GenerateStream(&contexts[i], request);
+  }
+  server_->WaitFor([](const auto& status) { return status.waiting() == 2; });
+  EXPECT_EQ(CodeOf("org/slow"), grpc::StatusCode::UNAVAILABLE);
+  for (int i = 0; i < 2; ++i) {
+    contexts[i].TryCancel();
+    streams[i]->Finish();
+  }
+  server_->WaitFor([](const auto& status) { return status.waiting() == 0; });
+}
+
+TEST_F(RemotePartsTest, WhatAHubAnswersHasItsCode) {
+  const auto code_of = [this](HubFault fault) {
+    const std::string repo = NewRepo();
+    hub_.ClearFaults();
+    fault.times = -1;
+    hub_.AddFault(std::move(fault));
+    return CodeOf(repo);
+  };
+  using grpc::StatusCode;
+  const auto refusal = [](int status, const std::string& code) {
+    return HubFault{.status = status, .headers = {{"X-Error-Code", code}}};
+  };
+  EXPECT_EQ(code_of(refusal(404, "RepoNotFound")), StatusCode::NOT_FOUND);
+  EXPECT_EQ(code_of(refusal(404, "RevisionNotFound")), StatusCode::NOT_FOUND);
+  EXPECT_EQ(code_of(refusal(404, "EntryNotFound")), StatusCode::FAILED_PRECONDITION);
+  EXPECT_EQ(code_of(refusal(401, "")), StatusCode::NOT_FOUND);
+  EXPECT_EQ(code_of(refusal(403, "GatedRepo")), StatusCode::PERMISSION_DENIED);
+  EXPECT_EQ(code_of({.status = 429, .headers = {{"Retry-After", "1000"}}}),
+            StatusCode::UNAVAILABLE);
+  EXPECT_EQ(code_of({.headers = {{"X-Repo-Commit", ""}}}), StatusCode::FAILED_PRECONDITION);
+  EXPECT_EQ(code_of({.target_part = "/blobs/", .corrupt_at = 100}), StatusCode::DATA_LOSS);
+  EXPECT_EQ(code_of({.target_part = "/blobs/", .endless = true}), StatusCode::DATA_LOSS);
+  EXPECT_EQ(code_of({.method = "GET",
+                     .status = 302,
+                     .headers = {{"Location", "http://169.254.169.254/latest/meta-data/"}}}),
+            StatusCode::FAILED_PRECONDITION);
+  EXPECT_EQ(code_of({.method = "GET", .status = 302, .headers = {{"Location", "/loop"}}}),
+            StatusCode::FAILED_PRECONDITION);
+  hub_.ClearFaults();
+  EXPECT_TRUE(Generate("org/a").status.ok());
+}
+
+TEST_F(RemotePartsTest, ABusyHubsDelayReachesTheClient) {
+  hub_.AddFault({.times = -1, .status = 429, .headers = {{"Retry-After", "77"}}});
+  const Answered busy = Generate("org/a");
+  google::rpc::Status details;
+  ASSERT_TRUE(details.ParseFromString(busy.status.error_details()));
+  google::rpc::RetryInfo retry;
+  ASSERT_EQ(details.details_size(), 1);
+  ASSERT_TRUE(details.details(0).UnpackTo(&retry));
+  EXPECT_EQ(retry.retry_delay().seconds(), 77);
+}
+
+TEST_F(RemotePartsTest, WhatMayNotBeNamedIsUnknownAndNobodyIsAsked) {
+  hub_.Commit("elsewhere/a", files_);
+  hub_.Commit("other/two", files_);
+  for (const char* id : {"elsewhere/a", "other/two", "a", "org--x/a"}) {
+    const auto code = CodeOf(id);
+    EXPECT_TRUE(code == grpc::StatusCode::NOT_FOUND || code == grpc::StatusCode::INVALID_ARGUMENT)
+        << id;
+  }
+  for (const char* id : {"http://169.254.169.254/x", "s3://a/b", "org/../a", "org/a@../../x"}) {
+    EXPECT_EQ(CodeOf(id), grpc::StatusCode::INVALID_ARGUMENT) << id;
+  }
+  EXPECT_EQ(hub_.requests().size(), 0u);
+  hub_.Commit("other/one", files_);
+  EXPECT_TRUE(Generate("other/one").status.ok());
+}
+
+TEST_F(RemotePartsTest, ALocalFolderGoesBeforeTheHub) {
+  server_->WriteAdapter("org/a", 8, false);
+  EXPECT_EQ(Generate("org/a").tokens, Generate("other").tokens);
+  EXPECT_EQ(hub_.requests().size(), 0u);
+}
+
+TEST_F(RemotePartsTest, CachedAdaptersOutliveTheHubAndARestart) {
+  const Tokens tokens = Generate("org/a").tokens;
+  hub_.AddFault({.times = -1, .status = 503});
+  Restart();
+  EXPECT_EQ(Generate("org/a").tokens, tokens);
+  config_.hub_offline = true;
+  Restart();
+  const size_t asked = hub_.requests().size();
+  EXPECT_EQ(Generate("org/a").tokens, tokens);
+  EXPECT_EQ(CodeOf("org/cold"), grpc::StatusCode::NOT_FOUND);
+  EXPECT_EQ(hub_.requests().size(), asked);
+}
+
+TEST_F(RemotePartsTest, AMixWaitsForAllOfItsAdapters) {
+  hub_.Commit("org/b", FakeHub::FilesOf(server_->adapters().path() + "/other"));
+  const auto mix = [this](const std::string& first, const std::string& second) {
+    v1::GenerateRequest request = TokensRequest(8);
+    for (const std::string& id : {first, second}) {
+      auto* adapter = request.add_adapters();
+      adapter->set_adapter_id(id);
+      adapter->set_weight(0.5);
+    }
+    Context context;
+    v1::GenerateResponse response;
+    const grpc::Status status = server_->inference().Generate(&context, request, &response);
+    EXPECT_TRUE(status.ok()) << status.error_message();
+    return Tokens(response.token_ids().begin(), response.token_ids().end());
+  };
+  EXPECT_EQ(mix("org/a", "org/b"), mix("plain", "other"));
+  EXPECT_EQ(mix("org/a", "other"), mix("plain", "org/b"));
+}
+
+TEST_F(RemotePartsTest, OperatorsSeeAndMoveThem) {
+  {
+    Context context;
+    v1::CheckAdapterRequest request;
+    request.set_source("org/a");
+    v1::CheckAdapterResponse response;
+    ASSERT_TRUE(server_->admin().CheckAdapter(&context, request, &response).ok());
+    EXPECT_TRUE(response.servable()) << response.reason();
+    EXPECT_EQ(response.adapter().rank_max(), 4);
+  }
+  {
+    Context context;
+    v1::LoadAdapterRequest request;
+    request.set_adapter_id("org/a@main");
+    v1::LoadAdapterResponse response;
+    const grpc::Status status = server_->admin().LoadAdapter(&context, request, &response);
+    ASSERT_TRUE(status.ok()) << status.error_message();
+    EXPECT_EQ(response.adapter().tier(), v1::TIER_DEVICE);
+    EXPECT_THAT(response.adapter().source(), testing::StartsWith("org/a@"));
+  }
+  {
+    Context context;
+    v1::ListAdaptersRequest request;
+    request.set_prefix("org/");
+    v1::ListAdaptersResponse response;
+    ASSERT_TRUE(server_->admin().ListAdapters(&context, request, &response).ok());
+    ASSERT_EQ(response.adapters_size(), 1);
+    EXPECT_EQ(response.adapters(0).adapter_id(), "org/a");
+  }
+  Context context;
+  v1::LoadAdapterRequest request;
+  request.set_adapter_id("org/missing");
+  v1::LoadAdapterResponse response;
+  EXPECT_EQ(server_->admin().LoadAdapter(&context, request, &response).error_code(),
+            grpc::StatusCode::NOT_FOUND);
+}
+
+TEST_F(RemotePartsTest, ARegisteredNameKeepsWhatTheHubHadThen) {
+  {
+    Context context;
+    v1::RegisterAdapterRequest request;
+    request.set_adapter_id("mine");
+    request.set_source("org/a");
+    v1::RegisterAdapterResponse response;
+    const grpc::Status status = server_->admin().RegisterAdapter(&context, request, &response);
+    ASSERT_TRUE(status.ok()) << status.error_message();
+    EXPECT_TRUE(response.created());
+  }
+  const Tokens tokens = Generate("plain").tokens;
+  EXPECT_EQ(Generate("mine").tokens, tokens);
+  hub_.Delete("org/a");
+  config_.hub_allow = "";
+  Restart();
+  EXPECT_EQ(Generate("mine").tokens, tokens);
+  EXPECT_EQ(CodeOf("org/a"), grpc::StatusCode::NOT_FOUND);
+}
+
+TEST(RemoteParts, FlagsThatCannotBeAreErrors) {
+  TemporaryFolder folder;
+  const auto build = [&](const std::function<void(Config&)>& change) {
+    Config config;
+    config.hub_allow = "*";
+    config.data_dir = folder.path();
+    change(config);
+    return std::string(RemoteParts::Build(config, nullptr).status().message());
+  };
+  EXPECT_EQ(build([](Config&) {}), "");
+  EXPECT_THAT(build([](Config& config) { config.hub_endpoint = "hub"; }),
+              HasSubstr("--hub-endpoint: "));
+  EXPECT_THAT(build([](Config& config) { config.hub_token_file = "/missing"; }),
+              HasSubstr("--hub-token-file: "));
+  EXPECT_THAT(build([](Config& config) { config.hf_cache = "/missing"; }),
+              HasSubstr("--hf-cache: "));
+  EXPECT_THAT(build([](Config& config) { config.data_dir = "/dev/null"; }),
+              HasSubstr("--data-dir: "));
+}
+
+TEST(RemoteParts, SplitsLists) {
+  EXPECT_THAT(SplitList("a, b ,,c/*"), ElementsAre("a", "b", "c/*"));
+  EXPECT_TRUE(SplitList(" , ").empty());
+}
+
+}  // namespace
+}  // namespace lorica
