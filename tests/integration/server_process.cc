@@ -77,6 +77,7 @@ absl::StatusOr<std::unique_ptr<ServerProcess>> ServerProcess::Start(const Option
   if (pid < 0) return absl::InternalError("fork failed");
   if (pid == 0) Become(arguments, folder + "/log");
   server->pid_ = pid;
+  server->client_ = options.client;
   absl::Status status = server->WaitUntilServing(options.start_limit);
   if (!status.ok()) return status;
   return server;
@@ -108,7 +109,7 @@ ServerProcess::~ServerProcess() {
 }
 
 std::unique_ptr<LoricaClient> ServerProcess::NewClient() const {
-  ClientOptions options;
+  ClientOptions options = client_;
   options.server = address_;
   return std::make_unique<LoricaClient>(options);
 }

@@ -21,6 +21,7 @@ class ServerProcess {
     std::string adapters_dir;
     std::vector<std::string> flags;  // further ones
     std::string data_dir;            // empty = one of its own
+    ClientOptions client;            // keys and TLS that it asks for; the address is filled in
     absl::Duration start_limit = absl::Seconds(60);
   };
 
@@ -45,6 +46,7 @@ class ServerProcess {
   absl::Status WaitUntilServing(absl::Duration limit);
 
   TemporaryFolder folder_;
+  ClientOptions client_;
   std::string address_;
   int http_port_ = 0;
   pid_t pid_ = -1;
