@@ -6,6 +6,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_split.h"
 #include "absl/strings/strip.h"
+#include "adapters/hub/hub_reply.h"
 #include "adapters/hub/hub_source.h"
 #include "adapters/hub/quoted.h"
 #include "adapters/hub/retry_delay.h"
@@ -176,8 +177,14 @@ absl::StatusOr<FoundAdapter> RemoteAdapters::Find(const RemoteName& name) {
   {
     absl::MutexLock lock(&mutex_);
     if (const auto known = known_.find(key); known != known_.end()) {
-      found.generation = known->second.lock();
-      if (found.generation != nullptr) return found;
+      found.generation = known->second.generation.lock();
+      if (found.generation != nullptr) {
+        if (IsStale(name, known->second)) {
+          known->second.looked = options_.clock();
+          Start([this, name, key] { Refresh(name, key); });
+        }
+        return found;
+      }
     }
     if (const auto fetch = fetches_.find(key); fetch != fetches_.end()) {
       found.ticket = fetch->second;
@@ -191,41 +198,59 @@ absl::StatusOr<FoundAdapter> RemoteAdapters::Find(const RemoteName& name) {
       return UnavailableFor("too many adapters are being fetched", kBusyDelay);
     }
     found.ticket = fetches_[key] = std::make_shared<FetchTicket>();
-    ++running_;
+    Start([this, name, key] { Run(name, key); });
   }
-  fetches_started_.fetch_add(1, std::memory_order_relaxed);
-  executor_->Run([this, name, key] { Run(name, key); });
   return found;
 }
 
+bool RemoteAdapters::IsStale(const RemoteName& name, const Held& known) const {
+  mutex_.AssertHeld();
+  return !options_.offline && !stopping_ && running_ < options_.fetches_max &&
+         !ParseCommit(name.revision).ok() && options_.clock() - known.looked >= options_.refresh;
+}
+
+void RemoteAdapters::Start(std::function<void()> fetch) {
+  ++running_;
+  fetches_started_.fetch_add(1, std::memory_order_relaxed);
+  executor_->Run(std::move(fetch));
+}
+
 void RemoteAdapters::Run(const RemoteName& name, const std::string& key) {
-  Result result =
-      stopped_->load() ? absl::CancelledError("the server is shutting down") : Bring(name);
-  if (!result.ok()) result = About(name, result.status());
+  Brought brought{absl::CancelledError("the server is shutting down")};
+  if (!stopped_->load()) brought = Bring(name);
+  if (!brought.result.ok()) brought.result = About(name, brought.result.status());
   std::shared_ptr<FetchTicket> ticket;
   {
     absl::MutexLock lock(&mutex_);
     ticket = fetches_.extract(key).mapped();
-    Remember(key, result);
+    Remember(key, brought);
   }
-  ticket->End(result);
+  ticket->End(brought.result);
   absl::MutexLock lock(&mutex_);
   --running_;  // from here on Stop may return
 }
 
-void RemoteAdapters::Remember(const std::string& key, const Result& result) {
-  if (result.ok()) {
+// What is wrong with the hub today is not wrong with what is here.
+void RemoteAdapters::Refresh(const RemoteName& name, const std::string& key) {
+  const Result result = stopped_->load() ? absl::CancelledError() : FromHub(name);
+  absl::MutexLock lock(&mutex_);
+  if (result.ok()) known_[key].generation = *result;
+  --running_;
+}
+
+void RemoteAdapters::Remember(const std::string& key, const Brought& brought) {
+  if (brought.result.ok()) {
     if (std::ssize(known_) >= options_.known_max) Sweep();
-    known_[key] = *result;
-  } else if (!absl::IsCancelled(result.status())) {
-    failures_.Remember(key, result.status(), options_.clock());
+    known_[key] = {*brought.result, brought.looked};
+  } else if (!absl::IsCancelled(brought.result.status())) {
+    failures_.Remember(key, brought.result.status(), options_.clock());
   }
 }
 
 // What nobody uses is found on disk again; if that is not enough, neither is the rest lost.
 void RemoteAdapters::Sweep() {
   for (auto known = known_.begin(); known != known_.end();) {
-    known = known->second.expired() ? known_.erase(known) : std::next(known);
+    known = known->second.generation.expired() ? known_.erase(known) : std::next(known);
   }
   if (std::ssize(known_) >= options_.known_max) known_.erase(known_.begin());
 }
@@ -235,7 +260,7 @@ KnownRemote RemoteAdapters::Known(const RemoteName& name) const {
   absl::MutexLock lock(&mutex_);
   KnownRemote known;
   if (const auto found = known_.find(key); found != known_.end()) {
-    known.generation = found->second.lock();
+    known.generation = found->second.generation.lock();
   }
   known.fetching = fetches_.contains(key);
   known.error = failures_.LastError(key);
@@ -245,9 +270,9 @@ KnownRemote RemoteAdapters::Known(const RemoteName& name) const {
 std::vector<std::string> RemoteAdapters::List() const {
   std::vector<std::string> ids;
   absl::MutexLock lock(&mutex_);
-  for (const auto& [key, generation] : known_) {
+  for (const auto& [key, known] : known_) {
     const std::vector<std::string> parts = absl::StrSplit(key, '\n');
-    if (!parts[3].empty() || generation.expired()) continue;
+    if (!parts[3].empty() || known.generation.expired()) continue;
     ids.push_back(IdOf(parts[1], parts[2]));
   }
   std::sort(ids.begin(), ids.end());
@@ -256,20 +281,21 @@ std::vector<std::string> RemoteAdapters::List() const {
 
 // --- on a fetching thread ------------------------------------------------------------------
 
-RemoteAdapters::Result RemoteAdapters::Bring(const RemoteName& name) {
+RemoteAdapters::Brought RemoteAdapters::Bring(const RemoteName& name) {
   const RemoteOrigin origin = OriginOf(name);
   if (const auto lease = disk_->Find(origin)) {
     Result kept = FromDisk(*lease, name);
-    if (!absl::IsDataLoss(kept.status())) return kept;
+    if (!absl::IsDataLoss(kept.status())) return {std::move(kept)};
   }
   if (cache_ != nullptr && name.token.empty()) {
     Result cached = FromCache(name);
-    if (!absl::IsNotFound(cached.status())) return cached;
+    if (!absl::IsNotFound(cached.status())) return {std::move(cached)};
   }
   if (options_.offline) {
-    return absl::NotFoundError("it is not on this machine, and the server is offline");
+    return {absl::NotFoundError("it is not on this machine, and the server is offline")};
   }
-  return FromHub(name);
+  const absl::Time looked = options_.clock();
+  return {FromHub(name), looked};
 }
 
 RemoteAdapters::Result RemoteAdapters::FromDisk(const DiskLease& lease, const RemoteName& name) {

@@ -2,9 +2,11 @@
 //
 // Find answers at once: with the generation, an error, or a ticket for a fetch that is
 // under way. A fetch looks on the disk tier, in the operator's Hugging Face cache and then
-// at the remote source, pins the revision to a commit, verifies and keeps what comes. A
-// revision found once stays at its commit while its content is on this disk. What failed
-// is remembered for a short, jittered time. Thread-safe; nothing but Stop waits.
+// at the remote source, pins the revision to a commit, verifies and keeps what comes. What
+// failed is remembered for a short, jittered time. A branch that is in use is looked at
+// again from time to time, behind the calls that go on with what is here; where it has
+// moved, later calls get the new content, and where the look fails nothing changes. Thread-safe;
+// nothing but Stop waits.
 #pragma once
 
 #include <atomic>
@@ -42,6 +44,7 @@ struct RemoteOptions {
   int known_max = 1'000'000;                         // remembered names
   int failures_max = 4096;
   absl::Duration failure_ttl = absl::Seconds(10);  // each lives 0.75 to 1.25 times this
+  absl::Duration refresh = absl::Minutes(10);      // between looks; infinite = never again
   std::function<absl::Time()> clock = absl::Now;
 };
 
@@ -59,11 +62,10 @@ class FetchTicket {
   // `done` is called once: at once when it has ended, else on the fetching thread. It must
   // not block.
   void WhenDone(Done done);
-
- private:
-  friend class RemoteAdapters;
+  // Once, by whoever fetches.
   void End(const absl::StatusOr<GenerationPtr>& result);
 
+ private:
   absl::Mutex mutex_;
   bool ended_ ABSL_GUARDED_BY(mutex_) = false;
   absl::StatusOr<GenerationPtr> result_ ABSL_GUARDED_BY(mutex_) = GenerationPtr();
@@ -108,11 +110,25 @@ class RemoteAdapters {
   using Result = absl::StatusOr<GenerationPtr>;
 
   RemoteOrigin OriginOf(const RemoteName& name) const;
+  struct Held {
+    std::weak_ptr<const Generation> generation;
+    absl::Time looked = absl::InfinitePast();  // at the remote source
+  };
+  // Result of a fetch, and when the remote source was asked for it.
+  struct Brought {
+    Result result;
+    absl::Time looked = absl::InfinitePast();
+  };
+
   void Run(const RemoteName& name, const std::string& key);
-  void Remember(const std::string& key, const Result& result) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  void Refresh(const RemoteName& name, const std::string& key);
+  bool IsStale(const RemoteName& name, const Held& known) const;
+  void Start(std::function<void()> fetch) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  void Remember(const std::string& key, const Brought& brought)
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void Sweep() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
 
-  Result Bring(const RemoteName& name);
+  Brought Bring(const RemoteName& name);
   Result FromDisk(const DiskLease& lease, const RemoteName& name);
   Result FromCache(const RemoteName& name);
   Result FromHub(const RemoteName& name);
@@ -132,7 +148,7 @@ class RemoteAdapters {
   bool stopping_ ABSL_GUARDED_BY(mutex_) = false;
   int running_ ABSL_GUARDED_BY(mutex_) = 0;  // fetches, until all who waited have been told
   absl::btree_map<std::string, std::shared_ptr<FetchTicket>> fetches_ ABSL_GUARDED_BY(mutex_);
-  absl::btree_map<std::string, std::weak_ptr<const Generation>> known_ ABSL_GUARDED_BY(mutex_);
+  absl::btree_map<std::string, Held> known_ ABSL_GUARDED_BY(mutex_);
   FailureMemory failures_ ABSL_GUARDED_BY(mutex_);
 };
 

@@ -37,6 +37,7 @@ struct Config {
   std::string hub_redirect_hosts;
   std::string hub_ca_file;
   bool hub_offline = false;
+  int64_t hub_refresh_seconds = 600;  // 0 = never
   std::string hf_cache;
   int64_t hub_adapter_bytes = int64_t{1} << 30;
   int64_t hub_downloads = 4;
@@ -102,6 +103,8 @@ void VisitFlags(Config& config, Visitor&& visitor) {
                "Certificates to trust for the hub, instead of the system's");
   visitor.Switch("--hub-offline", &config.hub_offline,
                  "Connect to no hub: serve what is on disk or in --hf-cache already");
+  visitor.Count("--hub-refresh-seconds", &config.hub_refresh_seconds, 0, 1'000'000'000,
+                "How often a branch that is in use is looked at again; 0 = it stays where it was");
   visitor.Text("--hf-cache", &config.hf_cache, "DIR",
                "A Hugging Face cache (usually ~/.cache/huggingface/hub) to read from, never "
                "written");

@@ -53,6 +53,8 @@ absl::StatusOr<std::unique_ptr<RemoteParts>> RemoteParts::Build(const Config& co
   RemoteOptions options;
   options.allow = SplitList(config.hub_allow);
   options.offline = config.hub_offline;
+  options.refresh = config.hub_refresh_seconds == 0 ? absl::InfiniteDuration()
+                                                    : absl::Seconds(config.hub_refresh_seconds);
   options.adapter_bytes_max = config.hub_adapter_bytes;
   parts->threads_ = MakeLoaderThreads(static_cast<int>(config.hub_downloads));
   parts->adapters_ = std::make_unique<RemoteAdapters>(

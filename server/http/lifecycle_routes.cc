@@ -86,6 +86,22 @@ void SendDone(const std::string& message, const Move& move, const std::string& g
   reply.Send(200, Dump(json));
 }
 
+// What has to be brought from a hub first, on the connection's own thread. Holds what came.
+absl::StatusOr<FoundAdapter> Fetch(const HttpContext& context, const std::string& tenant,
+                                   const Move& move) {
+  AdapterCatalog* const catalog = context.gateway()->catalog();
+  const std::string& id = move.location.empty() ? move.name : move.location;
+  if (!catalog->MayFetch(tenant, id)) return FoundAdapter();
+  absl::StatusOr<FoundAdapter> found = catalog->Find(tenant, id);
+  if (!found.ok() || found->ticket == nullptr) return found;
+  const auto outcome = std::make_shared<Outcome>();
+  found->ticket->WhenDone(
+      [outcome](const absl::StatusOr<GenerationPtr>& fetched) { outcome->Set(fetched.status()); });
+  const absl::Status status = outcome->Await(kLifecycleWait, move.name);
+  if (!status.ok()) return status;
+  return found;
+}
+
 // Names it; what it is then.
 absl::StatusOr<AdapterCatalog::Registered> Register(const HttpContext& context,
                                                     const std::string& tenant, const Move& move) {
@@ -112,6 +128,8 @@ void Load(const HttpContext& context, const HttpRequest& http, HttpReply& reply)
   absl::Status status =
       CheckRole(**tenant, move->pin ? TenantRole::kOperator : TenantRole::kManager);
   if (!status.ok()) return Refuse(http, move->name, status, reply);
+  const auto fetched = Fetch(context, (*tenant)->name, *move);
+  if (!fetched.ok()) return Refuse(http, move->name, fetched.status(), reply);
   const auto registered = Register(context, (*tenant)->name, *move);
   if (!registered.ok()) return Refuse(http, move->name, registered.status(), reply);
   const auto outcome = std::make_shared<Outcome>();

@@ -45,7 +45,7 @@ class RemoteAdaptersTest : public ::testing::Test {
     hub_options_.http.stopped = &stopped_;
     options_.allow = {"org/*"};
     options_.clock = [this] { return now_; };
-    hub_.Commit("org/a", files_);
+    commit_ = hub_.Commit("org/a", files_);
   }
   ~RemoteAdaptersTest() override { Stop(); }
 
@@ -95,6 +95,7 @@ class RemoteAdaptersTest : public ::testing::Test {
   FakeBackend backend_;
   PeftLoader loader_{model_.targets(), &backend_, kBlockBytes};
   FakeHub::Files files_ = FilesOf(SmallestAdapter());
+  std::string commit_;
   HubOptions hub_options_;
   RemoteOptions options_;
   absl::Time now_ = absl::FromUnixSeconds(1'700'000'000);
@@ -171,7 +172,7 @@ TEST_F(RemoteAdaptersTest, OneFailureForAllAndThenItIsTriedAgain) {
   EXPECT_TRUE(later.ok()) << later;
 }
 
-TEST_F(RemoteAdaptersTest, ARevisionStaysAtItsCommit) {
+TEST_F(RemoteAdaptersTest, ARevisionStaysAtItsCommitForNow) {
   const std::string digest = (*Get("org/a"))->digest;
   const FakeHub::Files newer = FilesOf(SmallestAdapter(2));
   const std::string commit = hub_.Commit("org/a", newer);
@@ -181,6 +182,39 @@ TEST_F(RemoteAdaptersTest, ARevisionStaysAtItsCommit) {
   Start();
   EXPECT_EQ((*Get("org/a"))->digest, digest);
   EXPECT_TRUE(absl::IsNotFound(Get("org/a", "v3").status()));
+}
+
+TEST_F(RemoteAdaptersTest, ABranchIsLookedAtAgainBehindTheCalls) {
+  const Result first = Get("org/a");
+  const std::string commit = commit_;
+  const Result pinned = Get("org/a", commit);
+  hub_.Commit("org/a", FilesOf(SmallestAdapter(2)));
+  const std::string newer = LocalDigest(SmallestAdapter(2));
+  now_ += options_.refresh - absl::Milliseconds(1);
+  EXPECT_EQ(*Get("org/a"), *first);
+  EXPECT_EQ(adapters_->fetches_started(), 2);
+  // The call that notices is served with what is here. While the hub fails nothing changes.
+  hub_.AddFault({.times = -1, .status = 404});
+  now_ += absl::Milliseconds(1);
+  const int asked = hub_.CountOf("");
+  EXPECT_EQ(*Get("org/a"), *first);
+  while (hub_.CountOf("") == asked) absl::SleepFor(absl::Milliseconds(1));
+  hub_.ClearFaults();
+  EXPECT_EQ(*Get("org/a"), *first);
+  now_ += options_.refresh;
+  while ((*Get("org/a"))->digest != newer) absl::SleepFor(absl::Milliseconds(1));
+  EXPECT_EQ((*Get("org/a", commit))->digest, (*first)->digest);
+  EXPECT_EQ(Downloads(), 2);
+}
+
+TEST_F(RemoteAdaptersTest, AfterARestartTheFirstLookIsNotFarOff) {
+  ASSERT_TRUE(Get("org/a").ok());
+  hub_.Commit("org/a", FilesOf(SmallestAdapter(2)));
+  Start();
+  const Result held = Get("org/a");
+  EXPECT_EQ((*held)->digest, LocalDigest(SmallestAdapter()));
+  const std::string newer = LocalDigest(SmallestAdapter(2));
+  while ((*Get("org/a"))->digest != newer) absl::SleepFor(absl::Milliseconds(1));
 }
 
 TEST_F(RemoteAdaptersTest, ACommitThatIsHereIsNotFetchedAgain) {
