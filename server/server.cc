@@ -33,6 +33,7 @@
 #include "server/remote_parts.h"
 #include "server/text/chat_template.h"
 #include "server/text/tokenizer.h"
+#include "server/usage_file.h"
 #include "spdlog/spdlog.h"
 
 namespace lorica {
@@ -112,6 +113,7 @@ struct Server::Parts {
   std::unique_ptr<ModelExecutor> executor;
   std::unique_ptr<Engine> engine;
   std::unique_ptr<Gateway> gateway;
+  std::unique_ptr<UsageFile> usage;  // null: nothing is kept
   std::unique_ptr<GrpcService> grpc;
   std::unique_ptr<HttpService> http;  // null: not asked for
 };
@@ -336,6 +338,10 @@ absl::Status Server::BuildEngine() {
   parts.gateway =
       std::make_unique<Gateway>(limits, parts.engine.get(), parts.catalog.get(), parts.pool.get(),
                                 parts.tokenizer.get(), parts.chat_template.get());
+  if (parts.data_dir == nullptr) return absl::OkStatus();
+  auto usage = UsageFile::Open(config_.data_dir + "/usage.json", &parts.gateway->accounts());
+  if (!usage.ok()) return usage.status();
+  parts.usage = *std::move(usage);
   return absl::OkStatus();
 }
 
@@ -346,6 +352,7 @@ absl::Status Server::Listen() {
   facts.version = LORICA_VERSION;
   facts.device = parts.backend->name();
   facts.started = parts.started;
+  facts.counting_since = parts.usage == nullptr ? parts.started : parts.usage->since();
   facts.model.set_name(base_name());
   facts.model.set_architecture(model.architecture);
   facts.model.set_weight_format(parts.model->weight_format());
@@ -502,6 +509,7 @@ void Server::Stop() {
   if (parts_->engine != nullptr) parts_->engine->StartDrain();  // wakes it
   if (!engine_thread_.joinable()) return;
   engine_thread_.join();
+  parts_->usage.reset();
   if (!parts_->backend->asynchronous()) return;
   const EngineStats stats = parts_->engine->stats();
   spdlog::info(

@@ -19,8 +19,8 @@ constexpr char kUsageExamples[] = R"(Examples:
   lorica --api-key-file key usage
   lorica --api-key-file key usage --json | jq '[.rows[].completion_tokens] | add'
 
-Tokens since the server started, by tenant and generation of the adapter. Operators see
-all tenants.)";
+Tokens by tenant and generation of the adapter, across restarts of a server with a data
+folder. Operators see all tenants.)";
 
 constexpr char kKeyExamples[] = R"(Examples:
   lorica key > acme.key           the key into the file, its hash on the terminal

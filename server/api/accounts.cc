@@ -43,7 +43,7 @@ void Charge::Bill(const Usage& usage) {
     absl::MutexLock lock(&mutex_);
     if (std::exchange(billed_, true)) return;
   }
-  accounts_->AddToBill(*tenant_, generation_, usage);
+  accounts_->Add({tenant_->name, generation_, usage});
 }
 
 // --- Accounts ----------------------------------------------------------------------------
@@ -101,16 +101,16 @@ void Accounts::End(const Tenant& tenant) {
   --accounts_[tenant.name].streams;
 }
 
-void Accounts::AddToBill(const Tenant& tenant, const std::string& generation, const Usage& usage) {
-  if (tenant.name.empty()) return;
+void Accounts::Add(const UsageRow& row) {
+  if (row.tenant.empty()) return;
   absl::MutexLock lock(&mutex_);
-  auto key = std::make_pair(tenant.name, generation);
+  auto key = std::make_pair(row.tenant, row.generation);
   if (std::ssize(bill_) >= kUsageRowsMax && bill_.count(key) == 0) key.second = kUsageOther;
-  Usage& row = bill_[key];
-  row.requests += usage.requests;
-  row.prompt_tokens += usage.prompt_tokens;
-  row.completion_tokens += usage.completion_tokens;
-  row.cached_tokens += usage.cached_tokens;
+  Usage& sum = bill_[key];
+  sum.requests += row.usage.requests;
+  sum.prompt_tokens += row.usage.prompt_tokens;
+  sum.completion_tokens += row.usage.completion_tokens;
+  sum.cached_tokens += row.usage.cached_tokens;
 }
 
 std::vector<UsageRow> Accounts::Bill(const std::string& tenant) const {

@@ -5,7 +5,7 @@
 // they come, so a bucket may go below zero and then lets nobody in until it is above.
 // The bill is by tenant and generation and adds up exactly: prompt tokens once, when they
 // were computed, and the tokens that the answer says it has. Preemption changes neither.
-// In memory: the bill is of this process's life. Thread-safe.
+// In memory; server/usage_file.h keeps it. Thread-safe.
 #pragma once
 
 #include <cstdint>
@@ -83,6 +83,8 @@ class Accounts : public std::enable_shared_from_this<Accounts> {
   // requests_per_minute, tokens_per_minute or streams. The tenant without a name, the
   // server itself, has neither limits nor a bill.
   absl::StatusOr<std::shared_ptr<Charge>> Enter(const TenantPtr& tenant);
+  // To the bill: what an earlier process counted.
+  void Add(const UsageRow& row);
   // By tenant and generation. Empty: of all tenants.
   std::vector<UsageRow> Bill(const std::string& tenant) const;
 
@@ -104,7 +106,6 @@ class Accounts : public std::enable_shared_from_this<Accounts> {
 
   void Tokens(const Tenant& tenant, int64_t count);
   void End(const Tenant& tenant);
-  void AddToBill(const Tenant& tenant, const std::string& generation, const Usage& usage);
 
   const std::function<absl::Time()> clock_;
   mutable absl::Mutex mutex_;

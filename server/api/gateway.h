@@ -190,7 +190,7 @@ class Gateway {
   int64_t refused_count() const { return refused_count_.load(std::memory_order_relaxed); }
 
   // What tenants used.
-  const Accounts& accounts() const { return *accounts_; }
+  Accounts& accounts() const { return *accounts_; }
 
   const GatewayLimits& limits() const { return limits_; }
   const Tokenizer* tokenizer() const { return tokenizer_; }  // null: token ids only

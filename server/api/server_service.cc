@@ -128,7 +128,7 @@ grpc::ServerUnaryReactor* ServerService::GetUsage(grpc::CallbackServerContext* c
       message->set_completion_tokens(row.usage.completion_tokens);
       message->set_cached_tokens(row.usage.cached_tokens);
     }
-    response->set_seconds(absl::ToDoubleSeconds(absl::Now() - facts_.started));
+    response->set_seconds(absl::ToDoubleSeconds(absl::Now() - facts_.counting_since));
   });
   return reply.get();
 }

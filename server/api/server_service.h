@@ -23,6 +23,7 @@ struct ServerFacts {
   std::string version;
   std::string device;
   absl::Time started;
+  absl::Time counting_since;  // of the bill
   v1::ModelInfo model;
   v1::Limits limits;
   std::function<TierStats()> disk_stats;  // empty: there is no disk tier

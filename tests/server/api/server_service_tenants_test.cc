@@ -33,6 +33,9 @@ class TenantServer : public ::testing::Test {
     Write({Entry("op", R"("role": "operator", "adapters": ["*"])"),
            Entry("acme", R"("role": "manager", "adapters": ["plain", "dora"])"),
            Entry("small", R"("adapters": ["plain"], "streams": 1, "requests_per_minute": 5)")});
+    Restart();
+  }
+  void Restart() {
     Config config;
     config.tenants_file = file_;
     config.data_dir = folder_.path() + "/data";
@@ -237,6 +240,19 @@ TEST_F(TenantServer, TheBillIsByTenantAndGeneration) {
   EXPECT_EQ(UsageOf("op", "acme").rows_size(), 2);
   EXPECT_EQ(UsageOf("small", "acme").rows_size(), 1) << "its own, whatever it asks";
   EXPECT_EQ(UsageOf("small").rows(0).tenant(), "small");
+}
+
+TEST_F(TenantServer, TheBillGoesOnAfterARestart) {
+  ASSERT_TRUE(Generate("acme", "plain", 4).ok());
+  const v1::GetUsageResponse before = UsageOf("op");
+  status_.reset();
+  server_.reset();
+  Restart();
+  EXPECT_GE(UsageOf("op").seconds(), before.seconds());
+  ASSERT_EQ(UsageOf("op").rows_size(), 1);
+  EXPECT_EQ(UsageOf("op").rows(0).SerializeAsString(), before.rows(0).SerializeAsString());
+  ASSERT_TRUE(Generate("acme", "plain", 4).ok());
+  EXPECT_EQ(UsageOf("op").rows(0).completion_tokens(), 8);
 }
 
 TEST_F(TenantServer, TheFileIsReadAgainAndAMistakeKeepsTheOldOne) {
