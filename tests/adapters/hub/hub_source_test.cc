@@ -3,6 +3,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <random>
 #include <thread>
 
 #include "absl/strings/match.h"
@@ -463,6 +464,65 @@ TEST_F(HubSourceTest, ExpiredSignaturesGetANewAddress) {
   Fault({.target_part = "/blobs/", .status = 403});
   EXPECT_TRUE(Fetch().ok());
   EXPECT_EQ(hub_.CountOf("/resolve/", "GET"), 2);
+}
+
+// Whatever a hub says: the announced content or an error, within bounds, and the token stays.
+TEST_F(HubSourceTest, AnythingAHubSaysEndsInContentOrAnError) {
+  hub_.SetAccess("org/name", HubAccess::kPublic, kToken);
+  options_.http.limits.head = options_.http.limits.slow_for = absl::Milliseconds(100);
+  options_.retry.attempts_max = 3;
+  const std::vector<std::string> names = {
+      "X-Repo-Commit", "ETag",        "X-Linked-Etag",    "X-Linked-Size", "Location",
+      "Content-Range", "Retry-After", "Content-Encoding", "RateLimit",     "Content-Length"};
+  const std::vector<std::string> values = {"",
+                                           "0",
+                                           "-1",
+                                           "9223372036854775808",
+                                           std::string(64, 'a'),
+                                           std::string(40, 'b'),
+                                           "\"\"",
+                                           "W/",
+                                           "../../x",
+                                           "bytes 0-1/2",
+                                           "bytes 5-",
+                                           "gzip",
+                                           "http://127.0.0.1:1/",
+                                           "//[::1]/",
+                                           "/",
+                                           "%00",
+                                           "\"api\";r=0;t=1",
+                                           std::string(5000, 'z'),
+                                           "http://169.254.169.254/",
+                                           hub_.endpoint() + "/x"};
+  const std::vector<int> statuses = {0,   0,   0,   200, 201, 206, 301, 302, 304, 307,
+                                     308, 401, 403, 404, 412, 416, 429, 500, 503, 999};
+  for (uint32_t seed = 1; seed <= 150; ++seed) {
+    SCOPED_TRACE(seed);
+    std::mt19937 random(seed);
+    const auto pick = [&random](const auto& list) { return list[random() % list.size()]; };
+    hub_.ClearFaults();
+    for (int faults = 1 + random() % 3; faults > 0; --faults) {
+      HubFault fault{.times = 1 + static_cast<int>(random() % 4)};
+      if (random() % 2 == 0) fault.target_part = "/blobs/";
+      fault.status = pick(statuses);
+      for (int headers = random() % 3; headers > 0; --headers)
+        fault.headers[pick(names)] = pick(values);
+      if (random() % 4 == 0) fault.cut_at = random() % (4 << 20);
+      if (random() % 6 == 0) fault.corrupt_at = random() % (3 << 20);
+      fault.surplus = random() % 5 == 0 ? 7 : 0;
+      fault.endless = random() % 9 == 0;
+      fault.ignores_range = random() % 3 == 0;
+      hub_.AddFault(std::move(fault));
+    }
+    const auto session = Begin("org/name", "main", kToken);
+    auto looked = session->Look(kWeights);
+    if (!looked.ok() || !looked->has_value()) continue;
+    Collect got;
+    const absl::Status status = session->Download(**looked, got);
+    EXPECT_TRUE(!status.ok() || got.text == files_[kWeights]);
+    EXPECT_LE(std::ssize(got.text), (*looked)->size_bytes);
+  }
+  ExpectTokenAtTheHubAlone();
 }
 
 TEST_F(HubSourceTest, NeverLeavesTls) {
