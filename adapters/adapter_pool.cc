@@ -101,6 +101,8 @@ void AdapterPool::Unpin(const std::string& digest, std::function<void(absl::Stat
       {.kind = PoolCommand::Kind::kUnpin, .digest = digest, .done = std::move(done)});
 }
 
+std::vector<PoolEntryInfo> AdapterPool::InUse() const { return impl_->mailbox->InUse(); }
+
 PoolEntryInfo AdapterPool::Lookup(const std::string& digest) const {
   return impl_->mailbox->Lookup(digest);
 }
@@ -282,6 +284,7 @@ void AdapterPool::Impl::OnLoaded(FinishedLoad load, absl::Time now) {
     return;
   }
   ++loads_finished;
+  load_time += entry.last_load;
   ++entry.load_count;
   KeepImage(entry, *std::move(load.image));
 }

@@ -110,6 +110,7 @@ struct PoolStats {
   int64_t loads_started = 0;
   int64_t loads_finished = 0;
   int64_t loads_failed = 0;
+  absl::Duration load_time;  // of all that finished, until in host memory
   int32_t loading = 0;
   // Images being loaded or held for their copy without a place in the host tier: at
   // most loads_max.
@@ -158,6 +159,8 @@ class AdapterPool {
   void Unpin(const std::string& digest, std::function<void(absl::Status)> done);
 
   PoolEntryInfo Lookup(const std::string& digest) const;
+  // All that are on the device or on their way, in no order.
+  std::vector<PoolEntryInfo> InUse() const;
   PoolStats stats() const;
   // Tiers, arena units, leases and byte counts agree; aborts otherwise.
   void CheckInvariants() const;

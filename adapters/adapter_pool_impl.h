@@ -107,6 +107,7 @@ struct AdapterPool::Impl {
   int64_t host_hits = 0;
   int64_t host_misses = 0;
   int64_t loads_finished = 0;
+  absl::Duration load_time;
   int64_t loads_failed = 0;
 };
 

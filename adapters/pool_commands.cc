@@ -286,6 +286,7 @@ PoolStats AdapterPool::Impl::Stats() const {
   stats.loads_started = host_misses;
   stats.loads_finished = loads_finished;
   stats.loads_failed = loads_failed;
+  stats.load_time = load_time;
   stats.loading = loading;
   stats.transient_images = places_held;
   stats.transient_bytes = place_bytes;

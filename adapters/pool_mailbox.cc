@@ -87,6 +87,15 @@ PoolEntryInfo PoolMailbox::Lookup(const std::string& digest) const {
   return info;
 }
 
+std::vector<PoolEntryInfo> PoolMailbox::InUse() const {
+  std::vector<PoolEntryInfo> in_use;
+  absl::MutexLock lock(&mutex_);
+  for (const auto& [digest, info] : entries_) {
+    if (info.tier == AdapterTier::kDevice || info.loading) in_use.push_back(info);
+  }
+  return in_use;
+}
+
 PoolStats PoolMailbox::stats() const {
   absl::MutexLock lock(&mutex_);
   return stats_;

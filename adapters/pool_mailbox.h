@@ -53,6 +53,7 @@ class PoolMailbox {
   void Publish(std::vector<PoolEntryInfo> changed, const std::vector<std::string>& gone,
                const PoolStats& stats);
   PoolEntryInfo Lookup(const std::string& digest) const;
+  std::vector<PoolEntryInfo> InUse() const;
   PoolStats stats() const;
 
  private:

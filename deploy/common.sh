@@ -16,8 +16,8 @@ die() {
 # Protobuf 3.21, Abseil 20220623, g++ 12, CMake 3.25.
 product_packages=(ca-certificates g++ cmake ninja-build pkg-config protobuf-compiler
   protobuf-compiler-grpc libgrpc++-dev libprotobuf-dev libabsl-dev libspdlog-dev
-  nlohmann-json3-dev libcpp-httplib-dev libcli11-dev libre2-dev libpcre2-dev libhwy-dev
-  libssl-dev libcurl4-openssl-dev libsqlite3-dev python3 python3-pip)
+  nlohmann-json3-dev libcpp-httplib-dev prometheus-cpp-dev libcli11-dev libre2-dev
+  libpcre2-dev libhwy-dev libssl-dev libcurl4-openssl-dev libsqlite3-dev python3 python3-pip)
 
 # install_packages NAME...: installs those that are missing, without ever asking a question.
 install_packages() {

@@ -29,6 +29,7 @@
 #include "server/engine/engine.h"
 #include "server/engine/model_executor.h"
 #include "server/http/http_service.h"
+#include "server/http/metrics.h"
 #include "server/models/model.h"
 #include "server/remote_parts.h"
 #include "server/text/chat_template.h"
@@ -92,6 +93,7 @@ absl::Status WritePortFile(const std::string& path, int port, int http_port) {
 // In order of construction; what comes later uses what came before.
 struct Server::Parts {
   absl::Time started = absl::Now();
+  Metrics metrics;
   std::unique_ptr<DataDir> data_dir;
   std::shared_ptr<Tenants> tenants = std::make_shared<Tenants>();
   std::unique_ptr<ServerTls> tls;  // null: plain
@@ -130,6 +132,7 @@ absl::StatusOr<std::unique_ptr<Server>> Server::Start(const Config& config) {
   status = server->Listen();
   if (status.ok()) status = server->WarmUp();
   if (!status.ok()) return status;
+  server->parts_->metrics.Start();
   server->parts_->grpc->SetState(ServingState::kServing);
   if (server->parts_->http != nullptr) server->parts_->http->SetServing(true);
   return server;
@@ -326,6 +329,9 @@ absl::Status Server::BuildEngine() {
   options.queue_tokens_max = config_.queue_tokens;
   options.context_tokens = model.context_tokens();
   options.vocabulary = parts.vocabulary;
+  options.on_end = [&metrics = parts.metrics](const FinishEvent& event) {
+    metrics.ObserveEnd(event);
+  };
   parts.engine =
       std::make_unique<Engine>(options, parts.executor.get(), parts.pool.get(), parts.arena.get());
   GatewayLimits limits;
@@ -414,7 +420,9 @@ absl::Status Server::ListenHttp() {
   facts.queue_requests = config_.queue_requests;
   facts.block_bytes = parts.cache.block_bytes;
   facts.arena_blocks = parts.arena->block_count();
+  facts.running_max = static_cast<int32_t>(config_.running_requests);
   facts.generations_max = static_cast<int>(config_.http_generations);
+  options.metrics = &parts.metrics;
   auto http = HttpService::Start(std::move(options), parts.gateway.get());
   if (!http.ok()) return http.status();
   parts.http = *std::move(http);
@@ -449,6 +457,7 @@ void Server::EngineLoop() {
   while (!stop_engine_.load()) {
     const absl::Time now = absl::Now();
     const StepReport report = parts_->engine->Step(now);
+    if (report.plan.rows > 0) parts_->metrics.ObserveStep(absl::Now() - now, report.plan.rows);
     if (!report.device.ok()) return Fail(report.device);
     if (now - last_tick >= kTickInterval) {
       parts_->gateway->Tick(now);

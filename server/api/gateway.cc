@@ -192,6 +192,7 @@ absl::StatusOr<Gateway::Mix> Gateway::MixOf(const std::vector<AdapterChoice>& ch
   Mix mix;
   for (size_t i = 0; i < choices.size(); ++i) {
     const AdapterChoice& choice = choices[i];
+    names_.Note(generations[i]->digest, choice.adapter_id);
     mix.uses.push_back({choice.adapter_id, generations[i]->digest, choice.weight});
     if (choice.weight == 0.0) continue;
     mix.terms.push_back({generations[i], static_cast<float>(choice.weight)});

@@ -23,6 +23,7 @@
 #include "adapters/adapter_catalog.h"
 #include "adapters/adapter_pool.h"
 #include "server/api/accounts.h"
+#include "server/api/adapter_names.h"
 #include "server/api/tenants.h"
 #include "server/engine/engine.h"
 #include "server/text/chat_template.h"
@@ -197,6 +198,8 @@ class Gateway {
   AdapterCatalog* catalog() const { return catalog_; }
   AdapterPool* pool() const { return pool_; }
   Engine* engine() const { return engine_; }
+  // What operators' charts call adapters.
+  AdapterNames* names() { return &names_; }
 
  private:
   class EngineControl;
@@ -209,8 +212,8 @@ class Gateway {
   absl::StatusOr<Answers> Admit(const TenantPtr& tenant, const GenerateCall& call, int count);
   absl::StatusOr<Charges> EnterAll(const TenantPtr& tenant, int count);
   absl::StatusOr<Adapters> FindAdapters(const Tenant& tenant, const GenerateCall& call);
-  static absl::StatusOr<Mix> MixOf(const std::vector<AdapterChoice>& choices,
-                                   const std::vector<GenerationPtr>& generations);
+  absl::StatusOr<Mix> MixOf(const std::vector<AdapterChoice>& choices,
+                            const std::vector<GenerationPtr>& generations);
   absl::StatusOr<std::vector<int32_t>> PromptTokens(const GenerateCall& call) const;
   absl::StatusOr<Prepared> Prepare(const Tenant& tenant, const GenerateCall& call,
                                    std::vector<int32_t> prompt, std::shared_ptr<Charge> charge,
@@ -227,6 +230,7 @@ class Gateway {
   const ChatTemplate* const chat_template_;
   const std::unique_ptr<EngineControl> control_;
   const std::unique_ptr<WaitingRoom> waiting_;
+  AdapterNames names_;
   std::atomic<bool> draining_{false};
   std::atomic<int64_t> refused_count_{0};
   mutable absl::Mutex mutex_;

@@ -261,6 +261,7 @@ void Engine::Impl::End(RequestId id, absl::Status status, StopReason reason) {
   event.timings = request.timings;
   event.timings.total = options.clock() - request.submitted;
   if (!request.was_scheduled) event.timings.queue = event.timings.total;
+  if (options.on_end) options.on_end(event);
   std::shared_ptr<TokenSink> sink = std::move(request.request.sink);
   scheduler.Remove(id);
   if (delivering) {

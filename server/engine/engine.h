@@ -33,6 +33,8 @@ struct EngineOptions {
   int64_t context_tokens = 0;
   int32_t vocabulary = 0;
   absl::Duration queue_ttl = absl::InfiniteDuration();  // never scheduled by then: Unavailable
+  // Hears every end, before the request's own sink; on the engine's thread, must not block.
+  std::function<void(const FinishEvent&)> on_end;
   // For step_ms and RequestTimings alone; nothing is decided by it.
   std::function<absl::Time()> clock = absl::Now;
 };

@@ -86,6 +86,7 @@ struct HttpFacts {
   int64_t queue_requests = 0;
   int64_t block_bytes = 0;
   int32_t arena_blocks = 0;
+  int32_t running_max = 0;
   int generations_max = 256;
 };
 

@@ -44,7 +44,7 @@ absl::StatusOr<std::unique_ptr<HttpService>> HttpService::Start(HttpOptions opti
   AddLifecycleRoutes(&parts.context, &routes);
   AddLoraxRoutes(&parts.context, &routes);
   AddOpenAiRoutes(&parts.context, &routes);
-  AddOperatorRoutes(&parts.context, &routes);
+  AddOperatorRoutes(&parts.context, options.metrics, &routes);
   auto transport = HttpTransport::Start(transport_options, std::move(routes), parts.log.get());
   if (!transport.ok()) return transport.status();
   parts.transport = *std::move(transport);

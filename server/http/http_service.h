@@ -13,6 +13,7 @@
 #include "absl/time/time.h"
 #include "server/api/gateway.h"
 #include "server/http/generation.h"
+#include "server/http/metrics.h"
 
 namespace lorica {
 
@@ -22,6 +23,7 @@ struct HttpOptions {
   std::string address = "127.0.0.1:8080";  // port 0: any free one
   std::string access_log;                  // a file, "-", or none
   HttpFacts facts;
+  Metrics* metrics = nullptr;  // shown at /metrics; outlives the service
 };
 
 class HttpService {

@@ -31,9 +31,9 @@ struct Outcome {
     status = std::move(result);
   }
   bool there() const ABSL_SHARED_LOCKS_REQUIRED(mutex) { return status.has_value(); }
-  absl::Status Await(absl::Duration limit, const std::string& name) {
+  absl::Status Await(absl::Time end, const std::string& name) {
     absl::MutexLock lock(&mutex);
-    mutex.AwaitWithTimeout(absl::Condition(this, &Outcome::there), limit);
+    mutex.AwaitWithDeadline(absl::Condition(this, &Outcome::there), end);
     if (status) return *status;
     return TryLater(absl::StrCat("adapter '", name, "' is still loading; call again"));
   }
@@ -86,18 +86,22 @@ void SendDone(const std::string& message, const Move& move, const std::string& g
   reply.Send(200, Dump(json));
 }
 
-// What has to be brought from a hub first, on the connection's own thread. Holds what came.
+// What has to be brought from a hub comes first, and is held; a fetch goes on when nobody
+// waits any more.
 absl::StatusOr<FoundAdapter> Fetch(const HttpContext& context, const std::string& tenant,
-                                   const Move& move) {
-  AdapterCatalog* const catalog = context.gateway()->catalog();
-  const std::string& id = move.location.empty() ? move.name : move.location;
-  if (!catalog->MayFetch(tenant, id)) return FoundAdapter();
-  absl::StatusOr<FoundAdapter> found = catalog->Find(tenant, id);
-  if (!found.ok() || found->ticket == nullptr) return found;
+                                   const Move& move, absl::Time end) {
+  absl::StatusOr<FoundAdapter> found = FoundAdapter();
+  absl::Status status = context.RunWork([&] {
+    AdapterCatalog* const catalog = context.gateway()->catalog();
+    if (catalog->MayFetch(tenant, move.location)) found = catalog->Find(tenant, move.location);
+    return found.status();
+  });
+  if (!status.ok()) return status;
+  if (found->ticket == nullptr) return found;
   const auto outcome = std::make_shared<Outcome>();
   found->ticket->WhenDone(
       [outcome](const absl::StatusOr<GenerationPtr>& fetched) { outcome->Set(fetched.status()); });
-  const absl::Status status = outcome->Await(kLifecycleWait, move.name);
+  status = outcome->Await(end, move.name);
   if (!status.ok()) return status;
   return found;
 }
@@ -128,16 +132,18 @@ void Load(const HttpContext& context, const HttpRequest& http, HttpReply& reply)
   absl::Status status =
       CheckRole(**tenant, move->pin ? TenantRole::kOperator : TenantRole::kManager);
   if (!status.ok()) return Refuse(http, move->name, status, reply);
-  const auto fetched = Fetch(context, (*tenant)->name, *move);
+  const absl::Time end = absl::Now() + kLifecycleWait;
+  const auto fetched = Fetch(context, (*tenant)->name, *move, end);
   if (!fetched.ok()) return Refuse(http, move->name, fetched.status(), reply);
   const auto registered = Register(context, (*tenant)->name, *move);
   if (!registered.ok()) return Refuse(http, move->name, registered.status(), reply);
+  context.gateway()->names()->Note(registered->generation->digest, move->name);
   const auto outcome = std::make_shared<Outcome>();
   const auto done = [outcome](absl::Status result) { outcome->Set(std::move(result)); };
   AdapterPool* const pool = context.gateway()->pool();
   move->pin ? pool->Pin(registered->generation, AdapterTier::kDevice, done)
             : pool->Load(registered->generation, AdapterTier::kDevice, done);
-  status = outcome->Await(kLifecycleWait, move->name);
+  status = outcome->Await(end, move->name);
   if (!status.ok()) return Refuse(http, move->name, status, reply);
   SendDone(absl::StrCat("LoRA adapter '", move->name, "' is loaded"), *move,
            registered->generation->digest, reply);

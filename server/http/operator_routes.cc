@@ -12,14 +12,31 @@ void SendUnhealthy(int status, const char* text, const char* type, HttpReply& re
   reply.Send(status, Dump(body));
 }
 
+// Names of adapters are other tenants' business where there are keys.
+bool MayReadNames(const HttpContext& context, const HttpRequest& http, HttpReply& reply) {
+  const auto tenant = context.Authenticate(http, reply);
+  return tenant.ok() && CheckRole(**tenant, TenantRole::kOperator).ok();
+}
+
+MetricsFacts FactsFor(const HttpFacts& facts) {
+  return {facts.version,     facts.model,        facts.device,
+          facts.block_bytes, facts.arena_blocks, facts.running_max};
+}
+
 }  // namespace
 
-void AddOperatorRoutes(const HttpContext* context, HttpRoutes* routes) {
+void AddOperatorRoutes(const HttpContext* context, Metrics* metrics, HttpRoutes* routes) {
   const HttpHandler health = [context](const HttpRequest&, HttpReply& reply) {
     if (context->serving()) return reply.Send(200, "");
     SendUnhealthy(503, "unhealthy: the server starts, drains or has failed", "healthcheck", reply);
   };
   for (const char* path : {"/", "/health", "/ping"}) (*routes)[path]["GET"] = health;
+  (*routes)["/metrics"]["GET"] = [context, metrics, facts = FactsFor(context->facts())](
+                                     const HttpRequest& http, HttpReply& reply) {
+    const bool names = MayReadNames(*context, http, reply);
+    reply.Send(200, metrics->Text(facts, *context->gateway(), context->serving(), names),
+               "text/plain; version=0.0.4; charset=utf-8");
+  };
   // It generates before it serves, so serving is the proof.
   (*routes)["/startup"]["GET"] = [context](const HttpRequest&, HttpReply& reply) {
     if (context->serving()) return reply.Send(200, "");

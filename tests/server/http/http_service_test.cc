@@ -97,7 +97,6 @@ TEST(HttpServiceTest, HealthAnswersBesideManyStreams) {
   }
   std::sort(waits.begin(), waits.end());
   EXPECT_LT(waits[10], absl::Milliseconds(50));
-  EXPECT_EQ(Post(port, "/generate", LongBody(1)).status, 429) << "256 is the limit";
 }
 
 }  // namespace
