@@ -457,7 +457,7 @@ void Server::EngineLoop() {
   while (!stop_engine_.load()) {
     const absl::Time now = absl::Now();
     const StepReport report = parts_->engine->Step(now);
-    if (report.plan.rows > 0) parts_->metrics.ObserveStep(absl::Now() - now, report.plan.rows);
+    if (report.plan.rows > 0) parts_->metrics.ObserveStep(now, absl::Now() - now, report.plan.rows);
     if (!report.device.ok()) return Fail(report.device);
     if (now - last_tick >= kTickInterval) {
       parts_->gateway->Tick(now);

@@ -184,10 +184,10 @@ Metrics::Metrics() : histograms_(std::make_unique<Histograms>()) {}
 
 Metrics::~Metrics() = default;
 
-void Metrics::Start() { started_.store(true); }
+void Metrics::Start() { started_ns_.store(absl::ToUnixNanos(absl::Now())); }
 
 void Metrics::ObserveEnd(const FinishEvent& event) {
-  if (!started_.load(std::memory_order_relaxed)) return;
+  if (started_ns_.load(std::memory_order_relaxed) == std::numeric_limits<int64_t>::max()) return;
   Histograms& all = *histograms_;
   const RequestTimings& times = event.timings;
   all.queue.Observe(absl::ToDoubleSeconds(times.queue));
@@ -202,8 +202,9 @@ void Metrics::ObserveEnd(const FinishEvent& event) {
                         (event.completion_tokens - 1));
 }
 
-void Metrics::ObserveStep(absl::Duration took, int64_t rows) {
-  if (!started_.load(std::memory_order_relaxed)) return;
+// The warm-up's last step is still under way when its answer is told.
+void Metrics::ObserveStep(absl::Time began, absl::Duration took, int64_t rows) {
+  if (absl::ToUnixNanos(began) < started_ns_.load(std::memory_order_relaxed)) return;
   histograms_->step.Observe(absl::ToDoubleSeconds(took));
   histograms_->step_rows.Observe(static_cast<double>(rows));
 }

@@ -7,6 +7,7 @@
 #pragma once
 
 #include <atomic>
+#include <limits>
 #include <memory>
 #include <string>
 
@@ -36,7 +37,7 @@ class Metrics {
   // Observations before it are the warm-up's, and nobody's.
   void Start();
   void ObserveEnd(const FinishEvent& event);
-  void ObserveStep(absl::Duration took, int64_t rows);
+  void ObserveStep(absl::Time began, absl::Duration took, int64_t rows);
 
   // The exposition. `with_names`: whether adapters' names may be told.
   std::string Text(const MetricsFacts& facts, Gateway& gateway, bool serving, bool with_names);
@@ -50,7 +51,7 @@ class Metrics {
   void AddHistograms(Page* page) const;
 
   const std::unique_ptr<Histograms> histograms_;
-  std::atomic<bool> started_{false};
+  std::atomic<int64_t> started_ns_{std::numeric_limits<int64_t>::max()};  // Unix time
   std::atomic<int64_t> last_update_ms_{0};
 };
 
