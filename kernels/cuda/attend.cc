@@ -1,6 +1,7 @@
 #include "kernels/cuda/attend.h"
 
 #include <climits>
+#include <tuple>
 
 #include "absl/strings/str_cat.h"
 #include "kernels/check.h"
@@ -32,6 +33,13 @@ absl::StatusOr<std::unique_ptr<Attention>> Attention::Make(const KvCache& cache,
   made->scratch_.stats = reinterpret_cast<float2*>(base + sum_bytes);
   made->scratch_.tickets = reinterpret_cast<uint32_t*>(base + sum_bytes + stat_bytes);
   return made;
+}
+
+bool Attention::Serves(const KvCache& cache) const {
+  const AttentionShape &a = cache_.shape, &b = cache.shape;
+  return cache.arena == cache_.arena && cache.block_bytes == cache_.block_bytes &&
+         std::tie(a.layers, a.heads, a.kv_heads, a.head_size, a.scale, a.window, a.softcap) ==
+             std::tie(b.layers, b.heads, b.kv_heads, b.head_size, b.scale, b.window, b.softcap);
 }
 
 absl::Status Attention::Run(Tensor out, Tensor qkv, int layer, const StepTables& step,

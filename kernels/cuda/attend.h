@@ -46,7 +46,7 @@ class Attention {
   absl::Status Run(Tensor out, Tensor qkv, int layer, const StepTables& step,
                    const AttendPlan& plan, bool fixed_grid, cudaStream_t stream);
 
-  const KvCache& cache() const { return cache_; }
+  bool Serves(const KvCache& cache) const;
 
  private:
   explicit Attention(const KvCache& cache) : cache_(cache) {}

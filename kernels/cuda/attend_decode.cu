@@ -13,6 +13,7 @@
 #include <algorithm>
 
 #include "kernels/cuda/attend.cuh"
+#include "kernels/cuda/launch_dependent.cuh"
 
 namespace lorica::cuda {
 namespace {
@@ -527,16 +528,9 @@ void Launch(const AttendArgs& args, const AttendScratch& scratch, const StepTabl
             cudaStream_t stream) {
   const int units = args.shape.kv_heads * AttendHeadTiles(args.shape);
   const int resident = ResidentBlocks<kHeadSize, kHeads>();
-  cudaLaunchAttribute attribute{};
-  attribute.id = cudaLaunchAttributeProgrammaticStreamSerialization;
-  attribute.val.programmaticStreamSerializationAllowed = 1;
-  cudaLaunchConfig_t config{};
-  config.gridDim = items < resident ? std::min(items * units, resident) : resident;
-  config.blockDim = kThreads;
-  config.stream = stream;
-  config.attrs = &attribute;
-  config.numAttrs = 1;
-  cudaLaunchKernelEx(&config, AttendDecodeKernel<kHeadSize, kHeads>, args, step, scratch);
+  LaunchDependent(AttendDecodeKernel<kHeadSize, kHeads>,
+                  items < resident ? std::min(items * units, resident) : resident, kThreads, 0,
+                  stream, args, step, scratch);
 }
 
 }  // namespace

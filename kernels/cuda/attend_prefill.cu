@@ -13,6 +13,7 @@
 
 #include "kernels/cuda/attend.cuh"
 #include "kernels/cuda/attend_products.cuh"
+#include "kernels/cuda/launch_dependent.cuh"
 #include "kernels/cuda/stream.h"
 
 namespace lorica::cuda {
@@ -491,18 +492,10 @@ void Launch(const AttendArgs& args, const CUtensorMap& queries, const CUtensorMa
   static const cudaError_t raised = cudaFuncSetAttribute(
       AttendPrefillKernel<kHeadSize>, cudaFuncAttributeMaxDynamicSharedMemorySize, kShared);
   static_cast<void>(raised);
-  cudaLaunchAttribute attribute{};
-  attribute.id = cudaLaunchAttributeProgrammaticStreamSerialization;
-  attribute.val.programmaticStreamSerializationAllowed = 1;
-  cudaLaunchConfig_t config{};
-  config.gridDim = static_cast<unsigned>(std::min<int64_t>(tiles, MultiprocessorCount()));
-  config.blockDim = kThreads;
-  config.dynamicSmemBytes = kShared;
-  config.stream = stream;
-  config.attrs = &attribute;
-  config.numAttrs = 1;
-  cudaLaunchKernelEx(&config, AttendPrefillKernel<kHeadSize>, queries, pages, args, step,
-                     static_cast<int>(tiles), AttendTileRows(args.shape));
+  LaunchDependent(AttendPrefillKernel<kHeadSize>,
+                  static_cast<unsigned>(std::min<int64_t>(tiles, MultiprocessorCount())), kThreads,
+                  kShared, stream, queries, pages, args, step, static_cast<int>(tiles),
+                  AttendTileRows(args.shape));
 }
 
 using EncodeTiled = CUresult (*)(CUtensorMap*, CUtensorMapDataType, cuuint32_t, void*,

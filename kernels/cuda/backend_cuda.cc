@@ -350,13 +350,22 @@ void CudaBackend::Linear(Tensor y, Tensor x, const Weight& weight) {
   LORICA_CHECK(y.columns == weight.out_features() && x.columns == weight.in_features(), y.columns,
                x.columns);
   SettleProduct();
-  pending_product_ = linear_->Run(y.data, x.data, x.rows, OnDevice(weight), stream());
-  if (pending_shrink_) {
-    pending_shrink_->x_ready = pending_product_.streamed && pending_shrink_->x.data == x.data;
+  const CudaWeight& matrix = OnDevice(weight);
+  const bool with_lora = pending_shrink_ && pending_shrink_->x.data == x.data &&
+                         y.rows * y.columns * 4 <= kLoraSumBytes &&
+                         LinearRunner::Streams(x.rows, matrix);
+  if (with_lora) {
+    pending_linear_ = {y, x, &matrix};
+  } else {
+    pending_product_ = linear_->Run(y.data, x.data, x.rows, matrix, stream());
   }
 }
 
 void CudaBackend::SettleProduct() {
+  if (const auto linear = std::exchange(pending_linear_, std::nullopt)) {
+    pending_product_ = linear_->Run(linear->y.data, linear->x.data, linear->x.rows,
+                                    *linear->weight, stream());
+  }
   const Product product = std::exchange(pending_product_, {});
   if (!product.parts) return;
   LaunchAddParts(const_cast<void*>(product.y), product.parts, product.splits, product.part_stride,
@@ -368,7 +377,8 @@ void CudaBackend::LoraShrink(Tensor x, int layer, LoraGroup group) {
 }
 
 Product CudaBackend::TakeProduct(Tensor y, const GroupOutputs& outputs) {
-  if (pending_product_.y != y.data) SettleProduct();
+  const void* pending = pending_linear_ ? pending_linear_->y.data : pending_product_.y;
+  if (pending != y.data) SettleProduct();
   Product product = std::exchange(pending_product_, {});
   product.y = y.data;
   if (!pending_shrink_) return product;
@@ -379,13 +389,16 @@ Product CudaBackend::TakeProduct(Tensor y, const GroupOutputs& outputs) {
   args.layer = shrink.layer;
   args.group = shrink.group;
   args.outputs = outputs;
-  args.x_ready = shrink.x_ready;
   if (y.rows * y.columns * 4 > kLoraSumBytes) {
     LORICA_CHECK(product.parts == nullptr, y.rows, y.columns);
     args.product = y.data;
   } else {
     args.sums = static_cast<float*>(lora_sums_->data());
     product.lora = args.sums;
+  }
+  if (const auto linear = std::exchange(pending_linear_, std::nullopt)) {
+    return linear_->RunWithLora(y.data, y.rows, *linear->weight, args, step_->tables(), plan_,
+                                stream());
   }
   LaunchLora(args, step_->tables(), plan_, stream());
   return product;
@@ -425,12 +438,12 @@ void CudaBackend::QkvPost(Tensor qkv, const float* bias, const RopeTable& rope, 
 void CudaBackend::Attend(Tensor out, Tensor qkv, int layer, const KvCache& cache) {
   SettleProduct();
   std::unique_ptr<Attention>& attention = attentions_[cache.arena];
-  if (!attention) {
+  // A later cache may lie where one was that is gone.
+  if (!attention || !attention->Serves(cache)) {
     auto made = Attention::Make(cache, rows_max_);
     LORICA_CHECK(made.ok(), made.status().ToString());
     attention = *std::move(made);
   }
-  LORICA_CHECK(attention->cache().block_bytes == cache.block_bytes, cache.block_bytes);
   const absl::Status status =
       attention->Run(out, qkv, layer, step_->tables(), step_->attend(), fixed_grids_, stream());
   LORICA_CHECK(status.ok() || IsLost(stream()), status.ToString());

@@ -91,7 +91,11 @@ class CudaBackend : public Backend {
     Tensor x;
     int layer = 0;
     LoraGroup group = LoraGroup::kQkv;
-    bool x_ready = false;  // the launch ahead has seen x finished
+  };
+  struct PendingLinear {
+    Tensor y;
+    Tensor x;
+    const CudaWeight* weight = nullptr;
   };
   struct PendingResults {
     absl::Span<SampleResult> results;
@@ -109,7 +113,7 @@ class CudaBackend : public Backend {
   void PlanAdapters(int layers);
   const DeviceRope& RopeOnDevice(const RopeTable& rope);
   static StepBatch SomeStep(int rows);
-  // What Linear and LoraShrink left for y, which the adapters' sums are launched for; whoever
+  // What Linear and LoraShrink left for y, launched here in a step with adapters; whoever
   // else comes next settles the product into y.
   Product TakeProduct(Tensor y, const GroupOutputs& outputs);
   void SettleProduct();
@@ -120,7 +124,8 @@ class CudaBackend : public Backend {
   std::unique_ptr<Stream> copy_stream_;
   std::shared_ptr<PinnedPool> pinned_;
   bool fixed_grids_ = false;
-  std::optional<PendingShrink> pending_shrink_;  // until the post verb, behind the product
+  std::optional<PendingShrink> pending_shrink_;  // until the post verb
+  std::optional<PendingLinear> pending_linear_;  // of the same x: one launch does both
 
   std::unique_ptr<LinearRunner> linear_;
   Product pending_product_;  // parts == nullptr: none

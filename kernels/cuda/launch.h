@@ -40,8 +40,7 @@ struct GroupOutputs {
 };
 // s B A x of a (layer, group), for all rows with an adapter: into `sums`, fp32 [rows, all
 // outputs of the group], which is written for those rows alone; or, where `product` is given,
-// added to those finished bf16 rows. `x_ready`: the launch ahead in the stream lets this one
-// begin only once x is finished, as LaunchStreamLinear does.
+// added to those finished bf16 rows.
 struct LoraArgs {
   const void* x = nullptr;
   int64_t in_features = 0;
@@ -50,7 +49,6 @@ struct LoraArgs {
   GroupOutputs outputs;
   float* sums = nullptr;
   void* product = nullptr;
-  bool x_ready = false;
 };
 void LaunchLora(const LoraArgs& args, const StepTables& step, const LoraPlan& plan,
                 cudaStream_t stream);
@@ -63,7 +61,6 @@ struct Product {
   int splits = 1;
   int64_t part_stride = 0;      // floats from one part to the next
   const float* lora = nullptr;  // LoraArgs::sums; null: there is nothing to add
-  bool streamed = false;        // by LaunchStreamLinear
 };
 
 struct QkvPostArgs {
@@ -113,7 +110,8 @@ int PaddedHeadSize(int head_size);
 // y = W x, y [rows, out_features], for at most kStreamRowsMax rows; see linear.cu. The maps
 // describe W in tiles of kStreamTileFeatures rows and x in one tile of StreamRows(rows) rows,
 // both kStreamTileInputs wide in the 128-byte swizzle. With splits > 1 y is not written:
-// `parts` is, fp32 [splits][rows][out_features].
+// `parts` is, fp32 [splits][rows][out_features]. With `lora` the work of LaunchLora is done
+// too, by the same launch; then `step` and `plan` are there as well.
 inline constexpr int kStreamRowsMax = 128;
 inline constexpr int kStreamTileFeatures = 128;
 inline constexpr int kStreamTileInputs = 64;
@@ -127,6 +125,9 @@ struct StreamLinearArgs {
   int rows = 0;
   int64_t out_features = 0;
   int64_t in_features = 0;
+  const LoraArgs* lora = nullptr;
+  const StepTables* step = nullptr;
+  const LoraPlan* plan = nullptr;
 };
 void LaunchStreamLinear(const StreamLinearArgs& args, cudaStream_t stream);
 int StreamRows(int64_t rows);

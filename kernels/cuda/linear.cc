@@ -176,25 +176,43 @@ const CUtensorMap& LinearRunner::MapOf(const void* x, int64_t rows, int64_t colu
   return at->second;
 }
 
+bool LinearRunner::Streams(int64_t rows, const CudaWeight& weight) {
+  return rows <= kStreamRowsMax && weight.out_features() % 4 == 0;
+}
+
 Product LinearRunner::Run(void* y, const void* x, int64_t rows, const CudaWeight& weight,
                           cudaStream_t stream) {
-  const int64_t out_features = weight.out_features(), in_features = weight.in_features();
-  if (rows > kStreamRowsMax || out_features % 4 != 0) {
-    RunLibrary(y, x, rows, weight, stream);
-    return {.y = y};
-  }
+  if (Streams(rows, weight)) return Stream({}, y, x, rows, weight, stream);
+  RunLibrary(y, x, rows, weight, stream);
+  return {.y = y};
+}
+
+Product LinearRunner::RunWithLora(void* y, int64_t rows, const CudaWeight& weight,
+                                  const LoraArgs& lora, const StepTables& step,
+                                  const LoraPlan& plan, cudaStream_t stream) {
+  LORICA_CHECK(Streams(rows, weight), rows, weight.out_features());
   StreamLinearArgs args;
+  args.lora = &lora;
+  args.step = &step;
+  args.plan = &plan;
+  Product product = Stream(args, y, lora.x, rows, weight, stream);
+  product.lora = lora.sums;
+  return product;
+}
+
+Product LinearRunner::Stream(StreamLinearArgs args, void* y, const void* x, int64_t rows,
+                             const CudaWeight& weight, cudaStream_t stream) {
   args.w_map = &weight.map();
-  args.x_map = &MapOf(x, rows, in_features);
+  args.x_map = &MapOf(x, rows, weight.in_features());
   args.y = y;
   args.parts = static_cast<float*>(parts_->data());
-  args.splits = StreamSplits(out_features, in_features);
+  args.splits = StreamSplits(weight.out_features(), weight.in_features());
   args.rows = static_cast<int>(rows);
-  args.out_features = out_features;
-  args.in_features = in_features;
+  args.out_features = weight.out_features();
+  args.in_features = weight.in_features();
   LaunchStreamLinear(args, stream);
-  if (args.splits == 1) return {.y = y, .streamed = true};
-  return {y, args.parts, args.splits, rows * out_features, nullptr, true};
+  if (args.splits == 1) return {.y = y};
+  return {y, args.parts, args.splits, rows * weight.out_features(), nullptr};
 }
 
 void LinearRunner::RunLibrary(void* y, const void* x, int64_t rows, const CudaWeight& weight,

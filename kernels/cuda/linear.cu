@@ -10,9 +10,15 @@
 // A block fills its ring before the launch ahead has ended: while the small kernels between
 // two products run, the next product's weights are on their way. Weights are marked to leave
 // the cache first: tables, code and activations stay in it.
+//
+// In a step with adapters the blocks have LoRA warps too, which shrink and expand while the
+// others multiply (lora.cuh). So adapters cost bytes, and no launch of their own. Their grid
+// has a block for every multiprocessor, whether there is a part of the product for it or not.
 #include <algorithm>
+#include <type_traits>
 
-#include "kernels/cuda/launch.h"
+#include "kernels/cuda/launch_dependent.cuh"
+#include "kernels/cuda/lora.cuh"
 #include "kernels/cuda/wgmma.cuh"
 
 namespace lorica::cuda {
@@ -20,16 +26,25 @@ namespace {
 
 constexpr int kFeatures = kStreamTileFeatures;
 constexpr int kInputs = kStreamTileInputs;  // of a step: 128 bytes, the width of the swizzle
-constexpr int kWarps = 4;                   // that multiply
-constexpr int kThreads = (kWarps + 1) * 32;
-constexpr int kRingBytes = 148 << 10;  // leaves room for the blocks between two products
 constexpr int kWeightBytes = kFeatures * kInputs * 2;
 
-template <int kRows>
-struct Ring {
+// How kernels for kRows rows are laid out.
+template <int kRows, bool kLora>
+struct Form {
+  static constexpr int kHalves = kRows > 64 ? 1 : 2;  // of 64 features that a warp works on
+  static constexpr int kWarps = 8 / kHalves;          // that multiply
+  // Registers are given to warps in fours: beside LoRA warps, one that multiplies fills the ring.
+  static constexpr int kOtherWarps = kLora ? kLoraWarps : 1;
+  static constexpr int kThreads = (kWarps + kOtherWarps) * 32;
   static constexpr int kStageBytes = kWeightBytes + kRows * kInputs * 2;
+  // Leaves room for the blocks between two products.
+  static constexpr int kRingBytes = kRows > 64 && !kLora ? 196 << 10 : 148 << 10;
   static constexpr int kStages = kRingBytes / kStageBytes;
-  static constexpr int kBytes = kStages * kStageBytes + 1024;  // room to align
+  static constexpr int kLoraOffset = kStages * kStageBytes;
+  static constexpr int kSharedBytes = kLoraOffset + (kLora ? kLoraSharedBytes : 0) + 1024;
+  // Bounds of registers, 128 beside LoRA warps: blocks of the kernels between are to fit in.
+  static constexpr int kBoundThreads = kLora ? 512 : kThreads;
+  static constexpr int kBoundBlocks = kLora || kRows > 64 ? 1 : kRows > 32 ? 2 : 3;
 };
 
 struct Barriers {
@@ -40,6 +55,7 @@ struct Barriers {
 struct Work {
   int first_tile, tile_stride, tiles;
   int begin, end;
+  int split;
 
   __device__ int per_tile() const { return end - begin; }
   __device__ int steps() const { return tiles * per_tile(); }
@@ -51,7 +67,7 @@ struct Place {
 };
 
 struct Walk {
-  const Work& work;
+  Work work;
   int tile, step;
 
   __device__ explicit Walk(const Work& work) : work(work), tile(work.first_tile), step(0) {}
@@ -65,142 +81,202 @@ struct Walk {
   }
 };
 
-template <int kRows>
-__device__ __forceinline__ void Produce(const CUtensorMap& w_map, const CUtensorMap& x_map,
-                                        uint32_t ring, Barriers barriers, const Work& work) {
-  using R = Ring<kRows>;
-  const int steps = work.steps(), ahead = min(steps, R::kStages);
-  const auto load_w = [&](int stage, Place place) {
-    BarrierExpect(barriers.full + stage * 8, R::kStageBytes);
-    CopyTile(ring + stage * R::kStageBytes, w_map, place.input, place.feature,
-             barriers.full + stage * 8, kEvictFirst);
-  };
-  const auto load_x = [&](int stage, Place place) {
-    CopyTile(ring + stage * R::kStageBytes + kWeightBytes, x_map, place.input, 0,
-             barriers.full + stage * 8, kEvictLast);
-  };
-  Walk w_walk(work), x_walk(work);
-  for (int i = 0; i < ahead; ++i) load_w(i, w_walk.Next());
-  WaitForPredecessor();
-  ReleaseSuccessor();
-  for (int i = 0; i < ahead; ++i) load_x(i, x_walk.Next());
+// The block's work in a grid of `columns` tiles side by side, each in `splits` parts.
+__device__ __forceinline__ Work WorkOf(int features, int input_steps, int splits, int columns) {
+  const int all_tiles = (features + kFeatures - 1) / kFeatures;
+  Work work;
+  work.split = blockIdx.x % splits;
+  work.first_tile = blockIdx.x / splits;
+  work.tile_stride = columns;
+  work.tiles =
+      work.first_tile < columns ? (all_tiles - work.first_tile + columns - 1) / columns : 0;
+  work.begin = input_steps * work.split / splits;
+  work.end = input_steps * (work.split + 1) / splits;
+  return work;
+}
+
+// Fills the ring. One thread.
+template <typename F, int kRows>
+struct Producer {
+  const CUtensorMap& w_map;
+  const CUtensorMap& x_map;
+  uint32_t ring;
+  Barriers barriers;
+  Walk walk;
+  int left;  // steps that are not on their way
   int stage = 0, phase = 0;
-  for (int i = ahead; i < steps; ++i) {
+
+  __device__ Producer(const CUtensorMap& w_map, const CUtensorMap& x_map, uint32_t ring,
+                      Barriers barriers, const Work& work)
+      : w_map(w_map), x_map(x_map), ring(ring), barriers(barriers), walk(work),
+        left(work.steps()) {}
+
+  __device__ void LoadW(int to, Place place) const {
+    BarrierExpect(barriers.full + to * 8, F::kStageBytes);
+    CopyTile(ring + to * F::kStageBytes, w_map, place.input, place.feature,
+             barriers.full + to * 8, kEvictFirst);
+  }
+  __device__ void LoadX(int to, Place place) const {
+    CopyTile(ring + to * F::kStageBytes + kWeightBytes, x_map, place.input, 0,
+             barriers.full + to * 8, kEvictLast);
+  }
+  // All stages: weights before the launch ahead has ended, x after it.
+  __device__ void Fill() {
+    const int ahead = min(left, F::kStages);
+    left -= ahead;
+    Walk x_walk = walk;
+    for (int i = 0; i < ahead; ++i) LoadW(i, walk.Next());
+    WaitForPredecessor();
+    ReleaseSuccessor();
+    for (int i = 0; i < ahead; ++i) LoadX(i, x_walk.Next());
+  }
+  // The next stage, as soon as it has been read.
+  __device__ void Refill() {
+    if (left == 0) return;
+    --left;
     BarrierWait(barriers.empty + stage * 8, phase);
-    const Place place = w_walk.Next();
-    load_w(stage, place);
-    load_x(stage, place);
-    if (++stage == R::kStages) {
+    const Place place = walk.Next();
+    LoadW(stage, place);
+    LoadX(stage, place);
+    if (++stage == F::kStages) {
       stage = 0;
       phase ^= 1;
     }
   }
-}
+};
 
-// d[half] += W[64 features of the half, kInputs] x[kRows, kInputs].
-template <int kRows>
-__device__ __forceinline__ void MultiplyStep(float (&d)[2][kRows / 2], uint32_t stage) {
+// d[half] += W[64 features of the half, kInputs] x[kRows, kInputs]. `half`: the first.
+template <int kRows, int kHalves>
+__device__ __forceinline__ void MultiplyStep(float (&d)[kHalves][kRows / 2], uint32_t stage,
+                                             int half) {
   FenceRegisters();
 #pragma unroll
   for (int k = 0; k < kInputs / 16; ++k) {
 #pragma unroll
-    for (int half = 0; half < 2; ++half) {
-      const uint64_t left = SwizzledMatrix(stage + half * 64 * kInputs * 2 + k * 32);
-      WarpgroupMma<kRows>(d[half], left, stage + kWeightBytes + k * 32);
+    for (int i = 0; i < kHalves; ++i) {
+      const uint64_t left = SwizzledMatrix(stage + (half + i) * 64 * kInputs * 2 + k * 32);
+      WarpgroupMma<kRows>(d[i], left, stage + kWeightBytes + k * 32);
     }
   }
   CommitProducts();
   WaitForProducts();
 }
 
-// A thread's sums of a tile as fp32: whole 32-byte sectors of 8 features.
+// A thread's sums of 64 features as fp32: whole 32-byte sectors of 8 features.
 template <int kRows>
-__device__ __forceinline__ void StorePart(float* part, const float (&d)[2][kRows / 2], int rows,
+__device__ __forceinline__ void StorePart(float* part, const float (&d)[kRows / 2], int rows,
                                           int first, int features) {
-  const int warp = threadIdx.x / 32, g = threadIdx.x % 32 / 4, t = threadIdx.x % 4;
+  const int warp = threadIdx.x / 32 % 4, g = threadIdx.x % 32 / 4, t = threadIdx.x % 4;
+  const int feature = first + warp * 16 + g;
+  float* to = part + int64_t{2} * t * features + feature;
 #pragma unroll
-  for (int i = 0; i < kRows; ++i) {
-    const int half = i / (kRows / 2), j = i % (kRows / 2);
-    const int feature = first + half * 64 + warp * 16 + j % 4 / 2 * 8 + g;
-    const int row = j / 4 * 8 + 2 * t + j % 2;
-    if (row < rows && feature < features) part[int64_t{row} * features + feature] = d[half][j];
+  for (int j = 0; j < kRows / 2; j += 4, to += int64_t{8} * features) {
+#pragma unroll
+    for (int i = 0; i < 4; ++i) {
+      const bool inside = j * 2 + 2 * t + i % 2 < rows && feature + i / 2 * 8 < features;
+      if (inside) to[i % 2 * features + i / 2 * 8] = d[j + i];
+    }
   }
 }
 
 // The same as bf16: neighbouring lanes swap, so that each stores two features of one row.
 template <int kRows>
-__device__ __forceinline__ void StoreTile(bf16* y, const float (&d)[2][kRows / 2], int rows,
-                                          int first, int features) {
-  const int warp = threadIdx.x / 32, g = threadIdx.x % 32 / 4, t = threadIdx.x % 4;
+__device__ __forceinline__ void StoreTile(bf16* y, const float (&d)[kRows / 2], int rows, int first,
+                                          int features) {
+  const int warp = threadIdx.x / 32 % 4, g = threadIdx.x % 32 / 4, t = threadIdx.x % 4;
   const bool odd = g % 2 != 0;
+  const int feature = first + warp * 16 + g / 2 * 2, row = 2 * t + odd;
+  bf16* to = y + int64_t{row} * features + feature;
 #pragma unroll
-  for (int i = 0; i < kRows; i += 2) {
-    const int half = i / (kRows / 2), j = i % (kRows / 2);
-    const float mine = odd ? d[half][j + 1] : d[half][j];
-    const float given = odd ? d[half][j] : d[half][j + 1];
-    const float taken = __shfl_xor_sync(~0u, given, 4);
-    const uint32_t pair = odd ? PackBf16(taken, mine) : PackBf16(mine, taken);
-    const int feature = first + half * 64 + warp * 16 + j % 4 / 2 * 8 + g / 2 * 2;
-    const int row = j / 4 * 8 + 2 * t + odd;
-    if (row < rows && feature < features) {
-      *reinterpret_cast<uint32_t*>(y + int64_t{row} * features + feature) = pair;
+  for (int j = 0; j < kRows / 2; j += 4, to += int64_t{8} * features) {
+#pragma unroll
+    for (int i = 0; i < 4; i += 2) {
+      const float mine = odd ? d[j + i + 1] : d[j + i];
+      const float given = odd ? d[j + i] : d[j + i + 1];
+      const float taken = __shfl_xor_sync(~0u, given, 4);
+      const uint32_t pair = odd ? PackBf16(taken, mine) : PackBf16(mine, taken);
+      const bool inside = j * 2 + row < rows && feature + i * 4 < features;
+      if (inside) *reinterpret_cast<uint32_t*>(to + i * 4) = pair;
     }
   }
 }
 
-template <int kRows>
-__global__ void __launch_bounds__(kThreads, kRows <= 32   ? 3
-                                            : kRows <= 64 ? 2
-                                                          : 1)
-    StreamKernel(const __grid_constant__ CUtensorMap w_map,
-                 const __grid_constant__ CUtensorMap x_map, bf16* y, float* parts, int rows,
-                 int features, int input_steps) {
-  using R = Ring<kRows>;
-  extern __shared__ std::byte shared[];
-  __shared__ __align__(8) uint64_t barrier_words[2 * R::kStages];
-  const int splits = gridDim.x, split = blockIdx.x;
-  const uint32_t ring = (SharedAddress(shared) + 1023) & ~1023u;
-  const Barriers barriers = {SharedAddress(barrier_words),
-                             SharedAddress(barrier_words + R::kStages)};
-  Work work;
-  const int all_tiles = (features + kFeatures - 1) / kFeatures;
-  work.first_tile = blockIdx.y;
-  work.tile_stride = gridDim.y;
-  work.tiles = (all_tiles - work.first_tile + work.tile_stride - 1) / work.tile_stride;
-  work.begin = input_steps * split / splits;
-  work.end = input_steps * (split + 1) / splits;
-  if (threadIdx.x == 0) {
-    for (int i = 0; i < R::kStages; ++i) {
-      BarrierInit(barriers.full + i * 8, 1);
-      BarrierInit(barriers.empty + i * 8, kWarps);
-    }
-    asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
-  }
-  __syncthreads();
-  if (threadIdx.x / 32 == kWarps) {
-    if (threadIdx.x % 32 == 0) Produce<kRows>(w_map, x_map, ring, barriers, work);
-    return;
-  }
+// `refill` is called once a stage behind: nobody waits for the other warps' last step.
+template <typename F, int kRows, typename Refill>
+__device__ __forceinline__ void Multiply(bf16* y, float* parts, int rows, int features, int splits,
+                                         uint32_t ring, Barriers barriers, const Work& work,
+                                         Refill refill) {
+  const int half = threadIdx.x / 128 * F::kHalves;
   int stage = 0, phase = 0;
 #pragma unroll 1
   for (int i = 0; i < work.tiles; ++i) {
-    float d[2][kRows / 2] = {};
+    float d[F::kHalves][kRows / 2] = {};
 #pragma unroll 1
     for (int step = 0; step < work.per_tile(); ++step) {
       BarrierWait(barriers.full + stage * 8, phase);
-      MultiplyStep<kRows>(d, ring + stage * R::kStageBytes);
+      MultiplyStep<kRows, F::kHalves>(d, ring + stage * F::kStageBytes, half);
       if (threadIdx.x % 32 == 0) BarrierArrive(barriers.empty + stage * 8);
-      if (++stage == R::kStages) {
+      if (i + step > 0) refill();
+      if (++stage == F::kStages) {
         stage = 0;
         phase ^= 1;
       }
     }
-    const int first = (work.first_tile + i * work.tile_stride) * kFeatures;
-    if (splits > 1) {
-      StorePart<kRows>(parts + int64_t{split} * rows * features, d, rows, first, features);
-    } else {
-      StoreTile<kRows>(y, d, rows, first, features);
+    const int first = (work.first_tile + i * work.tile_stride) * kFeatures + half * 64;
+#pragma unroll
+    for (int h = 0; h < F::kHalves; ++h) {
+      if (splits > 1) {
+        StorePart<kRows>(parts + int64_t{work.split} * rows * features, d[h], rows, first + h * 64,
+                         features);
+      } else {
+        StoreTile<kRows>(y, d[h], rows, first + h * 64, features);
+      }
     }
+  }
+}
+
+struct NoLora {};
+
+template <int kRows, bool kLora>
+__global__ void __launch_bounds__(Form<kRows, kLora>::kBoundThreads,
+                                  Form<kRows, kLora>::kBoundBlocks)
+    StreamKernel(const __grid_constant__ CUtensorMap w_map,
+                 const __grid_constant__ CUtensorMap x_map, bf16* y, float* parts, int rows,
+                 int features, int input_steps, int splits, int columns,
+                 const __grid_constant__ std::conditional_t<kLora, LoraWork, NoLora> lora) {
+  using F = Form<kRows, kLora>;
+  extern __shared__ std::byte shared[];
+  __shared__ __align__(8) uint64_t barrier_words[2 * F::kStages];
+  const uint32_t base = SharedAddress(shared), ring = (base + 1023) & ~1023u;
+  const Barriers barriers = {SharedAddress(barrier_words),
+                             SharedAddress(barrier_words + F::kStages)};
+  const Work work = WorkOf(features, input_steps, splits, columns);
+  if (threadIdx.x == 0) {
+    for (int i = 0; i < F::kStages; ++i) {
+      BarrierInit(barriers.full + i * 8, 1);
+      BarrierInit(barriers.empty + i * 8, F::kWarps);
+    }
+    asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
+  }
+  __syncthreads();
+  const int warp = threadIdx.x / 32;
+  Producer<F, kRows> producer(w_map, x_map, ring, barriers, work);
+  if (warp < F::kWarps) {
+    const bool fills = kLora && threadIdx.x == 0;
+    if (fills) producer.Fill();
+    __syncwarp();
+    Multiply<F, kRows>(y, parts, rows, features, splits, ring, barriers, work, [&] {
+      if (fills) producer.Refill();
+      __syncwarp();
+    });
+  } else if constexpr (kLora) {
+    const int thread = threadIdx.x - F::kWarps * 32;
+    std::byte* stages = shared + (ring - base) + F::kLoraOffset;
+    Shrink(lora, thread, stages);
+    Expand(lora, thread, stages);
+  } else if (threadIdx.x % 32 == 0) {
+    producer.Fill();
+    while (producer.left > 0) producer.Refill();
   }
 }
 
@@ -217,27 +293,31 @@ __global__ void AddPartsKernel(bf16* y, const float* parts, int splits, int64_t 
   *reinterpret_cast<uint32_t*>(y + i) = PackBf16(sum.x, sum.y);
 }
 
-template <int kRows>
-void Launch(const StreamLinearArgs& args, cudaStream_t stream) {
-  using R = Ring<kRows>;
-  static const bool prepared = PrepareShared(StreamKernel<kRows>, R::kBytes);
+template <int kRows, bool kLora>
+void LaunchForm(const StreamLinearArgs& args,
+                const std::conditional_t<kLora, LoraWork, NoLora>& lora, cudaStream_t stream) {
+  using F = Form<kRows, kLora>;
+  static const bool prepared = PrepareShared(StreamKernel<kRows, kLora>, F::kSharedBytes);
   static_cast<void>(prepared);
   const int tiles = static_cast<int>((args.out_features + kFeatures - 1) / kFeatures);
   const int rounds = (tiles + MultiprocessorCount() - 1) / MultiprocessorCount();
-  cudaLaunchAttribute attribute{};
-  attribute.id = cudaLaunchAttributeProgrammaticStreamSerialization;
-  attribute.val.programmaticStreamSerializationAllowed = 1;
-  cudaLaunchConfig_t config{};
-  config.gridDim = dim3(args.splits, (tiles + rounds - 1) / rounds);
-  config.blockDim = kThreads;
-  config.dynamicSmemBytes = R::kBytes;
-  config.stream = stream;
-  config.attrs = &attribute;
-  config.numAttrs = 1;
-  cudaLaunchKernelEx(&config, StreamKernel<kRows>, *args.w_map, *args.x_map,
-                     static_cast<bf16*>(args.y), args.parts, args.rows,
-                     static_cast<int>(args.out_features),
-                     static_cast<int>((args.in_features + kInputs - 1) / kInputs));
+  const int columns = (tiles + rounds - 1) / rounds;
+  const int blocks = kLora ? MultiprocessorCount() : columns * args.splits;
+  LaunchDependent(StreamKernel<kRows, kLora>, blocks, F::kThreads, F::kSharedBytes,
+                  stream, *args.w_map, *args.x_map, static_cast<bf16*>(args.y), args.parts,
+                  args.rows, static_cast<int>(args.out_features),
+                  static_cast<int>((args.in_features + kInputs - 1) / kInputs), args.splits,
+                  columns, lora);
+}
+
+template <int kRows>
+void Launch(const StreamLinearArgs& args, cudaStream_t stream) {
+  if (args.lora) {
+    const LoraWork work = MakeLoraWork(*args.lora, *args.step, *args.plan);
+    LaunchForm<kRows, true>(args, work, stream);
+  } else {
+    LaunchForm<kRows, false>(args, {}, stream);
+  }
 }
 
 }  // namespace

@@ -45,8 +45,13 @@ class LinearRunner {
  public:
   static absl::StatusOr<std::unique_ptr<LinearRunner>> Make();
   ~LinearRunner();
-  // The product may be left in parts, which last until the next Run; Settle makes it y.
+  // The product may be left in parts, which last until the next one.
   Product Run(void* y, const void* x, int64_t rows, const CudaWeight& weight, cudaStream_t stream);
+  // Whether so many rows are multiplied by LaunchStreamLinear, not by the library.
+  static bool Streams(int64_t rows, const CudaWeight& weight);
+  // The product with lora.x, and its sums in the same launch. REQUIRES: Streams.
+  Product RunWithLora(void* y, int64_t rows, const CudaWeight& weight, const LoraArgs& lora,
+                      const StepTables& step, const LoraPlan& plan, cudaStream_t stream);
 
  private:
   struct Plan;
@@ -55,6 +60,8 @@ class LinearRunner {
   LinearRunner() = default;
   const Plan& PlanFor(int64_t rows, int64_t out_features, int64_t in_features);
   const CUtensorMap& MapOf(const void* x, int64_t rows, int64_t columns);
+  Product Stream(StreamLinearArgs args, void* y, const void* x, int64_t rows,
+                 const CudaWeight& weight, cudaStream_t stream);
   void RunLibrary(void* y, const void* x, int64_t rows, const CudaWeight& weight,
                   cudaStream_t stream);
 

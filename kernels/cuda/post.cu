@@ -3,6 +3,7 @@
 //
 // A thread takes 8 columns of one row. A row's result depends on nothing else in the step. All
 // tables are read before the launch ahead has ended; the launch behind may begin when it has.
+#include "kernels/cuda/launch_dependent.cuh"
 #include "kernels/cuda/launch.h"
 #include "kernels/cuda/mma.cuh"
 
@@ -97,7 +98,7 @@ __device__ __forceinline__ float Activate(float v, Activation activation) {
   return 0.5f * v * (1.0f + tanhf(inner));
 }
 
-__global__ void __launch_bounds__(kGluThreads)
+__global__ void __launch_bounds__(kGluThreads, 4)
     GluPostKernel(bf16* out, Product gate_up, int ffn, Activation activation, int layer,
                   StepTables step, LoraPlan plan) {
   const int64_t row = blockIdx.y;
@@ -251,16 +252,7 @@ template <auto* kKernel, typename... Arguments>
 void Launch(dim3 grid, int threads, cudaStream_t stream, const Arguments&... arguments) {
   static const bool prepared = PrepareShared(kKernel, 0);
   static_cast<void>(prepared);
-  cudaLaunchAttribute attribute{};
-  attribute.id = cudaLaunchAttributeProgrammaticStreamSerialization;
-  attribute.val.programmaticStreamSerializationAllowed = 1;
-  cudaLaunchConfig_t config{};
-  config.gridDim = grid;
-  config.blockDim = threads;
-  config.stream = stream;
-  config.attrs = &attribute;
-  config.numAttrs = 1;
-  cudaLaunchKernelEx(&config, kKernel, arguments...);
+  LaunchDependent(kKernel, grid, threads, 0, stream, arguments...);
 }
 
 }  // namespace
