@@ -363,8 +363,8 @@ void CudaBackend::Linear(Tensor y, Tensor x, const Weight& weight) {
 
 void CudaBackend::SettleProduct() {
   if (const auto linear = std::exchange(pending_linear_, std::nullopt)) {
-    pending_product_ = linear_->Run(linear->y.data, linear->x.data, linear->x.rows,
-                                    *linear->weight, stream());
+    pending_product_ =
+        linear_->Run(linear->y.data, linear->x.data, linear->x.rows, *linear->weight, stream());
   }
   const Product product = std::exchange(pending_product_, {});
   if (!product.parts) return;

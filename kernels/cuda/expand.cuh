@@ -73,16 +73,22 @@ __device__ __forceinline__ void MultiplyRanks(float (&d)[4][4], const RankRows& 
 }
 
 // u of 16 ranks from a rank tile on, of row g, scaled, as the sum of two bf16 values; zeros where
-// the tile has no row and beyond the last rank.
+// the tile has no row and beyond the last rank. Parts of u are added in order.
 __device__ __forceinline__ void SplitU(uint32_t (&high)[2], uint32_t (&low)[2], const float* u,
-                                       const RowTile& tile, const PlanEntry& entry, int rank_tile) {
+                                       int64_t u_part, const RowTile& tile, const PlanEntry& entry,
+                                       int rank_tile) {
   const int g = threadIdx.x % 32 / 4, t = threadIdx.x % 4;
   const float* row = u + tile.u_begin + g * tile.u_width + entry.u_column + 2 * t;
 #pragma unroll
   for (int half = 0; half < 2; ++half) {
     const bool inside = g < tile.row_count && rank_tile + half < entry.rank_tiles;
+    const float* from = row + (rank_tile + half) * kTileRanks;
     float2 v = make_float2(0.0f, 0.0f);
-    if (inside) v = __ldcg(reinterpret_cast<const float2*>(row + (rank_tile + half) * kTileRanks));
+    if (inside) v = __ldcg(reinterpret_cast<const float2*>(from));
+    for (int part = 1; inside && u_part > 0 && part < entry.wide_tiles; ++part) {
+      const float2 more = __ldcg(reinterpret_cast<const float2*>(from + part * u_part));
+      v = make_float2(v.x + more.x, v.y + more.y);
+    }
     v = make_float2(v.x * entry.scale, v.y * entry.scale);
     high[half] = PackBf16(v.x, v.y);
     low[half] = PackBf16(v.x - LowFloat(high[half]), v.y - HighFloat(high[half]));

@@ -37,11 +37,12 @@ struct Form {
   static constexpr int kOtherWarps = kLora ? kLoraWarps : 1;
   static constexpr int kThreads = (kWarps + kOtherWarps) * 32;
   static constexpr int kStageBytes = kWeightBytes + kRows * kInputs * 2;
-  // Leaves room for the blocks between two products.
-  static constexpr int kRingBytes = kRows > 64 && !kLora ? 196 << 10 : 148 << 10;
+  using Lora = LoraLayout<kExpandRowTile, kRows <= 64>;
+  // Leaves room for the blocks between two products, or for the LoRA warps.
+  static constexpr int kRingBytes = kLora && kRows <= 64 ? 121 << 10 : 148 << 10;
   static constexpr int kStages = kRingBytes / kStageBytes;
   static constexpr int kLoraOffset = kStages * kStageBytes;
-  static constexpr int kSharedBytes = kLoraOffset + (kLora ? kLoraSharedBytes : 0) + 1024;
+  static constexpr int kSharedBytes = kLoraOffset + (kLora ? Lora::kBytes : 0) + 1024;
   // Bounds of registers, 128 beside LoRA warps: blocks of the kernels between are to fit in.
   static constexpr int kBoundThreads = kLora ? 512 : kThreads;
   static constexpr int kBoundBlocks = kLora || kRows > 64 ? 1 : kRows > 32 ? 2 : 3;
@@ -108,13 +109,17 @@ struct Producer {
 
   __device__ Producer(const CUtensorMap& w_map, const CUtensorMap& x_map, uint32_t ring,
                       Barriers barriers, const Work& work)
-      : w_map(w_map), x_map(x_map), ring(ring), barriers(barriers), walk(work),
+      : w_map(w_map),
+        x_map(x_map),
+        ring(ring),
+        barriers(barriers),
+        walk(work),
         left(work.steps()) {}
 
   __device__ void LoadW(int to, Place place) const {
     BarrierExpect(barriers.full + to * 8, F::kStageBytes);
-    CopyTile(ring + to * F::kStageBytes, w_map, place.input, place.feature,
-             barriers.full + to * 8, kEvictFirst);
+    CopyTile(ring + to * F::kStageBytes, w_map, place.input, place.feature, barriers.full + to * 8,
+             kEvictFirst);
   }
   __device__ void LoadX(int to, Place place) const {
     CopyTile(ring + to * F::kStageBytes + kWeightBytes, x_map, place.input, 0,
@@ -272,8 +277,7 @@ __global__ void __launch_bounds__(Form<kRows, kLora>::kBoundThreads,
   } else if constexpr (kLora) {
     const int thread = threadIdx.x - F::kWarps * 32;
     std::byte* stages = shared + (ring - base) + F::kLoraOffset;
-    Shrink(lora, thread, stages);
-    Expand(lora, thread, stages);
+    RunLora<typename F::Lora>(lora, thread, stages);
   } else if (threadIdx.x % 32 == 0) {
     producer.Fill();
     while (producer.left > 0) producer.Refill();
@@ -303,9 +307,9 @@ void LaunchForm(const StreamLinearArgs& args,
   const int rounds = (tiles + MultiprocessorCount() - 1) / MultiprocessorCount();
   const int columns = (tiles + rounds - 1) / rounds;
   const int blocks = kLora ? MultiprocessorCount() : columns * args.splits;
-  LaunchDependent(StreamKernel<kRows, kLora>, blocks, F::kThreads, F::kSharedBytes,
-                  stream, *args.w_map, *args.x_map, static_cast<bf16*>(args.y), args.parts,
-                  args.rows, static_cast<int>(args.out_features),
+  LaunchDependent(StreamKernel<kRows, kLora>, blocks, F::kThreads, F::kSharedBytes, stream,
+                  *args.w_map, *args.x_map, static_cast<bf16*>(args.y), args.parts, args.rows,
+                  static_cast<int>(args.out_features),
                   static_cast<int>((args.in_features + kInputs - 1) / kInputs), args.splits,
                   columns, lora);
 }

@@ -57,12 +57,13 @@ __device__ void PlanEntries(const StepTables& step, const LoraPlan& plan, int la
           term.modules[layer * kLoraModuleCount + ModuleFirst(group) + e % modules];
       const int rows = step.segments[term.segment].row_count;
       const int row_tiles = (rows + step.counts->shrink_rows - 1) / step.counts->shrink_rows;
-      mine = {linear.rank_tiles * row_tiles, linear.rank_tiles * kTileRanks};
+      const int parts = step.counts->u_part > 0 ? linear.wide_tiles : 1;
+      mine = {linear.rank_tiles * row_tiles * parts, linear.rank_tiles * kTileRanks};
       out[e] = {linear.a_tiles,    linear.b_tiles,
                 linear.gain,       linear.scale * term.weight,
                 linear.rank_tiles, 0,
                 term.segment,      linear.a_run,
-                linear.b_run};
+                linear.b_run,      linear.wide_tiles};
     }
     UnitsAndRanks total;
     const UnitsAndRanks before = BlockScan(mine, warp_sums, &total);
@@ -125,12 +126,12 @@ __global__ void __launch_bounds__(kPlanThreads) PlanKernel(StepTables step, Lora
   }
 }
 
+using Layout = LoraLayout<kShrinkRowTileMax, false>;
+
 __global__ void __launch_bounds__(kLoraThreads, 2)
     LoraKernel(const __grid_constant__ LoraWork work) {
   extern __shared__ __align__(128) std::byte shared[];
-  Shrink(work, threadIdx.x, shared);
-  ReleaseSuccessor();
-  Expand(work, threadIdx.x, shared);
+  RunLora<Layout>(work, threadIdx.x, shared);
 }
 
 }  // namespace
@@ -151,9 +152,9 @@ void LaunchLoraPlan(const StepTables& step, const LoraPlan& plan, int layers, cu
 
 void LaunchLora(const LoraArgs& args, const StepTables& step, const LoraPlan& plan,
                 cudaStream_t stream) {
-  static const bool prepared = PrepareShared(LoraKernel, kLoraSharedBytes);
+  static const bool prepared = PrepareShared(LoraKernel, Layout::kBytes);
   static_cast<void>(prepared);
-  LaunchDependent(LoraKernel, plan.blocks, kLoraThreads, kLoraSharedBytes, stream,
+  LaunchDependent(LoraKernel, plan.blocks, kLoraThreads, Layout::kBytes, stream,
                   MakeLoraWork(args, step, plan));
 }
 

@@ -1,11 +1,15 @@
 // The LoRA kernel's work, for a kernel of its own or for warps of a product's kernel.
 //
-// Shrink: the work of a (layer, group) is cut into items of one rank tile and up to
-// kShrinkRowTileMax rows, and dealt out evenly, in order, to the blocks of a grid that never
-// changes. A block's warps take chunks of kShrinkChunk inputs in turns; their sums are added in
-// order. When all blocks have written their u, the expand takes runs of columns of a row tile
-// in turns. So the order of summation depends on the weight's shape alone, and neither atomics
-// nor the mixture of adapters enter into it.
+// Shrink: the work of a (layer, group) is cut into items of one tile of A, or one rank tile, and
+// up to shrink_rows rows, and dealt out evenly, in order, to the blocks of a grid that never
+// changes. The tile's inputs are dealt out to a block's warps; their sums are added in order, and
+// then those of a rank tile's tiles: in turn by one block, or by the expand, where every tile is
+// an item and u has parts. When all blocks have written their u, the expand takes runs of columns
+// of a row tile in turns. So the order of summation depends on the weight's shape alone, and
+// neither atomics nor the mixture of adapters enter into it.
+//
+// While a product runs, whatever memory is asked for takes microseconds. So all that does not
+// depend on x is asked for before x is there: tables, the first tiles of A, the first of B.
 #pragma once
 
 #include "kernels/cuda/expand.cuh"
@@ -15,18 +19,42 @@ namespace lorica::cuda {
 
 inline constexpr int kLoraWarps = 8;
 inline constexpr int kLoraThreads = kLoraWarps * 32;
-inline constexpr int kStageBytes = kShrinkChunk * kTileRanks * 2;
+inline constexpr int kChunkBytes = kShrinkChunk * kTileRanks * 2;
 inline constexpr int kChunkSteps = kShrinkChunk / 32;
-inline constexpr int kXRows = 8;  // of x in one matrix instruction
-// A stage a warp, its barriers, and the warps' parts of an item's u.
-inline constexpr int kPairStages = kStageBytes / kPairBytes;  // that the expand cuts a stage into
-inline constexpr int kWarpBarriers = 1 + kPairStages;
-inline constexpr int kBarrierOffset = kLoraWarps * kStageBytes;
-inline constexpr int kPartsOffset = kBarrierOffset + kLoraWarps * kWarpBarriers * 8;
-static_assert(kPairStages == 2 && kPartsOffset % 16 == 0);
-inline constexpr int kPartFloats = kShrinkRowTileMax * kTileRanks;
-inline constexpr int kLoraSharedBytes = kPartsOffset + kLoraWarps * kPartFloats * 4 + 16;
-inline constexpr int kZerosOffset = kLoraSharedBytes - 16;  // for inputs beyond the last
+inline constexpr int kChunkStages = 2;  // a warp
+inline constexpr int kXRows = 8;        // of x in one matrix instruction
+static_assert(kLoraWarps * kShrinkChunk == kTileWidth && kChunkBytes == kPairBytes);
+
+// Shared memory: the stages of every warp, their barriers, the warps' parts of two items' u. The
+// expand uses the stages of the shrink again, behind one of its own with kEarly, which is filled
+// before x is there.
+template <int kRowTile, bool kEarly>
+struct LoraLayout {
+  static constexpr int kEarlyStages = kEarly ? 1 : 0;
+  static constexpr int kPairStages = kEarlyStages + kChunkStages;
+  static constexpr int kWarpBytes = kPairStages * kPairBytes;
+  static constexpr int kBarriers = kChunkStages + kPairStages;  // of a warp
+  static constexpr int kBarrierOffset = kLoraWarps * kWarpBytes;
+  static constexpr int kPartsOffset = kBarrierOffset + kLoraWarps * kBarriers * 8;
+  static constexpr int kPartFloats = kRowTile * kTileRanks;
+  static constexpr int kZerosOffset = kPartsOffset + 2 * kLoraWarps * kPartFloats * 4;
+  static constexpr int kBytes = kZerosOffset + 16;  // for inputs beyond the last
+  static_assert(kPartsOffset % 16 == 0 && kPartFloats <= kLoraThreads);
+};
+
+// A warp's share of it, as addresses.
+template <typename L>
+struct WarpShared {
+  uint32_t base, barriers;
+
+  __device__ WarpShared(const std::byte* shared, int warp)
+      : base(SharedAddress(shared) + warp * L::kWarpBytes),
+        barriers(SharedAddress(shared) + L::kBarrierOffset + warp * L::kBarriers * 8) {}
+  __device__ uint32_t chunk(int i) const { return base + (L::kEarlyStages + i) * kPairBytes; }
+  __device__ uint32_t chunk_barrier(int i) const { return barriers + i * 8; }
+  __device__ uint32_t pair(int i) const { return base + i * kPairBytes; }
+  __device__ uint32_t pair_barrier(int i) const { return barriers + (kChunkStages + i) * 8; }
+};
 
 // What the warps do: the sums of a (layer, group) into their target.
 struct LoraWork {
@@ -48,15 +76,16 @@ __device__ __forceinline__ int ModuleCount(int group) {
   return group == 0 ? 3 : group == 2 ? 2 : 1;
 }
 
-// Walks the items of a block. All threads alike.
+// Walks the tiles of a block's items. All threads alike.
 struct ShrinkCursor {
   const PlanEntry* entries;
   const int32_t* unit_begin;
   const DeviceSegment* segments;
+  bool parts;    // every tile is an item
+  int row_tile;  // most rows of an item
   int item, last;
   int entry, entry_begin, entry_end;
-  int rank_tile, row;  // the item's first row inside its segment
-  int row_tile;        // most rows of an item
+  int rank_tile, wide_tile, row;  // the item's first row inside its segment
   PlanEntry plan;
   DeviceSegment segment;
 
@@ -65,6 +94,7 @@ struct ShrinkCursor {
     entries = lora.entries + pair * lora.stride;
     unit_begin = lora.unit_begin + pair * (lora.stride + 1);
     segments = step.segments;
+    parts = step.counts->u_part > 0;
     row_tile = step.counts->shrink_rows;
     item = start.item;
     last = start.last;
@@ -73,8 +103,11 @@ struct ShrinkCursor {
     entry_end = start.entry_end;
     plan = start.plan;
     segment = start.segment;
-    if (item < last) Locate();
+    if (!done()) Locate();
   }
+  __device__ bool done() const { return item >= last; }
+  __device__ bool last_of_item() const { return parts || wide_tile + 1 == plan.wide_tiles; }
+  __device__ int rows() const { return min(row_tile, segment.row_count - row); }
   __device__ void Locate() {
     while (item >= entry_end) {
       ++entry;
@@ -83,23 +116,39 @@ struct ShrinkCursor {
       plan = entries[entry];
       segment = segments[plan.segment];
     }
-    rank_tile = (item - entry_begin) % plan.rank_tiles;
-    row = (item - entry_begin) / plan.rank_tiles * row_tile;
+    int inside = item - entry_begin;
+    wide_tile = 0;
+    if (parts) {
+      wide_tile = inside % plan.wide_tiles;
+      inside /= plan.wide_tiles;
+    }
+    rank_tile = inside % plan.rank_tiles;
+    row = inside / plan.rank_tiles * row_tile;
   }
   __device__ void Advance() {
-    if (++item < last) Locate();
+    if (!last_of_item()) {
+      ++wide_tile;
+    } else if (++item < last) {
+      Locate();
+    }
   }
 };
 
-// Starts one warp's copy of a chunk of the item's A.
-__device__ __forceinline__ void LoadChunk(const ShrinkCursor& at, const std::byte* arena, int chunk,
+// Inputs of the warp's chunk of a tile that begins at input `first`; less than 1: none.
+__device__ __forceinline__ int ChunkWidth(int columns, int first) {
+  return min(kShrinkChunk, columns - first);
+}
+
+// Starts the copy of the warp's chunk of a tile, which may have no inputs. One lane.
+__device__ __forceinline__ void LoadChunk(const ShrinkCursor& at, const std::byte* arena, int warp,
                                           int columns, uint32_t stage, uint32_t barrier) {
-  constexpr int kChunksPerTile = kTileWidth / kShrinkChunk;
+  const int first = warp * kShrinkChunk;
+  const int width = ChunkWidth(columns, at.wide_tile * kTileWidth + first);
+  if (width <= 0) return BarrierArrive(barrier);
   const uint32_t unit =
-      TileUnit(at.plan.a_tiles, at.plan.a_run, at.rank_tile, chunk / kChunksPerTile, columns);
-  const int64_t offset = int64_t{unit} * kTileUnitBytes + chunk % kChunksPerTile * kStageBytes;
-  const int width = min(kShrinkChunk, columns - chunk * kShrinkChunk);
-  CopyBulk(stage, arena + offset, width * kTileRanks * 2, barrier);
+      TileUnit(at.plan.a_tiles, at.plan.a_run, at.rank_tile, at.wide_tile, columns);
+  CopyBulk(stage, arena + int64_t{unit} * kTileUnitBytes + first * kTileRanks * 2,
+           width * kTileRanks * 2, barrier);
 }
 
 // A chunk of a row of x: lane (g, t) of each 32 inputs takes [4t, 4t + 4) of both halves.
@@ -140,75 +189,63 @@ __device__ __forceinline__ float2 MultiplyChunk(const RowFragment& x, uint32_t s
                      (d[0][1] + d[1][1]) + (d[2][1] + d[3][1]));
 }
 
-// The warps' parts of an item, added in order, into u.
-__device__ __forceinline__ void StoreU(const ShrinkCursor& at, const float* parts, int rows,
-                                       int thread, float* u) {
-  for (int i = thread; i < rows * kTileRanks; i += kLoraThreads) {
-    float sum = parts[i];
-#pragma unroll
-    for (int w = 1; w < kLoraWarps; ++w) sum += parts[w * kPartFloats + i];
-    const int row = at.row + i / kTileRanks;
-    const int column = at.plan.u_column + at.rank_tile * kTileRanks + i % kTileRanks;
-    u[at.segment.u_begin + int64_t{row} * at.segment.u_width + column] = sum;
+// The warp's part of a tile's u, for the item's rows.
+template <typename L>
+__device__ __forceinline__ void MultiplyTile(const LoraWork& work, const ShrinkCursor& at, int warp,
+                                             const WarpShared<L>& own, int slot, int phase,
+                                             uint32_t zeros, float* part) {
+  const int lane = threadIdx.x % 32, g = lane / 4, t = lane % 4;
+  const int input = at.wide_tile * kTileWidth + warp * kShrinkChunk, rows = at.rows();
+  const int width = ChunkWidth(work.columns, input);
+  const bf16* x = work.x + (int64_t{at.segment.row_begin} + at.row) * work.columns + input;
+#pragma unroll 1
+  for (int row = 0; row < rows; row += kXRows) {
+    float2 sum = make_float2(0.0f, 0.0f);
+    RowFragment fragment;
+    if (width > 0) LoadRow(fragment, x + int64_t{row + g} * work.columns, row + g < rows, width);
+    if (row == 0) BarrierWait(own.chunk_barrier(slot), phase);
+    if (width > 0) sum = MultiplyChunk(fragment, own.chunk(slot), zeros, width);
+    *reinterpret_cast<float2*>(part + (row + g) * kTileRanks + 2 * t) = sum;
   }
+  __syncwarp();
 }
 
-// The block's share of u. `thread` counts from the first of the LoRA warps.
-__device__ __forceinline__ void Shrink(const LoraWork& work, int thread, std::byte* shared) {
-  const int warp = thread / 32, lane = thread % 32, g = lane / 4, t = lane % 4;
-  const int columns = work.columns, chunks = (columns + kShrinkChunk - 1) / kShrinkChunk;
-  const uint32_t stage = SharedAddress(shared) + warp * kStageBytes;
-  const uint32_t barrier = SharedAddress(shared) + kBarrierOffset + warp * kWarpBarriers * 8;
-  const uint32_t zeros = SharedAddress(shared) + kZerosOffset;
-  float* parts = reinterpret_cast<float*>(shared + kPartsOffset);
-  ShrinkCursor at(work.step, work.plan, work.pair);
-  if (thread < 4) reinterpret_cast<uint32_t*>(shared + kZerosOffset)[thread] = 0;
-  if (lane == 0) {
-    for (int i = 0; i < kWarpBarriers; ++i) BarrierInit(barrier + i * 8, 1);
-    asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
-    if (at.item < at.last && warp < chunks) {
-      LoadChunk(at, work.plan.arena, warp, columns, stage, barrier);
-    }
-  }
-  LoraBarrier();
-  WaitForPredecessor();
-  int phase = 0;
+// The block's share of u. `thread` counts from the first of the LoRA warps; cursors stand at the
+// first tile and behind those that are on their way.
+template <typename L>
+__device__ __forceinline__ void Shrink(const LoraWork& work, int thread, std::byte* shared,
+                                       ShrinkCursor at, ShrinkCursor ahead) {
+  const int warp = thread / 32;
+  const WarpShared<L> own(shared, warp);
+  const uint32_t zeros = SharedAddress(shared) + L::kZerosOffset;
+  float* parts = reinterpret_cast<float*>(shared + L::kPartsOffset);
+  const int64_t u_part = work.step.counts->u_part;
+  float u = 0.0f;
 #pragma unroll 1
-  while (at.item < at.last) {
-    const ShrinkCursor now = at;
-    at.Advance();
-    const int rows = min(now.row_tile, now.segment.row_count - now.row);
-    const bf16* x_rows = work.x + (int64_t{now.segment.row_begin} + now.row) * columns;
-    float* mine = parts + warp * kPartFloats;
-    LoraBarrier();  // the item before has been added up
-#pragma unroll 1
-    for (int chunk = warp; chunk < chunks; chunk += kLoraWarps) {
-      const int width = min(kShrinkChunk, columns - chunk * kShrinkChunk);
-#pragma unroll 1
-      for (int row = 0; row < rows; row += kXRows) {
-        RowFragment fragment;
-        LoadRow(fragment, x_rows + int64_t{row + g} * columns + chunk * kShrinkChunk,
-                row + g < rows, width);
-        if (row == 0) BarrierWait(barrier, phase);
-        float2 sum = MultiplyChunk(fragment, stage, zeros, width);
-        float2* to = reinterpret_cast<float2*>(mine + (row + g) * kTileRanks + 2 * t);
-        if (chunk != warp) sum = make_float2(to->x + sum.x, to->y + sum.y);
-        *to = sum;
+  for (int uses = 0; !at.done(); ++uses, at.Advance()) {
+    // Two sets of parts: one is added up while warps that are ahead write the other.
+    const int slot = uses % kChunkStages;
+    float* set = parts + uses % 2 * kLoraWarps * L::kPartFloats;
+    MultiplyTile(work, at, warp, own, slot, uses / kChunkStages & 1, zeros,
+                 set + warp * L::kPartFloats);
+    if (!ahead.done()) {
+      if (thread % 32 == 0) {
+        LoadChunk(ahead, work.plan.arena, warp, work.columns, own.chunk(slot),
+                  own.chunk_barrier(slot));
       }
-      phase ^= 1;
-      __syncwarp();
-      if (lane != 0) continue;
-      if (chunk + kLoraWarps < chunks) {
-        LoadChunk(now, work.plan.arena, chunk + kLoraWarps, columns, stage, barrier);
-      } else if (at.item < at.last) {
-        LoadChunk(at, work.plan.arena, warp, columns, stage, barrier);
-      }
-    }
-    if (warp >= chunks) {
-      for (int i = lane; i < kPartFloats; i += 32) mine[i] = 0.0f;
+      ahead.Advance();
     }
     LoraBarrier();
-    StoreU(now, parts, rows, thread, work.plan.u);
+    if (thread >= at.rows() * kTileRanks) continue;
+    float sum = set[thread];
+#pragma unroll
+    for (int w = 1; w < kLoraWarps; ++w) sum += set[w * L::kPartFloats + thread];
+    u = at.parts || at.wide_tile == 0 ? sum : u + sum;
+    if (!at.last_of_item()) continue;
+    const int row = at.row + thread / kTileRanks;
+    const int column = at.plan.u_column + at.rank_tile * kTileRanks + thread % kTileRanks;
+    float* to = work.plan.u + (at.parts ? at.wide_tile * u_part : 0) + at.segment.u_begin;
+    to[int64_t{row} * at.segment.u_width + column] = u;
   }
 }
 
@@ -280,10 +317,13 @@ struct ExpandCursor {
 // Every block of the grid writes its share of u before any reads it. The grid is no larger than
 // the device, and nobody whom a waiting block keeps from running is waited for. One thread of a
 // block asks, so that those who announce are not kept waiting by those who ask.
-__device__ __forceinline__ void WaitForShrunk(int32_t* shrunk, int thread) {
+__device__ __forceinline__ void AnnounceShrunk(int32_t* shrunk, int thread) {
   LoraBarrier();
+  if (thread != 0) return;
+  asm volatile("red.release.gpu.global.add.s32 [%0], 1;" ::"l"(shrunk) : "memory");
+}
+__device__ __forceinline__ void WaitForShrunk(const int32_t* shrunk, int thread) {
   if (thread == 0) {
-    asm volatile("red.release.gpu.global.add.s32 [%0], 1;" ::"l"(shrunk) : "memory");
     int32_t blocks = 0;
     while (blocks < gridDim.x) {
       asm volatile("ld.acquire.gpu.global.s32 %0, [%1];" : "=r"(blocks) : "l"(shrunk) : "memory");
@@ -292,41 +332,45 @@ __device__ __forceinline__ void WaitForShrunk(int32_t* shrunk, int thread) {
   LoraBarrier();
 }
 
-// The warp's share of the expand. Its stage holds two pairs of rank tiles: while one is
-// multiplied, the next is on its way.
-__device__ __forceinline__ void Expand(const LoraWork& work, int thread, std::byte* shared) {
+// The warp's share of the expand: while a pair of rank tiles is multiplied, the next are on
+// their way. The first kEarlyStages are already.
+template <typename L>
+__device__ __forceinline__ void Expand(const LoraWork& work, int thread, const std::byte* shared) {
   const int warp = thread / 32, pair = work.pair;
   const LoraPlan& plan = work.plan;
   const ExpandTarget& target = work.target;
-  const std::byte* stage = shared + warp * kStageBytes;
-  const uint32_t barriers = SharedAddress(shared) + kBarrierOffset + (warp * kWarpBarriers + 1) * 8;
+  const WarpShared<L> own(shared, warp);
+  const std::byte* stages = shared + warp * L::kWarpBytes;
+  const int64_t u_part = work.step.counts->u_part;
   ExpandCursor at(work.step, plan, work.outputs, pair, warp), ahead = at;
-  __syncwarp();
-  for (int i = 0; i < kPairStages && !ahead.done(); ++i, ahead.Advance()) {
-    ahead.Load(SharedAddress(stage) + i * kPairBytes, barriers + i * 8);
+  for (int i = 0; i < L::kPairStages && !ahead.done(); ++i, ahead.Advance()) {
+    if (i >= L::kEarlyStages) ahead.Load(own.pair(i), own.pair_barrier(i));
   }
   WaitForShrunk(plan.shrunk + pair, thread);
   float d[kRunGroups][4][4] = {};
+  int slot = 0, phase = 0;
 #pragma unroll 1
-  for (int uses = 0; !at.done(); ++uses) {
-    const int slot = uses % kPairStages;
-    const std::byte* weights = stage + slot * kPairBytes;
+  while (!at.done()) {
     uint32_t high[2], low[2];
-    SplitU(high, low, plan.u, at.tile, at.entry, at.rank_tile);
-    BarrierWait(barriers + slot * 8, uses / kPairStages & 1);
+    SplitU(high, low, plan.u, u_part, at.tile, at.entry, at.rank_tile);
+    BarrierWait(own.pair_barrier(slot), phase);
     const bool any = at.rank_tile < at.entry.rank_tiles;
     const bool second = at.rank_tile + 1 < at.entry.rank_tiles;
 #pragma unroll
     for (int j = 0; j < kRunGroups; ++j) {
       if (!any) continue;
       RankRows w;
-      ReadRanks(w, weights, j, second);
+      ReadRanks(w, stages + slot * kPairBytes, j, second);
       MultiplyRanks(d[j], w, high, low);
     }
     __syncwarp();
     if (!ahead.done()) {
-      ahead.Load(SharedAddress(weights), barriers + slot * 8);
+      ahead.Load(own.pair(slot), own.pair_barrier(slot));
       ahead.Advance();
+    }
+    if (++slot == L::kPairStages) {
+      slot = 0;
+      phase ^= 1;
     }
     if (at.last_of_term()) {
 #pragma unroll
@@ -341,6 +385,33 @@ __device__ __forceinline__ void Expand(const LoraWork& work, int thread, std::by
     }
     at.Advance();
   }
+}
+
+// All of it. `thread` counts from the first of the LoRA warps.
+template <typename L>
+__device__ __forceinline__ void RunLora(const LoraWork& work, int thread, std::byte* shared) {
+  const int warp = thread / 32, lane = thread % 32;
+  const WarpShared<L> own(shared, warp);
+  ShrinkCursor at(work.step, work.plan, work.pair), ahead = at;
+  if (thread < 4) reinterpret_cast<uint32_t*>(shared + L::kZerosOffset)[thread] = 0;
+  if (lane == 0) {
+    for (int i = 0; i < L::kBarriers; ++i) BarrierInit(own.barriers + i * 8, 1);
+    asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
+  }
+  __syncwarp();
+  for (int i = 0; i < kChunkStages && !ahead.done(); ++i, ahead.Advance()) {
+    if (lane != 0) continue;
+    LoadChunk(ahead, work.plan.arena, warp, work.columns, own.chunk(i), own.chunk_barrier(i));
+  }
+  if constexpr (L::kEarlyStages > 0) {
+    const ExpandCursor first(work.step, work.plan, work.outputs, work.pair, warp);
+    if (!first.done()) first.Load(own.pair(0), own.pair_barrier(0));
+  }
+  LoraBarrier();
+  WaitForPredecessor();
+  Shrink<L>(work, thread, shared, at, ahead);
+  AnnounceShrunk(work.plan.shrunk + work.pair, thread);
+  Expand<L>(work, thread, shared);
 }
 
 inline LoraWork MakeLoraWork(const LoraArgs& args, const StepTables& step, const LoraPlan& plan) {

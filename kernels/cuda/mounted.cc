@@ -60,6 +60,8 @@ absl::Status CheckModule(const LoraImage& image, const ModuleTiles& tiles) {
   return status;
 }
 
+int WideTiles(int width) { return (width + kTileWidth - 1) / kTileWidth; }
+
 // The tables of an adapter under construction. Pointers are offsets into the references
 // until the place of the whole is known.
 class TableBuilder {
@@ -75,6 +77,7 @@ class TableBuilder {
     LORICA_CHECK(index < modules_.size(), tiles.layer);
     modules_[index].scale = tiles.scale;
     modules_[index].rank_tiles = tiles.rank_tiles();
+    modules_[index].wide_tiles = WideTiles(tiles.in_features);
     places_[index].a = AddTiles(tiles.a_tiles);
     places_[index].b = AddTiles(tiles.b_tiles);
     modules_[index].a_run = RunOf(tiles.a_tiles, tiles.in_features);
@@ -118,7 +121,7 @@ class TableBuilder {
   // The first tile's place where every tile lies right behind the one before.
   uint32_t RunOf(const std::vector<BlockSlice>& tiles, int width) const {
     const int64_t rank_bytes = int64_t{width} * kTileRanks * sizeof(uint16_t);
-    const int wide_tiles = (width + kTileWidth - 1) / kTileWidth;
+    const int wide_tiles = WideTiles(width);
     if (rank_bytes % kTileUnitBytes != 0) return kScattered;
     const int64_t first = UnitOf(tiles[0]);
     for (size_t i = 1; i < tiles.size(); ++i) {
@@ -158,6 +161,7 @@ absl::StatusOr<std::unique_ptr<MountedAdapter>> CudaMounted::Make(
     if (!status.ok()) return status;
     builder.Add(tiles);
     ranks[tiles.layer][GroupOf(tiles.module)] += tiles.padded_rank();
+    mounted->wide_tiles_max_ = std::max(mounted->wide_tiles_max_, WideTiles(tiles.in_features));
   }
   for (const auto& layer : ranks) {
     for (const int group : layer) {

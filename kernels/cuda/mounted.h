@@ -24,6 +24,8 @@ class CudaMounted : public MountedAdapter {
   int layers() const { return layers_; }
   // Most ranks that a row's u holds in any (layer, group).
   int group_ranks_max() const { return group_ranks_max_; }
+  // Most tiles that a rank tile of A is wide.
+  int wide_tiles_max() const { return wide_tiles_max_; }
 
  private:
   CudaMounted() = default;
@@ -32,6 +34,7 @@ class CudaMounted : public MountedAdapter {
   const std::byte* arena_ = nullptr;
   int layers_ = 0;
   int group_ranks_max_ = 0;
+  int wide_tiles_max_ = 0;
 };
 
 }  // namespace lorica::cuda

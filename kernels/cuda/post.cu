@@ -3,8 +3,8 @@
 //
 // A thread takes 8 columns of one row. A row's result depends on nothing else in the step. All
 // tables are read before the launch ahead has ended; the launch behind may begin when it has.
-#include "kernels/cuda/launch_dependent.cuh"
 #include "kernels/cuda/launch.h"
+#include "kernels/cuda/launch_dependent.cuh"
 #include "kernels/cuda/mma.cuh"
 
 namespace lorica::cuda {

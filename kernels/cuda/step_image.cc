@@ -140,7 +140,7 @@ void StepImage::PackAdapters(const StepBatch& batch, Packer& packer) {
   RowTile* tiles = packer.Add(tables_.row_tiles, batch.rows());
   int32_t* tile_of_row = packer.Add(tables_.tile_of_row, batch.rows());
   std::fill_n(tile_of_row, batch.rows(), -1);
-  int tile_count = 0;
+  int tile_count = 0, wide_tiles = 0;
   int64_t u_used = 0;
   for (int s = 0; s < segments; ++s) {
     const LoraSegment& segment = batch.segments[s];
@@ -149,6 +149,7 @@ void StepImage::PackAdapters(const StepBatch& batch, Packer& packer) {
       const auto* adapter = static_cast<const CudaMounted*>(batch.terms[i].adapter);
       term_out[i] = {adapter->modules(), batch.terms[i].weight, s};
       width += adapter->group_ranks_max();
+      wide_tiles = std::max(wide_tiles, adapter->wide_tiles_max());
     }
     segment_out[s] = {segment.row_begin,
                       segment.row_count,
@@ -174,7 +175,9 @@ void StepImage::PackAdapters(const StepBatch& batch, Packer& packer) {
   counts_.terms = terms;
   counts_.row_tiles = tile_count;
   // Few rows: many small items. Many: each pass over the weights serves more of them.
-  counts_.shrink_rows = batch.rows() <= kStreamRowsMax ? kExpandRowTile : kShrinkRowTileMax;
+  const bool few = batch.rows() <= kStreamRowsMax;
+  counts_.shrink_rows = few ? kExpandRowTile : kShrinkRowTileMax;
+  counts_.u_part = few && u_used * wide_tiles <= u_floats_ ? u_used : 0;
 }
 
 void StepImage::Send(const StepBatch& batch, absl::Span<const DeviceSample> samples,

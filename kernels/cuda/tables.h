@@ -12,7 +12,7 @@
 
 namespace lorica::cuda {
 
-inline constexpr int kShrinkChunk = 512;      // inputs that a warp takes at once
+inline constexpr int kShrinkChunk = 256;      // inputs that a warp takes at once
 inline constexpr int kShrinkRowTileMax = 32;  // rows that share one pass over a chunk
 inline constexpr int kExpandRowTile = 8;      // rows that share one pass of an expand
 inline constexpr int kGroupModulesMax = 3;    // modules that share an input: q, k, v
@@ -27,6 +27,8 @@ struct DeviceModule {
   int32_t rank_tiles;
   uint32_t a_run;  // first tile, where all follow it without gaps; else kScattered
   uint32_t b_run;
+  int32_t wide_tiles;  // of a rank tile of A
+  int32_t unused;
 };
 inline constexpr uint32_t kScattered = ~0u;
 
@@ -68,6 +70,8 @@ struct PlanEntry {
   int32_t segment;
   uint32_t a_run;  // as in DeviceModule
   uint32_t b_run;
+  int32_t wide_tiles;
+  int32_t unused;
 };
 
 // Where a tile begins, in units. `width` is the whole wide dimension.
@@ -169,7 +173,9 @@ struct StepCounts {
   int32_t samples;
   int32_t attend_items;
   int32_t attend_chunks;
-  int32_t shrink_rows;    // that share one pass over a chunk
+  int32_t shrink_rows;  // that share one pass over a tile
+  int32_t unused;
+  int64_t u_part;         // floats from one part of u to the next; 0: u is whole
   SampleOutput* outputs;  // [samples] of this step
 };
 
@@ -195,14 +201,14 @@ struct StepTables {
 // The LoRA plan of a step, one part for each of layers * 4 (layer, group) pairs.
 struct LoraPlan {
   PlanEntry* entries;          // [pair][stride], entry = term * modules of the group + module
-  int32_t* unit_begin;         // [pair][stride + 1] (rank tile, row tile) units before an entry
+  int32_t* unit_begin;         // [pair][stride + 1] items of the shrink before an entry
   int32_t* rank_begin;         // [pair][stride + 1] ranks before an entry
   ShrinkStart* shrink_starts;  // [pair][blocks]
   TileStart* tile_starts;      // [pair][tile_stride]; null in a step without adapters
   int32_t blocks;              // of the LoRA kernel
   int32_t tile_stride;
   int64_t stride;
-  float* u;         // [segment][row][u_width]
+  float* u;         // [part][segment][row][u_width], a part for each wide tile; see u_part
   int32_t* shrunk;  // [pair] blocks whose share of u is written, 0 at the step's begin
   const std::byte* arena;
 };
