@@ -284,6 +284,7 @@ void CudaBackend::BeginStep(const StepBatch& batch) {
 // Fills the plan from the step's tables. 0 layers: the step has no adapters.
 void CudaBackend::PlanAdapters(int layers) {
   plan_layers_ = layers;
+  plan_.pairs = layers * 4;
   if (layers > 0) {
     const absl::Status room = AllocatePlan(layers);
     LORICA_CHECK(room.ok(), room.ToString());

@@ -8,8 +8,9 @@
 // from the weight's shape alone, so a row's bits do not depend on how many rows there are.
 //
 // A block fills its ring before the launch ahead has ended: while the small kernels between
-// two products run, the next product's weights are on their way. Weights are marked to leave
-// the cache first: tables, code and activations stay in it.
+// two products run, the next product's weights are on their way. Later no more stages are on
+// their way than keep memory busy: what others ask for waits behind them. Weights are marked to
+// leave the cache first: tables, code and activations stay in it.
 //
 // In a step with adapters the blocks have LoRA warps too, which shrink and expand while the
 // others multiply (lora.cuh). So adapters cost bytes, and no launch of their own. Their grid
@@ -41,6 +42,7 @@ struct Form {
   // Leaves room for the blocks between two products, or for the LoRA warps.
   static constexpr int kRingBytes = kLora && kRows <= 64 ? 121 << 10 : 148 << 10;
   static constexpr int kStages = kRingBytes / kStageBytes;
+  static constexpr int kFlight = kLora ? std::min(kStages, 4) : kStages;  // most on their way
   static constexpr int kLoraOffset = kStages * kStageBytes;
   static constexpr int kSharedBytes = kLoraOffset + (kLora ? Lora::kBytes : 0) + 1024;
   // Bounds of registers, 128 beside LoRA warps: blocks of the kernels between are to fit in.
@@ -49,7 +51,7 @@ struct Form {
 };
 
 struct Barriers {
-  uint32_t full, empty;  // of stage 0; those of the next stages follow, 8 bytes apart
+  uint32_t w, x, empty;  // of stage 0; those of the next stages follow, 8 bytes apart
 };
 
 // The work of a block: tiles of features, each over inputs [begin, end) in steps.
@@ -96,7 +98,7 @@ __device__ __forceinline__ Work WorkOf(int features, int input_steps, int splits
   return work;
 }
 
-// Fills the ring. One thread.
+// Fills the ring: steps of the work in their order.
 template <typename F, int kRows>
 struct Producer {
   const CUtensorMap& w_map;
@@ -104,8 +106,7 @@ struct Producer {
   uint32_t ring;
   Barriers barriers;
   Walk walk;
-  int left;  // steps that are not on their way
-  int stage = 0, phase = 0;
+  int steps;
 
   __device__ Producer(const CUtensorMap& w_map, const CUtensorMap& x_map, uint32_t ring,
                       Barriers barriers, const Work& work)
@@ -114,39 +115,39 @@ struct Producer {
         ring(ring),
         barriers(barriers),
         walk(work),
-        left(work.steps()) {}
+        steps(work.steps()) {}
 
-  __device__ void LoadW(int to, Place place) const {
-    BarrierExpect(barriers.full + to * 8, F::kStageBytes);
-    CopyTile(ring + to * F::kStageBytes, w_map, place.input, place.feature, barriers.full + to * 8,
-             kEvictFirst);
+  __device__ void LoadW(int stage, Place place) const {
+    BarrierExpect(barriers.w + stage * 8, kWeightBytes);
+    CopyTile(ring + stage * F::kStageBytes, w_map, place.input, place.feature,
+             barriers.w + stage * 8, kEvictFirst);
   }
-  __device__ void LoadX(int to, Place place) const {
-    CopyTile(ring + to * F::kStageBytes + kWeightBytes, x_map, place.input, 0,
-             barriers.full + to * 8, kEvictLast);
+  __device__ void LoadX(int stage, Place place) const {
+    BarrierExpect(barriers.x + stage * 8, F::kStageBytes - kWeightBytes);
+    CopyTile(ring + stage * F::kStageBytes + kWeightBytes, x_map, place.input, 0,
+             barriers.x + stage * 8, kEvictLast);
   }
-  // All stages: weights before the launch ahead has ended, x after it.
-  __device__ void Fill() {
-    const int ahead = min(left, F::kStages);
-    left -= ahead;
-    Walk x_walk = walk;
-    for (int i = 0; i < ahead; ++i) LoadW(i, walk.Next());
+  // Weights of all stages, at most kFlight of them on their way. They do not wait for the
+  // launch ahead.
+  __device__ void FillW() const {
+    Walk ahead = walk;
+    for (int i = 0; i < min(steps, F::kStages); ++i) {
+      if (i >= F::kFlight) BarrierWait(barriers.w + (i - F::kFlight) * 8, 0);
+      LoadW(i, ahead.Next());
+    }
+  }
+  // x of all stages.
+  __device__ void FillX() {
     WaitForPredecessor();
     ReleaseSuccessor();
-    for (int i = 0; i < ahead; ++i) LoadX(i, x_walk.Next());
+    for (int i = 0; i < min(steps, F::kStages); ++i) LoadX(i, walk.Next());
   }
-  // The next stage, as soon as it has been read.
-  __device__ void Refill() {
-    if (left == 0) return;
-    --left;
-    BarrierWait(barriers.empty + stage * 8, phase);
+  // Both for a later step, into a stage that was read `use` times.
+  __device__ void Refill(int stage, int use) {
+    BarrierWait(barriers.empty + stage * 8, (use - 1) & 1);
     const Place place = walk.Next();
     LoadW(stage, place);
     LoadX(stage, place);
-    if (++stage == F::kStages) {
-      stage = 0;
-      phase ^= 1;
-    }
   }
 };
 
@@ -206,11 +207,11 @@ __device__ __forceinline__ void StoreTile(bf16* y, const float (&d)[kRows / 2], 
   }
 }
 
-// `refill` is called once a stage behind: nobody waits for the other warps' last step.
-template <typename F, int kRows, typename Refill>
+// `done` is called after each step.
+template <typename F, int kRows, typename Done>
 __device__ __forceinline__ void Multiply(bf16* y, float* parts, int rows, int features, int splits,
                                          uint32_t ring, Barriers barriers, const Work& work,
-                                         Refill refill) {
+                                         Done done) {
   const int half = threadIdx.x / 128 * F::kHalves;
   int stage = 0, phase = 0;
 #pragma unroll 1
@@ -218,10 +219,11 @@ __device__ __forceinline__ void Multiply(bf16* y, float* parts, int rows, int fe
     float d[F::kHalves][kRows / 2] = {};
 #pragma unroll 1
     for (int step = 0; step < work.per_tile(); ++step) {
-      BarrierWait(barriers.full + stage * 8, phase);
+      BarrierWait(barriers.w + stage * 8, phase);
+      BarrierWait(barriers.x + stage * 8, phase);
       MultiplyStep<kRows, F::kHalves>(d, ring + stage * F::kStageBytes, half);
       if (threadIdx.x % 32 == 0) BarrierArrive(barriers.empty + stage * 8);
-      if (i + step > 0) refill();
+      done();
       if (++stage == F::kStages) {
         stage = 0;
         phase ^= 1;
@@ -240,6 +242,29 @@ __device__ __forceinline__ void Multiply(bf16* y, float* parts, int rows, int fe
   }
 }
 
+// The warps that multiply, where two of their threads fill the ring.
+template <typename F, int kRows>
+__device__ __forceinline__ void MultiplyAndFill(bf16* y, float* parts, int rows, int features,
+                                                int splits, uint32_t ring, Barriers barriers,
+                                                const Work& work, Producer<F, kRows> producer) {
+  if (threadIdx.x == 32) producer.FillW();
+  if (threadIdx.x == 0) producer.FillX();
+  __syncwarp();
+  int steps = 0, next = F::kStages, stage = 0, use = 1;
+  Multiply<F, kRows>(y, parts, rows, features, splits, ring, barriers, work, [&] {
+    ++steps;
+    if (threadIdx.x == 0 && next < producer.steps && next < steps + F::kFlight) {
+      producer.Refill(stage, use);
+      ++next;
+      if (++stage == F::kStages) {
+        stage = 0;
+        ++use;
+      }
+    }
+    __syncwarp();
+  });
+}
+
 struct NoLora {};
 
 template <int kRows, bool kLora>
@@ -251,14 +276,16 @@ __global__ void __launch_bounds__(Form<kRows, kLora>::kBoundThreads,
                  const __grid_constant__ std::conditional_t<kLora, LoraWork, NoLora> lora) {
   using F = Form<kRows, kLora>;
   extern __shared__ std::byte shared[];
-  __shared__ __align__(8) uint64_t barrier_words[2 * F::kStages];
+  __shared__ __align__(8) uint64_t barrier_words[3 * F::kStages];
   const uint32_t base = SharedAddress(shared), ring = (base + 1023) & ~1023u;
   const Barriers barriers = {SharedAddress(barrier_words),
-                             SharedAddress(barrier_words + F::kStages)};
+                             SharedAddress(barrier_words + F::kStages),
+                             SharedAddress(barrier_words + 2 * F::kStages)};
   const Work work = WorkOf(features, input_steps, splits, columns);
   if (threadIdx.x == 0) {
     for (int i = 0; i < F::kStages; ++i) {
-      BarrierInit(barriers.full + i * 8, 1);
+      BarrierInit(barriers.w + i * 8, 1);
+      BarrierInit(barriers.x + i * 8, 1);
       BarrierInit(barriers.empty + i * 8, F::kWarps);
     }
     asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
@@ -267,20 +294,21 @@ __global__ void __launch_bounds__(Form<kRows, kLora>::kBoundThreads,
   const int warp = threadIdx.x / 32;
   Producer<F, kRows> producer(w_map, x_map, ring, barriers, work);
   if (warp < F::kWarps) {
-    const bool fills = kLora && threadIdx.x == 0;
-    if (fills) producer.Fill();
-    __syncwarp();
-    Multiply<F, kRows>(y, parts, rows, features, splits, ring, barriers, work, [&] {
-      if (fills) producer.Refill();
-      __syncwarp();
-    });
+    if constexpr (kLora) {
+      MultiplyAndFill<F, kRows>(y, parts, rows, features, splits, ring, barriers, work, producer);
+    } else {
+      Multiply<F, kRows>(y, parts, rows, features, splits, ring, barriers, work, [] {});
+    }
   } else if constexpr (kLora) {
     const int thread = threadIdx.x - F::kWarps * 32;
     std::byte* stages = shared + (ring - base) + F::kLoraOffset;
     RunLora<typename F::Lora>(lora, thread, stages);
   } else if (threadIdx.x % 32 == 0) {
-    producer.Fill();
-    while (producer.left > 0) producer.Refill();
+    producer.FillW();
+    producer.FillX();
+    for (int i = F::kStages; i < producer.steps; ++i) {
+      producer.Refill(i % F::kStages, i / F::kStages);
+    }
   }
 }
 

@@ -387,6 +387,29 @@ __device__ __forceinline__ void Expand(const LoraWork& work, int thread, const s
   }
 }
 
+// Brings the tables of the next (layer, group) into the second-level cache, from which keys,
+// values and adapters have pushed them since they were made.
+__device__ __forceinline__ void Prefetch(const void* begin, int64_t bytes, int thread) {
+  constexpr int kLineBytes = 128;
+  const auto* from = static_cast<const std::byte*>(begin);
+  const int64_t stride = int64_t{gridDim.x} * kLoraThreads * kLineBytes;
+  for (int64_t at = (int64_t{blockIdx.x} + int64_t{gridDim.x} * thread) * kLineBytes; at < bytes;
+       at += stride) {
+    asm volatile("prefetch.global.L2 [%0];" ::"l"(from + at));
+  }
+}
+__device__ __forceinline__ void PrefetchNext(const LoraWork& work, int thread) {
+  const LoraPlan& plan = work.plan;
+  const int64_t next = work.pair + 1;
+  if (next >= plan.pairs) return;
+  const int entries = work.step.counts->terms * ModuleCount(next % 4);
+  Prefetch(plan.shrink_starts + next * plan.blocks, plan.blocks * sizeof(ShrinkStart), thread);
+  Prefetch(plan.tile_starts + next * plan.tile_stride,
+           work.step.counts->row_tiles * sizeof(TileStart), thread);
+  Prefetch(plan.entries + next * plan.stride, entries * sizeof(PlanEntry), thread);
+  Prefetch(plan.unit_begin + next * (plan.stride + 1), (entries + 1) * 4, thread);
+}
+
 // All of it. `thread` counts from the first of the LoRA warps.
 template <typename L>
 __device__ __forceinline__ void RunLora(const LoraWork& work, int thread, std::byte* shared) {
@@ -411,6 +434,7 @@ __device__ __forceinline__ void RunLora(const LoraWork& work, int thread, std::b
   WaitForPredecessor();
   Shrink<L>(work, thread, shared, at, ahead);
   AnnounceShrunk(work.plan.shrunk + work.pair, thread);
+  PrefetchNext(work, thread);
   Expand<L>(work, thread, shared);
 }
 

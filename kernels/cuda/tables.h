@@ -205,6 +205,7 @@ struct LoraPlan {
   int32_t* rank_begin;         // [pair][stride + 1] ranks before an entry
   ShrinkStart* shrink_starts;  // [pair][blocks]
   TileStart* tile_starts;      // [pair][tile_stride]; null in a step without adapters
+  int32_t pairs;               // of the step's layers
   int32_t blocks;              // of the LoRA kernel
   int32_t tile_stride;
   int64_t stride;
