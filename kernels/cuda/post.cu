@@ -2,7 +2,8 @@
 // KV store, gate, or residual and norm, each in one pass over its rows.
 //
 // A thread takes 8 columns of one row. A row's result depends on nothing else in the step. All
-// tables are read before the launch ahead has ended; the launch behind may begin when it has.
+// tables are read before the launch ahead has ended, and the launch behind may begin as well: it
+// asks for weights wherever a multiprocessor is idle.
 #include "kernels/cuda/launch.h"
 #include "kernels/cuda/launch_dependent.cuh"
 #include "kernels/cuda/mma.cuh"
@@ -107,8 +108,8 @@ __global__ void __launch_bounds__(kGluThreads, 4)
   const RowLora lora = RowLoraOf(step, plan, PairOf(layer, LoraGroup::kGateUp), row);
   const float* gate_gain = lora.Gain(0);
   const float* up_gain = lora.Gain(1);
-  WaitForPredecessor();
   ReleaseSuccessor();
+  WaitForPredecessor();
   if (column >= ffn) return;
   const int64_t at = row * 2 * ffn + column;
   float gate[8], up[8];
@@ -146,8 +147,8 @@ __global__ void __launch_bounds__(kThreadsMax)
   const float* gain = lora.Gain(0);
   float weight[8] = {};
   if (inside && args.norm) LoadEight(weight, args.norm + column);
-  WaitForPredecessor();
   ReleaseSuccessor();
+  WaitForPredecessor();
   const int64_t at = row * columns + column;
   bf16* residual = static_cast<bf16*>(args.residual) + at;
   float v[8] = {}, squares = 0.0f;
@@ -224,8 +225,8 @@ __global__ void __launch_bounds__(kQkvThreads)
   const int page = step.pages[step.row_spans[row].page_begin + position / kBlockTokens];
   const RowLora lora = RowLoraOf(step, plan, PairOf(args.layer, LoraGroup::kQkv), row);
   const float* gain = lora.Gain(place.module);
-  WaitForPredecessor();
   ReleaseSuccessor();
+  WaitForPredecessor();
   const int64_t at = row * heads * size + head * size + inside;
   float v[8] = {};
   if (head < heads && inside < size) {
