@@ -87,6 +87,7 @@ absl::Status CudaBackend::Start(const BackendOptions& options) {
   step_ = *std::move(step);
   auto u = AllocateDevice(u_floats * 4);
   if (!u.ok()) return u.status();
+  cudaMemsetAsync((*u)->data(), 0, (*u)->size_bytes(), stream());
   u_ = *std::move(u);
   const int64_t terms = options.terms_max > 0 ? options.terms_max : rows;
   plan_.stride = terms * kGroupModulesMax;
@@ -108,6 +109,7 @@ absl::Status CudaBackend::AllocatePlan(int layers) {
   if (layers <= plan_layers_max_) return absl::OkStatus();
   LORICA_CHECK(captures_ == 0, layers, plan_layers_max_);
   const int64_t pairs = int64_t{layers} * 4;
+  LORICA_CHECK(pairs <= kPairsMax, pairs);
   const int64_t entry_bytes = pairs * plan_.stride * sizeof(PlanEntry);
   const int64_t begin_bytes = pairs * (plan_.stride + 1) * 4;
   auto plan_memory = AllocateDevice(entry_bytes + 2 * begin_bytes + pairs * 4);
@@ -269,7 +271,7 @@ void CudaBackend::BeginStep(const StepBatch& batch) {
   LORICA_CHECK(batch.terms.size() * kGroupModulesMax <= plan_.stride, batch.terms.size());
   LORICA_CHECK(flights_.size() < kStepsInFlightMax, "steps in flight", flights_.size());
   sample_->Begin(batch.samples, step_->tables().token_slots, stream());
-  step_->Send(batch, sample_->rows(), sample_->outputs(), stream());
+  step_->Send(batch, sample_->rows(), sample_->outputs(), NextUFlag(), stream());
   pending_shrink_.reset();
   plan_layers_ = 0;
   int layers = 0;
@@ -279,6 +281,16 @@ void CudaBackend::BeginStep(const StepBatch& batch) {
     plan_.arena = adapter->arena();
   }
   PlanAdapters(layers);
+}
+
+// A flag that no number of u has: when all were used up, u is made zero.
+uint32_t CudaBackend::NextUFlag() {
+  u_flag_ += kPairsMax;
+  if (u_flag_ == 0) {
+    u_flag_ = kPairsMax;
+    cudaMemsetAsync(u_->data(), 0, u_->size_bytes(), stream());
+  }
+  return u_flag_;
 }
 
 // Fills the plan from the step's tables. 0 layers: the step has no adapters.

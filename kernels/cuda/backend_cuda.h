@@ -111,6 +111,7 @@ class CudaBackend : public Backend {
   absl::Status Start(const BackendOptions& options);
   absl::Status AllocatePlan(int layers);
   void PlanAdapters(int layers);
+  uint32_t NextUFlag();
   const DeviceRope& RopeOnDevice(const RopeTable& rope);
   static StepBatch SomeStep(int rows);
   // What Linear and LoraShrink left for y, launched here in a step with adapters; whoever
@@ -133,6 +134,7 @@ class CudaBackend : public Backend {
   std::unique_ptr<SampleTables> sample_;
   std::unique_ptr<Buffer> plan_memory_;
   std::unique_ptr<Buffer> u_;
+  uint32_t u_flag_ = 0;  // of the last step
   std::unique_ptr<Buffer> lora_sums_;
   std::unique_ptr<Buffer> starts_;
   LoraPlan plan_{};

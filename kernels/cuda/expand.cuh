@@ -8,6 +8,8 @@
 // 2t and 2t + 1. u stays fp32: it enters as the sum of two bf16 values.
 #pragma once
 
+#include <algorithm>
+
 #include "kernels/cuda/mma.cuh"
 #include "kernels/cuda/tables.h"
 #include "kernels/lora_tiles.h"
@@ -72,23 +74,80 @@ __device__ __forceinline__ void MultiplyRanks(float (&d)[4][4], const RankRows& 
   }
 }
 
+// Where to find u.
+struct UTable {
+  const float* u;
+  int64_t part;   // StepCounts::u_part
+  uint32_t flag;  // that the numbers of this (layer, group) have, if any
+
+  // Numbers of a rank tile's row that a wide tile each has left: added up, in order.
+  __device__ int parts(const PlanEntry& entry) const { return part > 0 ? entry.wide_tiles : 1; }
+};
+
+__device__ __forceinline__ float2 ReadU(const UTable& table, int64_t at, int parts) {
+  const float* from = table.u + at;
+  float2 v = __ldcg(reinterpret_cast<const float2*>(from));
+  for (int part = 1; part < parts; ++part) {
+    const float2 more = __ldcg(reinterpret_cast<const float2*>(from + part * table.part));
+    v = make_float2(v.x + more.x, v.y + more.y);
+  }
+  return v;
+}
+
+// The same of a table of FlaggedU, as soon as they are there.
+__device__ __forceinline__ float2 ReadFlaggedU(const UTable& table, int64_t at, int parts) {
+  constexpr int kAtOnce = 4;
+  const auto* from = reinterpret_cast<const FlaggedU*>(table.u) + at;
+  float2 v = make_float2(0.0f, 0.0f);
+  for (int first = 0; first < parts; first += kAtOnce) {
+    const int count = min(kAtOnce, parts - first);
+    FlaggedU pair[kAtOnce][2];
+    bool there;
+    do {
+      there = true;
+#pragma unroll
+      for (int i = 0; i < kAtOnce; ++i) {
+        if (i >= count) continue;
+        asm volatile("ld.relaxed.gpu.global.v2.b64 {%0, %1}, [%2];"
+                     : "=l"(pair[i][0]), "=l"(pair[i][1])
+                     : "l"(from + (first + i) * table.part)
+                     : "memory");
+      }
+#pragma unroll
+      for (int i = 0; i < kAtOnce; ++i) {
+        if (i >= count) continue;
+        there = there && pair[i][0] >> 32 == table.flag && pair[i][1] >> 32 == table.flag;
+      }
+    } while (!there);
+#pragma unroll
+    for (int i = 0; i < kAtOnce; ++i) {
+      if (i >= count) continue;
+      const float2 more = make_float2(__uint_as_float(static_cast<uint32_t>(pair[i][0])),
+                                      __uint_as_float(static_cast<uint32_t>(pair[i][1])));
+      v = first + i == 0 ? more : make_float2(v.x + more.x, v.y + more.y);
+    }
+  }
+  return v;
+}
+
+__device__ __forceinline__ void StoreFlaggedU(FlaggedU* to, float u, uint32_t flag) {
+  const FlaggedU value = FlaggedU{flag} << 32 | __float_as_uint(u);
+  asm volatile("st.relaxed.gpu.global.b64 [%0], %1;" ::"l"(to), "l"(value) : "memory");
+}
+
 // u of 16 ranks from a rank tile on, of row g, scaled, as the sum of two bf16 values; zeros where
-// the tile has no row and beyond the last rank. Parts of u are added in order.
-__device__ __forceinline__ void SplitU(uint32_t (&high)[2], uint32_t (&low)[2], const float* u,
-                                       int64_t u_part, const RowTile& tile, const PlanEntry& entry,
-                                       int rank_tile) {
-  const int g = threadIdx.x % 32 / 4, t = threadIdx.x % 4;
-  const float* row = u + tile.u_begin + g * tile.u_width + entry.u_column + 2 * t;
+// the tile has no row and beyond the last rank.
+template <bool kFlagged>
+__device__ __forceinline__ void SplitU(uint32_t (&high)[2], uint32_t (&low)[2], const UTable& table,
+                                       const RowTile& tile, const PlanEntry& entry, int rank_tile) {
+  const int g = threadIdx.x % 32 / 4, t = threadIdx.x % 4, parts = table.parts(entry);
+  const int64_t row = tile.u_begin + g * tile.u_width + entry.u_column + 2 * t;
 #pragma unroll
   for (int half = 0; half < 2; ++half) {
     const bool inside = g < tile.row_count && rank_tile + half < entry.rank_tiles;
-    const float* from = row + (rank_tile + half) * kTileRanks;
+    const int64_t at = row + (rank_tile + half) * kTileRanks;
     float2 v = make_float2(0.0f, 0.0f);
-    if (inside) v = __ldcg(reinterpret_cast<const float2*>(from));
-    for (int part = 1; inside && u_part > 0 && part < entry.wide_tiles; ++part) {
-      const float2 more = __ldcg(reinterpret_cast<const float2*>(from + part * u_part));
-      v = make_float2(v.x + more.x, v.y + more.y);
-    }
+    if (inside) v = kFlagged ? ReadFlaggedU(table, at, parts) : ReadU(table, at, parts);
     v = make_float2(v.x * entry.scale, v.y * entry.scale);
     high[half] = PackBf16(v.x, v.y);
     low[half] = PackBf16(v.x - LowFloat(high[half]), v.y - HighFloat(high[half]));

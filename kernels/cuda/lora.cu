@@ -126,7 +126,7 @@ __global__ void __launch_bounds__(kPlanThreads) PlanKernel(StepTables step, Lora
   }
 }
 
-using Layout = LoraLayout<kShrinkRowTileMax, false>;
+using Layout = LoraLayout<kShrinkRowTileMax, false, false>;
 
 __global__ void __launch_bounds__(kLoraThreads, 2)
     LoraKernel(const __grid_constant__ LoraWork work) {

@@ -4,9 +4,10 @@
 // up to shrink_rows rows, and dealt out evenly, in order, to the blocks of a grid that never
 // changes. The tile's inputs are dealt out to a block's warps; their sums are added in order, and
 // then those of a rank tile's tiles: in turn by one block, or by the expand, where every tile is
-// an item and u has parts. When all blocks have written their u, the expand takes runs of columns
-// of a row tile in turns. So the order of summation depends on the weight's shape alone, and
-// neither atomics nor the mixture of adapters enter into it.
+// an item and u has parts. The expand takes runs of columns of a row tile in turns, as soon as
+// their u is there: numbers of u have flags, or all blocks have said that theirs are written. So
+// the order of summation depends on the weight's shape alone, and neither atomics nor the mixture
+// of adapters enter into it.
 //
 // While a product runs, whatever memory is asked for takes microseconds. So all that does not
 // depend on x is asked for before x is there: tables, the first tiles of A, the first of B.
@@ -28,8 +29,9 @@ static_assert(kLoraWarps * kShrinkChunk == kTileWidth && kChunkBytes == kPairByt
 // Shared memory: the stages of every warp, their barriers, the warps' parts of two items' u. The
 // expand uses the stages of the shrink again, behind one of its own with kEarly, which is filled
 // before x is there.
-template <int kRowTile, bool kEarly>
+template <int kRowTile, bool kEarly, bool kFlags>
 struct LoraLayout {
+  static constexpr bool kFlagged = kFlags;  // u is a table of FlaggedU
   static constexpr int kEarlyStages = kEarly ? 1 : 0;
   static constexpr int kPairStages = kEarlyStages + kChunkStages;
   static constexpr int kWarpBytes = kPairStages * kPairBytes;
@@ -56,15 +58,28 @@ struct WarpShared {
   __device__ uint32_t pair_barrier(int i) const { return barriers + (kChunkStages + i) * 8; }
 };
 
-// What the warps do: the sums of a (layer, group) into their target.
+// What the warps do: the sums of a (layer, group) into their target. Tables are the pair's own.
 struct LoraWork {
+  const ShrinkStart* shrink_starts;
+  const TileStart* tile_starts;
+  const StepCounts* counts;
+  const PlanEntry* entries;
+  const int32_t* unit_begin;
+  const DeviceSegment* segments;
+  const std::byte* arena;
   const bf16* x;
   int columns;  // of x
   int pair;
-  StepTables step;
-  LoraPlan plan;
+  float* u;
+  int32_t* shrunk;
   GroupOutputs outputs;
   ExpandTarget target;
+  bool last;   // no tables follow
+  int blocks;  // from one pair's tables to those of the next
+  int tile_stride;
+  int stride;
+
+  __device__ UTable u_table() const { return {u, counts->u_part, counts->u_flag + pair}; }
 };
 
 // All LoRA warps of a block, and nobody else's.
@@ -78,9 +93,7 @@ __device__ __forceinline__ int ModuleCount(int group) {
 
 // Walks the tiles of a block's items. All threads alike.
 struct ShrinkCursor {
-  const PlanEntry* entries;
-  const int32_t* unit_begin;
-  const DeviceSegment* segments;
+  const LoraWork& work;
   bool parts;    // every tile is an item
   int row_tile;  // most rows of an item
   int item, last;
@@ -89,20 +102,17 @@ struct ShrinkCursor {
   PlanEntry plan;
   DeviceSegment segment;
 
-  __device__ ShrinkCursor(const StepTables& step, const LoraPlan& lora, int pair) {
-    const ShrinkStart start = lora.shrink_starts[int64_t{pair} * lora.blocks + blockIdx.x];
-    entries = lora.entries + pair * lora.stride;
-    unit_begin = lora.unit_begin + pair * (lora.stride + 1);
-    segments = step.segments;
-    parts = step.counts->u_part > 0;
-    row_tile = step.counts->shrink_rows;
-    item = start.item;
-    last = start.last;
-    entry = start.entry;
-    entry_begin = start.entry_begin;
-    entry_end = start.entry_end;
-    plan = start.plan;
-    segment = start.segment;
+  __device__ ShrinkCursor(const LoraWork& work, const ShrinkStart& start)
+      : work(work),
+        parts(work.counts->u_part > 0),
+        row_tile(work.counts->shrink_rows),
+        item(start.item),
+        last(start.last),
+        entry(start.entry),
+        entry_begin(start.entry_begin),
+        entry_end(start.entry_end),
+        plan(start.plan),
+        segment(start.segment) {
     if (!done()) Locate();
   }
   __device__ bool done() const { return item >= last; }
@@ -111,10 +121,10 @@ struct ShrinkCursor {
   __device__ void Locate() {
     while (item >= entry_end) {
       ++entry;
-      entry_begin = unit_begin[entry];
-      entry_end = unit_begin[entry + 1];
-      plan = entries[entry];
-      segment = segments[plan.segment];
+      entry_begin = work.unit_begin[entry];
+      entry_end = work.unit_begin[entry + 1];
+      plan = work.entries[entry];
+      segment = work.segments[plan.segment];
     }
     int inside = item - entry_begin;
     wide_tile = 0;
@@ -219,7 +229,7 @@ __device__ __forceinline__ void Shrink(const LoraWork& work, int thread, std::by
   const WarpShared<L> own(shared, warp);
   const uint32_t zeros = SharedAddress(shared) + L::kZerosOffset;
   float* parts = reinterpret_cast<float*>(shared + L::kPartsOffset);
-  const int64_t u_part = work.step.counts->u_part;
+  const UTable table = work.u_table();
   float u = 0.0f;
 #pragma unroll 1
   for (int uses = 0; !at.done(); ++uses, at.Advance()) {
@@ -230,8 +240,7 @@ __device__ __forceinline__ void Shrink(const LoraWork& work, int thread, std::by
                  set + warp * L::kPartFloats);
     if (!ahead.done()) {
       if (thread % 32 == 0) {
-        LoadChunk(ahead, work.plan.arena, warp, work.columns, own.chunk(slot),
-                  own.chunk_barrier(slot));
+        LoadChunk(ahead, work.arena, warp, work.columns, own.chunk(slot), own.chunk_barrier(slot));
       }
       ahead.Advance();
     }
@@ -244,17 +253,21 @@ __device__ __forceinline__ void Shrink(const LoraWork& work, int thread, std::by
     if (!at.last_of_item()) continue;
     const int row = at.row + thread / kTileRanks;
     const int column = at.plan.u_column + at.rank_tile * kTileRanks + thread % kTileRanks;
-    float* to = work.plan.u + (at.parts ? at.wide_tile * u_part : 0) + at.segment.u_begin;
-    to[int64_t{row} * at.segment.u_width + column] = u;
+    const int64_t to = (at.parts ? at.wide_tile * table.part : 0) + at.segment.u_begin +
+                       int64_t{row} * at.segment.u_width + column;
+    if constexpr (L::kFlagged) {
+      StoreFlaggedU(reinterpret_cast<FlaggedU*>(work.u) + to, u, table.flag);
+    } else {
+      work.u[to] = u;
+    }
   }
 }
 
 // Walks a warp's share of the expand: runs of columns of one module for one row tile, their
 // terms, and pairs of rank tiles. All lanes alike.
 struct ExpandCursor {
-  const LoraPlan& plan;
-  const GroupOutputs& outputs;
-  int pair, modules;
+  const LoraWork& work;
+  int modules;
   int runs, runs_per_tile, warps;
 
   int run;
@@ -264,28 +277,25 @@ struct ExpandCursor {
   int term, rank_tile;
   PlanEntry entry;
 
-  __device__ ExpandCursor(const StepTables& step, const LoraPlan& plan, const GroupOutputs& outputs,
-                          int pair, int warp)
-      : plan(plan), outputs(outputs), pair(pair), modules(ModuleCount(pair % 4)) {
+  __device__ ExpandCursor(const LoraWork& work, int warp)
+      : work(work), modules(ModuleCount(work.pair % 4)) {
     runs_per_tile = 0;
     for (int m = 0; m < modules; ++m) {
-      runs_per_tile += (outputs.features[m] + kRunColumns - 1) / kRunColumns;
+      runs_per_tile += (work.outputs.features[m] + kRunColumns - 1) / kRunColumns;
     }
-    runs = step.counts->row_tiles * runs_per_tile;
     warps = gridDim.x * kLoraWarps;
     run = warp * gridDim.x + blockIdx.x;
-    EnterRun();
+    EnterRun();  // reads before it knows whether there is a run: there is a table entry
+    runs = work.counts->row_tiles * runs_per_tile;
   }
   __device__ bool done() const { return run >= runs; }
   __device__ bool last_of_term() const { return rank_tile + 2 >= entry.rank_tiles; }
   __device__ void EnterRun() {
-    if (done()) return;
-    const TileStart& start =
-        plan.tile_starts[int64_t{pair} * plan.tile_stride + run / runs_per_tile];
+    const TileStart& start = work.tile_starts[min(run / runs_per_tile, work.tile_stride - 1)];
     int inside = run % runs_per_tile;
     module_begin = 0;
     for (module = 0;; ++module) {
-      width = outputs.features[module];
+      width = work.outputs.features[module];
       const int module_runs = (width + kRunColumns - 1) / kRunColumns;
       if (inside < module_runs || module + 1 == modules) break;
       inside -= module_runs;
@@ -303,14 +313,14 @@ struct ExpandCursor {
     }
     rank_tile = 0;
     if (++term < tile.term_count) {
-      entry = plan.entries[pair * plan.stride + (tile.term_begin + term) * modules + module];
+      entry = work.entries[(tile.term_begin + term) * modules + module];
       return;
     }
     run += warps;
-    EnterRun();
+    if (!done()) EnterRun();
   }
   __device__ void Load(uint32_t shared, uint32_t barrier) const {
-    LoadPair(entry, plan.arena, rank_tile, column, width, shared, barrier);
+    LoadPair(entry, work.arena, rank_tile, column, width, shared, barrier);
   }
 };
 
@@ -335,24 +345,25 @@ __device__ __forceinline__ void WaitForShrunk(const int32_t* shrunk, int thread)
 // The warp's share of the expand: while a pair of rank tiles is multiplied, the next are on
 // their way. The first kEarlyStages are already.
 template <typename L>
-__device__ __forceinline__ void Expand(const LoraWork& work, int thread, const std::byte* shared) {
-  const int warp = thread / 32, pair = work.pair;
-  const LoraPlan& plan = work.plan;
+__device__ __forceinline__ void Expand(const LoraWork& work, int thread, const std::byte* shared,
+                                       ExpandCursor at) {
+  const int warp = thread / 32;
   const ExpandTarget& target = work.target;
   const WarpShared<L> own(shared, warp);
   const std::byte* stages = shared + warp * L::kWarpBytes;
-  const int64_t u_part = work.step.counts->u_part;
-  ExpandCursor at(work.step, plan, work.outputs, pair, warp), ahead = at;
+  const UTable table = work.u_table();
+  ExpandCursor ahead = at;
   for (int i = 0; i < L::kPairStages && !ahead.done(); ++i, ahead.Advance()) {
     if (i >= L::kEarlyStages) ahead.Load(own.pair(i), own.pair_barrier(i));
   }
-  WaitForShrunk(plan.shrunk + pair, thread);
+  if constexpr (!L::kFlagged) WaitForShrunk(work.shrunk, thread);
   float d[kRunGroups][4][4] = {};
   int slot = 0, phase = 0;
 #pragma unroll 1
   while (!at.done()) {
     uint32_t high[2], low[2];
-    SplitU(high, low, plan.u, u_part, at.tile, at.entry, at.rank_tile);
+    SplitU<L::kFlagged>(high, low, table, at.tile, at.entry, at.rank_tile);
+    __syncwarp();
     BarrierWait(own.pair_barrier(slot), phase);
     const bool any = at.rank_tile < at.entry.rank_tiles;
     const bool second = at.rank_tile + 1 < at.entry.rank_tiles;
@@ -399,15 +410,12 @@ __device__ __forceinline__ void Prefetch(const void* begin, int64_t bytes, int t
   }
 }
 __device__ __forceinline__ void PrefetchNext(const LoraWork& work, int thread) {
-  const LoraPlan& plan = work.plan;
-  const int64_t next = work.pair + 1;
-  if (next >= plan.pairs) return;
-  const int entries = work.step.counts->terms * ModuleCount(next % 4);
-  Prefetch(plan.shrink_starts + next * plan.blocks, plan.blocks * sizeof(ShrinkStart), thread);
-  Prefetch(plan.tile_starts + next * plan.tile_stride,
-           work.step.counts->row_tiles * sizeof(TileStart), thread);
-  Prefetch(plan.entries + next * plan.stride, entries * sizeof(PlanEntry), thread);
-  Prefetch(plan.unit_begin + next * (plan.stride + 1), (entries + 1) * 4, thread);
+  if (work.last) return;
+  const int entries = work.counts->terms * ModuleCount((work.pair + 1) % 4);
+  Prefetch(work.shrink_starts + work.blocks, work.blocks * sizeof(ShrinkStart), thread);
+  Prefetch(work.tile_starts + work.tile_stride, work.counts->row_tiles * sizeof(TileStart), thread);
+  Prefetch(work.entries + work.stride, entries * sizeof(PlanEntry), thread);
+  Prefetch(work.unit_begin + work.stride + 1, (entries + 1) * 4, thread);
 }
 
 // All of it. `thread` counts from the first of the LoRA warps.
@@ -415,7 +423,10 @@ template <typename L>
 __device__ __forceinline__ void RunLora(const LoraWork& work, int thread, std::byte* shared) {
   const int warp = thread / 32, lane = thread % 32;
   const WarpShared<L> own(shared, warp);
-  ShrinkCursor at(work.step, work.plan, work.pair), ahead = at;
+  // All tables at once: each takes a while.
+  const ShrinkStart start = work.shrink_starts[blockIdx.x];
+  const ExpandCursor first(work, warp);
+  ShrinkCursor at(work, start), ahead = at;
   if (thread < 4) reinterpret_cast<uint32_t*>(shared + L::kZerosOffset)[thread] = 0;
   if (lane == 0) {
     for (int i = 0; i < L::kBarriers; ++i) BarrierInit(own.barriers + i * 8, 1);
@@ -424,30 +435,41 @@ __device__ __forceinline__ void RunLora(const LoraWork& work, int thread, std::b
   __syncwarp();
   for (int i = 0; i < kChunkStages && !ahead.done(); ++i, ahead.Advance()) {
     if (lane != 0) continue;
-    LoadChunk(ahead, work.plan.arena, warp, work.columns, own.chunk(i), own.chunk_barrier(i));
+    LoadChunk(ahead, work.arena, warp, work.columns, own.chunk(i), own.chunk_barrier(i));
   }
-  if constexpr (L::kEarlyStages > 0) {
-    const ExpandCursor first(work.step, work.plan, work.outputs, work.pair, warp);
-    if (!first.done()) first.Load(own.pair(0), own.pair_barrier(0));
-  }
+  if (L::kEarlyStages > 0 && !first.done()) first.Load(own.pair(0), own.pair_barrier(0));
   LoraBarrier();
   WaitForPredecessor();
   Shrink<L>(work, thread, shared, at, ahead);
-  AnnounceShrunk(work.plan.shrunk + work.pair, thread);
+  if constexpr (!L::kFlagged) AnnounceShrunk(work.shrunk, thread);
   PrefetchNext(work, thread);
-  Expand<L>(work, thread, shared);
+  Expand<L>(work, thread, shared, first);
 }
 
 inline LoraWork MakeLoraWork(const LoraArgs& args, const StepTables& step, const LoraPlan& plan) {
+  const int64_t pair = args.layer * 4 + static_cast<int>(args.group);
+  LoraWork work{};
+  work.shrink_starts = plan.shrink_starts + pair * plan.blocks;
+  work.tile_starts = plan.tile_starts + pair * plan.tile_stride;
+  work.counts = step.counts;
+  work.entries = plan.entries + pair * plan.stride;
+  work.unit_begin = plan.unit_begin + pair * (plan.stride + 1);
+  work.segments = step.segments;
+  work.arena = plan.arena;
+  work.x = static_cast<const bf16*>(args.x);
+  work.columns = static_cast<int>(args.in_features);
+  work.pair = static_cast<int>(pair);
+  work.u = plan.u;
+  work.shrunk = plan.shrunk + pair;
+  work.outputs = args.outputs;
   int columns = 0;
   for (const int features : args.outputs.features) columns += features;
-  return {static_cast<const bf16*>(args.x),
-          static_cast<int>(args.in_features),
-          args.layer * 4 + static_cast<int>(args.group),
-          step,
-          plan,
-          args.outputs,
-          {args.sums, static_cast<bf16*>(args.product), columns}};
+  work.target = {args.sums, static_cast<bf16*>(args.product), columns};
+  work.last = pair + 1 >= plan.pairs;
+  work.blocks = plan.blocks;
+  work.tile_stride = plan.tile_stride;
+  work.stride = static_cast<int>(plan.stride);
+  return work;
 }
 
 }  // namespace lorica::cuda

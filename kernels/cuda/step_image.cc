@@ -177,11 +177,13 @@ void StepImage::PackAdapters(const StepBatch& batch, Packer& packer) {
   // Few rows: many small items. Many: each pass over the weights serves more of them.
   const bool few = batch.rows() <= kStreamRowsMax;
   counts_.shrink_rows = few ? kExpandRowTile : kShrinkRowTileMax;
-  counts_.u_part = few && u_used * wide_tiles <= u_floats_ ? u_used : 0;
+  constexpr int64_t kFlaggedFloats = sizeof(FlaggedU) / sizeof(float);
+  LORICA_CHECK(!few || u_used * kFlaggedFloats <= u_floats_, u_used, u_floats_);
+  counts_.u_part = few && u_used * wide_tiles * kFlaggedFloats <= u_floats_ ? u_used : 0;
 }
 
 void StepImage::Send(const StepBatch& batch, absl::Span<const DeviceSample> samples,
-                     SampleOutput* outputs, cudaStream_t stream) {
+                     SampleOutput* outputs, uint32_t u_flag, cudaStream_t stream) {
   LORICA_CHECK(batch.rows() <= rows_max_, batch.rows(), rows_max_);
   LORICA_CHECK(batch.terms.size() <= int64_t{rows_max_} * kMixTermsMax, batch.terms.size());
   Staging& staging = staging_[turn_++ % 2];
@@ -189,6 +191,7 @@ void StepImage::Send(const StepBatch& batch, absl::Span<const DeviceSample> samp
   auto* image = static_cast<std::byte*>(staging.memory->data());
   Packer packer(image, static_cast<const std::byte*>(device_->data()), image_bytes_max_);
   counts_ = {};
+  counts_.u_flag = u_flag;
   counts_.rows = static_cast<int32_t>(batch.rows());
   counts_.samples = static_cast<int32_t>(batch.samples.size());
   counts_.outputs = outputs;

@@ -27,9 +27,10 @@ class StepImage {
   // Counts of the last Send.
   const StepCounts& counts() const { return counts_; }
   const AttendPlan& attend() const { return attend_; }
-  // `samples`: rows of its samples, or empty. The step's outputs go to `outputs`.
+  // `samples`: rows of its samples, or empty. The step's outputs go to `outputs`. `u_flag`: see
+  // StepCounts.
   void Send(const StepBatch& batch, absl::Span<const DeviceSample> samples, SampleOutput* outputs,
-            cudaStream_t stream);
+            uint32_t u_flag, cudaStream_t stream);
 
  private:
   struct Staging {

@@ -173,11 +173,17 @@ struct StepCounts {
   int32_t samples;
   int32_t attend_items;
   int32_t attend_chunks;
-  int32_t shrink_rows;  // that share one pass over a tile
-  int32_t unused;
-  int64_t u_part;         // floats from one part of u to the next; 0: u is whole
+  int32_t shrink_rows;    // that share one pass over a tile
+  uint32_t u_flag;        // the step's, see FlaggedU; no two steps since u was zero have the same
+  int64_t u_part;         // numbers from one part of u to the next; 0: u is whole
   SampleOutput* outputs;  // [samples] of this step
 };
+
+// A number of u that says itself that it is there: its low half is the float, its high half the
+// step's u_flag plus the pair. Whoever needs it asks until the flag is right, so that nobody
+// waits for a number that he does not need.
+using FlaggedU = uint64_t;
+inline constexpr uint32_t kPairsMax = 1024;  // of a step; its u_flag is a multiple
 
 // Pointers to one step's tables, the same for every step.
 struct StepTables {
@@ -209,7 +215,8 @@ struct LoraPlan {
   int32_t blocks;              // of the LoRA kernel
   int32_t tile_stride;
   int64_t stride;
-  float* u;         // [part][segment][row][u_width], a part for each wide tile; see u_part
+  float* u;         // [part][segment][row][u_width], a part for each wide tile; see u_part.
+                    // In steps of at most kStreamRowsMax rows a number is a FlaggedU.
   int32_t* shrunk;  // [pair] blocks whose share of u is written, 0 at the step's begin
   const std::byte* arena;
 };
