@@ -96,14 +96,13 @@ __device__ __forceinline__ float2 ReadU(const UTable& table, int64_t at, int par
 
 // The same of a table of FlaggedU, as soon as they are there.
 __device__ __forceinline__ float2 ReadFlaggedU(const UTable& table, int64_t at, int parts) {
-  constexpr int kAtOnce = 4;
+  constexpr int kAtOnce = 4, kAskAgain_ns = 100;
   const auto* from = reinterpret_cast<const FlaggedU*>(table.u) + at;
   float2 v = make_float2(0.0f, 0.0f);
   for (int first = 0; first < parts; first += kAtOnce) {
     const int count = min(kAtOnce, parts - first);
     FlaggedU pair[kAtOnce][2];
-    bool there;
-    do {
+    for (bool there = false; !there;) {
       there = true;
 #pragma unroll
       for (int i = 0; i < kAtOnce; ++i) {
@@ -118,7 +117,8 @@ __device__ __forceinline__ float2 ReadFlaggedU(const UTable& table, int64_t at, 
         if (i >= count) continue;
         there = there && pair[i][0] >> 32 == table.flag && pair[i][1] >> 32 == table.flag;
       }
-    } while (!there);
+      if (!there) __nanosleep(kAskAgain_ns);
+    }
 #pragma unroll
     for (int i = 0; i < kAtOnce; ++i) {
       if (i >= count) continue;

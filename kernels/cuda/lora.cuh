@@ -35,13 +35,17 @@ struct LoraLayout {
   static constexpr int kEarlyStages = kEarly ? 1 : 0;
   static constexpr int kPairStages = kEarlyStages + kChunkStages;
   static constexpr int kWarpBytes = kPairStages * kPairBytes;
-  static constexpr int kBarriers = kChunkStages + kPairStages;  // of a warp
+  static constexpr int kBarriers = kChunkStages + kPairStages + 1;  // of a warp
   static constexpr int kBarrierOffset = kLoraWarps * kWarpBytes;
   static constexpr int kPartsOffset = kBarrierOffset + kLoraWarps * kBarriers * 8;
   static constexpr int kPartFloats = kRowTile * kTileRanks;
-  static constexpr int kZerosOffset = kPartsOffset + 2 * kLoraWarps * kPartFloats * 4;
+  // Tables of the runs behind a warp's first, which are read before x is there.
+  static constexpr int kStartsOffset = kPartsOffset + 2 * kLoraWarps * kPartFloats * 4;
+  static constexpr int kStarts = kPairStages - 1;
+  static constexpr int kZerosOffset = kStartsOffset + kLoraWarps * kStarts * sizeof(TileStart);
   static constexpr int kBytes = kZerosOffset + 16;  // for inputs beyond the last
   static_assert(kPartsOffset % 16 == 0 && kPartFloats <= kLoraThreads);
+  static_assert(sizeof(TileStart) % 16 == 0);
 };
 
 // A warp's share of it, as addresses.
@@ -56,6 +60,7 @@ struct WarpShared {
   __device__ uint32_t chunk_barrier(int i) const { return barriers + i * 8; }
   __device__ uint32_t pair(int i) const { return base + i * kPairBytes; }
   __device__ uint32_t pair_barrier(int i) const { return barriers + (kChunkStages + i) * 8; }
+  __device__ uint32_t starts_barrier() const { return pair_barrier(L::kPairStages); }
 };
 
 // What the warps do: the sums of a (layer, group) into their target. Tables are the pair's own.
@@ -269,6 +274,8 @@ struct ExpandCursor {
   const LoraWork& work;
   int modules;
   int runs, runs_per_tile, warps;
+  const TileStart* near = nullptr;  // tables of the runs that follow the first,
+  int near_end = 0;                 // up to that run
 
   int run;
   RowTile tile;
@@ -290,8 +297,24 @@ struct ExpandCursor {
   }
   __device__ bool done() const { return run >= runs; }
   __device__ bool last_of_term() const { return rank_tile + 2 >= entry.rank_tiles; }
+  __device__ const TileStart* StartOf(int run) const {
+    return work.tile_starts + min(run / runs_per_tile, work.tile_stride - 1);
+  }
+  // Copies the tables of the next runs to shared memory. All lanes.
+  __device__ void FetchNear(std::byte* shared, int count, uint32_t barrier) const {
+    const int lane = threadIdx.x % 32;
+    if (lane == 0) BarrierExpect(barrier, count * sizeof(TileStart));
+    __syncwarp();
+    if (lane >= count) return;
+    CopyBytes(SharedAddress(shared) + lane * sizeof(TileStart), StartOf(run + (lane + 1) * warps),
+              sizeof(TileStart), barrier);
+  }
+  __device__ void UseNear(const std::byte* shared, int count) {
+    near = reinterpret_cast<const TileStart*>(shared);
+    near_end = run + (count + 1) * warps;
+  }
   __device__ void EnterRun() {
-    const TileStart& start = work.tile_starts[min(run / runs_per_tile, work.tile_stride - 1)];
+    const TileStart& start = run < near_end ? *near++ : *StartOf(run);
     int inside = run % runs_per_tile;
     module_begin = 0;
     for (module = 0;; ++module) {
@@ -352,6 +375,8 @@ __device__ __forceinline__ void Expand(const LoraWork& work, int thread, const s
   const WarpShared<L> own(shared, warp);
   const std::byte* stages = shared + warp * L::kWarpBytes;
   const UTable table = work.u_table();
+  BarrierWait(own.starts_barrier(), 0);
+  at.UseNear(shared + L::kStartsOffset + warp * L::kStarts * sizeof(TileStart), L::kStarts);
   ExpandCursor ahead = at;
   for (int i = 0; i < L::kPairStages && !ahead.done(); ++i, ahead.Advance()) {
     if (i >= L::kEarlyStages) ahead.Load(own.pair(i), own.pair_barrier(i));
@@ -437,6 +462,8 @@ __device__ __forceinline__ void RunLora(const LoraWork& work, int thread, std::b
     if (lane != 0) continue;
     LoadChunk(ahead, work.arena, warp, work.columns, own.chunk(i), own.chunk_barrier(i));
   }
+  first.FetchNear(shared + L::kStartsOffset + warp * L::kStarts * sizeof(TileStart), L::kStarts,
+                  own.starts_barrier());
   if (L::kEarlyStages > 0 && !first.done()) first.Load(own.pair(0), own.pair_barrier(0));
   LoraBarrier();
   WaitForPredecessor();
