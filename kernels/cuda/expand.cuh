@@ -8,7 +8,7 @@
 // 2t and 2t + 1. u stays fp32: it enters as the sum of two bf16 values.
 #pragma once
 
-#include <algorithm>
+#include <type_traits>
 
 #include "kernels/cuda/mma.cuh"
 #include "kernels/cuda/tables.h"
@@ -77,82 +77,115 @@ __device__ __forceinline__ void MultiplyRanks(float (&d)[4][4], const RankRows& 
 // Where to find u.
 struct UTable {
   const float* u;
-  int64_t part;   // StepCounts::u_part
+  int32_t part;   // StepCounts::u_part
   uint32_t flag;  // that the numbers of this (layer, group) have, if any
-
-  // Numbers of a rank tile's row that a wide tile each has left: added up, in order.
-  __device__ int parts(const PlanEntry& entry) const { return part > 0 ? entry.wide_tiles : 1; }
 };
-
-__device__ __forceinline__ float2 ReadU(const UTable& table, int64_t at, int parts) {
-  const float* from = table.u + at;
-  float2 v = __ldcg(reinterpret_cast<const float2*>(from));
-  for (int part = 1; part < parts; ++part) {
-    const float2 more = __ldcg(reinterpret_cast<const float2*>(from + part * table.part));
-    v = make_float2(v.x + more.x, v.y + more.y);
-  }
-  return v;
-}
-
-// The same of a table of FlaggedU, as soon as they are there.
-__device__ __forceinline__ float2 ReadFlaggedU(const UTable& table, int64_t at, int parts) {
-  constexpr int kAtOnce = 4, kAskAgain_ns = 100;
-  const auto* from = reinterpret_cast<const FlaggedU*>(table.u) + at;
-  float2 v = make_float2(0.0f, 0.0f);
-  for (int first = 0; first < parts; first += kAtOnce) {
-    const int count = min(kAtOnce, parts - first);
-    FlaggedU pair[kAtOnce][2];
-    for (bool there = false; !there;) {
-      there = true;
-#pragma unroll
-      for (int i = 0; i < kAtOnce; ++i) {
-        if (i >= count) continue;
-        asm volatile("ld.relaxed.gpu.global.v2.b64 {%0, %1}, [%2];"
-                     : "=l"(pair[i][0]), "=l"(pair[i][1])
-                     : "l"(from + (first + i) * table.part)
-                     : "memory");
-      }
-#pragma unroll
-      for (int i = 0; i < kAtOnce; ++i) {
-        if (i >= count) continue;
-        there = there && pair[i][0] >> 32 == table.flag && pair[i][1] >> 32 == table.flag;
-      }
-      if (!there) __nanosleep(kAskAgain_ns);
-    }
-#pragma unroll
-    for (int i = 0; i < kAtOnce; ++i) {
-      if (i >= count) continue;
-      const float2 more = make_float2(__uint_as_float(static_cast<uint32_t>(pair[i][0])),
-                                      __uint_as_float(static_cast<uint32_t>(pair[i][1])));
-      v = first + i == 0 ? more : make_float2(v.x + more.x, v.y + more.y);
-    }
-  }
-  return v;
-}
 
 __device__ __forceinline__ void StoreFlaggedU(FlaggedU* to, float u, uint32_t flag) {
   const FlaggedU value = FlaggedU{flag} << 32 | __float_as_uint(u);
   asm volatile("st.relaxed.gpu.global.b64 [%0], %1;" ::"l"(to), "l"(value) : "memory");
 }
 
-// u of 16 ranks from a rank tile on, of row g, scaled, as the sum of two bf16 values; zeros where
-// the tile has no row and beyond the last rank.
-template <bool kFlagged>
-__device__ __forceinline__ void SplitU(uint32_t (&high)[2], uint32_t (&low)[2], const UTable& table,
-                                       const RowTile& tile, const PlanEntry& entry, int rank_tile) {
-  const int g = threadIdx.x % 32 / 4, t = threadIdx.x % 4, parts = table.parts(entry);
-  const int64_t row = tile.u_begin + g * tile.u_width + entry.u_column + 2 * t;
+// Two neighbouring numbers of kParts parts of u, maybe on their way. Of an index of `count`
+// parts and more nothing is read.
+template <bool kFlagged, int kParts>
+struct UParts {
+  using Number = std::conditional_t<kFlagged, FlaggedU, float>;
+  Number numbers[kParts][2];
+
+  __device__ __forceinline__ void Ask(const UTable& table, int32_t at, int count) {
+    const Number* from = reinterpret_cast<const Number*>(table.u) + at;
 #pragma unroll
-  for (int half = 0; half < 2; ++half) {
-    const bool inside = g < tile.row_count && rank_tile + half < entry.rank_tiles;
-    const int64_t at = row + (rank_tile + half) * kTileRanks;
-    float2 v = make_float2(0.0f, 0.0f);
-    if (inside) v = kFlagged ? ReadFlaggedU(table, at, parts) : ReadU(table, at, parts);
-    v = make_float2(v.x * entry.scale, v.y * entry.scale);
-    high[half] = PackBf16(v.x, v.y);
-    low[half] = PackBf16(v.x - LowFloat(high[half]), v.y - HighFloat(high[half]));
+    for (int i = 0; i < kParts; ++i) {
+      if (i >= count) continue;
+      if constexpr (kFlagged) {
+        asm volatile("ld.relaxed.gpu.global.v2.b64 {%0, %1}, [%2];"
+                     : "=l"(numbers[i][0]), "=l"(numbers[i][1])
+                     : "l"(from + i * table.part));
+      } else {
+        const float2 v = __ldcg(reinterpret_cast<const float2*>(from + i * table.part));
+        numbers[i][0] = v.x;
+        numbers[i][1] = v.y;
+      }
+    }
   }
-}
+  __device__ __forceinline__ bool There(const UTable& table, int count) const {
+    bool there = true;
+    if constexpr (kFlagged) {
+#pragma unroll
+      for (int i = 0; i < kParts; ++i) {
+        if (i >= count) continue;
+        there = there && numbers[i][0] >> 32 == table.flag && numbers[i][1] >> 32 == table.flag;
+      }
+    }
+    return there;
+  }
+  // Asks again until all are there, then adds them up behind `sum`.
+  __device__ __forceinline__ float2 Take(const UTable& table, int32_t at, int count, float2 sum) {
+    constexpr int kAskAgain_ns = 50;
+    while (!There(table, count)) {
+      __nanosleep(kAskAgain_ns);
+      Ask(table, at, count);
+    }
+#pragma unroll
+    for (int i = 0; i < kParts; ++i) {
+      if (i >= count) continue;
+      sum.x += Float(numbers[i][0]);
+      sum.y += Float(numbers[i][1]);
+    }
+    return sum;
+  }
+  __device__ static float Float(Number number) {
+    if constexpr (kFlagged) return __uint_as_float(static_cast<uint32_t>(number));
+    return number;
+  }
+};
+
+// u of 16 ranks, of the lane's row of a tile: asked for while something else is done.
+template <bool kFlagged>
+struct AskedU {
+  static constexpr int kAhead = 2, kAtOnce = 3;  // parts: asked for early, then together
+  int32_t at;
+  int parts;
+  bool inside[2];  // whether there are such a row and rank tile
+  float scale;
+  UParts<kFlagged, kAhead> early[2];
+
+  __device__ __forceinline__ void Ask(const UTable& table, const RowTile& tile,
+                                      const PlanEntry& entry, int rank_tile) {
+    const int g = threadIdx.x % 32 / 4, t = threadIdx.x % 4;
+    at = static_cast<int32_t>(tile.u_begin) + g * tile.u_width + entry.u_column +
+         rank_tile * kTileRanks + 2 * t;
+    parts = table.part > 0 ? entry.wide_tiles : 1;
+    scale = entry.scale;
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+      inside[half] = g < tile.row_count && rank_tile + half < entry.rank_tiles;
+      if (inside[half]) early[half].Ask(table, at + half * kTileRanks, parts);
+    }
+  }
+  // Scaled, as the sum of two bf16 values; zeros where nothing is. Parts are added in order.
+  __device__ __forceinline__ void Take(const UTable& table, uint32_t (&high)[2],
+                                       uint32_t (&low)[2]) {
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+      float2 v = make_float2(0.0f, 0.0f);
+      const int32_t from = at + half * kTileRanks;
+      if (inside[half]) {
+        v = early[half].Take(table, from, parts, v);
+        for (int part = kAhead; part < parts; part += kAtOnce) {
+          UParts<kFlagged, kAtOnce> more;
+          more.Ask(table, from + part * table.part, parts - part);
+          v = more.Take(table, from + part * table.part, parts - part, v);
+        }
+      }
+      v = make_float2(v.x * scale, v.y * scale);
+      high[half] = PackBf16(v.x, v.y);
+      low[half] = PackBf16(v.x - LowFloat(high[half]), v.y - HighFloat(high[half]));
+    }
+    __syncwarp();
+  }
+};
 
 // Where the sums go: fp32, or added to a finished bf16 product. Rows are `columns` apart.
 struct ExpandTarget {
@@ -187,16 +220,23 @@ __device__ __forceinline__ void StoreEight(const ExpandTarget& target, int64_t a
   to[1] = second;
 }
 
-__device__ __forceinline__ void StoreGroup(const ExpandTarget& target, const RowTile& tile,
-                                           int64_t module_begin, int column, int width, bool more,
-                                           const float (&d)[4][4]) {
+// Rows of a tile and columns of a module.
+struct ExpandPlace {
+  int row_begin, row_count;
+  int column, width;     // inside the module, and the module's
+  int64_t module_begin;  // its first column in the target
+};
+
+__device__ __forceinline__ void StoreGroup(const ExpandTarget& target, const ExpandPlace& place,
+                                           int column, bool more, const float (&d)[4][4]) {
   const int t = threadIdx.x % 4;
-  if (column >= width) return;
+  if (column >= place.width) return;
 #pragma unroll
   for (int half = 0; half < 2; ++half) {
     const int row = 2 * t + half;
-    if (row >= tile.row_count) continue;
-    const int64_t at = int64_t{tile.row_begin + row} * target.columns + module_begin + column;
+    if (row >= place.row_count) continue;
+    const int64_t at =
+        int64_t{place.row_begin + row} * target.columns + place.module_begin + column;
     StoreEight(target, at, more,
                make_float4(d[0][half], d[0][2 + half], d[1][half], d[1][2 + half]),
                make_float4(d[2][half], d[2][2 + half], d[3][half], d[3][2 + half]));

@@ -84,7 +84,9 @@ struct LoraWork {
   int tile_stride;
   int stride;
 
-  __device__ UTable u_table() const { return {u, counts->u_part, counts->u_flag + pair}; }
+  __device__ UTable u_table() const {
+    return {u, static_cast<int32_t>(counts->u_part), counts->u_flag + pair};
+  }
 };
 
 // All LoRA warps of a block, and nobody else's.
@@ -296,6 +298,9 @@ struct ExpandCursor {
     runs = work.counts->row_tiles * runs_per_tile;
   }
   __device__ bool done() const { return run >= runs; }
+  __device__ ExpandPlace place() const {
+    return {tile.row_begin, tile.row_count, column, width, module_begin};
+  }
   __device__ bool last_of_term() const { return rank_tile + 2 >= entry.rank_tiles; }
   __device__ const TileStart* StartOf(int run) const {
     return work.tile_starts + min(run / runs_per_tile, work.tile_stride - 1);
@@ -384,19 +389,23 @@ __device__ __forceinline__ void Expand(const LoraWork& work, int thread, const s
   if constexpr (!L::kFlagged) WaitForShrunk(work.shrunk, thread);
   float d[kRunGroups][4][4] = {};
   int slot = 0, phase = 0;
+  AskedU<L::kFlagged> asked;
+  if (!at.done()) asked.Ask(table, at.tile, at.entry, at.rank_tile);
 #pragma unroll 1
   while (!at.done()) {
+    const ExpandPlace place = at.place();
+    const int rank_tiles = at.entry.rank_tiles - at.rank_tile;
+    const bool last_of_term = at.last_of_term(), more = at.term > 0;
     uint32_t high[2], low[2];
-    SplitU<L::kFlagged>(high, low, table, at.tile, at.entry, at.rank_tile);
-    __syncwarp();
+    asked.Take(table, high, low);
+    at.Advance();
+    if (!at.done()) asked.Ask(table, at.tile, at.entry, at.rank_tile);
     BarrierWait(own.pair_barrier(slot), phase);
-    const bool any = at.rank_tile < at.entry.rank_tiles;
-    const bool second = at.rank_tile + 1 < at.entry.rank_tiles;
 #pragma unroll
     for (int j = 0; j < kRunGroups; ++j) {
-      if (!any) continue;
+      if (rank_tiles <= 0) continue;
       RankRows w;
-      ReadRanks(w, stages + slot * kPairBytes, j, second);
+      ReadRanks(w, stages + slot * kPairBytes, j, rank_tiles > 1);
       MultiplyRanks(d[j], w, high, low);
     }
     __syncwarp();
@@ -408,18 +417,14 @@ __device__ __forceinline__ void Expand(const LoraWork& work, int thread, const s
       slot = 0;
       phase ^= 1;
     }
-    if (at.last_of_term()) {
+    if (!last_of_term) continue;
 #pragma unroll
-      for (int j = 0; j < kRunGroups; ++j) {
-        const int column = at.column + j * kGroupColumns + threadIdx.x % 32 / 4 * 8;
-        if (any || !target.product) {
-          StoreGroup(target, at.tile, at.module_begin, column, at.width, at.term > 0, d[j]);
-        }
+    for (int j = 0; j < kRunGroups; ++j) {
+      const int column = place.column + j * kGroupColumns + threadIdx.x % 32 / 4 * 8;
+      if (rank_tiles > 0 || !target.product) StoreGroup(target, place, column, more, d[j]);
 #pragma unroll
-        for (int i = 0; i < 16; ++i) d[j][i / 4][i % 4] = 0.0f;
-      }
+      for (int i = 0; i < 16; ++i) d[j][i / 4][i % 4] = 0.0f;
     }
-    at.Advance();
   }
 }
 
