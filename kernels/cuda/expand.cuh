@@ -141,45 +141,61 @@ struct UParts {
   }
 };
 
-// u of 16 ranks, of the lane's row of a tile: asked for while something else is done.
+// Rows of a tile and columns of a module.
+struct ExpandPlace {
+  int row_begin, row_count;
+  int column, width;  // inside the module, and the module's
+  int module_begin;   // its first column in the target
+};
+
+// A pair of rank tiles of a run, as the warp finds it beside the weights in shared memory.
+struct alignas(16) PairTask {
+  ExpandPlace place;
+  int rank_tiles;  // 1, 2 or more; less: none
+  int u_at;        // the first row's first number
+  int u_width;     // from one row to the next
+  int parts;
+  float scale;
+  bool more;  // an earlier term has left sums
+  bool last;  // of its term
+};
+
+// The lane's numbers of u for a pair: asked for while something else is done.
 template <bool kFlagged>
 struct AskedU {
   static constexpr int kAhead = 2, kAtOnce = 3;  // parts: asked for early, then together
-  int32_t at;
-  int parts;
-  bool inside[2];  // whether there are such a row and rank tile
-  float scale;
   UParts<kFlagged, kAhead> early[2];
 
-  __device__ __forceinline__ void Ask(const UTable& table, const RowTile& tile,
-                                      const PlanEntry& entry, int rank_tile) {
-    const int g = threadIdx.x % 32 / 4, t = threadIdx.x % 4;
-    at = static_cast<int32_t>(tile.u_begin) + g * tile.u_width + entry.u_column +
-         rank_tile * kTileRanks + 2 * t;
-    parts = table.part > 0 ? entry.wide_tiles : 1;
-    scale = entry.scale;
+  __device__ static __forceinline__ bool Inside(const PairTask& task, int half) {
+    return threadIdx.x % 32 / 4 < task.place.row_count && half < task.rank_tiles;
+  }
+  __device__ static __forceinline__ int32_t At(const PairTask& task, int half) {
+    const int lane = threadIdx.x % 32;
+    return task.u_at + lane / 4 * task.u_width + half * kTileRanks + 2 * (lane % 4);
+  }
+  __device__ __forceinline__ void Ask(const UTable& table, const PairTask& task) {
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
-      inside[half] = g < tile.row_count && rank_tile + half < entry.rank_tiles;
-      if (inside[half]) early[half].Ask(table, at + half * kTileRanks, parts);
+      if (Inside(task, half)) early[half].Ask(table, At(task, half), task.parts);
     }
   }
   // Scaled, as the sum of two bf16 values; zeros where nothing is. Parts are added in order.
-  __device__ __forceinline__ void Take(const UTable& table, uint32_t (&high)[2],
-                                       uint32_t (&low)[2]) {
+  __device__ __forceinline__ void Take(const UTable& table, const PairTask& task,
+                                       uint32_t (&high)[2], uint32_t (&low)[2]) {
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
       float2 v = make_float2(0.0f, 0.0f);
-      const int32_t from = at + half * kTileRanks;
-      if (inside[half]) {
-        v = early[half].Take(table, from, parts, v);
-        for (int part = kAhead; part < parts; part += kAtOnce) {
+      if (Inside(task, half)) {
+        const int32_t from = At(task, half);
+        v = early[half].Take(table, from, task.parts, v);
+#pragma unroll 1
+        for (int part = kAhead; part < task.parts; part += kAtOnce) {
           UParts<kFlagged, kAtOnce> more;
-          more.Ask(table, from + part * table.part, parts - part);
-          v = more.Take(table, from + part * table.part, parts - part, v);
+          more.Ask(table, from + part * table.part, task.parts - part);
+          v = more.Take(table, from + part * table.part, task.parts - part, v);
         }
       }
-      v = make_float2(v.x * scale, v.y * scale);
+      v = make_float2(v.x * task.scale, v.y * task.scale);
       high[half] = PackBf16(v.x, v.y);
       low[half] = PackBf16(v.x - LowFloat(high[half]), v.y - HighFloat(high[half]));
     }
@@ -219,13 +235,6 @@ __device__ __forceinline__ void StoreEight(const ExpandTarget& target, int64_t a
   to[0] = first;
   to[1] = second;
 }
-
-// Rows of a tile and columns of a module.
-struct ExpandPlace {
-  int row_begin, row_count;
-  int column, width;     // inside the module, and the module's
-  int64_t module_begin;  // its first column in the target
-};
 
 __device__ __forceinline__ void StoreGroup(const ExpandTarget& target, const ExpandPlace& place,
                                            int column, bool more, const float (&d)[4][4]) {

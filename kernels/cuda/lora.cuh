@@ -26,6 +26,9 @@ inline constexpr int kChunkStages = 2;  // a warp
 inline constexpr int kXRows = 8;        // of x in one matrix instruction
 static_assert(kLoraWarps * kShrinkChunk == kTileWidth && kChunkBytes == kPairBytes);
 
+template <int kNear>
+struct ExpandCursor;
+
 // Shared memory: the stages of every warp, their barriers, the warps' parts of two items' u. The
 // expand uses the stages of the shrink again, behind one of its own with kEarly, which is filled
 // before x is there.
@@ -39,13 +42,21 @@ struct LoraLayout {
   static constexpr int kBarrierOffset = kLoraWarps * kWarpBytes;
   static constexpr int kPartsOffset = kBarrierOffset + kLoraWarps * kBarriers * 8;
   static constexpr int kPartFloats = kRowTile * kTileRanks;
-  // Tables of the runs behind a warp's first, which are read before x is there.
+  // Tables of a warp's first runs, which are read before x is there.
   static constexpr int kStartsOffset = kPartsOffset + 2 * kLoraWarps * kPartFloats * 4;
-  static constexpr int kStarts = kPairStages - 1;
-  static constexpr int kZerosOffset = kStartsOffset + kLoraWarps * kStarts * sizeof(TileStart);
+  static constexpr int kStarts = kPairStages;
+  static constexpr int kTasksOffset = kStartsOffset + kLoraWarps * kStarts * sizeof(TileStart);
+  static constexpr int kZerosOffset = kTasksOffset + kLoraWarps * kPairStages * sizeof(PairTask);
   static constexpr int kBytes = kZerosOffset + 16;  // for inputs beyond the last
   static_assert(kPartsOffset % 16 == 0 && kPartFloats <= kLoraThreads);
   static_assert(sizeof(TileStart) % 16 == 0);
+  using Cursor = ExpandCursor<kStarts>;
+  __device__ static TileStart* StartsOf(std::byte* shared, int warp) {
+    return reinterpret_cast<TileStart*>(shared + kStartsOffset) + warp * kStarts;
+  }
+  __device__ static PairTask* TasksOf(std::byte* shared, int warp) {
+    return reinterpret_cast<PairTask*>(shared + kTasksOffset) + warp * kPairStages;
+  }
 };
 
 // A warp's share of it, as addresses.
@@ -272,54 +283,53 @@ __device__ __forceinline__ void Shrink(const LoraWork& work, int thread, std::by
 
 // Walks a warp's share of the expand: runs of columns of one module for one row tile, their
 // terms, and pairs of rank tiles. All lanes alike.
+template <int kNear>
 struct ExpandCursor {
   const LoraWork& work;
+  const TileStart* near;  // tables of the warp's first kNear runs, in shared memory
   int modules;
-  int runs, runs_per_tile, warps;
-  const TileStart* near = nullptr;  // tables of the runs that follow the first,
-  int near_end = 0;                 // up to that run
+  int runs, runs_per_tile;
 
+  int entered = 0;  // runs
   int run;
   RowTile tile;
   int module, column, width;
-  int64_t module_begin;  // the module's first column in the target
+  int module_begin;  // the module's first column in the target
   int term, rank_tile;
   PlanEntry entry;
 
-  __device__ ExpandCursor(const LoraWork& work, int warp)
-      : work(work), modules(ModuleCount(work.pair % 4)) {
-    runs_per_tile = 0;
-    for (int m = 0; m < modules; ++m) {
-      runs_per_tile += (work.outputs.features[m] + kRunColumns - 1) / kRunColumns;
-    }
-    warps = gridDim.x * kLoraWarps;
-    run = warp * gridDim.x + blockIdx.x;
-    EnterRun();  // reads before it knows whether there is a run: there is a table entry
+  __device__ ExpandCursor(const LoraWork& work, int warp, const TileStart* near)
+      : work(work), near(near), modules(ModuleCount(work.pair % 4)) {
+    runs_per_tile = RunsPerTile(work);
     runs = work.counts->row_tiles * runs_per_tile;
+    run = FirstRun(warp);
+    if (!done()) EnterRun();
+  }
+  __device__ static int FirstRun(int warp) { return warp * gridDim.x + blockIdx.x; }
+  __device__ static int RunsPerTile(const LoraWork& work) {
+    int runs = 0;
+    for (int m = 0; m < ModuleCount(work.pair % 4); ++m) {
+      runs += (work.outputs.features[m] + kRunColumns - 1) / kRunColumns;
+    }
+    return runs;
+  }
+  // Starts the copy of tables to `near`, whether there are such runs or not. All lanes.
+  __device__ static void FetchNear(const LoraWork& work, int warp, TileStart* near,
+                                   uint32_t barrier) {
+    const int lane = threadIdx.x % 32;
+    if (lane == 0) BarrierExpect(barrier, kNear * sizeof(TileStart));
+    __syncwarp();
+    if (lane >= kNear) return;
+    const int run = FirstRun(warp) + lane * gridDim.x * kLoraWarps;
+    const int tile = min(run / RunsPerTile(work), work.tile_stride - 1);
+    CopyBytes(SharedAddress(near + lane), work.tile_starts + tile, sizeof(TileStart), barrier);
   }
   __device__ bool done() const { return run >= runs; }
-  __device__ ExpandPlace place() const {
-    return {tile.row_begin, tile.row_count, column, width, module_begin};
-  }
   __device__ bool last_of_term() const { return rank_tile + 2 >= entry.rank_tiles; }
-  __device__ const TileStart* StartOf(int run) const {
-    return work.tile_starts + min(run / runs_per_tile, work.tile_stride - 1);
-  }
-  // Copies the tables of the next runs to shared memory. All lanes.
-  __device__ void FetchNear(std::byte* shared, int count, uint32_t barrier) const {
-    const int lane = threadIdx.x % 32;
-    if (lane == 0) BarrierExpect(barrier, count * sizeof(TileStart));
-    __syncwarp();
-    if (lane >= count) return;
-    CopyBytes(SharedAddress(shared) + lane * sizeof(TileStart), StartOf(run + (lane + 1) * warps),
-              sizeof(TileStart), barrier);
-  }
-  __device__ void UseNear(const std::byte* shared, int count) {
-    near = reinterpret_cast<const TileStart*>(shared);
-    near_end = run + (count + 1) * warps;
-  }
   __device__ void EnterRun() {
-    const TileStart& start = run < near_end ? *near++ : *StartOf(run);
+    const TileStart& start =
+        entered < kNear ? near[entered] : work.tile_starts[run / runs_per_tile];
+    ++entered;
     int inside = run % runs_per_tile;
     module_begin = 0;
     for (module = 0;; ++module) {
@@ -344,11 +354,21 @@ struct ExpandCursor {
       entry = work.entries[(tile.term_begin + term) * modules + module];
       return;
     }
-    run += warps;
+    run += gridDim.x * kLoraWarps;
     if (!done()) EnterRun();
   }
-  __device__ void Load(uint32_t shared, uint32_t barrier) const {
+  // Starts the copy of a pair and says what it is. All lanes.
+  __device__ void Load(uint32_t shared, uint32_t barrier, PairTask* task) const {
     LoadPair(entry, work.arena, rank_tile, column, width, shared, barrier);
+    if (threadIdx.x % 32 != 0) return;
+    *task = {{tile.row_begin, tile.row_count, column, width, module_begin},
+             entry.rank_tiles - rank_tile,
+             static_cast<int>(tile.u_begin) + entry.u_column + rank_tile * kTileRanks,
+             tile.u_width,
+             work.counts->u_part > 0 ? entry.wide_tiles : 1,
+             entry.scale,
+             term > 0,
+             last_of_term()};
   }
 };
 
@@ -373,58 +393,61 @@ __device__ __forceinline__ void WaitForShrunk(const int32_t* shrunk, int thread)
 // The warp's share of the expand: while a pair of rank tiles is multiplied, the next are on
 // their way. The first kEarlyStages are already.
 template <typename L>
-__device__ __forceinline__ void Expand(const LoraWork& work, int thread, const std::byte* shared,
-                                       ExpandCursor at) {
+__device__ __forceinline__ void Expand(const LoraWork& work, int thread, std::byte* shared) {
   const int warp = thread / 32;
   const ExpandTarget& target = work.target;
   const WarpShared<L> own(shared, warp);
   const std::byte* stages = shared + warp * L::kWarpBytes;
+  PairTask* tasks = L::TasksOf(shared, warp);
   const UTable table = work.u_table();
-  BarrierWait(own.starts_barrier(), 0);
-  at.UseNear(shared + L::kStartsOffset + warp * L::kStarts * sizeof(TileStart), L::kStarts);
-  ExpandCursor ahead = at;
-  for (int i = 0; i < L::kPairStages && !ahead.done(); ++i, ahead.Advance()) {
-    if (i >= L::kEarlyStages) ahead.Load(own.pair(i), own.pair_barrier(i));
+  typename L::Cursor ahead(work, warp, L::StartsOf(shared, warp));
+  int loaded = 0;
+  for (; loaded < L::kPairStages && !ahead.done(); ++loaded, ahead.Advance()) {
+    if (loaded >= L::kEarlyStages) {
+      ahead.Load(own.pair(loaded), own.pair_barrier(loaded), tasks + loaded);
+    }
   }
   if constexpr (!L::kFlagged) WaitForShrunk(work.shrunk, thread);
+  __syncwarp();
   float d[kRunGroups][4][4] = {};
   int slot = 0, phase = 0;
   AskedU<L::kFlagged> asked;
-  if (!at.done()) asked.Ask(table, at.tile, at.entry, at.rank_tile);
+  if (loaded > 0) asked.Ask(table, tasks[0]);
 #pragma unroll 1
-  while (!at.done()) {
-    const ExpandPlace place = at.place();
-    const int rank_tiles = at.entry.rank_tiles - at.rank_tile;
-    const bool last_of_term = at.last_of_term(), more = at.term > 0;
+  for (; loaded > 0; --loaded) {
+    const int next = slot + 1 == L::kPairStages ? 0 : slot + 1;
+    const PairTask& task = tasks[slot];
     uint32_t high[2], low[2];
-    asked.Take(table, high, low);
-    at.Advance();
-    if (!at.done()) asked.Ask(table, at.tile, at.entry, at.rank_tile);
+    asked.Take(table, task, high, low);
+    if (loaded > 1) asked.Ask(table, tasks[next]);
     BarrierWait(own.pair_barrier(slot), phase);
 #pragma unroll
     for (int j = 0; j < kRunGroups; ++j) {
-      if (rank_tiles <= 0) continue;
+      if (task.rank_tiles <= 0) continue;
       RankRows w;
-      ReadRanks(w, stages + slot * kPairBytes, j, rank_tiles > 1);
+      ReadRanks(w, stages + slot * kPairBytes, j, task.rank_tiles > 1);
       MultiplyRanks(d[j], w, high, low);
+    }
+    if (task.last) {
+#pragma unroll
+      for (int j = 0; j < kRunGroups; ++j) {
+        const int column = task.place.column + j * kGroupColumns + threadIdx.x % 32 / 4 * 8;
+        if (task.rank_tiles > 0 || !target.product) {
+          StoreGroup(target, task.place, column, task.more, d[j]);
+        }
+#pragma unroll
+        for (int i = 0; i < 16; ++i) d[j][i / 4][i % 4] = 0.0f;
+      }
     }
     __syncwarp();
     if (!ahead.done()) {
-      ahead.Load(own.pair(slot), own.pair_barrier(slot));
+      ahead.Load(own.pair(slot), own.pair_barrier(slot), tasks + slot);
       ahead.Advance();
+      ++loaded;
+      __syncwarp();
     }
-    if (++slot == L::kPairStages) {
-      slot = 0;
-      phase ^= 1;
-    }
-    if (!last_of_term) continue;
-#pragma unroll
-    for (int j = 0; j < kRunGroups; ++j) {
-      const int column = place.column + j * kGroupColumns + threadIdx.x % 32 / 4 * 8;
-      if (rank_tiles > 0 || !target.product) StoreGroup(target, place, column, more, d[j]);
-#pragma unroll
-      for (int i = 0; i < 16; ++i) d[j][i / 4][i % 4] = 0.0f;
-    }
+    slot = next;
+    phase ^= slot == 0;
   }
 }
 
@@ -453,29 +476,30 @@ template <typename L>
 __device__ __forceinline__ void RunLora(const LoraWork& work, int thread, std::byte* shared) {
   const int warp = thread / 32, lane = thread % 32;
   const WarpShared<L> own(shared, warp);
-  // All tables at once: each takes a while.
-  const ShrinkStart start = work.shrink_starts[blockIdx.x];
-  const ExpandCursor first(work, warp);
-  ShrinkCursor at(work, start), ahead = at;
-  if (thread < 4) reinterpret_cast<uint32_t*>(shared + L::kZerosOffset)[thread] = 0;
   if (lane == 0) {
     for (int i = 0; i < L::kBarriers; ++i) BarrierInit(own.barriers + i * 8, 1);
     asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
   }
   __syncwarp();
+  // All tables at once: each takes a while.
+  L::Cursor::FetchNear(work, warp, L::StartsOf(shared, warp), own.starts_barrier());
+  ShrinkCursor at(work, work.shrink_starts[blockIdx.x]), ahead = at;
+  if (thread < 4) reinterpret_cast<uint32_t*>(shared + L::kZerosOffset)[thread] = 0;
   for (int i = 0; i < kChunkStages && !ahead.done(); ++i, ahead.Advance()) {
     if (lane != 0) continue;
     LoadChunk(ahead, work.arena, warp, work.columns, own.chunk(i), own.chunk_barrier(i));
   }
-  first.FetchNear(shared + L::kStartsOffset + warp * L::kStarts * sizeof(TileStart), L::kStarts,
-                  own.starts_barrier());
-  if (L::kEarlyStages > 0 && !first.done()) first.Load(own.pair(0), own.pair_barrier(0));
+  BarrierWait(own.starts_barrier(), 0);
+  if constexpr (L::kEarlyStages > 0) {
+    const typename L::Cursor first(work, warp, L::StartsOf(shared, warp));
+    if (!first.done()) first.Load(own.pair(0), own.pair_barrier(0), L::TasksOf(shared, warp));
+  }
   LoraBarrier();
   WaitForPredecessor();
   Shrink<L>(work, thread, shared, at, ahead);
   if constexpr (!L::kFlagged) AnnounceShrunk(work.shrunk, thread);
   PrefetchNext(work, thread);
-  Expand<L>(work, thread, shared, first);
+  Expand<L>(work, thread, shared);
 }
 
 inline LoraWork MakeLoraWork(const LoraArgs& args, const StepTables& step, const LoraPlan& plan) {
