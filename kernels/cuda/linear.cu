@@ -42,9 +42,13 @@ struct Form {
   // Leaves room for the blocks between two products, or for the LoRA warps.
   static constexpr int kRingBytes = kLora && kRows <= 64 ? 121 << 10 : 148 << 10;
   static constexpr int kStages = kRingBytes / kStageBytes;
-  static constexpr int kFlight = kLora ? std::min(kStages, 4) : kStages;  // most on their way
+  // Most on their way: while products of the launch ahead are finished, and later.
+  static constexpr int kEarlyFlight = kLora ? 2 : kStages;
+  static constexpr int kFlight = kLora ? std::min(kStages, 4) : kStages;
   static constexpr int kLoraOffset = kStages * kStageBytes;
   static constexpr int kSharedBytes = kLoraOffset + (kLora ? Lora::kBytes : 0) + 1024;
+  static constexpr int kBarriers = 3 * kStages;
+  static_assert(kSharedBytes + kBarriers * 8 <= 227 << 10);
   // Bounds of registers, 128 beside LoRA warps: blocks of the kernels between are to fit in.
   static constexpr int kBoundThreads = kLora ? 512 : kThreads;
   static constexpr int kBoundBlocks = kLora || kRows > 64 ? 1 : kRows > 32 ? 2 : 3;
@@ -127,12 +131,11 @@ struct Producer {
     CopyTile(ring + stage * F::kStageBytes + kWeightBytes, x_map, place.input, 0,
              barriers.x + stage * 8, kEvictLast);
   }
-  // Weights of all stages, at most kFlight of them on their way. They do not wait for the
-  // launch ahead.
+  // Weights of all stages. They do not wait for the launch ahead.
   __device__ void FillW() const {
     Walk ahead = walk;
     for (int i = 0; i < min(steps, F::kStages); ++i) {
-      if (i >= F::kFlight) BarrierWait(barriers.w + (i - F::kFlight) * 8, 0);
+      if (i >= F::kEarlyFlight) BarrierWait(barriers.w + (i - F::kEarlyFlight) * 8, 0);
       LoadW(i, ahead.Next());
     }
   }
@@ -276,7 +279,7 @@ __global__ void __launch_bounds__(Form<kRows, kLora>::kBoundThreads,
                  const __grid_constant__ std::conditional_t<kLora, LoraWork, NoLora> lora) {
   using F = Form<kRows, kLora>;
   extern __shared__ std::byte shared[];
-  __shared__ __align__(8) uint64_t barrier_words[3 * F::kStages];
+  __shared__ __align__(8) uint64_t barrier_words[F::kBarriers];
   const uint32_t base = SharedAddress(shared), ring = (base + 1023) & ~1023u;
   const Barriers barriers = {SharedAddress(barrier_words),
                              SharedAddress(barrier_words + F::kStages),

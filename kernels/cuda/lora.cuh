@@ -44,7 +44,7 @@ struct LoraLayout {
   static constexpr int kPartFloats = kRowTile * kTileRanks;
   // Tables of a warp's first runs, which are read before x is there.
   static constexpr int kStartsOffset = kPartsOffset + 2 * kLoraWarps * kPartFloats * 4;
-  static constexpr int kStarts = kPairStages;
+  static constexpr int kStarts = 2;
   static constexpr int kTasksOffset = kStartsOffset + kLoraWarps * kStarts * sizeof(TileStart);
   static constexpr int kZerosOffset = kTasksOffset + kLoraWarps * kPairStages * sizeof(PairTask);
   static constexpr int kBytes = kZerosOffset + 16;  // for inputs beyond the last
