@@ -20,7 +20,7 @@ constexpr int64_t kStreamMemoryFirstBytes = int64_t{32} << 20;
 constexpr int64_t kStreamMemoryKeptBytes = int64_t{256} << 20;
 // What adapters add is kept in fp32 up to here; in larger steps it is added to the rounded
 // product, which costs fewer bytes and one rounding more.
-constexpr int64_t kLoraSumBytes = int64_t{64} << 20;
+constexpr int64_t kLoraSumBytes = int64_t{32} << 20;
 
 class EventTicket : public CopyTicket {
  public:
@@ -365,7 +365,7 @@ void CudaBackend::Linear(Tensor y, Tensor x, const Weight& weight) {
   SettleProduct();
   const CudaWeight& matrix = OnDevice(weight);
   const bool with_lora = pending_shrink_ && pending_shrink_->x.data == x.data &&
-                         y.rows * y.columns * 4 <= kLoraSumBytes &&
+                         y.rows * y.columns * 2 <= kLoraSumBytes &&
                          LinearRunner::Streams(x.rows, matrix);
   if (with_lora) {
     pending_linear_ = {y, x, &matrix};
@@ -402,11 +402,11 @@ Product CudaBackend::TakeProduct(Tensor y, const GroupOutputs& outputs) {
   args.layer = shrink.layer;
   args.group = shrink.group;
   args.outputs = outputs;
-  if (y.rows * y.columns * 4 > kLoraSumBytes) {
+  if (y.rows * y.columns * 2 > kLoraSumBytes) {
     LORICA_CHECK(product.parts == nullptr, y.rows, y.columns);
     args.product = y.data;
   } else {
-    args.sums = static_cast<float*>(lora_sums_->data());
+    args.sums = lora_sums_->data();
     product.lora = args.sums;
   }
   if (const auto linear = std::exchange(pending_linear_, std::nullopt)) {

@@ -156,8 +156,7 @@ struct alignas(16) PairTask {
   int u_width;     // from one row to the next
   int parts;
   float scale;
-  bool more;  // an earlier term has left sums
-  bool last;  // of its term
+  bool last;  // of its run
 };
 
 // The lane's numbers of u for a pair: asked for while something else is done.
@@ -203,41 +202,28 @@ struct AskedU {
   }
 };
 
-// Where the sums go: fp32, or added to a finished bf16 product. Rows are `columns` apart.
+// Where the sums go: bf16 of their own, or added to a finished product. Rows are `columns` apart.
 struct ExpandTarget {
-  float* sums;
+  __nv_bfloat16* sums;
   __nv_bfloat16* product;  // null: sums
   int columns;
 };
 
-// 8 columns of one row. `more`: an earlier term has written the sums.
-__device__ __forceinline__ void StoreEight(const ExpandTarget& target, int64_t at, bool more,
-                                           float4 first, float4 second) {
-  if (target.product) {
-    uint4* to = reinterpret_cast<uint4*>(target.product + at);
-    uint4 v = *to;
-    const float4 halves[2] = {first, second};
-    uint32_t* words = &v.x;
+// 8 columns of one row.
+__device__ __forceinline__ void StoreEight(const ExpandTarget& target, int64_t at,
+                                           const float (&v)[8]) {
+  uint4* to = reinterpret_cast<uint4*>((target.product ? target.product : target.sums) + at);
+  uint4 packed = target.product ? *to : make_uint4(0, 0, 0, 0);
+  uint32_t* words = &packed.x;
 #pragma unroll
-    for (int i = 0; i < 4; ++i) {
-      const float* add = &halves[i / 2].x + i % 2 * 2;
-      words[i] = PackBf16(LowFloat(words[i]) + add[0], HighFloat(words[i]) + add[1]);
-    }
-    *to = v;
-    return;
+  for (int i = 0; i < 4; ++i) {
+    words[i] = PackBf16(LowFloat(words[i]) + v[2 * i], HighFloat(words[i]) + v[2 * i + 1]);
   }
-  float4* to = reinterpret_cast<float4*>(target.sums + at);
-  if (more) {
-    const float4 a = to[0], b = to[1];
-    first = make_float4(a.x + first.x, a.y + first.y, a.z + first.z, a.w + first.w);
-    second = make_float4(b.x + second.x, b.y + second.y, b.z + second.z, b.w + second.w);
-  }
-  to[0] = first;
-  to[1] = second;
+  *to = packed;
 }
 
 __device__ __forceinline__ void StoreGroup(const ExpandTarget& target, const ExpandPlace& place,
-                                           int column, bool more, const float (&d)[4][4]) {
+                                           int column, const float (&d)[4][4]) {
   const int t = threadIdx.x % 4;
   if (column >= place.width) return;
 #pragma unroll
@@ -246,9 +232,9 @@ __device__ __forceinline__ void StoreGroup(const ExpandTarget& target, const Exp
     if (row >= place.row_count) continue;
     const int64_t at =
         int64_t{place.row_begin + row} * target.columns + place.module_begin + column;
-    StoreEight(target, at, more,
-               make_float4(d[0][half], d[0][2 + half], d[1][half], d[1][2 + half]),
-               make_float4(d[2][half], d[2][2 + half], d[3][half], d[3][2 + half]));
+    const float v[8] = {d[0][half], d[0][2 + half], d[1][half], d[1][2 + half],
+                        d[2][half], d[2][2 + half], d[3][half], d[3][2 + half]};
+    StoreEight(target, at, v);
   }
 }
 

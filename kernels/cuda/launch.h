@@ -38,7 +38,7 @@ bool PrepareShared(Kernel* kernel, int bytes) {
 struct GroupOutputs {
   int features[kGroupModulesMax] = {};
 };
-// s B A x of a (layer, group), for all rows with an adapter: into `sums`, fp32 [rows, all
+// s B A x of a (layer, group), for all rows with an adapter: into `sums`, [rows, all
 // outputs of the group], which is written for those rows alone; or, where `product` is given,
 // added to those finished bf16 rows.
 struct LoraArgs {
@@ -47,7 +47,7 @@ struct LoraArgs {
   int layer = 0;
   LoraGroup group = LoraGroup::kQkv;
   GroupOutputs outputs;
-  float* sums = nullptr;
+  void* sums = nullptr;
   void* product = nullptr;
 };
 void LaunchLora(const LoraArgs& args, const StepTables& step, const LoraPlan& plan,
@@ -59,8 +59,8 @@ struct Product {
   const void* y = nullptr;
   const float* parts = nullptr;  // null: y holds the product
   int splits = 1;
-  int64_t part_stride = 0;      // floats from one part to the next
-  const float* lora = nullptr;  // LoraArgs::sums; null: there is nothing to add
+  int64_t part_stride = 0;     // floats from one part to the next
+  const void* lora = nullptr;  // LoraArgs::sums; null: there is nothing to add
 };
 
 struct QkvPostArgs {

@@ -367,8 +367,7 @@ struct ExpandCursor {
              tile.u_width,
              work.counts->u_part > 0 ? entry.wide_tiles : 1,
              entry.scale,
-             term > 0,
-             last_of_term()};
+             last_of_term() && term + 1 == tile.term_count};
   }
 };
 
@@ -410,6 +409,7 @@ __device__ __forceinline__ void Expand(const LoraWork& work, int thread, std::by
   if constexpr (!L::kFlagged) WaitForShrunk(work.shrunk, thread);
   __syncwarp();
   float d[kRunGroups][4][4] = {};
+  bool any = false;  // term has ranks
   int slot = 0, phase = 0;
   AskedU<L::kFlagged> asked;
   if (loaded > 0) asked.Ask(table, tasks[0]);
@@ -421,6 +421,7 @@ __device__ __forceinline__ void Expand(const LoraWork& work, int thread, std::by
     asked.Take(table, task, high, low);
     if (loaded > 1) asked.Ask(table, tasks[next]);
     BarrierWait(own.pair_barrier(slot), phase);
+    any = any || task.rank_tiles > 0;
 #pragma unroll
     for (int j = 0; j < kRunGroups; ++j) {
       if (task.rank_tiles <= 0) continue;
@@ -432,13 +433,12 @@ __device__ __forceinline__ void Expand(const LoraWork& work, int thread, std::by
 #pragma unroll
       for (int j = 0; j < kRunGroups; ++j) {
         const int column = task.place.column + j * kGroupColumns + threadIdx.x % 32 / 4 * 8;
-        if (task.rank_tiles > 0 || !target.product) {
-          StoreGroup(target, task.place, column, task.more, d[j]);
-        }
+        if (any || !target.product) StoreGroup(target, task.place, column, d[j]);
 #pragma unroll
         for (int i = 0; i < 16; ++i) d[j][i / 4][i % 4] = 0.0f;
       }
     }
+    any = any && !task.last;
     __syncwarp();
     if (!ahead.done()) {
       ahead.Load(own.pair(slot), own.pair_barrier(slot), tasks + slot);
@@ -520,7 +520,7 @@ inline LoraWork MakeLoraWork(const LoraArgs& args, const StepTables& step, const
   work.outputs = args.outputs;
   int columns = 0;
   for (const int features : args.outputs.features) columns += features;
-  work.target = {args.sums, static_cast<bf16*>(args.product), columns};
+  work.target = {static_cast<bf16*>(args.sums), static_cast<bf16*>(args.product), columns};
   work.last = pair + 1 >= plan.pairs;
   work.blocks = plan.blocks;
   work.tile_stride = plan.tile_stride;

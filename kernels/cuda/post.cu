@@ -78,7 +78,7 @@ __device__ __forceinline__ void Finish(float (&out)[8], const Product& product, 
     LoadEight(more[0], static_cast<const bf16*>(product.y) + at);
   }
   lora = lora && product.lora;
-  if (lora) LoadEight(sums, product.lora + at);
+  if (lora) LoadEight(sums, static_cast<const bf16*>(product.lora) + at);
   if (gain) LoadEight(factors, gain);
   if (bias) LoadEight(terms, bias);
 #pragma unroll
