@@ -11,6 +11,7 @@
 #include <type_traits>
 
 #include "kernels/cuda/mma.cuh"
+#include "kernels/cuda/packed_sums.cuh"
 #include "kernels/cuda/tables.h"
 #include "kernels/lora_tiles.h"
 
@@ -202,9 +203,10 @@ struct AskedU {
   }
 };
 
-// Where the sums go: bf16 of their own, or added to a finished product. Rows are `columns` apart.
+// Where the sums go: packed (packed_sums.cuh), or added to a finished product. Rows are `columns`
+// apart.
 struct ExpandTarget {
-  __nv_bfloat16* sums;
+  uint4* sums;
   __nv_bfloat16* product;  // null: sums
   int columns;
 };
@@ -212,8 +214,12 @@ struct ExpandTarget {
 // 8 columns of one row.
 __device__ __forceinline__ void StoreEight(const ExpandTarget& target, int64_t at,
                                            const float (&v)[8]) {
-  uint4* to = reinterpret_cast<uint4*>((target.product ? target.product : target.sums) + at);
-  uint4 packed = target.product ? *to : make_uint4(0, 0, 0, 0);
+  if (!target.product) {
+    target.sums[at / 8] = PackSums(v);
+    return;
+  }
+  uint4* to = reinterpret_cast<uint4*>(target.product + at);
+  uint4 packed = *to;
   uint32_t* words = &packed.x;
 #pragma unroll
   for (int i = 0; i < 4; ++i) {

@@ -38,7 +38,7 @@ bool PrepareShared(Kernel* kernel, int bytes) {
 struct GroupOutputs {
   int features[kGroupModulesMax] = {};
 };
-// s B A x of a (layer, group), for all rows with an adapter: into `sums`, [rows, all
+// s B A x of a (layer, group), for all rows with an adapter: into `sums`, packed [rows, all
 // outputs of the group], which is written for those rows alone; or, where `product` is given,
 // added to those finished bf16 rows.
 struct LoraArgs {

@@ -520,7 +520,7 @@ inline LoraWork MakeLoraWork(const LoraArgs& args, const StepTables& step, const
   work.outputs = args.outputs;
   int columns = 0;
   for (const int features : args.outputs.features) columns += features;
-  work.target = {static_cast<bf16*>(args.sums), static_cast<bf16*>(args.product), columns};
+  work.target = {static_cast<uint4*>(args.sums), static_cast<bf16*>(args.product), columns};
   work.last = pair + 1 >= plan.pairs;
   work.blocks = plan.blocks;
   work.tile_stride = plan.tile_stride;

@@ -7,6 +7,7 @@
 #include "kernels/cuda/launch.h"
 #include "kernels/cuda/launch_dependent.cuh"
 #include "kernels/cuda/mma.cuh"
+#include "kernels/cuda/packed_sums.cuh"
 
 namespace lorica::cuda {
 namespace {
@@ -78,7 +79,7 @@ __device__ __forceinline__ void Finish(float (&out)[8], const Product& product, 
     LoadEight(more[0], static_cast<const bf16*>(product.y) + at);
   }
   lora = lora && product.lora;
-  if (lora) LoadEight(sums, static_cast<const bf16*>(product.lora) + at);
+  if (lora) UnpackSums(sums, static_cast<const uint4*>(product.lora)[at / kEight]);
   if (gain) LoadEight(factors, gain);
   if (bias) LoadEight(terms, bias);
 #pragma unroll
