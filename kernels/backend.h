@@ -50,6 +50,13 @@ struct AttentionShape {
   float softcap = 0.0f;     // 0 = off
 };
 
+// Other sizes of a model.
+struct ModelSizes {
+  int64_t hidden = 0;
+  int64_t ffn = 0;
+  int64_t vocabulary = 0;
+};
+
 // Rotary tables for all positions: cos and sin fp32 [positions, rotary / 2], pairs
 // (i, i + rotary / 2) of each head are rotated (Hugging Face order).
 struct RopeTable {
@@ -127,8 +134,7 @@ class Backend {
   virtual absl::StatusOr<std::unique_ptr<Weight>> RandomWeight(int64_t rows, int64_t columns,
                                                                uint64_t seed, float bound) = 0;
   // InvalidArgument: what of these sizes the verbs do not serve.
-  virtual absl::Status CheckSizes(const AttentionShape&, int64_t /*hidden*/,
-                                  int64_t /*ffn*/) const {
+  virtual absl::Status CheckSizes(const AttentionShape&, const ModelSizes&) const {
     return absl::OkStatus();
   }
 

@@ -10,6 +10,7 @@
 #include "kernels/cuda/bf16.h"
 #include "kernels/cuda/captured.h"
 #include "kernels/cuda/mounted.h"
+#include "kernels/cuda/served_sizes.h"
 
 namespace lorica::cuda {
 namespace {
@@ -171,24 +172,8 @@ DeviceMemory CudaBackend::memory() const {
   return {static_cast<int64_t>(total), static_cast<int64_t>(free)};
 }
 
-absl::Status CudaBackend::CheckSizes(const AttentionShape& shape, int64_t hidden,
-                                     int64_t ffn) const {
-  const auto refuse = [](const auto&... what) {
-    return absl::InvalidArgumentError(
-        absl::StrCat("the CUDA backend does not serve ", what..., "; use --device cpu"));
-  };
-  if (PaddedHeadSize(shape.head_size) == 0) {
-    return refuse("heads of ", shape.head_size, " (multiples of 8 up to 256 are served)");
-  }
-  if (shape.heads / shape.kv_heads > kAttendGroupMax) {
-    return refuse(shape.heads / shape.kv_heads, " query heads a key/value head (at most ",
-                  kAttendGroupMax, " are)");
-  }
-  if (hidden % 8 != 0 || ffn % 8 != 0) return refuse("widths that are no multiple of 8");
-  if (hidden > kResidualColumnsMax) {
-    return refuse("a hidden size of ", hidden, " (at most ", kResidualColumnsMax, " is)");
-  }
-  return absl::OkStatus();
+absl::Status CudaBackend::CheckSizes(const AttentionShape& shape, const ModelSizes& sizes) const {
+  return CheckServedSizes(shape, sizes);
 }
 
 int64_t CudaBackend::BlockBytesFor(const AttentionShape& shape) const {

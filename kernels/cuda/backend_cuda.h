@@ -45,7 +45,7 @@ class CudaBackend : public Backend {
   absl::StatusOr<std::unique_ptr<Weight>> PackWeight(absl::Span<const HostMatrix> parts) override;
   absl::StatusOr<std::unique_ptr<Weight>> RandomWeight(int64_t rows, int64_t columns, uint64_t seed,
                                                        float bound) override;
-  absl::Status CheckSizes(const AttentionShape& shape, int64_t hidden, int64_t ffn) const override;
+  absl::Status CheckSizes(const AttentionShape& shape, const ModelSizes& sizes) const override;
 
   int64_t BlockBytesFor(const AttentionShape& shape) const override;
   DType TileDType(DType) const override { return DType::kBF16; }

@@ -75,7 +75,9 @@ absl::StatusOr<std::unique_ptr<Model>> Model::Load(const std::string& path, Back
                      " tokens; it cannot be served with ", options.context_tokens));
   }
   const absl::Status sizes =
-      backend->CheckSizes(opened->config.attention(), opened->config.hidden, opened->config.ffn);
+      backend->CheckSizes(opened->config.attention(), {.hidden = opened->config.hidden,
+                                                       .ffn = opened->config.ffn,
+                                                       .vocabulary = opened->config.vocabulary});
   if (!sizes.ok()) return sizes;
   std::unique_ptr<Model> model(new Model());
   model->backend_ = backend;

@@ -1,0 +1,40 @@
+#include "kernels/cuda/served_sizes.h"
+
+#include "absl/strings/str_cat.h"
+#include "kernels/cuda/launch.h"
+
+namespace lorica::cuda {
+static_assert(kServedGroupMax == kAttendGroupMax);
+static_assert(kServedHiddenMax == kResidualColumnsMax);
+static_assert(kServedVocabularyMax == kSampleVocabularyMax);
+static_assert(kServedLayersMax * 4 == kPairsMax);
+
+absl::Status CheckServedSizes(const AttentionShape& shape, const ModelSizes& sizes) {
+  const auto refuse = [](const auto&... what) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("the CUDA backend does not serve ", what..., "; use --device cpu"));
+  };
+  if (shape.head_size <= 0 || shape.head_size % 8 != 0 || shape.head_size > kServedHeadSizeMax) {
+    return refuse("heads of ", shape.head_size, " (multiples of 8 up to ", kServedHeadSizeMax,
+                  " are served)");
+  }
+  if (shape.heads / shape.kv_heads > kServedGroupMax) {
+    return refuse(shape.heads / shape.kv_heads, " query heads a key/value head (at most ",
+                  kServedGroupMax, " are)");
+  }
+  if (shape.layers > kServedLayersMax) {
+    return refuse(shape.layers, " layers (at most ", kServedLayersMax, " are)");
+  }
+  if (sizes.hidden % 8 != 0 || sizes.ffn % 8 != 0) {
+    return refuse("widths that are no multiple of 8");
+  }
+  if (sizes.hidden > kServedHiddenMax) {
+    return refuse("a hidden size of ", sizes.hidden, " (at most ", kServedHiddenMax, " is)");
+  }
+  if (sizes.vocabulary > kServedVocabularyMax) {
+    return refuse("a vocabulary of ", sizes.vocabulary, " (at most ", kServedVocabularyMax, " is)");
+  }
+  return absl::OkStatus();
+}
+
+}  // namespace lorica::cuda
