@@ -1,5 +1,6 @@
 #include "adapters/element_convert.h"
 
+#include <algorithm>
 #include <bit>
 #include <cstring>
 
@@ -8,16 +9,17 @@
 namespace lorica {
 namespace {
 
-// An element is finite unless all bits of its exponent are set.
+// An element is finite unless all bits of its exponent are set. The largest exponent is looked
+// for, which compilers turn into vector instructions.
 template <typename Bits>
 bool AllBelow(absl::Span<const std::byte> elements, Bits exponent_mask) {
-  bool finite = true;
+  Bits largest = 0;
   for (size_t i = 0; i < elements.size(); i += sizeof(Bits)) {
     Bits bits;
     std::memcpy(&bits, elements.data() + i, sizeof(bits));
-    finite &= (bits & exponent_mask) != exponent_mask;
+    largest = std::max<Bits>(largest, bits & exponent_mask);
   }
-  return finite;
+  return largest < exponent_mask;
 }
 
 uint16_t BfloatFromFloat(float value) {
@@ -45,11 +47,11 @@ uint16_t HalfFromFloat(float value) {
 bool AllFinite(DType dtype, absl::Span<const std::byte> elements) {
   switch (dtype) {
     case DType::kF32:
-      return AllBelow<uint32_t>(elements, 0x7f800000u);
+      return AllBelow<int32_t>(elements, 0x7f800000);
     case DType::kF16:
-      return AllBelow<uint16_t>(elements, 0x7c00u);
+      return AllBelow<int16_t>(elements, 0x7c00);
     case DType::kBF16:
-      return AllBelow<uint16_t>(elements, 0x7f80u);
+      return AllBelow<int16_t>(elements, 0x7f80);
     default:
       LORICA_CHECK(false, "not an adapter's dtype", DTypeName(dtype));
   }

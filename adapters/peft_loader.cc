@@ -12,6 +12,7 @@
 #include "adapters/hub/safetensors.h"
 #include "adapters/image_builder.h"
 #include "adapters/sha256.h"
+#include "kernels/check.h"
 
 namespace lorica {
 namespace {
@@ -29,24 +30,28 @@ absl::Status Changed(const std::string& location) {
       absl::StrCat("the content of ", Quoted(location), " changed while it was read: try again"));
 }
 
-// Reads a file from its beginning to its end and hashes all of it on the way.
+// Reads a file from its beginning to its end and hashes all of it on the way, unless told that
+// nobody will ask for the hash.
 class HashingReader {
  public:
   explicit HashingReader(const SourceFile& file) : file_(file) {}
+
+  void DoNotHash() { hashes_ = false; }
 
   absl::Status Read(absl::Span<std::byte> out) {
     while (!out.empty()) {
       const absl::Span<std::byte> slice = out.subspan(0, kSliceBytes);
       if (absl::Status s = file_.ReadAt(position_, slice); !s.ok()) return s;
-      hash_.Update(slice);
+      if (hashes_) hash_.Update(slice);
       position_ += std::ssize(slice);
       out.remove_prefix(slice.size());
     }
     return absl::OkStatus();
   }
 
-  // Hashes what was not read yet.
+  // Hashes what was not read yet. REQUIRES: DoNotHash was not called.
   absl::StatusOr<std::string> Finish() {
+    LORICA_CHECK(hashes_);
     std::vector<std::byte> slice(kSliceBytes);
     while (position_ < file_.size_bytes()) {
       const int64_t bytes = std::min(kSliceBytes, file_.size_bytes() - position_);
@@ -58,6 +63,7 @@ class HashingReader {
  private:
   const SourceFile& file_;
   Sha256 hash_;
+  bool hashes_ = true;
   int64_t position_ = 0;
 };
 
@@ -162,10 +168,13 @@ absl::Status AddPart(const Part& part, absl::Span<const std::byte> bytes, ImageB
 // The header was checked to leave no holes, so tensors in file order are the rest of
 // the file.
 absl::Status ReadTensors(const AdapterPlan& plan, HashingReader& reader, ImageBuilder& builder) {
-  std::vector<std::byte> bytes;
-  for (const Part& part : PartsInFileOrder(plan)) {
-    bytes.resize(part.bytes);
-    if (absl::Status s = reader.Read(absl::MakeSpan(bytes)); !s.ok()) return s;
+  const std::vector<Part> parts = PartsInFileOrder(plan);
+  int64_t bytes_max = 0;
+  for (const Part& part : parts) bytes_max = std::max(bytes_max, part.bytes);
+  std::vector<std::byte> memory(bytes_max);
+  for (const Part& part : parts) {
+    const absl::Span<std::byte> bytes = absl::MakeSpan(memory).subspan(0, part.bytes);
+    if (absl::Status s = reader.Read(bytes); !s.ok()) return s;
     if (absl::Status s = AddPart(part, bytes, builder); !s.ok()) return s;
   }
   return absl::OkStatus();
@@ -184,6 +193,8 @@ struct PeftLoader::Opened {
 
   static absl::StatusOr<Opened> Open(Source& source, const std::string& location);
   absl::Status ReadHeads();
+  // Whether both files are, to their stamps, those that were hashed for the generation.
+  bool AreThoseOf(const Generation& generation) const;
 };
 
 absl::StatusOr<PeftLoader::Opened> PeftLoader::Opened::Open(Source& source,
@@ -209,6 +220,12 @@ absl::Status PeftLoader::Opened::ReadHeads() {
   if (!header.ok()) return header.status();
   header_text = *std::move(header);
   return absl::OkStatus();
+}
+
+bool PeftLoader::Opened::AreThoseOf(const Generation& generation) const {
+  return generation.weights_stamp != FileStamp{} &&
+         config_file->stamp() == generation.config_stamp &&
+         weights_file->stamp() == generation.weights_stamp;
 }
 
 PeftLoader::PeftLoader(std::vector<LoraTarget> targets, Backend* backend, int64_t block_bytes)
@@ -280,6 +297,13 @@ absl::StatusOr<std::shared_ptr<const LoraImage>> PeftLoader::LoadImage(
   if (opened->weights_file->size_bytes() != generation.file_bytes) {
     return Changed(generation.location);
   }
+  // The stamps had settled when the files were hashed, so as long as they are the same nothing was
+  // written since.
+  const bool known = opened->AreThoseOf(generation);
+  if (known) {
+    opened->config->DoNotHash();
+    opened->weights->DoNotHash();
+  }
   // The content was servable when it was identified: whatever is wrong now is a change.
   if (absl::Status s = opened->ReadHeads(); !s.ok()) {
     return absl::IsFailedPrecondition(s) ? Changed(generation.location) : s;
@@ -292,6 +316,10 @@ absl::StatusOr<std::shared_ptr<const LoraImage>> PeftLoader::LoadImage(
   absl::StatusOr<ImageBuilder> builder = ImageBuilder::Make(*plan, block_bytes_, backend_);
   if (!builder.ok()) return builder.status();
   if (absl::Status s = ReadTensors(*plan, *opened->weights, *builder); !s.ok()) return s;
+  if (known) {
+    if (!opened->AreThoseOf(generation)) return Changed(generation.location);
+    return builder->Finish();
+  }
   absl::StatusOr<std::string> config_sha256 = opened->config->Finish();
   if (!config_sha256.ok()) return config_sha256.status();
   absl::StatusOr<std::string> weights_sha256 = opened->weights->Finish();

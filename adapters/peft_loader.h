@@ -2,7 +2,7 @@
 //
 // Plan reads adapter_config.json and the safetensors header, maps every tensor to a
 // target of the base model, checks shapes, ranks and scales, and lays the tiles out;
-// LoadImage then reads the tensors, verifies the digest, converts and fills the
+// LoadImage then reads the tensors, verifies the content, converts and fills the
 // image. What cannot be served is FailedPrecondition with a sentence that says what
 // and why; content that changed or is not finite is DataLoss. Stateless apart from
 // the shared base shape: thread-safe. Formats: PEFT's save format
@@ -59,7 +59,8 @@ class PeftLoader : public ImageLoader {
   // Hashes both files: the digest parts of `location` as it is now.
   absl::StatusOr<GenerationPtr> Identify(std::shared_ptr<Source> source,
                                          const std::string& location) const;
-  // Reads, verifies against generation.digest, converts. On a loader thread.
+  // Reads, converts, and verifies that this is the generation: by its files' stamps, and where
+  // they differ by its digest. On a loader thread.
   // DataLoss: the content changed since Identify, or holds NaN or infinity.
   absl::StatusOr<std::shared_ptr<const LoraImage>> LoadImage(const Generation& generation) override;
 

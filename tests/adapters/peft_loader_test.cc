@@ -457,6 +457,26 @@ TEST_F(PeftLoaderTest, GenerationSaysWhatItWillTake) {
   EXPECT_EQ((*generation)->file_bytes, std::ssize(SmallestAdapter().WeightsText()));
 }
 
+TEST_F(PeftLoaderTest, TheSameContentWrittenAgainIsTheSameGeneration) {
+  SmallestAdapter(1).WriteTo(folder_, "a");
+  const auto generation = loader_.Identify(source_, "a");
+  ASSERT_TRUE(generation.ok());
+  SmallestAdapter(1).WriteTo(folder_, "a");
+  EXPECT_TRUE(loader_.LoadImage(**generation).ok());
+}
+
+TEST_F(PeftLoaderTest, OtherContentWithTheTimeSetBackIsNoticed) {
+  SmallestAdapter(1).WriteTo(folder_, "a");
+  const auto generation = loader_.Identify(source_, "a");
+  ASSERT_TRUE(generation.ok());
+  const std::filesystem::path weights =
+      std::filesystem::path(folder_.path()) / "a/adapter_model.safetensors";
+  const auto before = std::filesystem::last_write_time(weights);
+  SmallestAdapter(2).WriteTo(folder_, "a");
+  std::filesystem::last_write_time(weights, before);
+  EXPECT_TRUE(absl::IsDataLoss(loader_.LoadImage(**generation).status()));
+}
+
 TEST_F(PeftLoaderTest, ContentThatChangedSinceIdentifyIsDataLoss) {
   SmallestAdapter(1).WriteTo(folder_, "a");
   const auto generation = loader_.Identify(source_, "a");

@@ -94,7 +94,7 @@ class Bench {
   // Milliseconds of all layers; captured as a graph where the rows only decode.
   double TimeLayers(const std::vector<Requests>& requests) {
     const StepBatch batch = MakeBatch(requests);
-    step_->Send(batch, {}, nullptr, stream());
+    step_->Send(batch, {}, nullptr, 0, stream());
     const bool decodes = step_->attend().chunks().empty();
     const auto layers = [&] {
       for (int layer = 0; layer < kLayers; ++layer) {
