@@ -9,6 +9,7 @@
 #include "absl/strings/str_cat.h"
 #include "adapters/element_convert.h"
 #include "adapters/tile_layout.h"
+#include "adapters/transpose.h"
 
 namespace lorica {
 namespace {
@@ -31,9 +32,21 @@ TileRange RangeOf(const ModuleTiles& tiles, int64_t features, int tile) {
   return range;
 }
 
+// Whether all of a tile can be packed in squares of 8 by 8.
+template <int element_bytes>
+bool IsSquares(const TileRange& range) {
+  return element_bytes == 2 && range.rank_count == kTileRanks && range.width % kTileRanks == 0;
+}
+static_assert(kTileRanks == 8);
+
 // A [rank, in] in the file, [width][kTileRanks] in a tile.
 template <int element_bytes>
 void PackA(const std::byte* a, int64_t in_features, const TileRange& range, std::byte* tile) {
+  if (IsSquares<element_bytes>(range)) {
+    const std::byte* rows = a + (range.rank_begin * in_features + range.wide_begin) * 2;
+    TransposeSquares(rows, {in_features, 8}, tile, {kTileRanks, 8 * kTileRanks}, range.width / 8);
+    return;
+  }
   for (int rank = 0; rank < range.rank_count; ++rank) {
     const std::byte* row =
         a + ((range.rank_begin + rank) * in_features + range.wide_begin) * element_bytes;
@@ -47,6 +60,12 @@ void PackA(const std::byte* a, int64_t in_features, const TileRange& range, std:
 // B [out, rank] in the file, [kTileRanks][width] in a tile.
 template <int element_bytes>
 void PackB(const std::byte* b, int rank_total, const TileRange& range, std::byte* tile) {
+  if (IsSquares<element_bytes>(range)) {
+    const std::byte* rows = b + (range.wide_begin * rank_total + range.rank_begin) * 2;
+    TransposeSquares(rows, {rank_total, int64_t{8} * rank_total}, tile, {range.width, 8},
+                     range.width / 8);
+    return;
+  }
   for (int i = 0; i < range.width; ++i) {
     const std::byte* row =
         b + ((range.wide_begin + i) * rank_total + range.rank_begin) * element_bytes;
