@@ -1,24 +1,15 @@
-#!/bin/sh
+#!/usr/bin/env bash
 # Usage: run_python_client.sh HOST:PORT ADAPTER_ID < PROMPT
 #
 # Makes stubs from proto/lorica/v1 with grpcio-tools, in a virtual environment of its own
 # with pinned versions, and runs python_client.py against a server that is already there.
-# Exit 77 when the environment cannot be made (no python3-venv, no network): not a failure
-# of ours, but nothing was tested.
-set -eu
+# Exit 77: see client_venv.sh.
+set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
+# shellcheck source-path=SCRIPTDIR source=client_venv.sh
+source "$here/client_venv.sh"
 root=$(cd "$here/../.." && pwd)
-venv="${XDG_CACHE_HOME:-$HOME/.cache}/lorica/python-client"
-python3=${PYTHON3:-python3}
-
-if ! cmp -s "$here/requirements.txt" "$venv/made-from.txt"; then
-  echo "making $venv" >&2
-  rm -rf "$venv"
-  "$python3" -m venv "$venv" >&2 &&
-    "$venv/bin/pip" install -q --disable-pip-version-check -r "$here/requirements.txt" >&2 &&
-    cp "$here/requirements.txt" "$venv/made-from.txt" ||
-    { echo "cannot make a Python environment with grpcio: skipped" >&2; exit 77; }
-fi
+make_venv python "$here/requirements.txt"
 
 stubs=$(mktemp -d)
 trap 'rm -rf "$stubs"' EXIT
