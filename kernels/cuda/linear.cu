@@ -1,11 +1,12 @@
 // y = W x for up to kStreamRowsMax rows, at the speed at which memory gives the weights.
 //
 // A block takes tiles of kStreamTileFeatures output features, one after the other, or a
-// single tile and one of `splits` ranges of the inputs. One warp copies tiles of W and x into
-// a ring of shared memory with the tensor copy engine, four others multiply them there: W is
-// the left operand, rows of the batch are the columns of the product. With splits each block
-// leaves its sums as a part, and who reads the product adds the parts in order. Splits follow
-// from the weight's shape alone, so a row's bits do not depend on how many rows there are.
+// single tile and one of `splits` ranges of the inputs. One warp, or two threads of those that
+// multiply, copies tiles of W and x into a ring of shared memory with the tensor copy engine;
+// four warps, with many rows eight, multiply them there: W is the left operand, rows of the
+// batch are the columns of the product. With splits each block leaves its sums as a part, and
+// who reads the product adds the parts in order. Splits follow from the weight's shape alone,
+// so a row's bits do not depend on how many rows there are.
 //
 // A block fills its ring before the launch ahead has ended: while the small kernels between
 // two products run, the next product's weights are on their way. Later no more stages are on

@@ -10,6 +10,8 @@
 namespace lorica::cuda {
 namespace {
 
+int WideTiles(int64_t width) { return static_cast<int>((width + kTileWidth - 1) / kTileWidth); }
+
 int GroupOf(LoraModule module) {
   const int m = static_cast<int>(module);
   return m < 3 ? 0 : m < 4 ? 1 : m < 6 ? 2 : 3;
@@ -28,7 +30,7 @@ absl::Status CheckSlice(const LoraImage& image, const BlockSlice& slice, int64_t
 // Every tile of a wide dimension lies inside the image's blocks.
 absl::Status CheckTiles(const LoraImage& image, const std::vector<BlockSlice>& tiles,
                         int rank_tiles, int64_t width) {
-  const int64_t wide_tiles = (width + kTileWidth - 1) / kTileWidth;
+  const int64_t wide_tiles = WideTiles(width);
   if (static_cast<int64_t>(tiles.size()) != rank_tiles * wide_tiles) {
     return absl::InvalidArgumentError(
         absl::StrCat("has ", tiles.size(), " tiles, expected ", rank_tiles * wide_tiles));
@@ -59,8 +61,6 @@ absl::Status CheckModule(const LoraImage& image, const ModuleTiles& tiles) {
   }
   return status;
 }
-
-int WideTiles(int width) { return (width + kTileWidth - 1) / kTileWidth; }
 
 // The tables of an adapter under construction. Pointers are offsets into the references
 // until the place of the whole is known.
