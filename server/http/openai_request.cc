@@ -101,6 +101,15 @@ void ReadCounts(Fields& fields, OpenAiRequest* request) {
   }
 }
 
+// Fields of completions and chats alike.
+void ReadWhatBothHave(Fields& fields, const std::string& base_name, OpenAiRequest* request,
+                      GenerateCall* call) {
+  ReadModel(fields, base_name, request, call);
+  ReadCounts(fields, request);
+  ReadSampling(fields, call);
+  RefuseUnserved(fields);
+}
+
 bool IsTokenList(const Json& value) {
   return value.is_array() && !value.empty() &&
          std::all_of(value.begin(), value.end(), [](const Json& item) {
@@ -196,10 +205,7 @@ absl::StatusOr<OpenAiRequest> ParseCompletion(const Json& body, const std::strin
   OpenAiRequest request;
   GenerateCall call;
   Fields fields(body);
-  ReadModel(fields, base_name, &request, &call);
-  ReadCounts(fields, &request);
-  ReadSampling(fields, &call);
-  RefuseUnserved(fields);
+  ReadWhatBothHave(fields, base_name, &request, &call);
   call.max_tokens = fields.Int("max_tokens");
   call.max_tokens_default = kCompletionTokensDefault;
   call.logprobs = fields.Int("logprobs");
@@ -217,10 +223,7 @@ absl::StatusOr<OpenAiRequest> ParseChat(const Json& body, const std::string& bas
   request.chat = true;
   GenerateCall call;
   Fields fields(body);
-  ReadModel(fields, base_name, &request, &call);
-  ReadCounts(fields, &request);
-  ReadSampling(fields, &call);
-  RefuseUnserved(fields);
+  ReadWhatBothHave(fields, base_name, &request, &call);
   ReadTools(fields);
   call.max_tokens = fields.Int("max_completion_tokens");
   if (!call.max_tokens) call.max_tokens = fields.Int("max_tokens");
