@@ -79,9 +79,9 @@ class Registrar {
           absl::InvalidArgumentError(absl::StrCat("'", text, "' is not a whole number")));
     });
   }
-  void Fraction(const char* name, double* value, double low, double high, const char* help) {
+  void Number(const char* name, double* value, double low, double high, const char* help) {
     app_.add_option(name, *value, help)
-        ->type_name("FRACTION")
+        ->type_name("NUMBER")
         ->capture_default_str()
         ->check(CLI::Range(low, high));
   }
@@ -123,7 +123,7 @@ class Printer {
   void Count(const char* name, const int64_t* value, int64_t, int64_t, const char*) {
     Add(name, absl::StrCat(*value));
   }
-  void Fraction(const char* name, const double* value, double, double, const char*) {
+  void Number(const char* name, const double* value, double, double, const char*) {
     Add(name, absl::StrCat(*value));
   }
   void Bytes(const char* name, const int64_t* value, int64_t, int64_t, const char*) {

@@ -58,6 +58,7 @@ struct Config {
   int64_t context_tokens = 0;  // 0 = the model's own
   int64_t batch_rows = 512;
   int64_t chunk_tokens = 256;
+  double step_stretch = 2.5;
   int64_t running_requests = 64;
   int64_t queue_requests = 1024;
   int64_t queue_tokens = 4 << 20;
@@ -69,7 +70,7 @@ struct Config {
   std::string log_level = "info";
 };
 
-// Calls visitor.Text, .Choice, .Count, .Fraction, .Bytes or .Switch for each flag, in --help's
+// Calls visitor.Text, .Choice, .Count, .Number, .Bytes or .Switch for each flag, in --help's
 // order.
 template <typename Visitor>
 void VisitFlags(Config& config, Visitor&& visitor) {
@@ -143,6 +144,9 @@ void VisitFlags(Config& config, Visitor&& visitor) {
                 "Most tokens of one step; cuda: 1280");
   visitor.Count("--chunk-tokens", &config.chunk_tokens, 1, 65536,
                 "Most prompt tokens of one step; smaller lets running streams breathe; cuda: 1024");
+  visitor.Number("--step-stretch", &config.step_stretch, 1.1, 1000.0,
+                 "How many times as long prompts may make a step while other streams decode; "
+                 "1000 = as long as --chunk-tokens makes it");
   visitor.Count("--running-requests", &config.running_requests, 1, 4096,
                 "Requests decoded at a time; cuda: 256");
   visitor.Count("--queue-requests", &config.queue_requests, 1, 1'000'000,
@@ -152,8 +156,8 @@ void VisitFlags(Config& config, Visitor&& visitor) {
   visitor.Bytes("--arena-bytes", &config.arena_bytes, 1 << 14, 64 * kTiB,
                 "Memory for KV and adapters on the device, e.g. 512MiB or 2GiB; on cuda, without "
                 "it, what --gpu-memory-utilization leaves");
-  visitor.Fraction("--gpu-memory-utilization", &config.gpu_memory_utilization, 0.05, 1.0,
-                   "Share of the card's memory that weights, workspace and arena may take");
+  visitor.Number("--gpu-memory-utilization", &config.gpu_memory_utilization, 0.05, 1.0,
+                 "Share of the card's memory that weights, workspace and arena may take");
   visitor.Bytes("--host-bytes", &config.host_bytes, 0, 64 * kTiB,
                 "Memory for adapters ready to be copied to the device; 0 keeps none");
   visitor.Count("--loader-threads", &config.loader_threads, 1, 64, "Threads that load adapters");

@@ -324,6 +324,7 @@ absl::Status Server::BuildEngine() {
   EngineOptions options;
   options.rows_max = static_cast<int>(config_.batch_rows);
   options.chunk_tokens = static_cast<int>(config_.chunk_tokens);
+  options.stretch = config_.step_stretch;
   options.running_max = static_cast<int>(config_.running_requests);
   options.queue_requests_max = static_cast<int>(config_.queue_requests);
   options.queue_tokens_max = config_.queue_tokens;

@@ -17,6 +17,8 @@ struct Engine::Impl {
   // A step on the device and whose tokens it samples, in order.
   struct Flight {
     uint64_t step = 0;
+    int32_t prompt_tokens = 0;
+    absl::Time launched;
     std::vector<RequestId> samples;
   };
 
@@ -53,6 +55,7 @@ struct Engine::Impl {
   absl::Time now;
   absl::Time next_expiry = absl::InfiniteFuture();
   bool worked = false;
+  absl::Time last_collected = absl::InfinitePast();
   absl::Duration waited;     // for the device, in this step
   absl::Duration launching;  // this step
 
@@ -74,7 +77,8 @@ Engine::Impl::Impl(EngineOptions options, Executor* executor, AdapterPool* pool,
       scheduler({.rows_max = options.rows_max,
                  .chunk_tokens = options.chunk_tokens,
                  .running_max = options.running_max,
-                 .overtake_steps_max = options.overtake_steps_max},
+                 .overtake_steps_max = options.overtake_steps_max,
+                 .stretch = options.stretch},
                 pool, arena) {
   LORICA_CHECK(options.rows_max > 0 && options.chunk_tokens > 0 && options.running_max > 0,
                options.rows_max, options.chunk_tokens, options.running_max);
@@ -170,14 +174,15 @@ void Engine::Impl::Launch(const StepPlan& plan) {
   last_step = plan.step;
   Flight& flight = flights.emplace_back();
   flight.step = plan.step;
+  flight.prompt_tokens = plan.rows - plan.decode_rows;
   for (const Span& span : plan.spans) {
     if (span.samples) flight.samples.push_back(span.request);
   }
   ++totals.steps;
   totals.rows += plan.rows;
-  const absl::Time began = options.clock();
+  flight.launched = options.clock();
   executor->Launch(std::move(batch));
-  launching = options.clock() - began;
+  launching = options.clock() - flight.launched;
 }
 
 bool Engine::Impl::CollectDue(bool launched) {
@@ -187,7 +192,11 @@ bool Engine::Impl::CollectDue(bool launched) {
   flights.pop_front();
   const absl::Time began = options.clock();
   absl::StatusOr<std::vector<SampleResult>> results = executor->Collect();
-  waited += options.clock() - began;
+  const absl::Time ended_at = options.clock();
+  waited += ended_at - began;
+  scheduler.pace().Measured(flight.prompt_tokens,
+                            ended_at - std::max(flight.launched, last_collected));
+  last_collected = ended_at;
   if (!results.ok()) {
     LoseDevice(results.status());
     return true;

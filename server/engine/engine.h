@@ -30,12 +30,14 @@ struct EngineOptions {
   int64_t queue_tokens_max = 4 << 20;  // prompt + max_tokens of the waiting ones
   int64_t queue_bytes_max = 256 << 20;
   int overtake_steps_max = 256;  // how long a request whose adapter loads may be overtaken
+  // How much longer prompt tokens may make a step while requests decode (StepPace); 0: any.
+  double stretch = 0.0;
   int64_t context_tokens = 0;
   int32_t vocabulary = 0;
   absl::Duration queue_ttl = absl::InfiniteDuration();  // never scheduled by then: Unavailable
   // Hears every end, before the request's own sink; on the engine's thread, must not block.
   std::function<void(const FinishEvent&)> on_end;
-  // For step_ms and RequestTimings alone; nothing is decided by it.
+  // For what was measured: step_ms, RequestTimings, StepPace.
   std::function<absl::Time()> clock = absl::Now;
 };
 

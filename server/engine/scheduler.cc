@@ -10,7 +10,7 @@
 namespace lorica {
 
 Scheduler::Scheduler(SchedulerOptions options, AdapterPool* pool, BlockArena* arena)
-    : options_(options), pool_(pool), arena_(arena) {
+    : options_(options), pool_(pool), arena_(arena), pace_(options.stretch) {
   for (int32_t slot = options_.running_max - 1; slot >= 0; --slot) free_slots_.push_back(slot);
 }
 
@@ -53,8 +53,11 @@ StepPlan Scheduler::Schedule(uint64_t step, absl::Time now, std::vector<Failure>
   Budget budget{options_.rows_max, options_.chunk_tokens};
   MakeRoomForSenior();
   PlaceDecodeRows(budget, plan);
+  plan.decode_rows = plan.rows;
+  if (plan.decode_rows > 0) budget.chunk = std::min(budget.chunk, pace_.TokensBeside());
   Admit(now);
   PlaceChunks(budget, plan);
+  pace_.Planned(plan.decode_rows, plan.rows - plan.decode_rows);
   OrderSpans(plan);
   failures_ = nullptr;
   return plan;

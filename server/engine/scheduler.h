@@ -1,7 +1,8 @@
 // Decides each step: who is admitted, who gives way, which tokens of whom are rows.
 //
 // Running requests with one token to feed come first, then prompt chunks, oldest first,
-// then admissions: fair among tenants (FairQueue), by arrival within each. A request whose
+// then admissions: fair among tenants (FairQueue), by arrival within each. Beside rows that
+// decode, prompts get as many tokens as StepPace allows. A request whose
 // adapter is loading is overtaken. One that waits for room is not: by nobody when KV or a slot is
 // missing, for overtake_steps_max steps when its adapter has no room; after as many steps more
 // recent requests are preempted for it. Whoever is preempted keeps its tokens and
@@ -25,6 +26,7 @@
 #include "kernels/block_arena.h"
 #include "server/engine/fair_queue.h"
 #include "server/engine/request_state.h"
+#include "server/engine/step_pace.h"
 #include "server/engine/step_plan.h"
 
 namespace lorica {
@@ -34,6 +36,7 @@ struct SchedulerOptions {
   int chunk_tokens = 256;
   int running_max = 64;
   int overtake_steps_max = 256;
+  double stretch = 0.0;  // of StepPace
 };
 
 class Scheduler {
@@ -58,6 +61,7 @@ class Scheduler {
   // The plan's batch was launched / its results have been read.
   void Launched(const StepPlan& plan);
   void Collected(uint64_t step);
+  StepPace& pace() { return pace_; }
 
   const absl::btree_map<RequestId, std::unique_ptr<RequestState>>& requests() const {
     return requests_;
@@ -120,6 +124,7 @@ class Scheduler {
 
   absl::btree_map<RequestId, std::unique_ptr<RequestState>> requests_;
   FairQueue queue_;  // who waits
+  StepPace pace_;
   RequestMap running_;
   std::vector<int32_t> free_slots_;
   std::vector<Grave> graves_;

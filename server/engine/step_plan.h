@@ -27,6 +27,7 @@ struct StepPlan {
   std::vector<Span> spans;
   std::vector<std::vector<LoraTerm>> tile_lists;
   int32_t rows = 0;
+  int32_t decode_rows = 0;  // of them: one token each of requests whose prompt is computed
 };
 
 }  // namespace lorica

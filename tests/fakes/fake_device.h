@@ -13,6 +13,7 @@
 #include <cstdint>
 #include <cstring>
 #include <deque>
+#include <functional>
 #include <memory>
 #include <set>
 #include <string>
@@ -248,6 +249,10 @@ class FakeExecutor : public Executor {
   std::set<uint64_t> poisoned;  // adapters (HashAdapter) whose rows are not finite
   absl::Status device;          // not OK: what Collect says from now on
   int64_t rows_max = 1 << 30;
+  // What a step takes on the device, one after the other; `clock` is moved to its end. Absent: no
+  // time.
+  std::function<absl::Duration(const StepBatch&)> cost;
+  absl::Time* clock = nullptr;
   std::vector<StepBatch> log;  // when keep_log
   bool keep_log = false;
 
@@ -255,6 +260,8 @@ class FakeExecutor : public Executor {
   void Launch(std::unique_ptr<StepBatch> batch) override {
     CheckShape(*batch);
     if (keep_log) log.push_back(*batch);
+    if (cost)
+      ends_.push_back(std::max(*clock, ends_.empty() ? *clock : ends_.back()) + cost(*batch));
     flights_.push_back(std::move(batch));
     LORICA_CHECK(static_cast<int>(flights_.size()) <= depth_ + 1, "steps in flight",
                  flights_.size());
@@ -263,6 +270,7 @@ class FakeExecutor : public Executor {
     LORICA_CHECK(!flights_.empty());
     const std::unique_ptr<StepBatch> batch = std::move(flights_.front());
     flights_.pop_front();
+    if (cost) *clock = std::max(*clock, ends_.at(ends_.size() - 1 - flights_.size()));
     if (!device.ok()) return device;
     return Run(*batch);
   }
@@ -372,6 +380,7 @@ class FakeExecutor : public Executor {
   const int depth_;
   const int32_t vocabulary_;
   std::deque<std::unique_ptr<StepBatch>> flights_;
+  std::vector<absl::Time> ends_;  // of all steps
   std::vector<int32_t> slots_;
 };
 

@@ -108,6 +108,16 @@ TEST(Config, OnACardDefaultsAreLargerAndWhatIsGivenStays) {
   EXPECT_EQ(Parse({"--device", "cuda", "--running-requests", "7"}).config->running_requests, 7);
 }
 
+TEST(Config, PromptsMayStretchAStepByMoreThanNothing) {
+  EXPECT_EQ(Parse({}).config->step_stretch, 2.5);
+  for (const char* good : {"1.1", "3", "1000"}) {
+    EXPECT_TRUE(Parse({"--step-stretch", good}).config) << good;
+  }
+  for (const char* bad : {"1.09", "1000.1", "0", "-1", "far"}) {
+    EXPECT_THAT(Parse({"--step-stretch", bad}).text, HasSubstr("step-stretch")) << bad;
+  }
+}
+
 TEST(Config, OnACardTheArenaTakesWhatIsLeftUnlessItIsGiven) {
   EXPECT_EQ(Parse({"--device", "cuda"}).config->arena_bytes, 0);
   EXPECT_EQ(Parse({"--device", "cuda", "--arena-bytes", "2GiB"}).config->arena_bytes,

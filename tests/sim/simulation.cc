@@ -142,6 +142,7 @@ Simulation::Simulation(uint64_t seed)
   c.engine.queue_requests_max = Draw(1, 60);
   c.engine.queue_tokens_max = Draw(200, 4000);
   c.engine.overtake_steps_max = Draw(0, 30);
+  c.engine.stretch = Chance(0.5) ? 0.0 : Draw(2, 5);
   c.engine.context_tokens = 160;
   c.engine.vocabulary = kVocabulary;
   c.engine.queue_ttl = Chance(0.2) ? absl::Milliseconds(200) : absl::InfiniteDuration();
