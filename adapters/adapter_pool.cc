@@ -53,6 +53,10 @@ absl::StatusOr<AdapterLease> AdapterPool::TryAcquire(const GenerationPtr& genera
   return lease;
 }
 
+void AdapterPool::Prepare(const GenerationPtr& generation, absl::Time now) {
+  impl_->TryAcquire(generation, now).IgnoreError();
+}
+
 AdapterWait AdapterPool::WaitOf(const GenerationPtr& generation) const {
   return impl_->WaitOf(generation);
 }
@@ -312,6 +316,7 @@ void AdapterPool::Impl::KeepImage(PoolEntry& entry, ImagePtr image) {
   entry.fetch = FetchState::kRoom;
   entry.asked_poll = polls;
   MarkDirty(entry);
+  Place(entry).IgnoreError();  // who asks next is told again why it cannot be
 }
 
 bool AdapterPool::Impl::InsertIntoHost(PoolEntry& entry, const ImagePtr& image, bool in_use) {

@@ -5,7 +5,7 @@
 // single-flight per generation and run on loader threads of low priority; a failure
 // is remembered for a short, jittered time in a bounded table.
 //
-// Threads. TryAcquire, Poll and the destruction of leases belong to the engine's
+// Threads. TryAcquire, Prepare, Poll and the destruction of leases belong to the engine's
 // thread: they own the arena and never wait. Load, Evict, Pin, Unpin, Lookup and
 // stats may be called from any thread: the first four are applied by the next Poll,
 // the last two show the state as of the last one.
@@ -131,6 +131,9 @@ class AdapterPool {
   // has. FailedPrecondition: pinned adapters leave too few blocks. Any other code: the
   // load's error. Never waits, never reads a file.
   absl::StatusOr<AdapterLease> TryAcquire(const GenerationPtr& generation, absl::Time now);
+  // Starts what TryAcquire would start, and takes no lease: a request for it will come to its
+  // turn soon. Engine's thread.
+  void Prepare(const GenerationPtr& generation, absl::Time now);
   // After an Unavailable, on the engine's thread.
   AdapterWait WaitOf(const GenerationPtr& generation) const;
   // Blocks that eviction never gives because they are pinned on the device, not

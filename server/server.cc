@@ -42,6 +42,7 @@ namespace {
 
 // Device memory that is taken after the arena: captured steps, tables of adapters.
 constexpr int64_t kLateDeviceBytes = int64_t{512} << 20;
+constexpr double kLinger = 0.7;  // of a decode step
 constexpr absl::Duration kDrainPoll = absl::Milliseconds(20);
 
 // Stands for --adapters-dir where there is none.
@@ -325,6 +326,7 @@ absl::Status Server::BuildEngine() {
   options.rows_max = static_cast<int>(config_.batch_rows);
   options.chunk_tokens = static_cast<int>(config_.chunk_tokens);
   options.stretch = config_.step_stretch;
+  options.linger = kLinger;
   options.running_max = static_cast<int>(config_.running_requests);
   options.queue_requests_max = static_cast<int>(config_.queue_requests);
   options.queue_tokens_max = config_.queue_tokens;

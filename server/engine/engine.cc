@@ -12,6 +12,13 @@
 #include "server/engine/scheduler.h"
 
 namespace lorica {
+namespace {
+
+// From the launch of a step to its start on the device, at most.
+constexpr absl::Duration kLaunchLead = absl::Milliseconds(1);
+constexpr int kLingerWakesMax = 16;  // far below kAskedPolls
+
+}  // namespace
 
 struct Engine::Impl {
   // A step on the device and whose tokens it samples, in order.
@@ -27,6 +34,7 @@ struct Engine::Impl {
 
   StepReport Step(absl::Time now);
   void TakeArrivals();
+  void Linger();
   void Apply(RequestId id, const Wish& wish);
   void DropExpired(absl::Time now);
   StepPlan PlanStep(absl::Time now);
@@ -103,6 +111,7 @@ StepReport Engine::Impl::Step(absl::Time time) {
   waited = launching = absl::ZeroDuration();
   TakeArrivals();
   pool->Poll(now);
+  Linger();
   DropExpired(now);
   StepReport report;
   report.plan = PlanStep(now);
@@ -125,6 +134,26 @@ void Engine::Impl::TakeArrivals() {
   for (const auto& [id, wish] : arrivals.wishes) Apply(id, wish);
   if (arrivals.abort.has_value()) EndAll(*arrivals.abort);
   if (!device.ok()) EndAll(device);
+}
+
+// The device decodes and needs the next step only when it has ended: who comes until shortly
+// before is in it, and adapters are copied meanwhile.
+void Engine::Impl::Linger() {
+  if (options.linger == 0.0 || flights.empty() || flights.back().prompt_tokens > 0) return;
+  const absl::Duration step = scheduler.pace().decode_step();
+  const absl::Time until = std::max(flights.back().launched, last_collected) +
+                           std::min(options.linger * step, step - kLaunchLead);
+  const absl::Time began = options.clock();
+  for (int wakes = 0; wakes < kLingerWakesMax; ++wakes) {
+    now = std::max(now, options.clock());
+    scheduler.PrepareAdapters(now);
+    if (now >= until || !inbox.Wait(until - now)) break;
+    TakeArrivals();
+    pool->Poll(now);
+  }
+  const absl::Time ended_at = options.clock();
+  now = std::max(now, ended_at);
+  waited += ended_at - began;
 }
 
 void Engine::Impl::Apply(RequestId id, const Wish& wish) {

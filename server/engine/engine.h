@@ -37,6 +37,9 @@ struct EngineOptions {
   absl::Duration queue_ttl = absl::InfiniteDuration();  // never scheduled by then: Unavailable
   // Hears every end, before the request's own sink; on the engine's thread, must not block.
   std::function<void(const FinishEvent&)> on_end;
+  // Share of a step that the launch of the next may wait for arrivals while the device, an
+  // asynchronous one, is busy decoding; 0: it is launched at once.
+  double linger = 0.0;
   // For what was measured: step_ms, RequestTimings, StepPace.
   std::function<absl::Time()> clock = absl::Now;
 };

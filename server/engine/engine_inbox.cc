@@ -121,9 +121,9 @@ void EngineInbox::EndStep(const QueueShare& left_queue, const std::vector<Reques
   times_[times_count_++ % times_.size()] = times;
 }
 
-void EngineInbox::Wait(absl::Duration timeout) {
+bool EngineInbox::Wait(absl::Duration timeout) {
   absl::MutexLock lock(&mutex_);
-  mutex_.AwaitWithTimeout(absl::Condition(this, &EngineInbox::Woken), timeout);
+  return mutex_.AwaitWithTimeout(absl::Condition(this, &EngineInbox::Woken), timeout);
 }
 
 bool EngineInbox::idle() const {

@@ -66,7 +66,7 @@ class EngineInbox {
   // What a step changed, in one go. `times.step_ms` < 0: no step ran.
   void EndStep(const QueueShare& left_queue, const std::vector<RequestId>& ended,
                const EngineStats& stats, bool steps_in_flight, const StepTimes& times);
-  void Wait(absl::Duration timeout);
+  bool Wait(absl::Duration timeout);  // false: nothing came
 
   bool idle() const;
   EngineStats stats() const;

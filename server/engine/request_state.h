@@ -38,6 +38,7 @@ struct RequestState {
   int32_t pending = 0;     // samples launched and not collected
   uint64_t last_step = 0;  // the last launched step that names it
   int64_t room_steps = 0;  // steps it has waited for room
+  bool prepared = false;   // its adapters were asked for when it came
 
   bool in_queue = true;  // counts against the queue's limits
   bool was_scheduled = false;

@@ -44,6 +44,15 @@ void Scheduler::Remove(RequestId id) {
   Bury(state, std::move(request));
 }
 
+void Scheduler::PrepareAdapters(absl::Time now) {
+  if (queue_.waiting() == 0 || queue_.waiting() > std::ssize(free_slots_)) return;
+  queue_.Visit([&](RequestState& request) {
+    if (request.paused || std::exchange(request.prepared, true)) return true;
+    for (const GenerationPtr& generation : request.generations) pool_->Prepare(generation, now);
+    return true;
+  });
+}
+
 // --- one step ------------------------------------------------------------------------
 
 StepPlan Scheduler::Schedule(uint64_t step, absl::Time now, std::vector<Failure>* failures) {

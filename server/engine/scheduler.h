@@ -55,6 +55,9 @@ class Scheduler {
   // which sample rows borrow from.
   void Remove(RequestId id);
 
+  // Has the adapters of those that have come brought to the device, where each has a place to
+  // run. Once each: who may stay there is decided by admission.
+  void PrepareAdapters(absl::Time now);
   // The plan of step `step`; empty spans when nothing can run. `failures` gets the
   // requests that can never run; the caller removes them.
   StepPlan Schedule(uint64_t step, absl::Time now, std::vector<Failure>* failures);

@@ -102,6 +102,35 @@ TEST(AdapterPool, TryAcquireNeverWaitsAndLeasesWhenTheCopyIsDone) {
             fakes::HashAdapter("a", 3));
 }
 
+TEST(AdapterPool, PrepareStartsTheCopyOfAHostCopyAtOnceAndLeasesNothing) {
+  World world(8, HostBlocks(8));
+  const GenerationPtr a = MakeFakeGeneration("a", 3);
+  std::optional<absl::Status> loaded;
+  world.pool->Load(a, AdapterTier::kHost, Into(loaded));
+  for (int i = 0; i < 2; ++i) world.Turn();
+  ASSERT_TRUE(loaded.has_value() && loaded->ok());
+  world.backend.copy_ticks = 1;
+  world.pool->Prepare(a, world.now);
+  EXPECT_EQ(world.pool->copies_in_flight(), 1);
+  world.pool->Prepare(a, world.now);
+  EXPECT_EQ(world.pool->copies_in_flight(), 1);
+  world.backend.Tick();
+  EXPECT_TRUE(world.Ask(a).ok());  // without a poll in between
+  EXPECT_EQ(world.stats().device.misses, 1);
+  EXPECT_EQ(world.pool->Lookup("a").lease_count, 0);
+}
+
+TEST(AdapterPool, ALoadThatEndsGoesOnToTheDeviceInTheSamePoll) {
+  World world(8, HostBlocks(8));
+  world.backend.copy_ticks = 1;
+  const GenerationPtr a = MakeFakeGeneration("a", 3);
+  EXPECT_FALSE(world.Ask(a).ok());
+  world.Turn();
+  EXPECT_EQ(world.pool->copies_in_flight(), 1);
+  world.backend.Tick();
+  EXPECT_TRUE(world.Ask(a).ok());
+}
+
 TEST(AdapterPool, LoadsOnceForAllWhoWait) {
   World world(8, HostBlocks(8));
   const GenerationPtr a = MakeFakeGeneration("a", 2);
@@ -171,6 +200,7 @@ TEST(AdapterPool, TheHostTierTakesExactlyItsBytes) {
 TEST(AdapterPool, AnImageLargerThanTheHostTierIsHeldOnlyForItsCopy) {
   World world(8, HostBlocks(2));
   const GenerationPtr big = MakeFakeGeneration("big", 5);
+  world.backend.copy_ticks = 2;
   EXPECT_FALSE(world.Ask(big).ok());
   EXPECT_EQ(world.stats().transient_bytes, 5 * kFakeBlockBytes);
   ASSERT_TRUE(world.Get(big).ok());

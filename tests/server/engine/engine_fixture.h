@@ -32,6 +32,7 @@ struct EngineWorld {
     int depth = 0;
     int32_t arena_blocks = 64;
     EngineOptions engine;
+    std::function<absl::Time()> clock;  // absent: `now`
     PoolOptions pool = {.host_bytes_max = 64 * fakes::kFakeBlockBytes};
   };
 
@@ -40,7 +41,7 @@ struct EngineWorld {
         backend(&memory),
         arena(options.arena_blocks),
         executor(&memory, options.depth, kTestVocabulary) {
-    options.engine.clock = [this] { return now; };
+    options.engine.clock = options.clock ? options.clock : [this] { return now; };
     if (options.engine.vocabulary == 0) options.engine.vocabulary = kTestVocabulary;
     KvCache cache;
     cache.block_bytes = fakes::kFakeBlockBytes;

@@ -442,6 +442,86 @@ TEST(Engine, WhoHearsOfItsLastTokenFindsItCounted) {
   EXPECT_EQ(sink->stats.running, 0);
 }
 
+// A device that takes 8 ms a step, and a clock that goes on by 0.5 ms whenever it is read.
+class EngineThatLingers : public testing::Test {
+ protected:
+  EngineThatLingers() {
+    EngineWorld::Options options;
+    options.depth = 1;
+    options.engine.linger = 0.7;
+    options.clock = [this] {
+      world_->now += absl::Microseconds(500);
+      if (on_clock_) on_clock_();
+      if (copying_) world_->backend.Tick();
+      return world_->now;
+    };
+    world_ = std::make_unique<EngineWorld>(options);
+    world_->executor.clock = &world_->now;
+    world_->executor.cost = [](const StepBatch&) { return absl::Milliseconds(8); };
+    stream_ = world_->Submit(world_->Request(3, 40));
+    for (int i = 0; i < 10; ++i) world_->Step();
+  }
+  // Steps once; `event` comes as soon as the engine waits for the device.
+  StepPlan StepWith(std::function<void()> event) {
+    const absl::Time began = world_->now;
+    bool came = false;
+    on_clock_ = [&] {
+      if (came || world_->now < began + absl::Milliseconds(2)) return;
+      came = true;
+      event();
+    };
+    StepPlan plan = world_->Step().plan;
+    on_clock_ = nullptr;
+    EXPECT_TRUE(came);
+    return plan;
+  }
+  bool Has(const StepPlan& plan, RequestId id) const {
+    return std::any_of(plan.spans.begin(), plan.spans.end(),
+                       [id](const Span& span) { return span.request == id; });
+  }
+
+  std::function<void()> on_clock_;
+  bool copying_ = false;  // copies end while the clock goes on
+  std::unique_ptr<EngineWorld> world_;
+  Submitted stream_;
+};
+
+TEST_F(EngineThatLingers, WhoComesWhileTheDeviceIsBusyIsInTheNextStep) {
+  Submitted late;
+  const StepPlan plan = StepWith([&] { late = world_->Submit(world_->Request(5, 3)); });
+  EXPECT_TRUE(Has(plan, late.id) && Has(plan, stream_.id));
+  world_->Run();
+  EXPECT_TRUE(late.ended_well() && late.right() && stream_.right());
+}
+
+TEST_F(EngineThatLingers, AnAdapterInHostMemoryIsThereByTheNextStep) {
+  const GenerationPtr adapter = MakeFakeGeneration("a", 2);
+  world_->pool->Load(adapter, AdapterTier::kHost, nullptr);
+  for (int i = 0; i < 3; ++i) {
+    world_->held.RunAll();
+    world_->Step();
+  }
+  world_->backend.copy_ticks = 1;
+  Submitted late;
+  const StepPlan plan = StepWith([&] {
+    late = world_->Submit(world_->Request(5, 3, {{adapter, 1.0f}}));
+    copying_ = true;
+  });
+  EXPECT_TRUE(Has(plan, late.id));
+  world_->Run();
+  EXPECT_TRUE(late.ended_well() && late.right() && stream_.right());
+}
+
+TEST_F(EngineThatLingers, BehindAStepWithPromptsTheNextIsLaunchedAtOnce) {
+  const Submitted prompt = world_->Submit(world_->Request(50, 3));
+  EXPECT_TRUE(Has(world_->Step().plan, prompt.id));
+  Submitted late;
+  const StepPlan plan = StepWith([&] { late = world_->Submit(world_->Request(5, 3)); });
+  EXPECT_FALSE(Has(plan, late.id));
+  world_->Run();
+  EXPECT_TRUE(late.right() && prompt.right() && stream_.right());
+}
+
 TEST(Engine, WaitForWorkReturnsWhenARequestComes) {
   EngineWorld world({});
   world.Step();
