@@ -36,6 +36,7 @@ struct AdapterConfig {
   double alpha = 8.0;
   bool use_rslora = false;
   bool use_dora = false;
+  bool lora_bias = false;
   // In file order: PEFT takes the first key that matches (.*\.)?(KEY)$.
   std::vector<std::pair<std::string, int>> rank_pattern;
   std::vector<std::pair<std::string, double>> alpha_pattern;

@@ -169,9 +169,11 @@ struct Refusal {
 
 // Fields that change the mathematics in a way that is not served.
 constexpr Refusal kRefusals[] = {
-    {"modules_to_save", "it replaces whole modules of the base: train LoRA on them instead"},
-    {"trainable_token_indices", "it replaces rows of the embedding"},
-    {"lora_bias", "it adds biases to lora_B: train with lora_bias=False"},
+    {"modules_to_save",
+     "it replaces whole modules of the base: train LoRA on them instead (target_modules may name "
+     "lm_head and embed_tokens)"},
+    {"trainable_token_indices",
+     "it replaces rows of the embedding: train LoRA on embed_tokens instead"},
     {"target_parameters", "LoRA on bare parameters (experts) is not served"},
     {"layer_replication", "it repeats layers of the base model"},
     {"use_qalora", "QA-LoRA pools its inputs: train plain LoRA"},
@@ -187,13 +189,16 @@ absl::Status CheckRefusals(const Json& json) {
       return Bad(absl::StrCat(refusal.field, " is not supported: ", refusal.reason));
     }
   }
-  const Json& bias = Field(json, "bias");
-  if (!bias.is_null() && bias != "none") {
-    return Bad(
-        absl::StrCat("bias ", Shown(bias),
-                     " is not supported: only adapters trained with bias='none' are served"));
-  }
   return absl::OkStatus();
+}
+
+// Whether there are trained biases the tensors say: a base without biases has none.
+absl::Status CheckBias(const Json& json) {
+  const Json& bias = Field(json, "bias");
+  if (bias.is_null() || bias == "none" || bias == "all" || bias == "lora_only") {
+    return absl::OkStatus();
+  }
+  return Bad(absl::StrCat("bias ", Shown(bias), " is unknown"));
 }
 
 absl::Status CheckPeftType(const Json& json) {
@@ -248,6 +253,7 @@ absl::Status CheckConsistency(const Json& json, const AdapterConfig& config) {
   if (IsSet(Field(json, "layers_pattern")) && Field(json, "layers_to_transform").is_null()) {
     return Bad("layers_pattern without layers_to_transform");
   }
+  if (config.use_dora && config.lora_bias) return Bad("use_dora together with lora_bias");
   if (config.use_dora && IsSet(Field(json, "megatron_config"))) {
     return Bad("use_dora together with megatron_config");
   }
@@ -341,6 +347,7 @@ absl::Status ReadNumbers(const Json& json, AdapterConfig& config) {
   }
   if (absl::Status s = ReadBool(json, "use_rslora", &config.use_rslora); !s.ok()) return s;
   if (absl::Status s = ReadBool(json, "use_dora", &config.use_dora); !s.ok()) return s;
+  if (absl::Status s = ReadBool(json, "lora_bias", &config.lora_bias); !s.ok()) return s;
   absl::Status s = ReadPatterns(json, "rank_pattern", ReadRank, &config.rank_pattern);
   if (!s.ok()) return s;
   return ReadPatterns(json, "alpha_pattern", ReadAlpha, &config.alpha_pattern);
@@ -356,6 +363,7 @@ absl::StatusOr<AdapterConfig> ParseAdapterConfig(std::string_view text) {
   if (absl::Status s = CheckTaskType(*json, config); !s.ok()) return s;
   if (absl::Status s = ReadNumbers(*json, config); !s.ok()) return s;
   if (absl::Status s = CheckRefusals(*json); !s.ok()) return s;
+  if (absl::Status s = CheckBias(*json); !s.ok()) return s;
   if (absl::Status s = CheckInit(*json, config); !s.ok()) return s;
   if (absl::Status s = CheckConsistency(*json, config); !s.ok()) return s;
   if (absl::Status s = ReadLayers(*json, config); !s.ok()) return s;

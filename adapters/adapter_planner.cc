@@ -27,13 +27,40 @@ struct FoundModule {
   const SafetensorsEntry* a = nullptr;
   const SafetensorsEntry* b = nullptr;
   const SafetensorsEntry* magnitude = nullptr;
+  const SafetensorsEntry* bias = nullptr;
+  const SafetensorsEntry* base_copy = nullptr;
 };
 
 using FoundModules = absl::btree_map<std::pair<int, LoraModule>, FoundModule>;
 
+// Everything the weight file holds that has a place.
+struct Found {
+  FoundModules modules;
+  std::vector<const SafetensorsEntry*> training_state;
+};
+
 const SafetensorsEntry*& Slot(FoundModule& found, TensorRole role) {
-  if (role == TensorRole::kA) return found.a;
-  return role == TensorRole::kB ? found.b : found.magnitude;
+  switch (role) {
+    case TensorRole::kA:
+      return found.a;
+    case TensorRole::kB:
+      return found.b;
+    case TensorRole::kBias:
+      return found.bias;
+    case TensorRole::kBaseCopy:
+      return found.base_copy;
+    default:
+      return found.magnitude;
+  }
+}
+
+// Whether a tensor of this name may belong to the module: embeddings have names of their own,
+// and the base is only saved beside what stands outside the layers.
+bool Suits(const TensorName& name, const LoraTarget& target) {
+  const bool pair = name.role == TensorRole::kA || name.role == TensorRole::kB;
+  const bool embedding = target.module == LoraModule::kEmbedding;
+  if (name.role == TensorRole::kBaseCopy) return target.layer == kOutsideLayers;
+  return !pair || name.embedding == embedding;
 }
 
 // Sorts tensors into modules; what has no place is collected by its reason.
@@ -47,19 +74,27 @@ class Finder {
       refused_[name.refusal].push_back(entry.name);
       return;
     }
+    if (name.role == TensorRole::kTrainingState) {
+      found_.training_state.push_back(&entry);
+      return;
+    }
     const auto target = targets_.by_name.find(name.module);
     if (target == targets_.by_name.end()) {
       if (unknown_.empty() || unknown_.back() != name.module) unknown_.push_back(name.module);
       return;
     }
-    FoundModule& found = found_[{target->second->layer, target->second->module}];
+    if (!Suits(name, *target->second)) {
+      refused_["these are not LoRA tensors that PEFT writes"].push_back(entry.name);
+      return;
+    }
+    FoundModule& found = found_.modules[{target->second->layer, target->second->module}];
     found.target = target->second;
     const SafetensorsEntry*& slot = Slot(found, name.role);
     if (slot != nullptr) duplicates_.push_back(entry.name);
     slot = &entry;
   }
 
-  absl::StatusOr<FoundModules> Finish(bool use_dora) {
+  absl::StatusOr<Found> Finish(const AdapterConfig& config) {
     if (!refused_.empty()) {
       const auto& [reason, names] = *refused_.begin();
       return Refuse(absl::StrCat(reason, ": ", QuotedList(names)));
@@ -72,34 +107,46 @@ class Finder {
       return Refuse(
           absl::StrCat("tensors that name the same weights twice: ", QuotedList(duplicates_)));
     }
-    if (found_.empty()) return Refuse("the weight file holds no LoRA tensors");
-    if (absl::Status s = CheckComplete(use_dora); !s.ok()) return s;
+    if (found_.modules.empty()) return Refuse("the weight file holds no LoRA tensors");
+    if (absl::Status s = CheckComplete(config); !s.ok()) return s;
     return std::move(found_);
   }
 
  private:
-  absl::Status CheckComplete(bool use_dora) const {
-    std::vector<std::string> no_a, no_b, no_magnitude, magnitude;
-    for (const auto& [place, found] : found_) {
+  using Names = std::vector<std::string>;
+
+  absl::Status CheckComplete(const AdapterConfig& config) const {
+    Names no_a, no_b, no_magnitude, magnitude, no_bias, bias;
+    for (const auto& [place, found] : found_.modules) {
       if (found.a == nullptr) no_a.push_back(found.target->name);
       if (found.b == nullptr) no_b.push_back(found.target->name);
       (found.magnitude == nullptr ? no_magnitude : magnitude).push_back(found.target->name);
+      (found.bias == nullptr ? no_bias : bias).push_back(found.target->name);
     }
     if (!no_a.empty()) return Refuse(absl::StrCat("lora_A is missing for ", QuotedList(no_a)));
     if (!no_b.empty()) return Refuse(absl::StrCat("lora_B is missing for ", QuotedList(no_b)));
-    if (use_dora && !no_magnitude.empty()) {
-      return Refuse(absl::StrCat("use_dora is true, but lora_magnitude_vector is missing for ",
-                                 QuotedList(no_magnitude)));
+    absl::Status s =
+        CheckField("use_dora", "lora_magnitude_vector", config.use_dora, magnitude, no_magnitude);
+    s.Update(CheckField("lora_bias", "lora_B.bias", config.lora_bias, bias, no_bias));
+    return s;
+  }
+
+  // What a field promises is there for all modules, or for none.
+  static absl::Status CheckField(const char* field, const char* tensor, bool on, const Names& with,
+                                 const Names& without) {
+    if (on && !without.empty()) {
+      return Refuse(
+          absl::StrCat(field, " is true, but ", tensor, " is missing for ", QuotedList(without)));
     }
-    if (!use_dora && !magnitude.empty()) {
-      return Refuse(absl::StrCat("use_dora is not true, but there is a lora_magnitude_vector for ",
-                                 QuotedList(magnitude)));
+    if (!on && !with.empty()) {
+      return Refuse(
+          absl::StrCat(field, " is not true, but there is a ", tensor, " for ", QuotedList(with)));
     }
     return absl::OkStatus();
   }
 
   const PlanTargets& targets_;
-  FoundModules found_;
+  Found found_;
   std::map<std::string, std::vector<std::string>> refused_;
   std::vector<std::string> unknown_;
   std::vector<std::string> duplicates_;
@@ -117,6 +164,13 @@ absl::StatusOr<DType> DTypeOf(const SafetensorsEntry& entry) {
                              ": F32, F16 and BF16 are served"));
 }
 
+absl::Status CheckShape(const LoraTarget& target, const char* what, const SafetensorsEntry* entry,
+                        const std::vector<int64_t>& wanted) {
+  if (entry == nullptr || entry->shape == wanted) return absl::OkStatus();
+  return Refuse(absl::StrCat(target.name, ": ", what, " is ", ShapeText(entry->shape),
+                             ", this base model needs ", ShapeText(wanted)));
+}
+
 absl::Status CheckShapes(const FoundModule& found) {
   const LoraTarget& target = *found.target;
   const std::vector<int64_t>& a = found.a->shape;
@@ -125,7 +179,10 @@ absl::Status CheckShapes(const FoundModule& found) {
   if (!two || a[1] != target.in_features || b[0] != target.out_features) {
     return Refuse(absl::StrCat(target.name, ": lora_A is ", ShapeText(a), " and lora_B ",
                                ShapeText(b), ", this base model needs [rank, ", target.in_features,
-                               "] and [", target.out_features, ", rank]"));
+                               "] and [", target.out_features, ", rank]",
+                               target.layer == kOutsideLayers
+                                   ? ": an adapter for a changed vocabulary is not served"
+                                   : ""));
   }
   if (a[0] != b[1]) {
     return Refuse(
@@ -134,11 +191,22 @@ absl::Status CheckShapes(const FoundModule& found) {
   if (a[0] < 1 || a[0] > kLoraRankMax) {
     return Refuse(absl::StrCat(target.name, ": rank ", a[0], " is not from 1 to ", kLoraRankMax));
   }
-  if (found.magnitude == nullptr) return absl::OkStatus();
-  const std::vector<int64_t>& magnitude = found.magnitude->shape;
-  if (magnitude.size() == 1 && magnitude[0] == target.out_features) return absl::OkStatus();
-  return Refuse(absl::StrCat(target.name, ": lora_magnitude_vector is ", ShapeText(magnitude),
-                             ", this base model needs [", target.out_features, "]"));
+  absl::Status s =
+      CheckShape(target, "lora_magnitude_vector", found.magnitude, {target.out_features});
+  s.Update(CheckShape(target, "lora_B.bias", found.bias, {target.out_features}));
+  if (found.base_copy != nullptr) {
+    s.Update(CheckShape(target, "the saved base_layer", found.base_copy,
+                        {target.weight->out_features(), target.weight->in_features()}));
+  }
+  return s;
+}
+
+absl::Status LocateVector(const SafetensorsEntry* entry, PlannedVector& vector) {
+  if (entry == nullptr) return absl::OkStatus();
+  absl::StatusOr<DType> dtype = DTypeOf(*entry);
+  if (!dtype.ok()) return dtype.status();
+  vector = {entry->begin, *dtype};
+  return absl::OkStatus();
 }
 
 absl::StatusOr<PlannedModule> Locate(const FoundModule& found) {
@@ -154,12 +222,24 @@ absl::StatusOr<PlannedModule> Locate(const FoundModule& found) {
   module.file_dtype = *a_dtype == *b_dtype ? *a_dtype : DType::kF32;
   module.a_begin = found.a->begin;
   module.b_begin = found.b->begin;
-  if (found.magnitude == nullptr) return module;
-  absl::StatusOr<DType> magnitude_dtype = DTypeOf(*found.magnitude);
-  if (!magnitude_dtype.ok()) return magnitude_dtype.status();
-  module.magnitude_dtype = *magnitude_dtype;
-  module.magnitude_begin = found.magnitude->begin;
+  absl::Status s = LocateVector(found.magnitude, module.magnitude);
+  s.Update(LocateVector(found.bias, module.bias));
+  if (!s.ok()) return s;
   return module;
+}
+
+absl::Status AddAsides(const Found& found, AdapterPlan& plan) {
+  for (const auto& [place, module] : found.modules) {
+    if (module.base_copy == nullptr) continue;
+    absl::StatusOr<DType> dtype = DTypeOf(*module.base_copy);
+    if (!dtype.ok()) return dtype.status();
+    plan.asides.push_back({module.target, module.base_copy->begin,
+                           module.base_copy->end - module.base_copy->begin, *dtype});
+  }
+  for (const SafetensorsEntry* entry : found.training_state) {
+    plan.asides.push_back({nullptr, entry->begin, entry->end - entry->begin, DType::kF32});
+  }
+  return absl::OkStatus();
 }
 
 // Rank and scale of a module as the configuration says.
@@ -212,7 +292,8 @@ ModuleTiles TilesOf(const PlannedModule& module, const Backend& backend) {
   tiles.dtype = backend.TileDType(module.file_dtype);
   tiles.in_features = static_cast<int32_t>(module.target->in_features);
   tiles.out_features = static_cast<int32_t>(module.target->out_features);
-  tiles.has_gain = module.magnitude_begin >= 0;
+  tiles.has_gain = module.magnitude.begin >= 0;
+  tiles.has_bias = module.bias.begin >= 0;
   return tiles;
 }
 
@@ -256,6 +337,7 @@ void WarnAboutLayers(AdapterPlan& plan) {
   std::vector<std::string> surplus;
   for (const PlannedModule& module : plan.modules) {
     const bool named =
+        module.target->layer == kOutsideLayers ||
         std::find(layers.begin(), layers.end(), module.target->layer) != layers.end();
     if (!named) surplus.push_back(module.target->name);
   }
@@ -270,8 +352,8 @@ absl::StatusOr<AdapterPlan> PlanAdapter(const PlanTargets& targets, AdapterConfi
                                         const SafetensorsHeader& header, int64_t file_bytes) {
   Finder finder(targets);
   for (const SafetensorsEntry& entry : header.entries) finder.Add(entry);
-  absl::StatusOr<FoundModules> found_modules = finder.Finish(config.use_dora);
-  if (!found_modules.ok()) return found_modules.status();
+  absl::StatusOr<Found> all = finder.Finish(config);
+  if (!all.ok()) return all.status();
 
   AdapterPlan plan;
   plan.config = std::move(config);
@@ -279,7 +361,10 @@ absl::StatusOr<AdapterPlan> PlanAdapter(const PlanTargets& targets, AdapterConfi
   plan.file_bytes = file_bytes;
   absl::StatusOr<Scales> scales = Scales::Make(plan.config);
   if (!scales.ok()) return scales.status();
-  for (const auto& [place, found] : *found_modules) {
+  for (const auto& [place, found] : all->modules) {
+    if (found.magnitude != nullptr && found.target->module == LoraModule::kEmbedding) {
+      return Refuse("DoRA on the embedding is not served: train it without use_dora");
+    }
     if (absl::Status s = CheckShapes(found); !s.ok()) return s;
     absl::StatusOr<PlannedModule> module = Locate(found);
     if (!module.ok()) return module.status();
@@ -288,8 +373,10 @@ absl::StatusOr<AdapterPlan> PlanAdapter(const PlanTargets& targets, AdapterConfi
     module->scale = *scale;
     plan.rank_max = std::max(plan.rank_max, module->rank);
     plan.layout.push_back(TilesOf(*module, targets.backend));
+    if (absl::Status s = targets.backend.CheckModule(plan.layout.back()); !s.ok()) return s;
     plan.modules.push_back(*module);
   }
+  if (absl::Status s = AddAsides(*all, plan); !s.ok()) return s;
   absl::StatusOr<TileLayout> layout = LayOutTiles(targets.block_bytes, plan.layout);
   if (!layout.ok()) return layout.status();
   plan.exact_tile_bytes = layout->exact_bytes;

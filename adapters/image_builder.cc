@@ -93,6 +93,15 @@ absl::StatusOr<const std::byte*> InTileType(const std::string& name, DType from,
   return storage.data();
 }
 
+absl::Status ToFloats(const std::string& name, DType from, absl::Span<const std::byte> elements,
+                      float* out) {
+  if (!AllFinite(from, elements)) {
+    return absl::DataLossError(absl::StrCat(name, " holds NaN or infinity"));
+  }
+  Dequantize(from, elements.data(), std::ssize(elements) / BlockBytes(from), out);
+  return absl::OkStatus();
+}
+
 }  // namespace
 
 absl::StatusOr<ImageBuilder> ImageBuilder::Make(const AdapterPlan& plan, int64_t block_bytes,
@@ -150,14 +159,15 @@ absl::Status ImageBuilder::AddB(int index, absl::Span<const std::byte> elements)
 
 absl::Status ImageBuilder::AddMagnitude(int index, absl::Span<const std::byte> elements) {
   const PlannedModule& module = plan_->modules[index];
-  if (!AllFinite(module.magnitude_dtype, elements)) {
-    return absl::DataLossError(
-        absl::StrCat(module.target->name, ".lora_magnitude_vector holds NaN or infinity"));
-  }
-  std::vector<float>& magnitude = magnitudes_[index];
-  magnitude.resize(module.target->out_features);
-  Dequantize(module.magnitude_dtype, elements.data(), std::ssize(magnitude), magnitude.data());
-  return absl::OkStatus();
+  magnitudes_[index].resize(module.target->out_features);
+  return ToFloats(absl::StrCat(module.target->name, ".lora_magnitude_vector"),
+                  module.magnitude.dtype, elements, magnitudes_[index].data());
+}
+
+absl::Status ImageBuilder::AddBias(int index, absl::Span<const std::byte> elements) {
+  const PlannedModule& module = plan_->modules[index];
+  return ToFloats(absl::StrCat(module.target->name, ".lora_B.bias"), module.bias.dtype, elements,
+                  reinterpret_cast<float*>(At(plan_->layout[index].bias)));
 }
 
 std::vector<float> ImageBuilder::UnpackA(const ModuleTiles& tiles) const {

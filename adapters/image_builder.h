@@ -25,6 +25,7 @@ class ImageBuilder {
   absl::Status AddA(int index, absl::Span<const std::byte> elements);          // [rank, in]
   absl::Status AddB(int index, absl::Span<const std::byte> elements);          // [out, rank]
   absl::Status AddMagnitude(int index, absl::Span<const std::byte> elements);  // [out]
+  absl::Status AddBias(int index, absl::Span<const std::byte> elements);       // [out]
 
   // Computes the gains of DoRA modules. REQUIRES: everything was added.
   absl::StatusOr<std::shared_ptr<const LoraImage>> Finish();

@@ -1,6 +1,7 @@
 #include "adapters/peft_loader.h"
 
 #include <algorithm>
+#include <cmath>
 #include <utility>
 
 #include "absl/status/status.h"
@@ -128,10 +129,10 @@ void WaitUntilSettled(const FileStamp& stamp) {
 
 // One tensor of the file and where it goes.
 struct Part {
-  enum class Kind { kA, kB, kMagnitude };
+  enum class Kind { kA, kB, kMagnitude, kBias, kAside };
   int64_t begin = 0;
   int64_t bytes = 0;
-  int module = 0;
+  int index = 0;  // of the module, or among what is put aside
   Kind kind = Kind::kA;
 };
 
@@ -144,9 +145,15 @@ std::vector<Part> PartsInFileOrder(const AdapterPlan& plan) {
     parts.push_back({module.a_begin, RowBytes(module.a_dtype, rank * module.target->in_features), i,
                      Part::Kind::kA});
     parts.push_back({module.b_begin, RowBytes(module.b_dtype, rank * out), i, Part::Kind::kB});
-    if (module.magnitude_begin < 0) continue;
-    parts.push_back(
-        {module.magnitude_begin, RowBytes(module.magnitude_dtype, out), i, Part::Kind::kMagnitude});
+    const auto add_vector = [&](const PlannedVector& vector, Part::Kind kind) {
+      if (vector.begin < 0) return;
+      parts.push_back({vector.begin, RowBytes(vector.dtype, out), i, kind});
+    };
+    add_vector(module.magnitude, Part::Kind::kMagnitude);
+    add_vector(module.bias, Part::Kind::kBias);
+  }
+  for (int i = 0; i < std::ssize(plan.asides); ++i) {
+    parts.push_back({plan.asides[i].begin, plan.asides[i].bytes, i, Part::Kind::kAside});
   }
   std::sort(parts.begin(), parts.end(),
             [](const Part& a, const Part& b) { return a.begin < b.begin; });
@@ -156,23 +163,79 @@ std::vector<Part> PartsInFileOrder(const AdapterPlan& plan) {
 absl::Status AddPart(const Part& part, absl::Span<const std::byte> bytes, ImageBuilder& builder) {
   switch (part.kind) {
     case Part::Kind::kA:
-      return builder.AddA(part.module, bytes);
+      return builder.AddA(part.index, bytes);
     case Part::Kind::kB:
-      return builder.AddB(part.module, bytes);
+      return builder.AddB(part.index, bytes);
     case Part::Kind::kMagnitude:
-      return builder.AddMagnitude(part.module, bytes);
+      return builder.AddMagnitude(part.index, bytes);
+    case Part::Kind::kBias:
+      return builder.AddBias(part.index, bytes);
+    case Part::Kind::kAside:
+      break;
+  }
+  LORICA_CHECK(false, "a part of another kind");
+}
+
+absl::Status Skip(int64_t bytes, HashingReader& reader) {
+  std::vector<std::byte> slice(std::min(bytes, kSliceBytes));
+  for (int64_t done = 0; done < bytes; done += std::ssize(slice)) {
+    slice.resize(std::min(bytes - done, kSliceBytes));
+    if (absl::Status s = reader.Read(absl::MakeSpan(slice)); !s.ok()) return s;
   }
   return absl::OkStatus();
 }
 
+double Norm(absl::Span<const float> values) {
+  double square = 0;
+  for (const float value : values) square += double{value} * value;
+  return std::sqrt(square);
+}
+
+// The base's matrix as the trainer had it: frozen while training, so it is this base's, or the
+// adapter was made for another one.
+absl::Status CompareWithBase(const PlannedAside& copy, const Backend& backend,
+                             HashingReader& reader) {
+  const Weight& weight = *copy.target->weight;
+  const int64_t columns = weight.in_features();
+  std::vector<std::byte> bytes(RowBytes(copy.dtype, columns));
+  std::vector<float> row(columns);
+  std::vector<float> base(columns);
+  for (int64_t i = 0; i < weight.out_features(); ++i) {
+    if (absl::Status s = reader.Read(absl::MakeSpan(bytes)); !s.ok()) return s;
+    Dequantize(copy.dtype, bytes.data(), columns, row.data());
+    absl::StatusOr<float> share = backend.ReadRow(weight, i, absl::MakeSpan(base));
+    if (!share.ok()) return share.status();
+    const double norm = Norm(row);
+    for (int64_t k = 0; k < columns; ++k) base[k] -= row[k];
+    // Written so that NaN differs.
+    if (Norm(base) <= *share * norm) continue;
+    return Refuse(absl::StrCat("the saved copy of ", copy.target->name, " is not this base model's",
+                               " (row ", i, " differs): the adapter was trained on another one"));
+  }
+  return absl::OkStatus();
+}
+
+absl::Status ReadAside(const PlannedAside& aside, const Backend& backend, HashingReader& reader) {
+  if (aside.target == nullptr) return Skip(aside.bytes, reader);
+  return CompareWithBase(aside, backend, reader);
+}
+
 // The header was checked to leave no holes, so tensors in file order are the rest of
 // the file.
-absl::Status ReadTensors(const AdapterPlan& plan, HashingReader& reader, ImageBuilder& builder) {
+absl::Status ReadTensors(const AdapterPlan& plan, const Backend& backend, HashingReader& reader,
+                         ImageBuilder& builder) {
   const std::vector<Part> parts = PartsInFileOrder(plan);
   int64_t bytes_max = 0;
-  for (const Part& part : parts) bytes_max = std::max(bytes_max, part.bytes);
+  for (const Part& part : parts) {
+    if (part.kind != Part::Kind::kAside) bytes_max = std::max(bytes_max, part.bytes);
+  }
   std::vector<std::byte> memory(bytes_max);
   for (const Part& part : parts) {
+    if (part.kind == Part::Kind::kAside) {
+      absl::Status s = ReadAside(plan.asides[part.index], backend, reader);
+      if (!s.ok()) return s;
+      continue;
+    }
     const absl::Span<std::byte> bytes = absl::MakeSpan(memory).subspan(0, part.bytes);
     if (absl::Status s = reader.Read(bytes); !s.ok()) return s;
     if (absl::Status s = AddPart(part, bytes, builder); !s.ok()) return s;
@@ -315,7 +378,7 @@ absl::StatusOr<std::shared_ptr<const LoraImage>> PeftLoader::LoadImage(
 
   absl::StatusOr<ImageBuilder> builder = ImageBuilder::Make(*plan, block_bytes_, backend_);
   if (!builder.ok()) return builder.status();
-  if (absl::Status s = ReadTensors(*plan, *opened->weights, *builder); !s.ok()) return s;
+  if (absl::Status s = ReadTensors(*plan, *backend_, *opened->weights, *builder); !s.ok()) return s;
   if (known) {
     if (!opened->AreThoseOf(generation)) return Changed(generation.location);
     return builder->Finish();

@@ -22,6 +22,21 @@
 
 namespace lorica {
 
+// A tensor of the weight file that becomes fp32 values beside the tiles.
+struct PlannedVector {
+  int64_t begin = -1;  // file offset; -1 = none
+  DType dtype = DType::kF32;
+};
+
+// A tensor of the weight file that does not go to the device: a copy of the base's matrix,
+// which is compared with the base, or training state, which is skipped (target null).
+struct PlannedAside {
+  const LoraTarget* target = nullptr;
+  int64_t begin = 0;
+  int64_t bytes = 0;
+  DType dtype = DType::kF32;
+};
+
 // One LoRA pair, located in the weight file.
 struct PlannedModule {
   const LoraTarget* target = nullptr;
@@ -32,14 +47,15 @@ struct PlannedModule {
   DType file_dtype = DType::kF32;  // that holds both: F32 where they differ
   int64_t a_begin = 0;             // file offsets
   int64_t b_begin = 0;
-  int64_t magnitude_begin = -1;  // DoRA; -1 = none
-  DType magnitude_dtype = DType::kF32;
+  PlannedVector magnitude;  // DoRA
+  PlannedVector bias;       // lora_bias
 };
 
 struct AdapterPlan {
   AdapterConfig config;
   std::vector<PlannedModule> modules;  // by (layer, module)
   std::vector<ModuleTiles> layout;     // same order, slices filled in
+  std::vector<PlannedAside> asides;
   int64_t exact_tile_bytes = 0;
   int32_t block_count = 0;
   int64_t file_bytes = 0;

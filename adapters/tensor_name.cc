@@ -11,10 +11,20 @@ constexpr char kPrefix[] = "base_model.model.";
 
 TensorName Refused(const char* refusal) { return {TensorRole::kRefused, "", refusal}; }
 
+TensorName Of(TensorRole role, absl::string_view module, bool embedding = false) {
+  return {role, std::string(module), "", embedding};
+}
+
 // What may stand behind lora_A or lora_B: "weight" or "<adapter name>.weight".
 bool IsWeightTail(absl::string_view tail) {
   if (tail == "weight") return true;
   return absl::ConsumeSuffix(&tail, ".weight") && !tail.empty() && !absl::StrContains(tail, '.');
+}
+
+// "bias" or "<adapter name>.bias".
+bool IsBiasTail(absl::string_view tail) {
+  if (tail == "bias") return true;
+  return absl::ConsumeSuffix(&tail, ".bias") && !tail.empty() && !absl::StrContains(tail, '.');
 }
 
 // "", "weight", "<adapter name>" or "<adapter name>.weight".
@@ -26,16 +36,16 @@ TensorName NameOf(absl::string_view module, absl::string_view kind, absl::string
   if (absl::StrContains(module, ".base_layer")) {
     return Refused("LoRA on bare parameters (target_parameters) is not supported");
   }
-  if (kind == "lora_A" && IsWeightTail(tail)) return {TensorRole::kA, std::string(module)};
-  if (kind == "lora_B" && IsWeightTail(tail)) return {TensorRole::kB, std::string(module)};
-  if (kind == "lora_B" && absl::EndsWith(tail, "bias")) {
-    return Refused("biases of lora_B (lora_bias) are not supported");
-  }
+  if (kind == "lora_A" && IsWeightTail(tail)) return Of(TensorRole::kA, module);
+  if (kind == "lora_B" && IsWeightTail(tail)) return Of(TensorRole::kB, module);
+  if (kind == "lora_B" && IsBiasTail(tail)) return Of(TensorRole::kBias, module);
+  if (kind == "lora_embedding_A" && IsMagnitudeTail(tail)) return Of(TensorRole::kA, module, true);
+  if (kind == "lora_embedding_B" && IsMagnitudeTail(tail)) return Of(TensorRole::kB, module, true);
   if (kind == "lora_magnitude_vector" && IsMagnitudeTail(tail)) {
-    return {TensorRole::kMagnitude, std::string(module)};
+    return Of(TensorRole::kMagnitude, module);
   }
-  if (absl::StartsWith(kind, "lora_embedding_")) {
-    return Refused("LoRA on embeddings is not supported");
+  if (kind == "lora_velora_embed" || kind == "lora_monteclora_sampler") {
+    return Of(TensorRole::kTrainingState, module);
   }
   if (kind == "lora_diag") return Refused("KaSA (lora_diag) is not supported");
   return Refused("these are not LoRA tensors that PEFT writes");
@@ -55,6 +65,9 @@ TensorName ParseTensorName(std::string_view full_name) {
   }
   if (absl::StrContains(name, "trainable_tokens_delta")) {
     return Refused("replaced embedding rows (trainable_token_indices) are not supported");
+  }
+  if (absl::string_view module = name; absl::ConsumeSuffix(&module, ".base_layer.weight")) {
+    return Of(TensorRole::kBaseCopy, module);
   }
   if (absl::EndsWith(name, ".bias")) return Refused("trained biases (bias) are not supported");
   if (absl::EndsWith(name, ".weight")) {

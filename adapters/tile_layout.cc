@@ -36,6 +36,9 @@ std::vector<Item> ItemsOf(std::vector<ModuleTiles>& modules) {
     if (module.has_gain) {
       items.push_back({Aligned(RowBytes(DType::kF32, module.out_features)), &module.gain});
     }
+    if (module.has_bias) {
+      items.push_back({Aligned(RowBytes(DType::kF32, module.out_features)), &module.bias});
+    }
   }
   return items;
 }

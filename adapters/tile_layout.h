@@ -13,7 +13,7 @@
 namespace lorica {
 
 struct TileLayout {
-  int64_t exact_bytes = 0;  // of tiles and gains, each rounded up to kTileAlignment
+  int64_t exact_bytes = 0;  // of tiles, gains and biases, each rounded up to kTileAlignment
   int32_t block_count = 0;
 };
 
@@ -21,7 +21,7 @@ struct TileLayout {
 int WideTiles(int64_t features);
 int TileWidth(int64_t features, int wide_tile);
 
-// Fills a_tiles, b_tiles and gain of every module; the same input gives the same
+// Fills a_tiles, b_tiles, gain and bias of every module; the same input gives the same
 // layout. FailedPrecondition: a tile is larger than a block.
 absl::StatusOr<TileLayout> LayOutTiles(int64_t block_bytes, std::vector<ModuleTiles>& modules);
 

@@ -7,8 +7,8 @@
 // chain of operations whose order depends on the weight's shape alone.
 //
 // Threads. The verbs from BeginStep to Synchronize belong to one thread, the
-// engine's. PackWeight, DoraGain, NewHostBuffer, StartCopy and Mount may be called
-// from any thread at any time. Tensors, weights and buffers passed in are borrowed
+// engine's. PackWeight, DoraGain, ReadRow, NewHostBuffer, StartCopy and Mount may be
+// called from any thread at any time. Tensors, weights and buffers passed in are borrowed
 // until the step has completed.
 #pragma once
 
@@ -144,6 +144,14 @@ class Backend {
   virtual int64_t BlockBytesFor(const AttentionShape& shape) const = 0;
   // The dtype that tiles of a file of `file_dtype` are stored in.
   virtual DType TileDType(DType file_dtype) const = 0;
+  // FailedPrecondition: what of a module (slices aside) this device does not serve.
+  virtual absl::Status CheckModule(const ModuleTiles&) const { return absl::OkStatus(); }
+  // Writes a row of a weight as fp32. Returns how far packing may have moved it, as a share of
+  // its norm. Unimplemented where CheckModule lets nothing through that asks for it.
+  virtual absl::StatusOr<float> ReadRow(const Weight&, int64_t /*row*/,
+                                        absl::Span<float> /*out*/) const {
+    return absl::UnimplementedError("this device does not give weights back");
+  }
   // DoRA's g for rows [target.weight_row_begin, + out_features) of the base:
   //   g_i = m_i / || W_i + s (B A)_i ||
   // A is fp32 [rank, in], B fp32 [out, rank], magnitude [out]. One thread, low
@@ -164,7 +172,8 @@ class Backend {
   // --- one step, in this order --------------------------------------------
   // Takes the step's tables. The batch is borrowed until the step has completed.
   virtual void BeginStep(const StepBatch& batch) = 0;
-  // out[i] = table[token of row i].                       out [rows, hidden]
+  // out[i] = table[token of row i], and what adapters on the embedding add.
+  //                                                        out [rows, hidden]
   virtual void Embed(Tensor out, const Weight& table) = 0;
   // out = norm(x) with fp32 weights:  x / rms(x) * w.      [rows, hidden]
   virtual void RmsNorm(Tensor out, Tensor x, const float* weight, float epsilon) = 0;
@@ -192,12 +201,14 @@ class Backend {
   virtual void GluPost(Tensor out, Tensor gate_up, Activation activation, int layer) = 0;
   // out[j] = x[samples[j].row].                             out [samples, columns]
   virtual void GatherRows(Tensor out, Tensor x) = 0;
+  // logits [samples, vocabulary] is W x of the head for x [samples, hidden]: adds what
+  // adapters on the head make of x (and gain).
+  virtual void HeadPost(Tensor /*logits*/, Tensor /*x*/) {}
   // Chooses one token for each sample row from logits [samples, vocabulary], puts it
   // into its token slot and writes results[j] (on an asynchronous device: by the time
   // AwaitStep for this step, or Synchronize, returns). `vocabulary_used` <= columns: ids
   // beyond it are padding.
-  virtual void Sample(Tensor logits, int32_t vocabulary_used,
-                      absl::Span<SampleResult> results) = 0;
+  virtual void Sample(Tensor logits, int32_t vocabulary_used, absl::Span<SampleResult> results) = 0;
   // The step's last verb: marks where its work ends.
   virtual void EndStep() = 0;
   // Runs `verbs`, all that a decode step calls between BeginStep and Sample for tensors of

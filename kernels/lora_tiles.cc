@@ -14,6 +14,10 @@ LoraGroupModules ModulesOf(LoraGroup group) {
       return {static_cast<int>(LoraModule::kGate), 2};
     case LoraGroup::kDown:
       return {static_cast<int>(LoraModule::kDown), 1};
+    case LoraGroup::kEmbedding:
+      return {static_cast<int>(LoraModule::kEmbedding), 1};
+    case LoraGroup::kHead:
+      return {static_cast<int>(LoraModule::kHead), 1};
   }
   LORICA_CHECK(false, "unknown group", static_cast<int>(group));
 }
@@ -34,6 +38,10 @@ std::string_view LoraModuleName(LoraModule module) {
       return "mlp.up_proj";
     case LoraModule::kDown:
       return "mlp.down_proj";
+    case LoraModule::kEmbedding:
+      return "model.embed_tokens";
+    case LoraModule::kHead:
+      return "lm_head";
   }
   return "unknown";
 }

@@ -3,9 +3,11 @@
 // A LoRA pair of one (layer, module) is A [rank, in] and B [out, rank] with a
 // scale s; a row x of a segment gets
 //
-//   y = g * (W x + sum over terms t of s_t w_t B_t (A_t x)) + bias
+//   y = g * (W x + sum over terms t of s_t w_t (B_t (A_t x) + b_t)) + bias
 //
-// where w_t is the request's weight for that adapter and g = 1 without DoRA.
+// where w_t is the request's weight for that adapter, g = 1 without DoRA, and b_t is the
+// bias of lora_B, which few adapters have. On the embedding x is a token: A x is the
+// token's column of A, and W x its row of the table.
 //
 // Weights are cut into tiles: kTileRanks ranks by at most kTileWidth of the wide
 // dimension (in for A, out for B). Ranks are rounded up to kTileRanks and filled
@@ -36,13 +38,15 @@ inline constexpr int kTileAlignment = 64;  // bytes, of every tile inside its bl
 inline constexpr int kLoraRankMax = 256;
 inline constexpr int kMixTermsMax = 8;
 
-// The linears that an adapter may touch, in the order the decoder meets them.
+// What an adapter may touch: the linears of a layer in the order the decoder meets them,
+// then what is there once and has kOutsideLayers for its layer.
 // Modules that share an input form a group and one shrink: {q, k, v}, {o},
-// {gate, up}, {down}.
-enum class LoraModule : uint8_t { kQ, kK, kV, kO, kGate, kUp, kDown };
-inline constexpr int kLoraModuleCount = 7;
+// {gate, up}, {down}, {embedding}, {head}.
+enum class LoraModule : uint8_t { kQ, kK, kV, kO, kGate, kUp, kDown, kEmbedding, kHead };
+inline constexpr int kLoraModuleCount = 7;  // of a layer
+inline constexpr int kOutsideLayers = -1;
 
-enum class LoraGroup : uint8_t { kQkv, kO, kGateUp, kDown };
+enum class LoraGroup : uint8_t { kQkv, kO, kGateUp, kDown, kEmbedding, kHead };
 
 // First module of a group and how many it has.
 struct LoraGroupModules {
@@ -51,16 +55,16 @@ struct LoraGroupModules {
 };
 LoraGroupModules ModulesOf(LoraGroup group);
 
-// "self_attn.q_proj", "mlp.down_proj", ...
+// "self_attn.q_proj", "mlp.down_proj", "model.embed_tokens", "lm_head", ...
 std::string_view LoraModuleName(LoraModule module);
 
 // One place in the base model where LoRA may attach. The model publishes all of
 // them; loaders map tensor names to targets and check shapes against them.
 struct LoraTarget {
-  int layer = 0;
+  int layer = 0;  // or kOutsideLayers
   LoraModule module = LoraModule::kQ;
   std::string name;              // path in the Hugging Face model: "model.layers.7.mlp.up_proj"
-  int64_t in_features = 0;
+  int64_t in_features = 0;  // of the embedding: the vocabulary
   int64_t out_features = 0;
   const Weight* weight = nullptr;  // the base matrix that holds it, maybe stacked with others
   int64_t weight_row_begin = 0;    // its first row there
@@ -86,6 +90,8 @@ struct ModuleTiles {
   std::vector<BlockSlice> b_tiles;
   bool has_gain = false;        // DoRA
   BlockSlice gain;              // g: fp32 [out_features]
+  bool has_bias = false;  // lora_bias
+  BlockSlice bias;        // of lora_B, without the scale: fp32 [out_features]
 
   int rank_tiles() const { return (rank + kTileRanks - 1) / kTileRanks; }
   int padded_rank() const { return rank_tiles() * kTileRanks; }
@@ -103,8 +109,7 @@ struct LoraImage {
   int layer_count = 0;
 
   const std::byte* block(int32_t index) const {
-    return static_cast<const std::byte*>(blocks->data()) +
-           index * block_bytes;
+    return static_cast<const std::byte*>(blocks->data()) + index * block_bytes;
   }
 };
 

@@ -38,6 +38,20 @@ absl::StatusOr<std::unique_ptr<Buffer>> MapBuffer(int64_t bytes) {
   return std::make_unique<HostMemory>(*std::move(memory));
 }
 
+// The step's segments as runs of its sample rows, which are in row order as well.
+std::vector<LoraSegment> SampleSegments(const StepBatch& batch) {
+  std::vector<LoraSegment> segments = batch.segments;
+  size_t sample = 0;
+  for (LoraSegment& segment : segments) {
+    const int32_t end = segment.row_begin + segment.row_count;
+    while (sample < batch.samples.size() && batch.samples[sample].row < segment.row_begin) ++sample;
+    segment.row_begin = static_cast<int32_t>(sample);
+    while (sample < batch.samples.size() && batch.samples[sample].row < end) ++sample;
+    segment.row_count = static_cast<int32_t>(sample) - segment.row_begin;
+  }
+  return segments;
+}
+
 class CpuBackend final : public Backend {
  public:
   CpuBackend(int threads, int rows_max) : pool_(threads), rows_max_(rows_max) {}
@@ -87,6 +101,8 @@ class CpuBackend final : public Backend {
   absl::StatusOr<std::vector<float>> DoraGain(const LoraTarget& target, absl::Span<const float> a,
                                               absl::Span<const float> b, int rank, float scale,
                                               absl::Span<const float> magnitude) override;
+  absl::StatusOr<float> ReadRow(const Weight& weight, int64_t row,
+                                absl::Span<float> out) const override;
   std::unique_ptr<CopyTicket> StartCopy(const KvCache& cache,
                                         absl::Span<const BlockCopy> copies) override {
     return copies_.Start(cache, copies);
@@ -98,7 +114,11 @@ class CpuBackend final : public Backend {
 
   void BeginStep(const StepBatch& batch) override;
   void Embed(Tensor out, const Weight& table) override {
-    RunEmbed(out, Packed(table), *batch_, slots_, pool_);
+    ResolveTokens(*batch_, slots_, tokens_);
+    RunEmbed(out, Packed(table), tokens_, pool_);
+    lora_.ShrinkTokens(tokens_, pool_);
+    RunExpand(out, LoraGroup::kEmbedding, lora_, pool_);
+    lora_.Clear();
   }
   void RmsNorm(Tensor out, Tensor x, const float* weight, float epsilon) override {
     RunRmsNorm(out, x, weight, epsilon, pool_);
@@ -132,6 +152,7 @@ class CpuBackend final : public Backend {
     lora_.Clear();
   }
   void GatherRows(Tensor out, Tensor x) override { RunGatherRows(out, x, *batch_); }
+  void HeadPost(Tensor logits, Tensor x) override;
   void Sample(Tensor logits, int32_t vocabulary_used, absl::Span<SampleResult> results) override;
   void EndStep() override {}
   absl::Status AwaitStep() override { return absl::OkStatus(); }
@@ -143,7 +164,10 @@ class CpuBackend final : public Backend {
   const StepBatch* batch_ = nullptr;
   std::vector<BlockId> row_pages_;  // [rows] block that holds the row's position
   std::vector<int32_t> slots_;      // token slots; -1 = nothing yet
+  std::vector<int32_t> tokens_;     // [rows]
   LoraStep lora_;
+  LoraStep head_lora_;                      // over the sample rows
+  std::vector<LoraSegment> head_segments_;  // the same
   CopyStream copies_;
 };
 
@@ -173,6 +197,19 @@ absl::StatusOr<std::vector<float>> CpuBackend::DoraGain(const LoraTarget& target
   return ComputeDoraGain(input);
 }
 
+absl::StatusOr<float> CpuBackend::ReadRow(const Weight& weight, int64_t row,
+                                          absl::Span<float> out) const {
+  const PackedWeight& packed = Packed(weight);
+  LORICA_CHECK(row >= 0 && row < packed.out_features() &&
+                   static_cast<int64_t>(out.size()) == packed.in_features(),
+               row, out.size());
+  UnpackRow(packed, row, out.data());
+  // Twice what each type loses on values of one size.
+  const DType dtype = packed.PartOfRow(row).dtype;
+  if (BlockElements(dtype) == 1) return 1.0f / 128;
+  return dtype == DType::kQ8_0 ? 1.0f / 32 : 1.0f / 4;
+}
+
 void CpuBackend::BeginStep(const StepBatch& batch) {
   LORICA_CHECK(batch.rows() <= rows_max_, "rows", batch.rows(), rows_max_);
   LORICA_CHECK(batch.positions.size() == batch.tokens.size(), batch.positions.size());
@@ -191,7 +228,15 @@ void CpuBackend::BeginStep(const StepBatch& batch) {
     }
   }
   LORICA_CHECK(row == batch.rows(), "rows in spans", row, batch.rows());
-  lora_.Begin(batch);
+  lora_.Begin(batch.rows(), batch.segments, batch.terms);
+}
+
+void CpuBackend::HeadPost(Tensor logits, Tensor x) {
+  if (batch_->segments.empty()) return;
+  head_segments_ = SampleSegments(*batch_);
+  head_lora_.Begin(logits.rows, head_segments_, batch_->terms);
+  head_lora_.Shrink(x.f32(), x.columns, kOutsideLayers, LoraGroup::kHead, pool_);
+  RunExpand(logits, LoraGroup::kHead, head_lora_, pool_);
 }
 
 void CpuBackend::Sample(Tensor logits, int32_t vocabulary_used, absl::Span<SampleResult> results) {

@@ -18,15 +18,21 @@ int32_t TokenOf(const StepBatch& batch, const std::vector<int32_t>& slots, int64
 
 }  // namespace
 
-void RunEmbed(Tensor out, const PackedWeight& table, const StepBatch& batch,
-              const std::vector<int32_t>& slots, ThreadPool& pool) {
-  LORICA_CHECK(out.rows == batch.rows() && out.columns == table.in_features(), out.rows,
-               batch.rows(), out.columns, table.in_features());
+void ResolveTokens(const StepBatch& batch, const std::vector<int32_t>& slots,
+                   std::vector<int32_t>& tokens) {
+  tokens.resize(batch.rows());
+  for (int64_t row = 0; row < batch.rows(); ++row) tokens[row] = TokenOf(batch, slots, row);
+}
+
+void RunEmbed(Tensor out, const PackedWeight& table, const std::vector<int32_t>& tokens,
+              ThreadPool& pool) {
+  LORICA_CHECK(out.rows == std::ssize(tokens) && out.columns == table.in_features(), out.rows,
+               tokens.size(), out.columns, table.in_features());
   constexpr int64_t kRowsPerTask = 8;
   pool.Run((out.rows + kRowsPerTask - 1) / kRowsPerTask, [&](int64_t index, int) {
     const int64_t end = std::min(out.rows, (index + 1) * kRowsPerTask);
     for (int64_t row = index * kRowsPerTask; row < end; ++row) {
-      const int32_t token = TokenOf(batch, slots, row);
+      const int32_t token = tokens[row];
       LORICA_CHECK(token < table.out_features(), "token", token, table.out_features());
       UnpackRow(table, token, out.f32() + row * out.columns);
     }

@@ -9,9 +9,13 @@
 
 namespace lorica {
 
-// out[i] = table[token of row i]; token -1 - slot means slots[slot].
-void RunEmbed(Tensor out, const PackedWeight& table, const StepBatch& batch,
-              const std::vector<int32_t>& slots, ThreadPool& pool);
+// The token of each row; -1 - slot in the batch means slots[slot].
+void ResolveTokens(const StepBatch& batch, const std::vector<int32_t>& slots,
+                   std::vector<int32_t>& tokens);
+
+// out[i] = table[tokens[i]].
+void RunEmbed(Tensor out, const PackedWeight& table, const std::vector<int32_t>& tokens,
+              ThreadPool& pool);
 
 // out[j] = x[samples[j].row].
 void RunGatherRows(Tensor out, Tensor x, const StepBatch& batch);

@@ -120,6 +120,17 @@ HWY_INLINE void ExpandTerm(const LoraEntry& entry, size_t row, size_t column, si
 }
 
 template <size_t kRows, size_t kVectors, bool kPartial>
+HWY_INLINE void AddTermBias(const LoraEntry& entry, size_t column, size_t some,
+                            V (&sum)[kRows][kVectors]) {
+  for (size_t v = 0; v < kVectors; ++v) {
+    const V bias = LoadLanes<kPartial>(entry.module->bias + column + v * kLanes, some);
+    for (size_t r = 0; r < kRows; ++r) {
+      sum[r][v] = hn::MulAdd(bias, Splat(entry.scale), sum[r][v]);
+    }
+  }
+}
+
+template <size_t kRows, size_t kVectors, bool kPartial>
 HWY_INLINE void ExpandOutputs(const ExpandJob& job, size_t row, size_t offset, size_t some) {
   V sum[kRows][kVectors];
   for (auto& r : sum) {
@@ -129,6 +140,9 @@ HWY_INLINE void ExpandOutputs(const ExpandJob& job, size_t row, size_t offset, s
   const size_t first = job.row_in_segment + row;
   for (int64_t e = 0; e < job.entry_count; ++e) {
     const LoraEntry& entry = job.entries[e];
+    if (entry.module->bias != nullptr) {
+      AddTermBias<kRows, kVectors, kPartial>(entry, column, some, sum);
+    }
     if (entry.module->dtype == DType::kF16) {
       ExpandTerm<kRows, kVectors, kPartial, hwy::float16_t>(entry, first, column, some, sum);
     } else if (entry.module->dtype == DType::kBF16) {
@@ -210,37 +224,48 @@ void AppendRowBlocks(int32_t begin, int32_t end, int32_t segment, std::vector<Ro
   }
 }
 
+// Eight ranks of one token's column of A.
+void ScaledRanks(const MountedModule& module, int rank_tile, int32_t token, float scale, float* u) {
+  const int64_t wide_tiles = (module.in_features + kTileWidth - 1) / kTileWidth;
+  const std::byte* tile = module.a_tiles[rank_tile * wide_tiles + token / kTileWidth];
+  const int64_t bytes = RowBytes(module.dtype, kTileRanks);
+  Dequantize(module.dtype, tile + token % kTileWidth * bytes, kTileRanks, u);
+  for (int rank = 0; rank < kTileRanks; ++rank) u[rank] *= scale;
+}
+
 }  // namespace
 
-void LoraStep::Begin(const StepBatch& batch) {
-  batch_ = &batch;
+void LoraStep::Begin(int64_t rows, absl::Span<const LoraSegment> segments,
+                     absl::Span<const LoraTerm> terms) {
+  step_segments_ = segments;
+  terms_ = terms;
   active_ = false;
   row_blocks_.clear();
   int32_t row = 0;
-  for (size_t i = 0; i < batch.segments.size(); ++i) {
-    const LoraSegment& segment = batch.segments[i];
+  for (size_t i = 0; i < segments.size(); ++i) {
+    const LoraSegment& segment = segments[i];
     LORICA_CHECK(segment.row_begin >= row && segment.row_count >= 0, "segment", i);
     LORICA_CHECK(segment.term_count >= 1 && segment.term_count <= kMixTermsMax, "segment", i);
     AppendRowBlocks(row, segment.row_begin, -1, row_blocks_);
     row = segment.row_begin + segment.row_count;
     AppendRowBlocks(segment.row_begin, row, static_cast<int32_t>(i), row_blocks_);
   }
-  LORICA_CHECK(row <= batch.rows(), row, batch.rows());
-  AppendRowBlocks(row, static_cast<int32_t>(batch.rows()), -1, row_blocks_);
+  LORICA_CHECK(row <= rows, row, rows);
+  AppendRowBlocks(row, static_cast<int32_t>(rows), -1, row_blocks_);
 }
 
 void LoraStep::CollectEntries(int layer, LoraGroup group) {
   const LoraGroupModules modules = ModulesOf(group);
   entries_.clear();
   entry_segments_.clear();
-  segments_.assign(batch_->segments.size(), SegmentEntries{});
-  for (size_t s = 0; s < batch_->segments.size(); ++s) {
-    const LoraSegment& segment = batch_->segments[s];
+  segments_.assign(step_segments_.size(), SegmentEntries{});
+  for (size_t s = 0; s < step_segments_.size(); ++s) {
+    const LoraSegment& segment = step_segments_[s];
     for (int slot = 0; slot < kGroupModulesMax; ++slot) {
       segments_[s].begin[slot] = static_cast<int32_t>(entries_.size());
       if (slot >= modules.count || segment.row_count == 0) continue;
       for (int32_t t = 0; t < segment.term_count; ++t) {
-        const LoraTerm& term = batch_->terms[segment.term_begin + t];
+        const LoraTerm& term = terms_[segment.term_begin + t];
         const auto* adapter = static_cast<const CpuMountedAdapter*>(term.adapter);
         const auto* module = adapter->Find(layer, static_cast<LoraModule>(modules.first + slot));
         if (module == nullptr) continue;
@@ -258,13 +283,13 @@ void LoraStep::PlaceEntries() {
   int64_t floats = 0;
   for (size_t e = 0; e < entries_.size(); ++e) {
     const int64_t ranks = int64_t{entries_[e].module->rank_tiles} * kTileRanks;
-    floats += ranks * batch_->segments[entry_segments_[e]].row_count;
+    floats += ranks * step_segments_[entry_segments_[e]].row_count;
   }
   float* u = EnsureFloats(u_, floats);
   tasks_.clear();
   for (size_t e = 0; e < entries_.size(); ++e) {
     LoraEntry& entry = entries_[e];
-    const LoraSegment& segment = batch_->segments[entry_segments_[e]];
+    const LoraSegment& segment = step_segments_[entry_segments_[e]];
     entry.u = u;
     for (int64_t row = 0; row < segment.row_count; row += RowBlock::kRowsAtOnce) {
       const int64_t rows = std::min<int64_t>(RowBlock::kRowsAtOnce, segment.row_count - row);
@@ -276,10 +301,16 @@ void LoraStep::PlaceEntries() {
   }
 }
 
+float* LoraStep::UOf(const ShrinkTask& task) const {
+  const int64_t u_stride = int64_t{task.entry->module->rank_tiles} * kTileRanks;
+  return const_cast<float*>(task.entry->u) + task.first_row * u_stride +
+         task.rank_tile * kTileRanks;
+}
+
 void LoraStep::Shrink(const float* x, int64_t columns, int layer, LoraGroup group,
                       ThreadPool& pool) {
   active_ = false;
-  if (batch_->segments.empty()) return;
+  if (step_segments_.empty()) return;
   CollectEntries(layer, group);
   if (entries_.empty()) return;
   PlaceEntries();
@@ -287,16 +318,34 @@ void LoraStep::Shrink(const float* x, int64_t columns, int layer, LoraGroup grou
     const ShrinkTask& task = tasks_[index];
     const MountedModule& module = *task.entry->module;
     LORICA_CHECK(module.in_features == columns, module.in_features, columns);
-    const int64_t u_stride = int64_t{module.rank_tiles} * kTileRanks;
-    float* u =
-        const_cast<float*>(task.entry->u) + task.first_row * u_stride + task.rank_tile * kTileRanks;
     HWY_DYNAMIC_DISPATCH(ShrinkRows)
     (module, task.rank_tile, task.entry->scale, x + (task.row_begin + task.first_row) * columns,
-     task.rows, u);
+     task.rows, UOf(task));
   });
   active_ = true;
   layer_ = layer;
   group_ = group;
+}
+
+void LoraStep::ShrinkTokens(absl::Span<const int32_t> tokens, ThreadPool& pool) {
+  active_ = false;
+  if (step_segments_.empty()) return;
+  CollectEntries(kOutsideLayers, LoraGroup::kEmbedding);
+  if (entries_.empty()) return;
+  PlaceEntries();
+  pool.Run(static_cast<int64_t>(tasks_.size()), [&](int64_t index, int) {
+    const ShrinkTask& task = tasks_[index];
+    const MountedModule& module = *task.entry->module;
+    float* u = UOf(task);
+    for (int64_t row = 0; row < task.rows; ++row, u += module.rank_tiles * kTileRanks) {
+      const int32_t token = tokens[task.row_begin + task.first_row + row];
+      LORICA_CHECK(token < module.in_features, token, module.in_features);
+      ScaledRanks(module, task.rank_tile, token, task.entry->scale, u);
+    }
+  });
+  active_ = true;
+  layer_ = kOutsideLayers;
+  group_ = LoraGroup::kEmbedding;
 }
 
 void LoraStep::Expand(const RowBlock& block, int slot, int64_t column_begin, int64_t columns,

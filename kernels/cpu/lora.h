@@ -1,10 +1,10 @@
 // The LoRA contract on the CPU:
 //
-//   y = g * (W x + sum over terms t of s_t w_t B_t (A_t x)) + bias
+//   y = g * (W x + sum over terms t of s_t w_t (B_t (A_t x) + b_t)) + bias
 //
 // Shrink computes u = s w A x (fp32, 8 ranks in lanes, four interleaved chains over k,
-// added in a fixed order); expand adds B u, one chain per output over terms and ranks
-// in order, and multiplies by g. Both depend on a weight's shape alone, never on the
+// added in a fixed order); expand adds B u and s w b, one chain per output over terms and
+// ranks in order, and multiplies by g. Both depend on a weight's shape alone, never on the
 // rows beside. Rows of one segment share the loads of tiles.
 #pragma once
 
@@ -32,6 +32,7 @@ struct MountedModule {
   std::vector<const std::byte*> a_tiles;
   std::vector<const std::byte*> b_tiles;
   const float* gain = nullptr;  // [out_features], null without DoRA
+  const float* bias = nullptr;  // [out_features], null without lora_bias
 };
 
 class CpuMountedAdapter final : public MountedAdapter {
@@ -43,13 +44,20 @@ class CpuMountedAdapter final : public MountedAdapter {
 
   // Null when the adapter does not touch it.
   const MountedModule* Find(int layer, LoraModule module) const {
-    const size_t key = static_cast<size_t>(layer) * kLoraModuleCount + static_cast<size_t>(module);
+    const size_t key = KeyOf(layer, module);
     return key < index_.size() && index_[key] >= 0 ? &modules_[index_[key]] : nullptr;
   }
 
  private:
+  // What is outside the layers comes first.
+  static size_t KeyOf(int layer, LoraModule module) {
+    constexpr int kOutside = static_cast<int>(LoraModule::kHead) + 1 - kLoraModuleCount;
+    const int m = static_cast<int>(module);
+    return m >= kLoraModuleCount ? m - kLoraModuleCount : kOutside + layer * kLoraModuleCount + m;
+  }
+
   std::vector<MountedModule> modules_;
-  std::vector<int32_t> index_;  // [layer, module] -> modules_, -1 = untouched
+  std::vector<int32_t> index_;  // KeyOf -> modules_, -1 = untouched
 };
 
 // One term of one segment for one module of the group at hand.
@@ -83,9 +91,13 @@ struct ExpandJob {
 // The LoRA state of one step: row blocks, and u of the last shrink.
 class LoraStep {
  public:
-  void Begin(const StepBatch& batch);
+  // Borrows segments and terms until the next Begin.
+  void Begin(int64_t rows, absl::Span<const LoraSegment> segments,
+             absl::Span<const LoraTerm> terms);
   // u for all terms of all segments that touch (layer, group).
   void Shrink(const float* x, int64_t columns, int layer, LoraGroup group, ThreadPool& pool);
+  // The same for the embedding, whose rows are tokens: [rows].
+  void ShrinkTokens(absl::Span<const int32_t> tokens, ThreadPool& pool);
   // Forgets u. Each post verb calls it when it is done.
   void Clear() { active_ = false; }
 
@@ -113,8 +125,10 @@ class LoraStep {
 
   void CollectEntries(int layer, LoraGroup group);
   void PlaceEntries();
+  float* UOf(const ShrinkTask& task) const;
 
-  const StepBatch* batch_ = nullptr;
+  absl::Span<const LoraSegment> step_segments_;
+  absl::Span<const LoraTerm> terms_;
   std::vector<RowBlock> row_blocks_;
   std::vector<SegmentEntries> segments_;
   std::vector<LoraEntry> entries_;

@@ -70,6 +70,11 @@ class SliceResolver {
       if (!gain.ok()) return gain.status();
       mounted.gain = reinterpret_cast<const float*>(*gain);
     }
+    if (module.has_bias) {
+      auto bias = Resolve(module.bias, int64_t{module.out_features} * 4);
+      if (!bias.ok()) return bias.status();
+      mounted.bias = reinterpret_cast<const float*>(*bias);
+    }
     return mounted;
   }
 
@@ -98,8 +103,7 @@ absl::StatusOr<std::unique_ptr<MountedAdapter>> CpuMountedAdapter::Make(
           absl::StrCat("layer ", module.layer, " ", std::string(LoraModuleName(module.module)),
                        ": ", std::string(mounted.status().message())));
     }
-    const size_t key =
-        static_cast<size_t>(module.layer) * kLoraModuleCount + static_cast<size_t>(module.module);
+    const size_t key = KeyOf(module.layer, module.module);
     if (adapter->index_.size() <= key) adapter->index_.resize(key + 1, -1);
     adapter->index_[key] = static_cast<int32_t>(adapter->modules_.size());
     adapter->modules_.push_back(*std::move(mounted));

@@ -235,6 +235,19 @@ void RunGluPost(Tensor out, Tensor gate_up, Activation activation, int layer, co
       });
 }
 
+void RunExpand(Tensor y, LoraGroup group, const LoraStep& lora, ThreadPool& pool) {
+  constexpr int64_t kPartColumns = 2048;
+  if (!lora.Touches(kOutsideLayers, group)) return;
+  const int64_t parts = (y.columns + kPartColumns - 1) / kPartColumns;
+  RunRowBlocks(lora, true, parts, y.rows * y.columns, pool,
+               [&](const RowBlock& block, int64_t part) {
+                 const int64_t begin = part * kPartColumns;
+                 const int64_t columns = std::min(kPartColumns, y.columns - begin);
+                 lora.Expand(block, 0, begin, columns,
+                             y.f32() + block.row_begin * y.columns + begin, y.columns);
+               });
+}
+
 void RunResidualNorm(const ResidualNormJob& job, const LoraStep& lora, ThreadPool& pool) {
   const int64_t columns = job.residual.columns;
   const bool expands = lora.Touches(job.layer, job.group);

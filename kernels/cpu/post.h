@@ -4,6 +4,7 @@
 //   QkvPost       q, k, v += expand + bias; rotate q and k; store k and v
 //   GluPost       out = activation(gate) * up, both after expand
 //   ResidualNorm  residual += projection + expand + bias; out = RmsNorm(residual)
+//   Expand        y += expand, for what is outside the layers
 //
 // A sum over a row takes 16 lanes and then halves them, whatever the instruction set;
 // rows never meet.
@@ -42,6 +43,9 @@ struct ResidualNormJob {
   const float* next_weight = nullptr;
   float epsilon = 0.0f;
 };
+
+// Nothing where the last shrink was of another group or found no adapter.
+void RunExpand(Tensor y, LoraGroup group, const LoraStep& lora, ThreadPool& pool);
 
 void RunResidualNorm(const ResidualNormJob& job, const LoraStep& lora, ThreadPool& pool);
 

@@ -10,7 +10,6 @@
 #include "kernels/cuda/bf16.h"
 #include "kernels/cuda/captured.h"
 #include "kernels/cuda/mounted.h"
-#include "kernels/cuda/served_sizes.h"
 
 namespace lorica::cuda {
 namespace {

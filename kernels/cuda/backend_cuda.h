@@ -23,6 +23,7 @@
 #include "kernels/cuda/linear.h"
 #include "kernels/cuda/pinned_pool.h"
 #include "kernels/cuda/sample_tables.h"
+#include "kernels/cuda/served_sizes.h"
 #include "kernels/cuda/step_image.h"
 #include "kernels/cuda/stream.h"
 
@@ -49,6 +50,9 @@ class CudaBackend : public Backend {
 
   int64_t BlockBytesFor(const AttentionShape& shape) const override;
   DType TileDType(DType) const override { return DType::kBF16; }
+  absl::Status CheckModule(const ModuleTiles& tiles) const override {
+    return CheckServedModule(tiles);
+  }
   absl::StatusOr<std::vector<float>> DoraGain(const LoraTarget& target, absl::Span<const float> a,
                                               absl::Span<const float> b, int rank, float scale,
                                               absl::Span<const float> magnitude) override;

@@ -6,6 +6,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "kernels/check.h"
+#include "kernels/cuda/served_sizes.h"
 
 namespace lorica::cuda {
 namespace {
@@ -46,6 +47,7 @@ absl::Status CheckTiles(const LoraImage& image, const std::vector<BlockSlice>& t
 }
 
 absl::Status CheckModule(const LoraImage& image, const ModuleTiles& tiles) {
+  LORICA_CHECK(CheckServedModule(tiles).ok(), static_cast<int>(tiles.module));
   if (tiles.dtype != DType::kBF16) {
     return absl::InvalidArgumentError("the CUDA backend reads BF16 tiles only");
   }

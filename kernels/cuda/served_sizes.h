@@ -1,4 +1,4 @@
-// What sizes of a model the CUDA kernels serve.
+// What the CUDA kernels serve: sizes of a model, modules of an adapter.
 #pragma once
 
 #include "absl/status/status.h"
@@ -14,5 +14,7 @@ inline constexpr int kServedLayersMax = 256;              // four LoRA groups ea
 
 // InvalidArgument names what is not served.
 absl::Status CheckServedSizes(const AttentionShape& shape, const ModelSizes& sizes);
+// FailedPrecondition says what of a module is not served. Its slices are not looked at.
+absl::Status CheckServedModule(const ModuleTiles& tiles);
 
 }  // namespace lorica::cuda

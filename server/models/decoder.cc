@@ -74,7 +74,9 @@ void Model::RunVerbs(int64_t rows, int64_t samples, const KvCache& cache) {
   if (samples == 0) return;
   const Tensor gathered = View(buffers_->gathered, samples, config_.hidden);
   device.GatherRows(gathered, normed);
-  device.Linear(View(buffers_->logits, samples, config_.vocabulary), gathered, weights.output());
+  const Tensor logits = View(buffers_->logits, samples, config_.vocabulary);
+  device.Linear(logits, gathered, weights.output());
+  device.HeadPost(logits, gathered);
 }
 
 absl::Status Model::CaptureSteps(const KvCache& cache) {

@@ -83,7 +83,7 @@ std::vector<LoraTarget> MakeLoraTargets(const ModelConfig& config, const Model::
   const int64_t q_rows = int64_t{config.heads} * config.head_size;
   const int64_t kv_rows = int64_t{config.kv_heads} * config.head_size;
   std::vector<LoraTarget> targets;
-  targets.reserve(static_cast<size_t>(config.layers) * kLoraModuleCount);
+  targets.reserve(static_cast<size_t>(config.layers) * kLoraModuleCount + 2);
   for (int index = 0; index < config.layers; ++index) {
     const LayerWeights& layer = weights.layers[index];
     const auto add = [&](LoraModule module, int64_t in, int64_t out, const Weight& weight,
@@ -101,6 +101,12 @@ std::vector<LoraTarget> MakeLoraTargets(const ModelConfig& config, const Model::
     add(LoraModule::kUp, config.hidden, config.ffn, *layer.gate_up, config.ffn);
     add(LoraModule::kDown, config.ffn, config.hidden, *layer.down, 0);
   }
+  const auto add_outside = [&](LoraModule module, int64_t in, int64_t out, const Weight& weight) {
+    targets.push_back(
+        {kOutsideLayers, module, std::string(LoraModuleName(module)), in, out, &weight, 0});
+  };
+  add_outside(LoraModule::kEmbedding, config.vocabulary, config.hidden, *weights.embedding);
+  add_outside(LoraModule::kHead, config.hidden, config.vocabulary, weights.output());
   return targets;
 }
 

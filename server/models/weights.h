@@ -57,7 +57,7 @@ absl::StatusOr<std::unique_ptr<Model::Weights>> MakeRandomWeights(const ModelCon
                                                                   int64_t positions,
                                                                   Backend& backend);
 
-// Every (layer, module) where LoRA may attach.
+// Every (layer, module) where LoRA may attach, then the embedding and the head.
 std::vector<LoraTarget> MakeLoraTargets(const ModelConfig& config, const Model::Weights& weights);
 
 }  // namespace lorica

@@ -134,12 +134,12 @@ TEST_F(AdapterCatalogTest, SeesContentThatChangesRightAfterItWasRead) {
 
 TEST_F(AdapterCatalogTest, SaysWhyAFolderIsNotServed) {
   MadeAdapter adapter = SmallestAdapter();
-  adapter.config["bias"] = "\"all\"";
+  adapter.config["bias"] = "\"some\"";
   adapter.WriteTo(folder_, "a");
   const absl::Status status = Resolve("a").status();
   EXPECT_TRUE(absl::IsFailedPrecondition(status));
   EXPECT_THAT(std::string(status.message()),
-              HasSubstr("adapter 'a' cannot be served: adapter_config.json: bias 'all'"));
+              HasSubstr("adapter 'a' cannot be served: adapter_config.json: bias 'some'"));
   const int64_t read = source_->bytes_read;
   EXPECT_EQ(Resolve("a").status(), status);
   EXPECT_EQ(source_->bytes_read, read);

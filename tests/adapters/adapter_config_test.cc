@@ -141,9 +141,8 @@ TEST(AdapterConfigTest, ChecksFlags) {
 }
 
 TEST(AdapterConfigTest, RefusesEachUnsupportedFieldWithItsOwnText) {
-  ExpectRefused(With(R"("bias":"all")"), "bias 'all' is not supported");
-  ExpectRefused(With(R"("bias":"lora_only")"), "bias 'lora_only' is not supported");
-  ExpectRefused(With(R"("lora_bias":true)"), "lora_bias is not supported");
+  ExpectRefused(With(R"("bias":"some")"), "bias 'some' is unknown");
+  ExpectRefused(With(R"("lora_bias":true,"use_dora":true)"), "use_dora together with lora_bias");
   ExpectRefused(With(R"("modules_to_save":["lm_head"])"), "modules_to_save is not supported");
   ExpectRefused(With(R"("trainable_token_indices":[1])"), "trainable_token_indices is not");
   ExpectRefused(With(R"("trainable_token_indices":{"embed_tokens":[1]})"), "trainable_token");

@@ -316,7 +316,7 @@ TEST_F(PeftLoaderTest, RefusesEachForeignTensorWithItsOwnText) {
       {"lm_head.weight", "modules_to_save"},
       {"model.layers.0.self_attn.q_proj.base_layer.bias", "trained biases"},
       {"model.layers.0.self_attn.q_proj.lora_B.bias", "lora_bias"},
-      {"model.embed_tokens.lora_embedding_A", "LoRA on embeddings"},
+      {"model.layers.0.self_attn.q_proj.lora_embedding_A", "not LoRA tensors"},
       {"model.layers.0.self_attn.q_proj.lora_diag", "KaSA"},
       {"model.embed_tokens.token_adapter.trainable_tokens_delta", "trainable_token_indices"},
       {"model.layers.0.mlp.experts.base_layer.lora_A.weight", "target_parameters"},

@@ -94,6 +94,12 @@ void MountPairs(Backend& backend, PoisonedArena& arena, TestAdapter& adapter) {
       std::memcpy(gain.data(), pair.gain.data(), gain.size());
       tiles.gain = writer.Put(gain);
     }
+    tiles.has_bias = !pair.bias.empty();
+    if (tiles.has_bias) {
+      std::vector<std::byte> bias(pair.bias.size() * 4);
+      std::memcpy(bias.data(), pair.bias.data(), bias.size());
+      tiles.bias = writer.Put(bias);
+    }
     image.modules.push_back(std::move(tiles));
   }
   writer.Finish(backend);
@@ -122,6 +128,9 @@ LoraReference ReferenceLora(const std::vector<std::pair<const TestAdapter*, floa
         for (int64_t o = 0; o < out; ++o) {
           result.delta[o] += double{pair.scale} * weight * u * pair.b.values[o * pair.rank + r];
         }
+      }
+      for (size_t o = 0; o < pair.bias.size(); ++o) {
+        result.delta[o] += double{pair.scale} * weight * pair.bias[o];
       }
       for (size_t o = 0; o < pair.gain.size(); ++o) result.gain[o] *= pair.gain[o];
     }

@@ -293,6 +293,7 @@ struct LoraPair {
   StoredMatrix a;           // [rank, in]
   StoredMatrix b;           // [out, rank]
   std::vector<float> gain;  // [out], empty without DoRA
+  std::vector<float> bias;  // empty without lora_bias
 };
 
 struct TestAdapter {

@@ -17,6 +17,8 @@ class LoraTest : public KernelTest {
   // with bf16 the output is rounded, and u may be.
   double tolerance() const { return Tolerance(5e-6, 1e-2); }
 
+  bool Serves(const ModuleTiles& tiles) const { return backend_->CheckModule(tiles).ok(); }
+
   // `dtype` as the backend stores it.
   LoraPair Pair(LoraModule module, int rank, DType dtype, int64_t in, int64_t out, int layer = 0) {
     dtype = backend_->TileDType(dtype);
@@ -268,6 +270,84 @@ TEST_P(LoraTest, QkvPostExpandsEachHeadOfEachModule) {
   for (int c = 0; c < q; ++c) {
     ASSERT_NEAR(attended[c], base[q + kv + c % kv] + lora.delta[c % kv], near);
   }
+}
+
+TEST_P(LoraTest, BiasesOfLoraBAreScaledWithTheirTerm) {
+  if (!Serves({.has_bias = true})) GTEST_SKIP() << "this device refuses them";
+  TestAdapter& with = adapters_.emplace_back();
+  with.pairs.push_back(Pair(LoraModule::kGate, 9, DType::kBF16, kIn, kFfn));
+  with.pairs.back().bias = Normals(kFfn);
+  with.pairs.push_back(Pair(LoraModule::kUp, 3, DType::kF32, kIn, kFfn));
+  with.pairs.back().bias = Normals(kFfn);
+  MountPairs(*backend_, arena_, with);
+  CheckGlu({{1, {}}, {3, {{&with, 1.0f}}}});
+  const TestAdapter* without = GateUpAdapter(8, DType::kF16);
+  CheckGlu({{2, {{without, -0.5f}, {&with, 0.3f}}}, {17, {{&with, -2.0f}}}});
+}
+
+TEST_P(LoraTest, EmbedAddsTheColumnsOfItsTokens) {
+  constexpr int kVocabulary = 2100, kHidden = 104;
+  if (!Serves({.module = LoraModule::kEmbedding})) GTEST_SKIP() << "this device refuses them";
+  TestAdapter* adapters[2];
+  for (auto& adapter : adapters) {
+    adapter = &adapters_.emplace_back();
+    adapter->pairs.push_back(Pair(LoraModule::kEmbedding, adapters_.size() == 1 ? 11 : 8,
+                                  DType::kBF16, kVocabulary, kHidden, kOutsideLayers));
+    MountPairs(*backend_, arena_, *adapter);
+  }
+  const Terms both = {{adapters[0], 0.5f}, {adapters[1], -1.5f}}, one = {{adapters[1], 1.0f}};
+  StepBatch batch = Batch({{1, {}}, {2, both}, {1, {}}, {2, one}});
+  batch.tokens = {5, 2047, 2048, 2099, 0, 2099};
+  const StoredMatrix table = RandomMatrix(DType::kF32, kVocabulary, kHidden, random_);
+  const HostMatrix view = table.view();
+  const auto weight = *backend_->PackWeight({&view, 1});
+  const auto out = Zeros(6, kHidden);
+  backend_->BeginStep(batch);
+  backend_->Embed(out.tensor(), *weight);
+  std::vector<double> want;
+  for (int row = 0; row < 6; ++row) {
+    std::vector<float> token(kVocabulary, 0.0f);
+    token[batch.tokens[row]] = 1.0f;
+    const Terms terms = row == 1 || row == 2 ? both : row >= 4 ? one : Terms{};
+    const auto lora =
+        ReferenceLora(terms, kOutsideLayers, LoraModule::kEmbedding, kHidden, token.data());
+    for (int c = 0; c < kHidden; ++c) {
+      want.push_back(table.values[batch.tokens[row] * kHidden + c] + lora.delta[c]);
+    }
+  }
+  ExpectNear(out.Read(), want, tolerance());
+}
+
+TEST_P(LoraTest, HeadPostAddsToTheRowsThatSample) {
+  constexpr int kVocabulary = 2100;
+  if (!Serves({.module = LoraModule::kHead})) GTEST_SKIP() << "this device refuses them";
+  TestAdapter& plain = adapters_.emplace_back();
+  plain.pairs.push_back(Pair(LoraModule::kHead, 11, DType::kF32, kIn, kVocabulary, kOutsideLayers));
+  MountPairs(*backend_, arena_, plain);
+  TestAdapter& dora = adapters_.emplace_back();
+  dora.pairs.push_back(Pair(LoraModule::kHead, 4, DType::kF16, kIn, kVocabulary, kOutsideLayers));
+  dora.pairs.back().gain = Normals(kVocabulary);
+  MountPairs(*backend_, arena_, dora);
+  const Terms terms[] = {{{&plain, 0.5f}}, {{&dora, 1.0f}}};
+  StepBatch batch = Batch({{3, terms[0]}, {2, {}}, {4, terms[0]}, {2, terms[1]}, {3, terms[0]}});
+  const std::pair<int, int> samples[] = {{2, 0}, {4, -1}, {9, 1}, {10, 1}, {13, 0}};  // row, terms
+  batch.samples.clear();
+  for (const auto& [row, of] : samples) batch.samples.push_back({.row = row});
+  const auto x = Normals(5 * kIn), base = Normals(5 * kVocabulary);
+  const auto in = Upload(5, kIn, x);
+  const auto logits = Upload(5, kVocabulary, base);
+  backend_->BeginStep(batch);
+  backend_->HeadPost(logits.tensor(), in.tensor());
+  std::vector<double> want;
+  for (int j = 0; j < 5; ++j) {
+    const int of = samples[j].second;
+    const auto lora = ReferenceLora(of < 0 ? Terms{} : terms[of], kOutsideLayers, LoraModule::kHead,
+                                    kVocabulary, &x[j * kIn]);
+    for (int c = 0; c < kVocabulary; ++c) {
+      want.push_back(lora.gain[c] * (base[j * kVocabulary + c] + lora.delta[c]));
+    }
+  }
+  ExpectNear(logits.Read(), want, tolerance());
 }
 
 TEST_P(LoraTest, MountRefusesTilesThatDoNotFit) {

@@ -53,6 +53,21 @@ BlockId ModelRunner::ReserveBlocks(int count) {
   return first;
 }
 
+absl::StatusOr<std::unique_ptr<MountedAdapter>> ModelRunner::Mount(const LoraImage& image) {
+  std::vector<BlockId> blocks;
+  std::vector<BlockCopy> copies;
+  const BlockId first = ReserveBlocks(image.block_count);
+  for (int32_t i = 0; i < image.block_count; ++i) {
+    // Out of order, so that block ids and image order cannot be confused.
+    blocks.push_back(first + image.block_count - 1 - i);
+    copies.push_back({image.block(i), blocks.back()});
+  }
+  auto ticket = backend_->StartCopy(cache_, copies);
+  while (!ticket->Done()) {
+  }
+  return backend_->Mount(image, cache_, blocks);
+}
+
 void ModelRunner::RunChunk(absl::Span<const int32_t> tokens, int begin, int count,
                            absl::Span<const LoraTerm> terms, std::vector<float>* logits) {
   StepBatch batch;

@@ -26,10 +26,13 @@ class ModelRunner {
   Backend& backend() { return *backend_; }
   Model& model() { return *model_; }
   const KvCache& cache() const { return cache_; }
-  // The first of `count` blocks that no sequence uses, for adapters.
-  BlockId ReserveBlocks(int count);
+  // Copies an adapter to blocks that no sequence uses.
+  absl::StatusOr<std::unique_ptr<MountedAdapter>> Mount(const LoraImage& image);
+  // The blocks of all mounted adapters may be taken again.
+  void ForgetAdapters() { next_block_ = sequence_blocks_; }
 
  private:
+  BlockId ReserveBlocks(int count);
   void RunChunk(absl::Span<const int32_t> tokens, int begin, int count,
                 absl::Span<const LoraTerm> terms, std::vector<float>* logits);
 
