@@ -19,6 +19,10 @@ product_packages=(ca-certificates g++ cmake ninja-build pkg-config protobuf-comp
   nlohmann-json3-dev libcpp-httplib-dev prometheus-cpp-dev libcli11-dev libre2-dev
   libpcre2-dev libhwy-dev libssl-dev libcurl4-openssl-dev libsqlite3-dev python3 python3-pip)
 
+# What tests take besides: real proxies, promtool, a browser. No service of theirs is started.
+test_packages=(libgtest-dev libgmock-dev libbenchmark-dev mold python3-venv nginx-light haproxy
+  prometheus chromium chromium-driver fonts-dejavu-core)
+
 # install_packages NAME...: installs those that are missing, without ever asking a question.
 install_packages() {
   local missing=() name
@@ -40,7 +44,7 @@ install_packages() {
   local log
   log=$(mktemp)
   if ! { "${as_root[@]}" apt-get update &&
-    "${as_root[@]}" env DEBIAN_FRONTEND=noninteractive apt-get install --yes \
+    "${as_root[@]}" env DEBIAN_FRONTEND=noninteractive RUNLEVEL=1 apt-get install --yes \
       --no-install-recommends "${missing[@]}"; } >"$log" 2>&1 </dev/null; then
     tail -n 15 "$log" >&2
     rm -f "$log"

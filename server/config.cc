@@ -16,7 +16,7 @@ namespace lorica {
 namespace {
 
 constexpr char kIntroduction[] =
-    "loricad serves one base model and any number of LoRA adapters on top of it over gRPC.\n"
+    "loricad serves one base model with any number of LoRA adapters over gRPC and HTTP.\n"
     "Each request names its own adapter; all of them share one continuous batch.\n";
 
 constexpr char kEpilogue[] =

@@ -48,10 +48,11 @@ struct Config {
   std::string http_access_log;  // empty: none
   std::string port_file;
   std::string tenants_file;  // empty: nobody needs a key
-  std::string tls_cert;      // empty: plain gRPC
+  std::string tls_cert;      // empty: plain
   std::string tls_key;
   std::string tls_client_ca;
   bool insecure = false;
+  int64_t connection_seconds = 1200;  // 0 = for ever
   bool reflection = true;
   std::string device = "cpu";
   int64_t threads = 0;         // 0 = one a core
@@ -129,12 +130,15 @@ void VisitFlags(Config& config, Visitor&& visitor) {
                "Who may call: tenants with the hashes of their keys, their adapters, quotas and "
                "weights, as JSON; `lorica key` makes keys. Read again on SIGHUP");
   visitor.Text("--tls-cert", &config.tls_cert, "FILE",
-               "Speak TLS with this certificate chain (PEM). Read again on SIGHUP");
+               "Speak TLS with this certificate chain (PEM), gRPC and HTTP. Read again on SIGHUP");
   visitor.Text("--tls-key", &config.tls_key, "FILE", "Its private key (PEM)");
   visitor.Text("--tls-client-ca", &config.tls_client_ca, "FILE",
                "Take clients with a certificate of these authorities alone (PEM)");
   visitor.Switch("--insecure", &config.insecure,
                  "Allow an address that other machines reach without keys");
+  visitor.Count("--connection-seconds", &config.connection_seconds, 0, 86'400,
+                "How long a gRPC connection may live before its client is asked to connect anew, "
+                "so that balancers can spread clients; streams end first; 0 = for ever");
   visitor.Switch("--reflection", &config.reflection, "Let clients ask which services there are");
   visitor.Choice("--device", &config.device, {"cpu", "cuda"}, "What computes");
   visitor.Count("--threads", &config.threads, 0, 1024, "Compute threads; 0 = one a core");

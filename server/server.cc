@@ -166,12 +166,13 @@ absl::Status Server::BuildKeys() {
     if (!tls.ok()) return tls.status();
     parts_->tls = *std::move(tls);
   }
-  const bool open_grpc = parts_->tls == nullptr && !IsLoopback(config_.grpc_address);
+  const bool open_grpc = !IsLoopback(config_.grpc_address);
   const bool open_http = !config_.http_address.empty() && !IsLoopback(config_.http_address);
-  if (parts_->tenants->needs_keys() && (open_grpc || open_http)) {
-    spdlog::warn("keys and prompts cross the network in the clear on {}: {}",
-                 open_grpc ? config_.grpc_address : config_.http_address,
-                 open_grpc ? "give --tls-cert and --tls-key" : "put a proxy with TLS before it");
+  if (parts_->tls == nullptr && parts_->tenants->needs_keys() && (open_grpc || open_http)) {
+    spdlog::warn(
+        "keys and prompts cross the network in the clear on {}: give --tls-cert and "
+        "--tls-key",
+        open_grpc ? config_.grpc_address : config_.http_address);
   }
   return absl::OkStatus();
 }
@@ -394,6 +395,9 @@ absl::Status Server::Listen() {
   options.address = config_.grpc_address;
   options.tls = parts.tls.get();
   options.reflection = config_.reflection;
+  if (config_.connection_seconds > 0) {
+    options.connection_age = absl::Seconds(config_.connection_seconds);
+  }
   options.block_bytes = parts.cache.block_bytes;
   auto grpc = GrpcService::Start(options, std::move(facts), parts.gateway.get());
   if (!grpc.ok()) return grpc.status();
@@ -426,6 +430,8 @@ absl::Status Server::ListenHttp() {
   facts.running_max = static_cast<int32_t>(config_.running_requests);
   facts.generations_max = static_cast<int>(config_.http_generations);
   options.metrics = &parts.metrics;
+  options.services = parts.grpc->InProcess();
+  options.tls = parts.tls.get();
   auto http = HttpService::Start(std::move(options), parts.gateway.get());
   if (!http.ok()) return http.status();
   parts.http = *std::move(http);
@@ -509,7 +515,7 @@ void Server::Drain() {
   while (parts.gateway->open_answers() > 0 && absl::Now() < end) absl::SleepFor(kDrainPoll);
   const int64_t cut = parts.gateway->open_answers();
   if (cut > 0) spdlog::warn("cutting {} answers that did not end in time", cut);
-  parts.engine->Abort(TryLater("the server is shutting down"));
+  parts.engine->Abort(GoElsewhere("the server is shutting down"));
 }
 
 void Server::Stop() {

@@ -52,8 +52,7 @@ while [ $# -gt 0 ]; do
   shift
 done
 
-install_packages "${product_packages[@]}" libgtest-dev libgmock-dev libbenchmark-dev mold \
-  python3-venv
+install_packages "${product_packages[@]}" "${test_packages[@]}"
 deploy/fetch.sh
 options=()
 # Where it can be compiled it is; its tests skip themselves where there is no GPU.

@@ -24,6 +24,13 @@ absl::Status OverQuota(const Tenant& tenant, absl::string_view what, absl::Durat
 
 }  // namespace
 
+void Usage::Add(const Usage& other) {
+  requests += other.requests;
+  prompt_tokens += other.prompt_tokens;
+  completion_tokens += other.completion_tokens;
+  cached_tokens += other.cached_tokens;
+}
+
 // --- Charge ------------------------------------------------------------------------------
 
 Charge::~Charge() { End(); }
@@ -106,11 +113,9 @@ void Accounts::Add(const UsageRow& row) {
   absl::MutexLock lock(&mutex_);
   auto key = std::make_pair(row.tenant, row.generation);
   if (std::ssize(bill_) >= kUsageRowsMax && bill_.count(key) == 0) key.second = kUsageOther;
-  Usage& sum = bill_[key];
-  sum.requests += row.usage.requests;
-  sum.prompt_tokens += row.usage.prompt_tokens;
-  sum.completion_tokens += row.usage.completion_tokens;
-  sum.cached_tokens += row.usage.cached_tokens;
+  bill_[key].Add(row.usage);
+  const bool room = std::ssize(totals_) < kTenantTotalsMax || totals_.contains(row.tenant);
+  totals_[room ? row.tenant : kUsageOther].Add(row.usage);
 }
 
 std::vector<UsageRow> Accounts::Bill(const std::string& tenant) const {
@@ -119,6 +124,13 @@ std::vector<UsageRow> Accounts::Bill(const std::string& tenant) const {
   for (const auto& [key, usage] : bill_) {
     if (tenant.empty() || key.first == tenant) rows.push_back({key.first, key.second, usage});
   }
+  return rows;
+}
+
+std::vector<UsageRow> Accounts::Totals() const {
+  absl::MutexLock lock(&mutex_);
+  std::vector<UsageRow> rows;
+  for (const auto& [tenant, usage] : totals_) rows.push_back({tenant, "", usage});
   return rows;
 }
 

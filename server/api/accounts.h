@@ -26,6 +26,7 @@
 namespace lorica {
 
 inline constexpr int kUsageRowsMax = 100'000;
+inline constexpr int kTenantTotalsMax = 64;  // tenants that charts tell apart
 // Stands for the generation of what no row is left for.
 inline constexpr char kUsageOther[] = "other";
 // ... of a mix of several adapters.
@@ -36,6 +37,8 @@ struct Usage {
   int64_t prompt_tokens = 0;
   int64_t completion_tokens = 0;
   int64_t cached_tokens = 0;  // of the prompt's: their KV was there already
+
+  void Add(const Usage& other);
 };
 
 struct UsageRow {
@@ -87,6 +90,9 @@ class Accounts : public std::enable_shared_from_this<Accounts> {
   void Add(const UsageRow& row);
   // By tenant and generation. Empty: of all tenants.
   std::vector<UsageRow> Bill(const std::string& tenant) const;
+  // One row a tenant, its generations added up. The first kTenantTotalsMax that used anything
+  // have one each for good, all others share kUsageOther: numbers never fall.
+  std::vector<UsageRow> Totals() const;
 
  private:
   friend class Charge;
@@ -112,6 +118,7 @@ class Accounts : public std::enable_shared_from_this<Accounts> {
   // At most one a tenant that the tenants' file ever had in this process's life.
   absl::flat_hash_map<std::string, Account> accounts_ ABSL_GUARDED_BY(mutex_);
   std::map<std::pair<std::string, std::string>, Usage> bill_ ABSL_GUARDED_BY(mutex_);
+  std::map<std::string, Usage> totals_ ABSL_GUARDED_BY(mutex_);
 };
 
 }  // namespace lorica

@@ -9,14 +9,19 @@ namespace lorica {
 namespace {
 
 constexpr absl::string_view kFieldPayload = "lorica/field";
+constexpr absl::string_view kElsewherePayload = "lorica/elsewhere";
 constexpr absl::Duration kRetryDelayDefault = absl::Seconds(1);
 
 }  // namespace
 
 absl::Status FieldError(absl::string_view field, absl::string_view what) {
   absl::Status status = absl::InvalidArgumentError(absl::StrCat(field, " ", what));
-  status.SetPayload(kFieldPayload, absl::Cord(field));
+  SetField(&status, field);
   return status;
+}
+
+void SetField(absl::Status* status, absl::string_view field) {
+  status->SetPayload(kFieldPayload, absl::Cord(field));
 }
 
 std::optional<std::string> FieldOf(const absl::Status& status) {
@@ -27,6 +32,16 @@ std::optional<std::string> FieldOf(const absl::Status& status) {
 
 absl::Status TryLater(absl::string_view what, absl::Duration delay) {
   return UnavailableFor(what, delay);
+}
+
+absl::Status GoElsewhere(absl::string_view what) {
+  absl::Status status = TryLater(what);
+  status.SetPayload(kElsewherePayload, absl::Cord("1"));
+  return status;
+}
+
+bool MeansElsewhere(const absl::Status& status) {
+  return status.GetPayload(kElsewherePayload).has_value();
 }
 
 std::optional<absl::Duration> RetryDelayOf(const absl::Status& status) {

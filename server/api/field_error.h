@@ -16,11 +16,16 @@ namespace lorica {
 
 // InvalidArgument "<field> <what>", e.g. FieldError("top_p", "must be above 0").
 absl::Status FieldError(absl::string_view field, absl::string_view what);
+// Makes it one about `field`, whose text is there already.
+void SetField(absl::Status* status, absl::string_view field);
 // The field of a FieldError.
 std::optional<std::string> FieldOf(const absl::Status& status);
 
 // Unavailable: this server cannot now; the same call may be tried again after `delay`.
 absl::Status TryLater(absl::string_view what, absl::Duration delay = absl::Seconds(1));
+// The same of a server that ends: another one takes the call, and this one never will.
+absl::Status GoElsewhere(absl::string_view what);
+bool MeansElsewhere(const absl::Status& status);
 std::optional<absl::Duration> RetryDelayOf(const absl::Status& status);
 
 }  // namespace lorica

@@ -124,7 +124,7 @@ absl::StatusOr<Gateway::Answers> Gateway::Admit(const TenantPtr& tenant, const G
     return absl::DeadlineExceededError("the deadline had passed when the call arrived");
   }
   if (draining_.load(std::memory_order_relaxed)) {
-    return TryLater("the server is shutting down; send the call to another one");
+    return GoElsewhere("the server is shutting down; send the call to another one");
   }
   if (count < 1 || count > kSamplesMax) {
     return FieldError("n", absl::StrCat("must be from 1 to ", kSamplesMax, ", not ", count));
@@ -210,7 +210,7 @@ absl::StatusOr<Gateway::Mix> Gateway::MixOf(const std::vector<AdapterChoice>& ch
 absl::StatusOr<std::vector<int32_t>> Gateway::PromptTokens(const GenerateCall& call) const {
   if (!call.stop.empty() && tokenizer_ == nullptr) return NoText("a tokenizer, which stop needs");
   if (!call.token_ids.empty()) return call.token_ids;
-  auto tokenized = Tokenize(call.prompt, call.messages, /*with_text=*/false);
+  auto tokenized = Tokenize(call.prompt, call.messages, /*with_text=*/false, call.tools);
   if (!tokenized.ok()) return tokenized.status();
   return std::move(tokenized->token_ids);
 }
@@ -288,7 +288,7 @@ absl::Status Gateway::Wait(Prepared& prepared, const Adapters& adapters) {
 
 absl::StatusOr<Gateway::Tokenized> Gateway::Tokenize(const std::optional<std::string>& prompt,
                                                      const std::vector<ChatTurn>& messages,
-                                                     bool with_text) const {
+                                                     bool with_text, std::string_view tools) const {
   if (prompt.has_value() == !messages.empty()) {
     return FieldError("prompt", "and messages: give exactly one of the two");
   }
@@ -302,7 +302,7 @@ absl::StatusOr<Gateway::Tokenized> Gateway::Tokenize(const std::optional<std::st
   } else {
     if (chat_template_ == nullptr)
       return NoText("a chat template that this server can run", "prompt or token_ids");
-    const auto parts = chat_template_->Render(messages, /*add_generation_prompt=*/true);
+    const auto parts = chat_template_->Render(messages, /*add_generation_prompt=*/true, tools);
     if (!parts.ok()) return parts.status();
     const absl::Status status = tokenizer_->EncodeParts(*parts, &result.token_ids);
     if (!status.ok()) return status;
@@ -334,7 +334,7 @@ void Gateway::Tick(absl::Time now) {
 
 void Gateway::StartDrain() {
   draining_.store(true, std::memory_order_relaxed);
-  waiting_->Close(TryLater("the server is shutting down; send the call to another one"));
+  waiting_->Close(GoElsewhere("the server is shutting down; send the call to another one"));
   engine_->StartDrain();
 }
 

@@ -39,6 +39,7 @@ inline constexpr int kLogitBiasMax = 1024;
 inline constexpr int kMaxTokensDefault = 256;
 inline constexpr int64_t kPromptBytesMax = 4 << 20;
 inline constexpr int kRoleBytesMax = 64;
+inline constexpr int64_t kToolsBytesMax = 256 << 10;  // as JSON
 inline constexpr double kTemperatureMax = 100.0;
 // Below this the largest logit has all the probability: taken as greedy.
 inline constexpr double kTemperatureGreedy = 1e-4;
@@ -63,6 +64,7 @@ struct GenerateCall {
   std::vector<AdapterChoice> adapters;
   std::optional<std::string> prompt;
   std::vector<ChatTurn> messages;
+  std::string tools;  // with messages: what their template calls so, a JSON array
   std::vector<int32_t> token_ids;
   std::optional<int32_t> max_tokens;
   int32_t max_tokens_default = kMaxTokensDefault;  // where it is absent; cut to the context
@@ -175,8 +177,8 @@ class Gateway {
   };
   // `tokens` is filled with each token's text if `with_text`.
   absl::StatusOr<Tokenized> Tokenize(const std::optional<std::string>& prompt,
-                                     const std::vector<ChatTurn>& messages,
-                                     bool with_text = true) const;
+                                     const std::vector<ChatTurn>& messages, bool with_text = true,
+                                     std::string_view tools = "") const;
 
   // Cancels answers that nobody has read for kSlowReaderLimit. To be called about
   // once a second, also while nothing runs.

@@ -22,7 +22,7 @@ namespace {
 constexpr const char* kHealthNames[] = {"lorica.v1.InferenceService", "lorica.v1.AdapterService",
                                         "lorica.v1.ServerService"};
 
-void SetLimits(grpc::ServerBuilder* builder) {
+void SetLimits(const GrpcOptions& options, grpc::ServerBuilder* builder) {
   grpc::ResourceQuota quota("lorica");
   quota.Resize(kTransportBytesMax);
   quota.SetMaxThreads(kTransportThreadsMax);
@@ -35,6 +35,10 @@ void SetLimits(grpc::ServerBuilder* builder) {
   builder->AddChannelArgument(GRPC_ARG_MAX_CONCURRENT_STREAMS, kStreamsPerConnectionMax);
   builder->AddChannelArgument(GRPC_ARG_ALLOW_REUSEPORT, 0);  // a taken port is an error
   builder->AddChannelArgument(GRPC_ARG_KEEPALIVE_PERMIT_WITHOUT_CALLS, 1);
+  if (options.connection_age != absl::InfiniteDuration()) {
+    set_ms(GRPC_ARG_MAX_CONNECTION_AGE_MS, options.connection_age);
+    set_ms(GRPC_ARG_MAX_CONNECTION_AGE_GRACE_MS, kConnectionGrace);
+  }
   set_ms(GRPC_ARG_KEEPALIVE_TIME_MS, kKeepaliveTime);
   set_ms(GRPC_ARG_KEEPALIVE_TIMEOUT_MS, kKeepaliveTimeout);
   set_ms(GRPC_ARG_HTTP2_MIN_RECV_PING_INTERVAL_WITHOUT_DATA_MS, kClientPingMin);
@@ -78,7 +82,7 @@ absl::Status GrpcService::Listen(const GrpcOptions& options) {
   grpc::EnableDefaultHealthCheckService(true);
   if (options.reflection) grpc::reflection::InitProtoReflectionServerBuilderPlugin();
   grpc::ServerBuilder builder;
-  SetLimits(&builder);
+  SetLimits(options, &builder);
   builder.AddListeningPort(
       options.address,
       options.tls == nullptr ? grpc::InsecureServerCredentials() : options.tls->credentials(),
@@ -108,6 +112,10 @@ void GrpcService::SetState(ServingState state) {
   const bool serving = state == ServingState::kServing;
   health->SetServingStatus(serving);  // every name it knows, and ""
   for (const char* name : kHealthNames) health->SetServingStatus(name, serving);
+}
+
+std::shared_ptr<grpc::Channel> GrpcService::InProcess() {
+  return parts_->server->InProcessChannel({});
 }
 
 void GrpcService::StartDrain() {

@@ -13,6 +13,7 @@
 
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
+#include "grpcpp/channel.h"
 #include "server/api/gateway.h"
 #include "server/api/server_service.h"
 
@@ -28,12 +29,18 @@ inline constexpr absl::Duration kKeepaliveTime = absl::Seconds(60);
 inline constexpr absl::Duration kKeepaliveTimeout = absl::Seconds(20);
 inline constexpr absl::Duration kClientPingMin = absl::Seconds(10);
 
+// After the longest life of a connection its streams have this much longer to end: a
+// generation that has just begun may take all of its time.
+inline constexpr absl::Duration kConnectionGrace = absl::Minutes(11);
+
 class ServerTls;
 
 struct GrpcOptions {
   std::string address = "127.0.0.1:50051";  // port 0: any free one
   const ServerTls* tls = nullptr;           // null: plain; only Start looks at it
   bool reflection = true;
+  // Then clients are asked to connect anew, here or elsewhere. Infinite: never.
+  absl::Duration connection_age = absl::InfiniteDuration();
   int work_threads = 2;
   int work_queue = 1024;    // calls that wait to be looked at
   int64_t block_bytes = 0;  // of the arena, for CheckAdapter
@@ -49,6 +56,8 @@ class GrpcService {
   int port() const { return port_; }
   ServingState state() const { return state_.load(); }
   void SetState(ServingState state);
+  // The services without a socket, for calls from this process.
+  std::shared_ptr<grpc::Channel> InProcess();
   // Ends watches; Generate refuses through the gateway.
   void StartDrain();
   // Ends the transport: calls that are still open after `grace` are cut.

@@ -129,7 +129,7 @@ absl::Status CheckMessages(absl::Span<const ChatTurn> messages) {
           Indexed("messages", i, "role"),
           absl::StrCat("must have 1 to ", kRoleBytesMax, " bytes, e.g. \"user\" or \"assistant\""));
     }
-    bytes += turn.content.size();
+    bytes += turn.content.size() + turn.more.size();
     if (bytes > kPromptBytesMax) {
       return FieldError("messages", absl::StrCat("hold more than ", kPromptBytesMax, " bytes"));
     }
@@ -214,6 +214,10 @@ absl::Status CheckFields(const GenerateCall& call, const GatewayLimits& limits) 
   if (status.ok()) status = CheckBias(call, limits.vocabulary);
   if (status.ok()) status = CheckStops(call, limits.vocabulary);
   if (!status.ok()) return status;
+  if (std::ssize(call.tools) > kToolsBytesMax) {
+    return FieldError("tools", absl::StrCat("have ", call.tools.size(), " bytes as JSON; at most ",
+                                            kToolsBytesMax, " are taken"));
+  }
   if (!call.token_ids.empty()) return CheckTokenIds(call, limits);
   return CheckText(call.prompt, call.messages);
 }

@@ -13,6 +13,7 @@
 #include "absl/strings/str_cat.h"
 #include "grpcpp/security/tls_certificate_provider.h"
 #include "grpcpp/security/tls_credentials_options.h"
+#include "server/api/tls_context.h"
 
 namespace lorica {
 namespace {
@@ -109,11 +110,19 @@ absl::Status ServerTls::Reload() {
     status = roots.ok() ? CheckRoots(paths_, *roots) : roots.status();
   }
   if (!status.ok()) return status;
+  auto context = MakeTlsContext({*cert, *key, *roots});
+  if (!context.ok()) return context.status();
   absl::MutexLock lock(&mutex_);
   if (!paths_.client_ca.empty()) status = Replace(*roots, &roots_fd_);
   // Both in one file: a reader cannot take the one from before and the other from after.
   if (status.ok()) status = Replace(absl::StrCat(*cert, "\n", *key), &identity_fd_);
+  if (status.ok()) context_ = *std::move(context);
   return status;
+}
+
+std::shared_ptr<ssl_ctx_st> ServerTls::context() const {
+  absl::MutexLock lock(&mutex_);
+  return context_;
 }
 
 std::shared_ptr<grpc::ServerCredentials> ServerTls::credentials() const {

@@ -9,10 +9,13 @@
 #include <memory>
 #include <string>
 
+#include "absl/base/thread_annotations.h"
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/synchronization/mutex.h"
 #include "grpcpp/security/server_credentials.h"
+
+struct ssl_ctx_st;
 
 namespace lorica {
 
@@ -35,12 +38,15 @@ class ServerTls {
   absl::Status Reload();
   // Outlived by the files.
   std::shared_ptr<grpc::ServerCredentials> credentials() const;
+  // The same for the HTTP face, as it was last read: of connections that begin now.
+  std::shared_ptr<ssl_ctx_st> context() const;
 
  private:
   explicit ServerTls(TlsPaths paths);
 
   const TlsPaths paths_;
-  absl::Mutex mutex_;  // one reload at a time
+  mutable absl::Mutex mutex_;  // one reload at a time
+  std::shared_ptr<ssl_ctx_st> context_ ABSL_GUARDED_BY(mutex_);
   // Descriptors of memory files, the same for life: certificate with key, client CAs.
   int identity_fd_ = -1;
   int roots_fd_ = -1;

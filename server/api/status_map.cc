@@ -77,4 +77,16 @@ grpc::Status ToGrpcStatus(const absl::Status& status) {
                       details.details_size() > 0 ? details.SerializeAsString() : "");
 }
 
+absl::Status FromGrpcStatus(const grpc::Status& status) {
+  absl::Status result(static_cast<absl::StatusCode>(status.error_code()), status.error_message());
+  google::rpc::Status details;
+  google::rpc::BadRequest bad;
+  if (result.ok() || !details.ParseFromString(status.error_details())) return result;
+  for (const auto& detail : details.details()) {
+    if (!detail.UnpackTo(&bad) || bad.field_violations().empty()) continue;
+    SetField(&result, bad.field_violations(0).field());
+  }
+  return result;
+}
+
 }  // namespace lorica

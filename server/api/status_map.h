@@ -18,6 +18,8 @@ namespace lorica {
 inline constexpr size_t kErrorTextBytesMax = 1024;
 
 grpc::Status ToGrpcStatus(const absl::Status& status);
+// Back again: code, text and field.
+absl::Status FromGrpcStatus(const grpc::Status& status);
 
 // The text rules alone.
 std::string CleanErrorText(absl::string_view text);

@@ -1,14 +1,19 @@
 #include "server/http/connection.h"
 
 #include <arpa/inet.h>
+#include <fcntl.h>
 #include <netinet/tcp.h>
+#include <openssl/err.h>
+#include <openssl/ssl.h>
 #include <poll.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
 #include <algorithm>
 #include <cerrno>
+#include <climits>
 #include <cstring>
+#include <utility>
 
 #include "absl/time/clock.h"
 
@@ -46,23 +51,91 @@ void NameOf(const sockaddr_storage& address, std::string& ip, int& port) {
 
 }  // namespace
 
-Connection::Connection(int socket, const ConnectionLimits& limits)
-    : socket_(socket), limits_(limits) {
+Connection::Connection(int socket, const ConnectionLimits& limits, std::shared_ptr<SSL_CTX> tls)
+    : socket_(socket), limits_(limits), context_(std::move(tls)) {
   const int on = 1;
   ::setsockopt(socket_, IPPROTO_TCP, TCP_NODELAY, &on, sizeof on);
+  if (context_ == nullptr) return;
+  ::fcntl(socket_, F_SETFL, ::fcntl(socket_, F_GETFL) | O_NONBLOCK);
+  tls_.reset(SSL_new(context_.get()));
+  SSL_set_fd(tls_.get(), socket_);
 }
 
+void Connection::FreeTls::operator()(SSL* tls) const { SSL_free(tls); }
+
 Connection::~Connection() {
+  if (greeted_ && fault_ == Fault::kNone) SSL_shutdown(tls_.get());
   ::shutdown(socket_, SHUT_RDWR);
   ::close(socket_);
 }
 
 bool Connection::AwaitRequest(absl::Duration timeout) {
-  in_body_ = false;
+  in_body_ = line_kept_ = false;
+  request_line_.clear();
   line_bytes_ = part_bytes_ = written_bytes_ = 0;
+  if (tls_ != nullptr && !greeted_ && !Greet(absl::Now() + std::min(timeout, limits_.head_time))) {
+    return false;
+  }
   if (taken_ == buffer_.size() && !Fill(absl::Now() + timeout)) return false;
   deadline_ = absl::Now() + limits_.head_time;
-  return buffer_[taken_] != kTlsHandshake;
+  return tls_ != nullptr || buffer_[taken_] != kTlsHandshake;
+}
+
+bool Connection::Greet(absl::Time deadline) {
+  bool gone = false;
+  int result = SSL_accept(tls_.get());
+  while (result != 1) {
+    if (!AwaitTls(result, deadline, &gone)) {
+      Fail(Fault::kGone);
+      return false;
+    }
+    result = SSL_accept(tls_.get());
+  }
+  greeted_ = true;
+  return true;
+}
+
+bool Connection::AwaitTls(int result, absl::Time deadline, bool* gone) {
+  const int wanted = SSL_get_error(tls_.get(), result);
+  ERR_clear_error();
+  *gone = wanted != SSL_ERROR_WANT_READ && wanted != SSL_ERROR_WANT_WRITE;
+  if (*gone) return false;
+  return Poll(socket_, wanted == SSL_ERROR_WANT_READ ? POLLIN : POLLOUT, deadline) != 0 &&
+         absl::Now() < deadline;
+}
+
+ssize_t Connection::Receive(char* bytes, size_t size, absl::Time deadline) {
+  if (tls_ == nullptr) {
+    if (Poll(socket_, POLLIN, deadline) == 0) return 0;
+    const ssize_t count = ::recv(socket_, bytes, size, 0);
+    return count > 0 ? count : -1;
+  }
+  bool gone = false;
+  int count = SSL_read(tls_.get(), bytes, static_cast<int>(size));
+  while (count <= 0) {
+    if (!AwaitTls(count, deadline, &gone)) return gone ? -1 : 0;
+    count = SSL_read(tls_.get(), bytes, static_cast<int>(size));
+  }
+  return count;
+}
+
+ssize_t Connection::SendSome(const char* bytes, size_t size, absl::Time deadline) {
+  if (tls_ == nullptr) {
+    ssize_t count = 0;
+    while ((count = ::send(socket_, bytes, size, MSG_NOSIGNAL | MSG_DONTWAIT)) < 0) {
+      if (errno != EAGAIN && errno != EINTR) return -1;
+      if ((Poll(socket_, POLLOUT, deadline) & POLLOUT) == 0) return 0;
+    }
+    return count;
+  }
+  bool gone = false;
+  const int asked = static_cast<int>(std::min<size_t>(size, INT_MAX));
+  int count = SSL_write(tls_.get(), bytes, asked);
+  while (count <= 0) {
+    if (!AwaitTls(count, deadline, &gone)) return gone ? -1 : 0;
+    count = SSL_write(tls_.get(), bytes, asked);
+  }
+  return count;
 }
 
 bool Connection::PeerGone() const {
@@ -71,6 +144,7 @@ bool Connection::PeerGone() const {
 }
 
 void Connection::Linger() {
+  if (greeted_) SSL_shutdown(tls_.get());
   ::shutdown(socket_, SHUT_WR);
   const absl::Time deadline = absl::Now() + kLingerTime;
   std::string discarded(kReadBytes, '\0');
@@ -94,13 +168,8 @@ ssize_t Connection::Fail(Fault fault) {
 bool Connection::Fill(absl::Time deadline) {
   buffer_.resize(kReadBytes);
   taken_ = 0;
-  ssize_t count = 0;
-  if (Poll(socket_, POLLIN, deadline) == 0) {
-    Fail(Fault::kTooSlow);
-  } else {
-    count = ::recv(socket_, buffer_.data(), buffer_.size(), 0);
-    if (count <= 0) Fail(Fault::kGone);
-  }
+  const ssize_t count = Receive(buffer_.data(), buffer_.size(), deadline);
+  if (count <= 0) Fail(count == 0 ? Fault::kTooSlow : Fault::kGone);
   buffer_.resize(std::max<ssize_t>(count, 0));
   return count > 0;
 }
@@ -110,10 +179,12 @@ bool Connection::Count(const char* bytes, size_t size) {
   for (size_t i = 0; i < size && !in_body_; ++i) {
     ++part_bytes_;
     if (bytes[i] == '\n') {
+      line_kept_ = true;
       in_body_ = line_bytes_ == 0;
       line_bytes_ = 0;
     } else if (bytes[i] != '\r') {
       ++line_bytes_;
+      if (!line_kept_ && request_line_.size() < kKeptLineBytesMax) request_line_ += bytes[i];
     }
     if (in_body_) {
       part_bytes_ = -static_cast<int64_t>(i) - 1;
@@ -142,14 +213,9 @@ ssize_t Connection::write(const char* ptr, size_t size) {
   const absl::Time deadline = absl::Now() + limits_.write_time;
   size_t done = 0;
   while (done < size) {
-    const ssize_t count = ::send(socket_, ptr + done, size - done, MSG_NOSIGNAL | MSG_DONTWAIT);
-    if (count > 0) {
-      done += count;
-    } else if (count < 0 && (errno == EAGAIN || errno == EINTR)) {
-      if ((Poll(socket_, POLLOUT, deadline) & POLLOUT) == 0) return Fail(Fault::kGone);
-    } else {
-      return Fail(Fault::kGone);
-    }
+    const ssize_t count = SendSome(ptr + done, size - done, deadline);
+    if (count <= 0) return Fail(Fault::kGone);
+    done += count;
     if (done < size && absl::Now() >= deadline) return Fail(Fault::kGone);
   }
   written_bytes_ += static_cast<int64_t>(size);

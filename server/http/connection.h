@@ -1,21 +1,26 @@
 // One TCP connection with bounds on everything a peer can do with it: the bytes and the
 // time of a request's head and body, the time of a write.
 //
-// It is the stream that the HTTP library reads and writes; what the library does not
-// bound is bounded here. Belongs to the connection's thread; the table of connections
+// It is the stream that the HTTP library reads and writes, plain or over TLS; what the library
+// does not bound is bounded here. Belongs to the connection's thread; the table of connections
 // alone may shut it down from another.
 #pragma once
 
 #include <httplib.h>
 
 #include <cstdint>
+#include <memory>
 #include <string>
 
 #include "absl/time/time.h"
 
+struct ssl_ctx_st;
+struct ssl_st;
+
 namespace lorica {
 
 inline constexpr int64_t kHeadBytesMax = 32 << 10;  // request line and headers
+inline constexpr size_t kKeptLineBytesMax = 1 << 10;
 inline constexpr absl::Duration kHeadTimeMax = absl::Seconds(10);
 inline constexpr absl::Duration kBodyTimeMax = absl::Seconds(60);
 inline constexpr absl::Duration kWriteTimeMax = absl::Seconds(30);
@@ -31,16 +36,19 @@ struct ConnectionLimits {
 
 class Connection final : public httplib::Stream {
  public:
-  // Closes `socket` in the end.
-  Connection(int socket, const ConnectionLimits& limits);
+  // Closes `socket` in the end. `tls`: null speaks plain.
+  Connection(int socket, const ConnectionLimits& limits, std::shared_ptr<ssl_ctx_st> tls = nullptr);
   ~Connection() override;
 
-  // Waits for the first byte of a request. False: the peer has gone, speaks TLS, or said
+  // Waits for the first byte of a request; the first time greets the peer by TLS before.
+  // False: the peer has gone, speaks TLS where it should not or not where it should, or said
   // nothing for `timeout`.
   bool AwaitRequest(absl::Duration timeout);
 
   enum class Fault : uint8_t { kNone, kHeadTooLarge, kBodyTooLarge, kTooSlow, kGone };
   Fault fault() const { return fault_; }  // of this request; the connection is of no more use
+  // The request line, as far as it came, at most kKeptLineBytesMax of it.
+  const std::string& request_line() const { return request_line_; }
   bool PeerGone() const;
   // Ends what we say and throws away what still comes, for a moment: a peer that is sending
   // would otherwise be reset before it has read the answer.
@@ -58,6 +66,16 @@ class Connection final : public httplib::Stream {
   socket_t socket() const override { return socket_; }
 
  private:
+  struct FreeTls {
+    void operator()(ssl_st* tls) const;
+  };
+
+  bool Greet(absl::Time deadline);
+  // What OpenSSL's last call wants before it can go on. False: it cannot, or time is up.
+  bool AwaitTls(int result, absl::Time deadline, bool* gone);
+  // Bytes; 0: nothing until `deadline`; -1: the peer has gone.
+  ssize_t Receive(char* bytes, size_t size, absl::Time deadline);
+  ssize_t SendSome(const char* bytes, size_t size, absl::Time deadline);
   bool Fill(absl::Time deadline);
   // Counts what the reader has been given; false: too much.
   bool Count(const char* bytes, size_t size);
@@ -65,10 +83,15 @@ class Connection final : public httplib::Stream {
 
   const int socket_;
   const ConnectionLimits limits_;
+  const std::shared_ptr<ssl_ctx_st> context_;
+  std::unique_ptr<ssl_st, FreeTls> tls_;  // null: plain
+  bool greeted_ = false;
   std::string buffer_;
   size_t taken_ = 0;  // of buffer_
   Fault fault_ = Fault::kNone;
   bool in_body_ = false;
+  std::string request_line_;
+  bool line_kept_ = false;
   int64_t line_bytes_ = 0;
   int64_t part_bytes_ = 0;  // of head or body
   absl::Time deadline_;

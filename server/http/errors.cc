@@ -23,9 +23,9 @@ Class LoraxClass(const absl::Status& status) {
   switch (status.code()) {
     case absl::StatusCode::kInvalidArgument:
       return {422, status.GetPayload(kTemplatePayload) ? "template_error" : "validation"};
-    case absl::StatusCode::kUnavailable:
+    case absl::StatusCode::kUnavailable:  // 503 lets a proxy ask another server
     case absl::StatusCode::kResourceExhausted:
-      return {429, "overloaded"};
+      return {MeansElsewhere(status) ? 503 : 429, "overloaded"};
     case absl::StatusCode::kUnauthenticated:
       return {401, "authentication"};
     case absl::StatusCode::kPermissionDenied:

@@ -2,11 +2,14 @@
 
 #include <utility>
 
+#include "server/api/server_tls.h"
 #include "server/http/access_log.h"
+#include "server/http/admin_routes.h"
 #include "server/http/lifecycle_routes.h"
 #include "server/http/lorax_routes.h"
 #include "server/http/openai_routes.h"
 #include "server/http/operator_routes.h"
+#include "server/http/pages.h"
 #include "server/http/transport.h"
 
 namespace lorica {
@@ -33,6 +36,9 @@ absl::StatusOr<std::unique_ptr<HttpService>> HttpService::Start(HttpOptions opti
   TransportOptions transport_options;
   transport_options.address = options.address;
   transport_options.connections_max = options.facts.generations_max + kSpareConnections;
+  if (options.tls != nullptr) {
+    transport_options.tls = [tls = options.tls] { return tls->context(); };
+  }
   service->parts_ = std::make_unique<Parts>(std::move(options.facts), gateway, &service->serving_);
   Parts& parts = *service->parts_;
   if (!options.access_log.empty()) {
@@ -41,10 +47,14 @@ absl::StatusOr<std::unique_ptr<HttpService>> HttpService::Start(HttpOptions opti
     parts.log = *std::move(log);
   }
   HttpRoutes routes;
+  if (options.services != nullptr) {
+    AddAdminRoutes(&parts.context, std::move(options.services), &routes);
+  }
   AddLifecycleRoutes(&parts.context, &routes);
   AddLoraxRoutes(&parts.context, &routes);
   AddOpenAiRoutes(&parts.context, &routes);
   AddOperatorRoutes(&parts.context, options.metrics, &routes);
+  AddPageRoutes(&routes);
   auto transport = HttpTransport::Start(transport_options, std::move(routes), parts.log.get());
   if (!transport.ok()) return transport.status();
   parts.transport = *std::move(transport);

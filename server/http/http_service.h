@@ -11,19 +11,24 @@
 
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
+#include "grpcpp/channel.h"
 #include "server/api/gateway.h"
 #include "server/http/generation.h"
 #include "server/http/metrics.h"
 
 namespace lorica {
 
+class ServerTls;
+
 inline constexpr int kSpareConnections = 64;  // beyond those that generate
 
 struct HttpOptions {
   std::string address = "127.0.0.1:8080";  // port 0: any free one
   std::string access_log;                  // a file, "-", or none
+  const ServerTls* tls = nullptr;          // null: plain; outlives the service
   HttpFacts facts;
-  Metrics* metrics = nullptr;  // shown at /metrics; outlives the service
+  Metrics* metrics = nullptr;               // shown at /metrics; outlives the service
+  std::shared_ptr<grpc::Channel> services;  // the operators' gRPC services; null: not served
 };
 
 class HttpService {

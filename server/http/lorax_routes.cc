@@ -174,10 +174,12 @@ void SendStream(const HttpContext& context, std::shared_ptr<LoraxRequest> reques
   });
 }
 
-// Errors of streams are events of an answer that is OK.
+// Errors of streams are events of an answer that is OK, but for those that LoRAX has not.
 void RefuseStream(const absl::Status& status, HttpReply& reply) {
   const HttpError error = LoraxError(status);
-  if (error.status == 401 || error.status == 403) return SendError(error, status, reply);
+  if (error.status == 401 || error.status == 403 || error.status == 503) {
+    return SendError(error, status, reply);
+  }
   reply.SendEvents(
       [event = ErrorEvent(status, reply.notes())](EventStream& events) { events.Write(event); });
 }

@@ -140,6 +140,21 @@ void Metrics::AddEngine(const EngineStats& stats, Page* page) {
   page->Gauge("lorica_arena_blocks", kBlocks, stats.adapter_blocks, {{"holds", "adapters"}});
 }
 
+void Metrics::AddTenants(const Accounts& accounts, Page* page) {
+  const std::vector<UsageRow> rows = accounts.Totals();
+  for (const UsageRow& row : rows) {
+    page->Count("lorica_tenant_requests_total", "Requests of a tenant that were answered",
+                row.usage.requests, {{"tenant", row.tenant}});
+  }
+  const char* const kTokens = "Tokens of a tenant's answered requests, as they are billed";
+  for (const UsageRow& row : rows) {
+    page->Count("lorica_tenant_tokens_total", kTokens, row.usage.prompt_tokens,
+                {{"tenant", row.tenant}, {"kind", "prompt"}});
+    page->Count("lorica_tenant_tokens_total", kTokens, row.usage.completion_tokens,
+                {{"tenant", row.tenant}, {"kind", "completion"}});
+  }
+}
+
 void Metrics::AddPool(const PoolStats& stats, Page* page) {
   const std::pair<const char*, const TierStats*> tiers[] = {{"device", &stats.device},
                                                             {"host", &stats.host}};
@@ -263,6 +278,7 @@ std::string Metrics::Text(const MetricsFacts& facts, Gateway& gateway, bool serv
   page.Count("lorica_requests_refused_total", "Calls that were refused at the door",
              gateway.refused_count());
   AddPool(gateway.pool()->stats(), &page);
+  if (with_names) AddTenants(gateway.accounts(), &page);
   AddHistograms(&page);
   return page.Text();
 }

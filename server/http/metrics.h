@@ -2,7 +2,8 @@
 //
 // Times and sizes are histograms, fed while the server runs; everything else is read from
 // engine and pool at the scrape. The number of series does not depend on how many
-// adapters, clients or tenants there are: adapters' names are the text of one series.
+// adapters or clients there are: adapters' names are the text of one series. Tenants have
+// series of their own up to kTenantTotalsMax, and share one beyond.
 // Thread-safe; Observe never waits for a scrape for long.
 #pragma once
 
@@ -39,13 +40,14 @@ class Metrics {
   void ObserveEnd(const FinishEvent& event);
   void ObserveStep(absl::Time began, absl::Duration took, int64_t rows);
 
-  // The exposition. `with_names`: whether adapters' names may be told.
+  // The exposition. `with_names`: whether adapters' and tenants' names may be told.
   std::string Text(const MetricsFacts& facts, Gateway& gateway, bool serving, bool with_names);
 
  private:
   class Page;
   struct Histograms;
   static void AddEngine(const EngineStats& stats, Page* page);
+  static void AddTenants(const Accounts& accounts, Page* page);
   static void AddPool(const PoolStats& stats, Page* page);
   void AddForRouters(const MetricsFacts& facts, Gateway& gateway, bool with_names, Page* page);
   void AddHistograms(Page* page) const;

@@ -167,6 +167,41 @@ void ReadContent(Fields& fields, const Json* content, std::string* text) {
   }
 }
 
+// Templates want the arguments of a call as an object; clients send them as text.
+OrderedJson ToolCalls(const Json& calls, Fields& message) {
+  OrderedJson list = OrderedJson::array();
+  for (const Json& call : calls.is_array() ? calls : Json::array({calls})) {
+    Fields fields(call, "messages.tool_calls.");
+    const Json* function = fields.Find("function");
+    if (function == nullptr) fields.Refuse("function", "is missing");
+    const Json none = Json::object();
+    Fields inner(function == nullptr ? none : *function, "messages.tool_calls.function.");
+    OrderedJson one;
+    one["id"] = fields.Text("id").value_or("");
+    one["type"] = fields.Text("type").value_or("function");
+    one["function"]["name"] = inner.Text("name").value_or("");
+    const std::string arguments = inner.Text("arguments").value_or("{}");
+    one["function"]["arguments"] =
+        ParseJson(arguments).ok() ? OrderedJson::parse(arguments) : OrderedJson(arguments);
+    list.push_back(std::move(one));
+    message.Add(fields.status());
+    message.Add(inner.status());
+  }
+  return list;
+}
+
+// What a message has besides role and content.
+std::string ReadMore(Fields& message) {
+  OrderedJson more = OrderedJson::object();
+  if (const Json* calls = message.Find("tool_calls")) {
+    more["tool_calls"] = ToolCalls(*calls, message);
+  }
+  for (const char* name : {"tool_call_id", "name"}) {
+    if (const auto text = message.Text(name)) more[name] = *text;
+  }
+  return more.empty() ? "" : Dump(more);
+}
+
 void ReadMessages(Fields& fields, GenerateCall* call) {
   const Json* messages = fields.Find("messages");
   if (messages == nullptr || !messages->is_array() || messages->empty()) {
@@ -181,18 +216,33 @@ void ReadMessages(Fields& fields, GenerateCall* call) {
     turn.role = message.Text("role").value_or("");
     if (turn.role == "developer") turn.role = "system";  // its newer name
     ReadContent(message, message.Find("content"), &turn.content);
+    turn.more = ReadMore(message);
     fields.Add(message.status());
     call->messages.push_back(std::move(turn));
   }
 }
 
-void ReadTools(Fields& fields) {
+// Tools are the template's business: what the model makes of them is the answer's text.
+void ReadTools(Fields& fields, GenerateCall* call) {
   const Json* tools = fields.Find("tools");
   const Json* choice = fields.Find("tool_choice");
-  const bool none = choice != nullptr && *choice == "none";
-  if (tools != nullptr && !tools->empty() && !none) {
-    fields.Refuse("tools", "are not served; leave them out, or say tool_choice \"none\"");
+  const bool automatic = choice == nullptr || *choice == "auto";
+  if (!automatic && *choice != "none") {
+    return fields.Refuse("tool_choice", "other than \"auto\" and \"none\" is not served");
   }
+  if (tools == nullptr || !automatic) return;
+  if (!tools->is_array()) return fields.Refuse("tools", "must be a list");
+  for (const Json& tool : *tools) {
+    Fields outer(tool, "tools.");
+    if (outer.Text("type").value_or("") != "function") outer.Refuse("type", "must be \"function\"");
+    const Json* function = outer.Find("function");
+    const Json none;
+    Fields inner(function == nullptr ? none : *function, "tools.function.");
+    if (inner.Text("name").value_or("").empty()) inner.Refuse("name", "is missing");
+    fields.Add(outer.status());
+    fields.Add(inner.status());
+  }
+  if (!tools->empty()) call->tools = Dump(*tools);
 }
 
 }  // namespace
@@ -224,7 +274,7 @@ absl::StatusOr<OpenAiRequest> ParseChat(const Json& body, const std::string& bas
   GenerateCall call;
   Fields fields(body);
   ReadWhatBothHave(fields, base_name, &request, &call);
-  ReadTools(fields);
+  ReadTools(fields, &call);
   call.max_tokens = fields.Int("max_completion_tokens");
   if (!call.max_tokens) call.max_tokens = fields.Int("max_tokens");
   call.max_tokens_default = std::numeric_limits<int32_t>::max();

@@ -168,7 +168,11 @@ void Generate(const HttpContext& context, bool chat, const HttpRequest& http, Ht
   if (!body.ok()) return Refuse(body.status(), reply);
   auto request = (chat ? ParseChat : ParseCompletion)(*body, context.facts().model);
   if (!request.ok()) return Refuse(request.status(), reply);
-  for (GenerateCall& call : request->calls) call.adapter_headers = http.Values("x-adapter-id");
+  for (GenerateCall& call : request->calls) {
+    call.adapter_headers = http.Values("x-adapter-id");
+    // Templates print them: with the keys in the client's order.
+    if (!call.tools.empty()) call.tools = Dump(OrderedJson::parse(http.body)["tools"]);
+  }
   auto answers = context.Generate(http, request->calls, request->samples, reply);
   if (!answers.ok()) return Refuse(AsModelError(answers.status(), request->model), reply);
   auto exchange = std::make_shared<Exchange>(&context, *std::move(request), *std::move(answers),

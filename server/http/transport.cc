@@ -3,6 +3,7 @@
 #include <httplib.h>
 #include <sys/socket.h>
 
+#include <algorithm>
 #include <cctype>
 #include <random>
 #include <utility>
@@ -12,6 +13,7 @@
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
+#include "absl/strings/str_split.h"
 #include "absl/time/clock.h"
 #include "server/http/connection.h"
 #include "server/http/connection_threads.h"
@@ -26,6 +28,7 @@ constexpr char kFull[] =
     "Connection: close\r\nContent-Length: 69\r\n\r\n"
     "{\"error\":\"too many connections; try again\",\"error_type\":\"overloaded\"}";
 constexpr absl::Duration kStopPoll = absl::Milliseconds(5);
+constexpr size_t kMethodBytesMax = 16;
 
 std::string NewRequestId() {
   thread_local std::mt19937_64 generator{std::random_device{}()};
@@ -126,14 +129,14 @@ class HttpTransport::Library final : public httplib::Server {
       Dispatch(request, response);
     });
     set_error_handler(Handler(
-        [](const httplib::Request&, httplib::Response& response) { DescribeError(response); }));
+        [this](const httplib::Request&, httplib::Response& response) { DescribeError(response); }));
   }
 
   int port() const { return listener_->port(); }
   void AcceptLoop() {
     for (int socket = listener_->Accept(); socket >= 0; socket = listener_->Accept()) {
       if (threads_.TryRun([this, socket] { Serve(socket); })) continue;
-      ::send(socket, kFull, sizeof kFull - 1, MSG_NOSIGNAL | MSG_DONTWAIT);
+      if (!options_.tls) ::send(socket, kFull, sizeof kFull - 1, MSG_NOSIGNAL | MSG_DONTWAIT);
       ::shutdown(socket, SHUT_RDWR);
       ::close(socket);
     }
@@ -163,9 +166,11 @@ class HttpTransport::Library final : public httplib::Server {
   }
 
   void Serve(int socket) {
-    Connection connection(socket, {.body_bytes = options_.body_bytes,
-                                   .head_time = options_.head_time,
-                                   .write_time = options_.write_time});
+    Connection connection(socket,
+                          {.body_bytes = options_.body_bytes,
+                           .head_time = options_.head_time,
+                           .write_time = options_.write_time},
+                          options_.tls ? options_.tls() : nullptr);
     ConnectionThreads::Place place(&threads_, socket);
     while (true) {
       const absl::Duration wait = place.SetIdle(options_.keep_alive);
@@ -225,11 +230,7 @@ class HttpTransport::Library final : public httplib::Server {
     if (methods == nullptr) return Refuse(response, 404);
     const std::string method = request.method == "HEAD" ? "GET" : request.method;
     if (!methods->contains(method)) {
-      std::string allowed;
-      for (const auto& [name, handler] : *methods) {
-        absl::StrAppend(&allowed, allowed.empty() ? "" : ", ", name);
-      }
-      response.set_header("Allow", allowed);
+      SetAllow(*methods, response);
       return Refuse(response, 405);
     }
     const int wrong = WrongFraming(request);
@@ -248,6 +249,26 @@ class HttpTransport::Library final : public httplib::Server {
       if (pattern.ends_with('*') && path.starts_with(begin)) return &methods;
     }
     return nullptr;
+  }
+
+  static void SetAllow(const Methods& methods, httplib::Response& response) {
+    std::string allowed;
+    for (const auto& [name, handler] : methods) {
+      absl::StrAppend(&allowed, allowed.empty() ? "" : ", ", name);
+    }
+    response.set_header("Allow", allowed);
+  }
+
+  // The path of a request whose method is a word that the library does not know.
+  const Methods* FindForUnknownMethod(const std::string& request_line) const {
+    const std::vector<std::string> words = absl::StrSplit(request_line, ' ');
+    const auto is_upper = [](char c) { return absl::ascii_isupper(c); };
+    if (words.size() != 3 || words[0].empty() || words[0].size() > kMethodBytesMax ||
+        !std::all_of(words[0].begin(), words[0].end(), is_upper) || words[0] == "PRI" ||
+        (words[2] != "HTTP/1.1" && words[2] != "HTTP/1.0")) {
+      return nullptr;
+    }
+    return Find(words[1].substr(0, words[1].find('?')));
   }
 
   static bool HasBody(const httplib::Request& request) {
@@ -278,7 +299,7 @@ class HttpTransport::Library final : public httplib::Server {
     return base == kJsonType ? 0 : 415;
   }
 
-  static HandlerResponse Refuse(httplib::Response& response, int status) {
+  HandlerResponse Refuse(httplib::Response& response, int status) const {
     Exchange& exchange = current().exchange;
     exchange.close = true;  // a body may follow that nobody reads
     response.status = status;
@@ -297,13 +318,19 @@ class HttpTransport::Library final : public httplib::Server {
   }
 
   // What the library refused by itself, or we before the route.
-  static void DescribeError(httplib::Response& response) {
+  void DescribeError(httplib::Response& response) const {
     Current& now = current();
     if (!response.body.empty()) return;  // the route has said it
     const Connection::Fault fault = now.connection->fault();
     if (fault == Connection::Fault::kHeadTooLarge) response.status = 431;
     if (fault == Connection::Fault::kBodyTooLarge) response.status = 413;
     if (fault == Connection::Fault::kTooSlow) response.status = 408;
+    if (response.status == 400 && now.exchange.request.id.empty()) {
+      if (const Methods* methods = FindForUnknownMethod(now.connection->request_line())) {
+        response.status = 405;
+        SetAllow(*methods, response);
+      }
+    }
     now.exchange.entry.status = response.status;
     if (now.exchange.request.id.empty()) {  // before its headers were read
       now.exchange.close = true;

@@ -16,6 +16,8 @@
 #include "server/http/access_log.h"
 #include "server/http/exchange.h"
 
+struct ssl_ctx_st;
+
 namespace lorica {
 
 inline constexpr int64_t kHttpBodyBytesMax = 8 << 20;  // 4 MiB of text, escaped
@@ -28,6 +30,8 @@ struct TransportOptions {
   absl::Duration keep_alive = kHttpKeepAlive;
   absl::Duration head_time = absl::Seconds(10);
   absl::Duration write_time = absl::Seconds(30);
+  // Asked for each connection; null, or returning null: plain.
+  std::function<std::shared_ptr<ssl_ctx_st>()> tls;
 };
 
 // Path to method to handler. A path that ends in "*" serves all that begin so. HEAD is

@@ -2,6 +2,8 @@
 
 #include <exception>
 #include <memory>
+#include <nlohmann/json.hpp>
+#include <stdexcept>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -27,12 +29,41 @@ value Text(const std::string& text, bool from_message) {
   return out;
 }
 
+// Its depth is bounded by whoever read it from a request.
+value FromJson(const nlohmann::ordered_json& json) {
+  if (json.is_object()) {
+    auto object = mk_val<jinja::value_object>();
+    for (const auto& [key, member] : json.items()) object->insert(key, FromJson(member));
+    return object;
+  }
+  if (json.is_array()) {
+    auto list = mk_val<jinja::value_array>();
+    for (const auto& item : json) list->push_back(FromJson(item));
+    return list;
+  }
+  if (json.is_string()) return Text(json.get<std::string>(), true);
+  if (json.is_boolean()) return mk_val<jinja::value_bool>(json.get<bool>());
+  if (json.is_number_integer()) return mk_val<jinja::value_int>(json.get<int64_t>());
+  if (json.is_number()) return mk_val<jinja::value_float>(json.get<double>());
+  return mk_val<jinja::value_none>();
+}
+
+nlohmann::ordered_json ParseJson(std::string_view text) {
+  auto json = nlohmann::ordered_json::parse(text, nullptr, /*allow_exceptions=*/false);
+  if (json.is_discarded()) throw std::invalid_argument("a part that should be JSON is none");
+  return json;
+}
+
 value MessageList(absl::Span<const ChatTurn> messages) {
   auto list = mk_val<jinja::value_array>();
   for (const ChatTurn& turn : messages) {
     auto message = mk_val<jinja::value_object>();
     message->insert("role", Text(turn.role, true));
     message->insert("content", Text(turn.content, true));
+    if (!turn.more.empty()) {
+      const nlohmann::ordered_json more = ParseJson(turn.more);
+      for (const auto& [key, member] : more.items()) message->insert(key, FromJson(member));
+    }
     list->push_back(std::move(message));
   }
   return list;
@@ -44,7 +75,8 @@ class GuardedTemplate final : public ChatTemplate {
       : program_(std::move(program)), tokens_(std::move(tokens)) {}
 
   absl::StatusOr<std::vector<PromptPart>> Render(absl::Span<const ChatTurn> messages,
-                                                 bool add_generation_prompt) const override {
+                                                 bool add_generation_prompt,
+                                                 std::string_view tools) const override {
     if (messages.empty()) return absl::InvalidArgumentError("messages is empty: send at least one");
     if (messages.size() > kChatMessagesMax) {
       return absl::InvalidArgumentError(absl::StrCat("messages has ", messages.size(),
@@ -53,7 +85,7 @@ class GuardedTemplate final : public ChatTemplate {
     }
     RenderState state;
     try {
-      return RenderParts(messages, add_generation_prompt);
+      return RenderParts(messages, add_generation_prompt, tools);
     } catch (const std::exception& error) {
       if (!state.status().ok()) return state.status();
       return absl::InvalidArgumentError(
@@ -64,9 +96,10 @@ class GuardedTemplate final : public ChatTemplate {
 
  private:
   std::vector<PromptPart> RenderParts(absl::Span<const ChatTurn> messages,
-                                      bool add_generation_prompt) const {
+                                      bool add_generation_prompt, std::string_view tools) const {
     jinja::context scope;
     scope.set_val("messages", MessageList(messages));
+    if (!tools.empty()) scope.set_val("tools", FromJson(ParseJson(tools)));
     scope.set_val("add_generation_prompt", mk_val<jinja::value_bool>(add_generation_prompt));
     scope.set_val("bos_token", Text(tokens_.bos, false));
     scope.set_val("eos_token", Text(tokens_.eos, false));

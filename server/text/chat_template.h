@@ -37,6 +37,9 @@ inline constexpr int kChatMessagesMax = 4096;
 struct ChatTurn {
   std::string role;
   std::string content;
+  // Further members of the message, as a JSON object: tool_calls, tool_call_id, name.
+  // Empty: none.
+  std::string more = {};
 };
 
 struct TemplateTokens {
@@ -47,9 +50,12 @@ struct TemplateTokens {
 class ChatTemplate {
  public:
   virtual ~ChatTemplate() = default;
-  // InvalidArgument: no messages, too many, the template raised, or a cap was hit.
+  // `tools`: what the template calls so, a JSON array; empty: none. Whatever it holds counts as
+  // message text. InvalidArgument: no messages, too many, no JSON where it should be, the
+  // template raised, or a cap was hit.
   virtual absl::StatusOr<std::vector<PromptPart>> Render(absl::Span<const ChatTurn> messages,
-                                                         bool add_generation_prompt) const = 0;
+                                                         bool add_generation_prompt,
+                                                         std::string_view tools = "") const = 0;
 };
 
 // FailedPrecondition: the template does not parse or is beyond a cap.

@@ -148,6 +148,21 @@ TEST_F(AccountsTest, RowsAreBoundedAndSumsStayExact) {
   EXPECT_EQ(other, 2);
 }
 
+TEST_F(AccountsTest, TotalsHaveARowForEachOfTheFirstTenantsAndOneForTheRest) {
+  for (int round = 0; round < 2; ++round) {
+    for (int i = 0; i < kTenantTotalsMax + 3; ++i) {
+      accounts_->Add({absl::StrCat("t", i), "a", {.requests = 1, .completion_tokens = i}});
+      accounts_->Add({absl::StrCat("t", i), "", {.requests = 1}});
+    }
+  }
+  const std::vector<UsageRow> rows = accounts_->Totals();
+  EXPECT_EQ(std::ssize(rows), kTenantTotalsMax + 1);
+  for (const UsageRow& row : rows) {
+    EXPECT_EQ(row.usage.requests, row.tenant == kUsageOther ? 12 : 4) << row.tenant;
+    if (row.tenant == "t5") EXPECT_EQ(row.usage.completion_tokens, 10);
+  }
+}
+
 TEST_F(AccountsTest, ThreadsAddUp) {
   const TenantPtr tenant = Make({.streams = 4});
   std::vector<std::thread> threads;

@@ -49,6 +49,15 @@ TEST(StatusMap, OtherErrorsHaveNoDetails) {
   EXPECT_EQ(ToGrpcStatus(absl::NotFoundError("no")).error_details(), "");
 }
 
+TEST(StatusMap, ThereAndBackKeepsCodeTextAndField) {
+  const absl::Status back = FromGrpcStatus(ToGrpcStatus(FieldError("top_p", "must be above 0")));
+  EXPECT_EQ(back.message(), "top_p must be above 0");
+  EXPECT_TRUE(absl::IsInvalidArgument(back));
+  EXPECT_EQ(FieldOf(back), "top_p");
+  EXPECT_EQ(FieldOf(FromGrpcStatus(ToGrpcStatus(absl::NotFoundError("no")))), std::nullopt);
+  EXPECT_TRUE(FromGrpcStatus(grpc::Status::OK).ok());
+}
+
 TEST(StatusMap, TextsArePrintableAsciiOnOneLine) {
   EXPECT_EQ(CleanErrorText(std::string("a\0b\r\nc\x1b[0m\xc3\xa9\x7f", 13)), "a?b? c?[0m???");
 }

@@ -23,12 +23,13 @@ std::string Floats(int count, float size, std::mt19937& random) {
 
 }  // namespace
 
-void TinyServer::WriteAdapter(const std::string& id, int rank, bool dora) const {
-  adapters_.Write(id + "/adapter_config.json",
-                  absl::StrCat(R"({"peft_type": "LORA", "r": )", rank,
-                               R"(, "lora_alpha": 8, "target_modules": ["q_proj"], "use_dora": )",
-                               dora ? "true" : "false", "}"));
-  std::mt19937 random(rank);
+void WriteTinyAdapter(const TemporaryFolder& folder, const std::string& id, int rank, bool dora,
+                      int seed) {
+  folder.Write(id + "/adapter_config.json",
+               absl::StrCat(R"({"peft_type": "LORA", "r": )", rank,
+                            R"(, "lora_alpha": 8, "target_modules": ["q_proj"], "use_dora": )",
+                            dora ? "true" : "false", "}"));
+  std::mt19937 random(rank + 1000 * seed);
   const std::string stem = "base_model.model.model.layers.0.self_attn.q_proj.";
   std::vector<TensorToWrite> tensors = {
       {stem + "lora_A.weight", "F32", {rank, kHidden}, Floats(rank * kHidden, 0.2f, random)},
@@ -39,7 +40,13 @@ void TinyServer::WriteAdapter(const std::string& id, int rank, bool dora) const 
                        {kQueries},
                        BytesOf(std::vector<float>(kQueries, 1.0f))});
   }
-  adapters_.Write(id + "/adapter_model.safetensors", SafetensorsFile(tensors));
+  folder.Write(id + "/adapter_model.safetensors", SafetensorsFile(tensors));
+}
+
+std::string TinyModelPath() { return LORICA_TEST_DATA "/reference/tiny-llama"; }
+
+void TinyServer::WriteAdapter(const std::string& id, int rank, bool dora) const {
+  WriteTinyAdapter(adapters_, id, rank, dora);
 }
 
 TinyServer::TinyServer(Config config) {
@@ -47,9 +54,7 @@ TinyServer::TinyServer(Config config) {
   WriteAdapter("other", 8, false);
   WriteAdapter("dora", 4, true);
   adapters_.Write("broken/adapter_config.json", R"({"peft_type": "LORA", "r": 4})");
-  if (config.model.empty()) {
-    config.model = std::string(LORICA_TEST_DATA) + "/reference/tiny-llama";
-  }
+  if (config.model.empty()) config.model = TinyModelPath();
   config.adapters_dir = adapters_.path();
   config.grpc_address = "127.0.0.1:0";
   config.http_address = "127.0.0.1:0";

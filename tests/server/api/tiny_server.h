@@ -20,6 +20,11 @@ namespace lorica {
 inline constexpr int kTinyContext = 512;
 inline constexpr int kTinyVocabulary = 259;  // of the tokenizer; the model has 272 rows
 
+// Writes a PEFT folder that fits the tiny model; another `seed` gives other weights.
+void WriteTinyAdapter(const TemporaryFolder& folder, const std::string& id, int rank, bool dora,
+                      int seed = 0);
+std::string TinyModelPath();
+
 class TinyServer {
  public:
   // Changes to the flags before it starts; `model` may name another one.

@@ -71,32 +71,49 @@ TEST(HttpServiceTest, DrainEndsRunningStreamsAndRefusesNewCalls) {
   running.Read(absl::Seconds(10), "data:");
   std::thread drain([&] { server.server().Drain(); });
   while (HttpCall(port, "GET", "/health").status == 200) absl::SleepFor(absl::Milliseconds(2));
-  const HttpAnswer refused = Post(port, "/generate", LongBody(1));
-  EXPECT_EQ(refused.status, 429);
-  EXPECT_TRUE(refused.headers.contains("retry-after"));
+  const Json openai = {{"model", ""}, {"prompt", "hi"}};
+  for (const auto& [path, body] :
+       {std::pair("/generate", LongBody(1)), std::pair("/generate_stream", LongBody(1)),
+        std::pair("/v1/completions", openai)}) {
+    const HttpAnswer refused = Post(port, path, body);
+    EXPECT_EQ(refused.status, 503) << path;
+    EXPECT_EQ(refused.json()["status"], "UNAVAILABLE") << path;
+    EXPECT_TRUE(refused.headers.contains("retry-after")) << path;
+  }
   EXPECT_THAT(running.Read(absl::Seconds(20)), ::testing::HasSubstr("\"generated_text\":\""));
   drain.join();
 }
 
-TEST(HttpServiceTest, HealthAnswersBesideManyStreams) {
+TEST(HttpServiceTest, HealthAndMetricsAnswerBesideAsManyStreamsAsThereMayBe) {
   Config config;
   config.running_requests = 8;
   TinyServer server(config);
   const int port = server.server().http_port();
   std::vector<std::unique_ptr<HttpSocket>> streams;
-  for (int i = 0; i < 256; ++i) {
+  for (int i = 0; i < config.http_generations; ++i) {
     streams.push_back(std::make_unique<HttpSocket>(port));
-    streams.back()->Send(RequestBytes("POST", "/generate_stream", LongBody(400).dump()));
+    streams.back()->Send(RequestBytes("POST", "/generate_stream", LongBody(480).dump()));
   }
   server.WaitFor([](const auto& status) { return status.queued() + status.running() > 240; });
-  std::vector<absl::Duration> waits;
-  for (int i = 0; i < 21; ++i) {
-    const absl::Time began = absl::Now();
-    EXPECT_EQ(HttpCall(port, "GET", "/health").status, 200);
-    waits.push_back(absl::Now() - began);
+  // One more is one too many, on every face.
+  EXPECT_EQ(Post(port, "/generate", LongBody(1)).status, 429);
+  const HttpAnswer refused =
+      Post(port, "/v1/completions", {{"model", ""}, {"prompt", "hi"}, {"max_tokens", 1}});
+  EXPECT_EQ(refused.status, 429);
+  EXPECT_EQ(refused.json()["status"], "RESOURCE_EXHAUSTED");
+  for (const char* path : {"/health", "/metrics"}) {
+    std::vector<absl::Duration> waits;
+    for (int i = 0; i < 21; ++i) {
+      const absl::Time began = absl::Now();
+      EXPECT_EQ(HttpCall(port, "GET", path).status, 200);
+      waits.push_back(absl::Now() - began);
+    }
+    std::sort(waits.begin(), waits.end());
+    EXPECT_LT(waits[10], absl::Milliseconds(50)) << path;
+    ::testing::Test::RecordProperty(path[1] == 'h' ? "health_us" : "metrics_us",
+                                    static_cast<int>(absl::ToInt64Microseconds(waits[10])));
   }
-  std::sort(waits.begin(), waits.end());
-  EXPECT_LT(waits[10], absl::Milliseconds(50));
+  EXPECT_GT(server.Status().queued() + server.Status().running(), 100) << "they were open";
 }
 
 }  // namespace

@@ -230,6 +230,13 @@ TEST(MetricsForTenantsTest, NamesAreForOperatorsWhereKeysAreNeeded) {
     return absl::StrContains(answer.body, "lora_requests_info");
   };
   EXPECT_FALSE(told({}));
+  EXPECT_THAT(HttpCall(port, "GET", "/metrics", "", key("app")).body,
+              ::testing::Not(HasSubstr("tenant=\"app\"")));
+  const std::string page = HttpCall(port, "GET", "/metrics", "", key("ops")).body;
+  EXPECT_THAT(page, HasSubstr("lorica_tenant_requests_total{tenant=\"app\"} 1\n"));
+  EXPECT_THAT(page,
+              HasSubstr("lorica_tenant_tokens_total{tenant=\"app\",kind=\"completion\"} 1\n"));
+  EXPECT_THAT(page, HasSubstr("lorica_tenant_tokens_total{tenant=\"app\",kind=\"prompt\"} 2\n"));
   EXPECT_FALSE(told(key("app")));
   EXPECT_TRUE(told(key("ops")));
 }

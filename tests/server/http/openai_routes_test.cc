@@ -1,8 +1,11 @@
 // OpenAI's routes on a whole server.
 #include "server/http/openai_routes.h"
 
+#include <filesystem>
+#include <fstream>
 #include <set>
 
+#include "absl/strings/str_cat.h"
 #include "gmock/gmock.h"
 #include "tests/server/api/tiny_server.h"
 #include "tests/server/http/http_call.h"
@@ -10,6 +13,7 @@
 namespace lorica {
 namespace {
 
+using ::testing::HasSubstr;
 using ::testing::StartsWith;
 using Json = nlohmann::json;
 
@@ -233,7 +237,10 @@ TEST_F(OpenAiRoutesTest, FaultsNameTheirField) {
   }
   ExpectError(Complete({{"prompt", "hi"}}), 400, "invalid_value", "model");
   ExpectError(Converse(Chat({{"messages", Json::array()}})), 400, "invalid_value", "messages");
-  ExpectError(Converse(Chat({{"tools", {Json::object()}}})), 400, "invalid_value", "tools");
+  ExpectError(Converse(Chat({{"tools", {Json::object()}}})), 400, "invalid_value", "tools.type");
+  ExpectError(Converse(Chat({{"tools", {{{"type", "function"}}}}})), 400, "invalid_value",
+              "tools.function");
+  ExpectError(Converse(Chat({{"tool_choice", "required"}})), 400, "invalid_value", "tool_choice");
   ExpectError(Converse(Chat({{"top_logprobs", 3}})), 400, "invalid_value", "top_logprobs");
   ExpectError(Complete(Completion({{"model", "broken"}})), 400, "failed_precondition", nullptr);
   ExpectError(HttpCall(port(), "POST", "/v1/completions", "[1"), 400, "invalid_value", nullptr);
@@ -269,6 +276,57 @@ TEST_F(OpenAiRoutesTest, ModelsListTheBaseAndEveryAdapter) {
   EXPECT_TRUE(models["plain"]["created"].is_number_integer());
   EXPECT_EQ(HttpCall(port(), "GET", "/v1/models/plain").json(), models["plain"]);
   EXPECT_EQ(HttpCall(port(), "GET", "/v1/models/tiny-llama").json(), models["tiny-llama"]);
+}
+
+// The tiny model has a token a byte, so the prompt's tokens count what the template printed.
+TEST(ToolsTest, ReachTheTemplateAsTheClientWroteThem) {
+  namespace fs = std::filesystem;
+  TemporaryFolder folder;
+  const std::string model = folder.path() + "/tiny-llama";
+  fs::copy(TinyModelPath(), model);
+  Json tokenizer = Json::parse(std::ifstream(model + "/tokenizer_config.json"));
+  tokenizer["chat_template"] =
+      "{% if tools %}{{ tools | tojson }}{% endif %}{% for m in messages %}{{ m.content }}"
+      "{% if m.tool_calls %}{{ m.tool_calls[0].function.arguments.city }}{% endif %}"
+      "{% if m.tool_call_id %}{{ m.tool_call_id }}{% endif %}{% endfor %}";
+  fs::remove(model + "/tokenizer_config.json");
+  folder.Write("tiny-llama/tokenizer_config.json", tokenizer.dump());
+  Config config;
+  config.model = model;
+  TinyServer server(config);
+  const int port = server.server().http_port();
+  const auto prompt_tokens = [port](const std::string& members, int status = 200) {
+    const std::string body =
+        absl::StrCat(R"({"model": "", "max_tokens": 1, "temperature": 0, )", members, "}");
+    const HttpAnswer answer = HttpCall(port, "POST", "/v1/chat/completions", body);
+    EXPECT_EQ(answer.status, status) << answer.body;
+    return status == 200 ? answer.json()["usage"]["prompt_tokens"].get<int>() : 0;
+  };
+  const std::string ask = R"("messages": [{"role": "user", "content": "hi"}])";
+  const std::string tools =
+      R"([{"type": "function", "function": {"name": "weather", "description": "<s> here"}}])";
+  EXPECT_EQ(prompt_tokens(ask), 2);
+  EXPECT_EQ(prompt_tokens(absl::StrCat(ask, R"(, "tools": )", tools)), 2 + std::ssize(tools));
+  EXPECT_EQ(prompt_tokens(absl::StrCat(ask, R"(, "tool_choice": "none", "tools": )", tools)), 2);
+  EXPECT_EQ(
+      prompt_tokens(
+          R"("messages": [{"role": "user", "content": "hi"}, {"role": "assistant", "content": null,
+          "tool_calls": [{"id": "c1", "type": "function", "function":
+          {"name": "weather", "arguments": "{\"city\": \"Rome\"}"}}]},
+          {"role": "tool", "tool_call_id": "c1", "content": "warm"}])"),
+      2 + 4 + 4 + 2);
+  const auto sized = [&](int64_t bytes) {
+    std::string tool = R"([{"type":"function","function":{"name":"n","description":""}}])";
+    tool.insert(tool.size() - 4, std::string(bytes - std::ssize(tool), 'x'));
+    return absl::StrCat(ask, R"(, "tools": )", tool);
+  };
+  // At the bound the next one refuses: the tiny model's context.
+  for (const int64_t bytes : {kToolsBytesMax, kToolsBytesMax + 1}) {
+    const std::string body = absl::StrCat(R"({"model": "", )", sized(bytes), "}");
+    const HttpAnswer answer = HttpCall(port, "POST", "/v1/chat/completions", body);
+    EXPECT_EQ(answer.status, 400);
+    EXPECT_EQ(answer.json()["param"] == "tools", bytes > kToolsBytesMax) << answer.body;
+  }
 }
 
 TEST(ModelNameTest, TheBaseModelMayHaveAnotherName) {

@@ -122,6 +122,10 @@ TEST_F(TransportTest, PathsMethodsAndTypesAreChecked) {
   EXPECT_EQ(wrong.headers.at("allow"), "POST");
   EXPECT_EQ(wrong.headers.at("content-type"), "application/json");
   EXPECT_EQ(HttpCall(port(), "POST", "/id", "{}").status, 405);
+  const HttpAnswer unknown = HttpCall(port(), "QUERY", "/id?a=b");
+  EXPECT_EQ(unknown.status, 405);
+  EXPECT_EQ(unknown.headers.at("allow"), "GET");
+  EXPECT_EQ(HttpCall(port(), "query", "/id").status, 400);
   EXPECT_EQ(HttpCall(port(), "OPTIONS", "/echo").status, 405) << "no CORS";
   const std::string post = "POST /echo HTTP/1.1\r\nHost: x\r\nConnection: close\r\n";
   EXPECT_EQ(StatusOf(post + "Content-Type: text/plain\r\nContent-Length: 2\r\n\r\n{}"), 415);

@@ -238,5 +238,16 @@ TEST(ChatTemplateTest, OneTemplateServesManyThreads) {
   for (auto& thread : threads) thread.join();
 }
 
+TEST(ChatTemplateTest, ToolsAndFurtherMembersAreMessageText) {
+  const auto made = Make(
+      "{% if tools is defined %}[{% for t in tools %}{{ t.function.name }}{% endfor %}]{% endif %}"
+      "{% for m in messages %}({{ m.name }}{{ m.tool_calls[0].n + 1 }}){% endfor %}");
+  const Messages messages = {{"user", "", R"({"name": "<eos>", "tool_calls": [{"n": 41}]})"}};
+  EXPECT_EQ(Marked(*made->Render(messages, false, R"([{"function": {"name": "<s>"}}])")),
+            "[{<s>}]({<eos>}42)");
+  EXPECT_EQ(Marked(*made->Render(messages, false)), "({<eos>}42)");
+  EXPECT_EQ(made->Render(messages, false, "[").status().code(), absl::StatusCode::kInvalidArgument);
+}
+
 }  // namespace
 }  // namespace lorica
