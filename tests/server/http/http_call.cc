@@ -74,7 +74,7 @@ void HttpSocket::Send(const std::string& bytes) {
 std::string HttpSocket::Read(absl::Duration limit, const std::string& enough) {
   std::string bytes;
   const absl::Time end = absl::Now() + limit;
-  while (absl::Now() < end) {
+  while (socket_ >= 0 && absl::Now() < end) {
     if (!enough.empty() && absl::StrContains(bytes, enough)) break;
     pollfd entry{socket_, POLLIN, 0};
     ::poll(&entry, 1, static_cast<int>(absl::ToInt64Milliseconds(end - absl::Now())));

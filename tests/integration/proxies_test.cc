@@ -1,0 +1,315 @@
+// Goal: behind nginx and HAProxy, with the configurations of deploy/, an adapter's calls go
+// to one replica, a replica may die or drain, and long prompts take the same way.
+#include <arpa/inet.h>
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+#include <signal.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include <atomic>
+#include <fstream>
+#include <map>
+#include <set>
+#include <thread>
+
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_replace.h"
+#include "absl/time/clock.h"
+#include "tests/fakes/raw_http2.h"
+#include "tests/fakes/subprocess.h"
+#include "tests/integration/server_process.h"
+#include "tests/server/api/tiny_server.h"
+#include "tests/server/http/http_call.h"
+
+namespace lorica {
+namespace {
+
+using absl::StatusCode;
+using ::testing::AnyOf;
+using ::testing::HasSubstr;
+
+constexpr int kReplicas = 3;
+constexpr int kAdapters = 24;
+constexpr int64_t kLongPromptBytes = 300'000;
+
+std::string ReadFile(const std::string& path) {
+  std::ifstream file(path);
+  return std::string((std::istreambuf_iterator<char>(file)), std::istreambuf_iterator<char>());
+}
+
+int FreePort() {
+  const int socket = ::socket(AF_INET, SOCK_STREAM, 0);
+  sockaddr_in address{};
+  address.sin_family = AF_INET;
+  address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+  socklen_t size = sizeof address;
+  ::bind(socket, reinterpret_cast<sockaddr*>(&address), size);
+  ::getsockname(socket, reinterpret_cast<sockaddr*>(&address), &size);
+  ::close(socket);
+  return ntohs(address.sin_port);
+}
+
+std::string NameOf(int adapter) { return absl::StrCat("a", adapter); }
+
+class ProxiesTest : public ::testing::TestWithParam<const char*> {
+ protected:
+  void SetUp() override {
+    program_ = absl::StrCat("/usr/sbin/", GetParam());
+    if (::access(program_.c_str(), X_OK) != 0) GTEST_SKIP() << "no " << program_;
+    for (int i = 0; i < kAdapters; ++i) WriteTinyAdapter(adapters_, NameOf(i), 4, false);
+    for (int i = 0; i < kReplicas; ++i) {
+      ServerProcess::Options options;
+      options.model = TinyModelPath();
+      options.adapters_dir = adapters_.path();
+      options.flags = {"--http-address", "127.0.0.1:0", "--threads",          "1",
+                       "--arena-bytes",  "16MiB",       "--running-requests", "1"};
+      auto server = ServerProcess::Start(options);
+      ASSERT_TRUE(server.ok()) << server.status();
+      replicas_.push_back(*std::move(server));
+    }
+    StartProxy();
+  }
+
+  void StartProxy() {
+    grpc_port_ = FreePort();
+    http_port_ = FreePort();
+    const bool nginx = std::string(GetParam()) == "nginx";
+    std::string text = ReadFile(absl::StrCat(LORICA_SOURCE_DIR "/deploy/", GetParam(),
+                                             nginx ? "/nginx.conf" : "/haproxy.cfg"));
+    std::vector<std::pair<std::string, std::string>> places = {
+        {"127.0.0.1:50050", absl::StrCat("127.0.0.1:", grpc_port_)},
+        {"127.0.0.1:8000", absl::StrCat("127.0.0.1:", http_port_)}};
+    for (int i = 0; i < kReplicas; ++i) {
+      places.emplace_back(absl::StrCat("127.0.0.1:5005", i + 1), replicas_[i]->address());
+      places.emplace_back(absl::StrCat("127.0.0.1:808", i + 1),
+                          absl::StrCat("127.0.0.1:", replicas_[i]->http_port()));
+    }
+    if (nginx) {  // what an installed one has in /var
+      std::string paths = "http {\n";
+      for (const char* kind : {"client_body", "proxy", "fastcgi", "uwsgi", "scgi"}) {
+        absl::StrAppend(&paths, "    ", kind, "_temp_path ", folder_.path(), "/", kind, ";\n");
+      }
+      places.emplace_back("\nhttp {\n", "\n" + paths);
+      if (::geteuid() == 0) places.emplace_back("events {", "user root;\nevents {");
+    }
+    folder_.Write("config", absl::StrReplaceAll(text, places));
+    const std::string config = folder_.path() + "/config";
+    const std::vector<std::string> check =
+        nginx ? std::vector<std::string>{program_, "-t", "-c", config, "-g", Globals()}
+              : std::vector<std::string>{program_, "-c", "-f", config};
+    const RunResult checked = RunToEnd(check);
+    ASSERT_EQ(checked.code, 0) << checked.output << checked.error;
+    proxy_ = std::make_unique<Subprocess>(
+        nginx ? std::vector<std::string>{program_, "-c", config, "-g", Globals() + " daemon off;"}
+              : std::vector<std::string>{program_, "-db", "-f", config});
+    const absl::Time end = absl::Now() + absl::Seconds(10);
+    while (HttpCall(http_port_, "GET", "/health").status != 200 && absl::Now() < end) {
+      absl::SleepFor(absl::Milliseconds(20));
+    }
+    ASSERT_EQ(HttpCall(http_port_, "GET", "/health").status, 200) << proxy_->error();
+  }
+  std::string Globals() const {
+    return absl::StrCat("pid ", folder_.path(), "/pid; error_log ", folder_.path(), "/error;");
+  }
+  void TearDown() override {
+    if (proxy_ == nullptr) return;
+    proxy_->Signal(SIGTERM);
+    proxy_->Wait();
+  }
+
+  static v1::GenerateRequest Request(const std::string& adapter, int tokens) {
+    v1::GenerateRequest request = TokensRequest(tokens);
+    request.set_adapter_id(adapter);
+    return request;
+  }
+  std::unique_ptr<LoricaClient> NewClient(int attempts = 1) const {
+    ClientOptions options;
+    options.server = absl::StrCat("127.0.0.1:", grpc_port_);
+    options.retry.attempts_max = attempts;
+    return std::make_unique<LoricaClient>(options);
+  }
+  // Calls that each living replica has taken.
+  std::map<int, int64_t> Taken() const {
+    std::map<int, int64_t> taken;
+    for (int i = 0; i < kReplicas; ++i) {
+      if (i == gone_) continue;
+      const auto status = replicas_[i]->NewClient()->GetStatus();
+      EXPECT_TRUE(status.ok()) << status.status();
+      taken[i] = status->counters().requests_accepted() + status->counters().requests_refused();
+    }
+    return taken;
+  }
+  // Which replica takes what `call` sends; -1: more than one did.
+  int OwnerOf(const std::function<void()>& call) const {
+    const auto before = Taken();
+    call();
+    int owner = -1;
+    for (const auto& [replica, taken] : Taken()) {
+      if (taken == before.at(replica)) continue;
+      if (owner >= 0) return -1;
+      owner = replica;
+    }
+    return owner;
+  }
+  HttpAnswer Post(const std::string& adapter, const std::string& inputs) const {
+    const nlohmann::json body = {
+        {"inputs", inputs},
+        {"parameters", {{"adapter_id", adapter}, {"max_new_tokens", 2}, {"truncate", 64}}}};
+    return HttpCall(http_port_, "POST", "/generate", body.dump(), {{"x-adapter-id", adapter}});
+  }
+  // Adapter to replica, over gRPC.
+  std::vector<int> Owners() const {
+    const auto client = NewClient(3);
+    std::vector<int> owners;
+    for (int i = 0; i < kAdapters; ++i) {
+      owners.push_back(OwnerOf([&] {
+        for (int times = 0; times < 3; ++times) {
+          const auto answer = client->Generate(Request(NameOf(i), 1));
+          EXPECT_TRUE(answer.ok()) << NameOf(i) << ": " << answer.status();
+        }
+      }));
+    }
+    return owners;
+  }
+
+  TemporaryFolder adapters_;
+  TemporaryFolder folder_;
+  std::string program_;
+  std::vector<std::unique_ptr<ServerProcess>> replicas_;
+  std::unique_ptr<Subprocess> proxy_;
+  int grpc_port_ = 0;
+  int http_port_ = 0;
+  int gone_ = -1;
+};
+
+TEST_P(ProxiesTest, AnAdapterHasOneReplicaAndOnlyThoseOfADeadOneMove) {
+  const std::vector<int> owners = Owners();
+  std::map<int, int> share;
+  for (int i = 0; i < kAdapters; ++i) {
+    ASSERT_NE(owners[i], -1) << NameOf(i) << " went to several replicas";
+    ++share[owners[i]];
+  }
+  EXPECT_EQ(share.size(), kReplicas);
+  for (const auto& [replica, adapters] : share) EXPECT_GE(adapters, 2) << replica;
+  // The same way for HTTP, and for a prompt that no proxy holds in one buffer.
+  const std::string prompt(kLongPromptBytes, 'x');
+  for (int i = 0; i < 6; ++i) {
+    const int owner = OwnerOf([&] {
+      for (const std::string& inputs : {std::string("hi"), prompt, prompt}) {
+        const HttpAnswer answer = Post(NameOf(i), inputs);
+        EXPECT_EQ(answer.status, 200) << answer.body;
+      }
+    });
+    EXPECT_NE(owner, -1) << NameOf(i);
+  }
+  for (int i = 0; i < 6; ++i) {
+    v1::GenerateRequest request = Request(NameOf(i), 1);
+    request.clear_token_ids();
+    request.set_prompt(prompt);
+    EXPECT_EQ(OwnerOf([&] {
+                const auto answer = NewClient()->Generate(request);
+                // It came through whole: the server itself counted its tokens.
+                EXPECT_EQ(answer.status().code(), StatusCode::kInvalidArgument);
+                EXPECT_THAT(std::string(answer.status().message()), HasSubstr("300000"));
+              }),
+              owners[i]);
+  }
+
+  gone_ = owners[0];
+  replicas_[gone_]->Signal(SIGKILL);
+  replicas_[gone_]->WaitForExit(absl::Seconds(5));
+  const absl::Time killed = absl::Now();
+  // Every call is answered from the first moment on.
+  const std::vector<int> after = Owners();
+  EXPECT_LT(absl::Now() - killed, absl::Seconds(20));
+  for (int i = 0; i < kAdapters; ++i) {
+    EXPECT_NE(after[i], -1) << NameOf(i);
+    if (owners[i] != gone_) EXPECT_EQ(after[i], owners[i]) << NameOf(i);
+  }
+  EXPECT_EQ(Post(NameOf(0), "hi").status, 200);
+}
+
+TEST_P(ProxiesTest, AReplicaThatDrainsEndsItsStreamsAndItsAdaptersMove) {
+  const std::string adapter = NameOf(0);
+  const int owner = OwnerOf([&] { ASSERT_TRUE(NewClient()->Generate(Request(adapter, 1)).ok()); });
+  ASSERT_NE(owner, -1);
+  std::atomic<int> whole{0};
+  std::atomic<int> begun{0};
+  std::vector<std::thread> streams;
+  for (int i = 0; i < 12; ++i) {
+    streams.emplace_back([&] {
+      int tokens = 0;
+      const absl::Status status =
+          NewClient()->GenerateStream(Request(adapter, 480), [&](const auto& chunk) {
+            if (tokens == 0) begun.fetch_add(1);
+            tokens += chunk.token_ids_size();
+            return true;
+          });
+      if (status.ok() && tokens == 480) whole.fetch_add(1);
+      // A stream that had not begun may be told to go elsewhere; one that had may not.
+      if (!status.ok()) {
+        EXPECT_EQ(tokens, 0) << status;
+        EXPECT_EQ(status.code(), StatusCode::kUnavailable) << status;
+      }
+    });
+  }
+  while (begun.load() == 0) absl::SleepFor(absl::Milliseconds(1));
+  replicas_[owner]->Signal(SIGTERM);
+  // New calls: at once, or UNAVAILABLE before the first token; in the end all at once.
+  const absl::Time began = absl::Now();
+  int in_a_row = 0;
+  while (in_a_row < 20 && absl::Now() < began + absl::Seconds(30)) {
+    const absl::Status status = NewClient()->Generate(Request(adapter, 1)).status();
+    EXPECT_THAT(status.code(), AnyOf(StatusCode::kOk, StatusCode::kUnavailable)) << status;
+    const int http = Post(adapter, "hi").status;
+    EXPECT_THAT(http, AnyOf(200, 502, 503));
+    in_a_row = status.ok() && http == 200 ? in_a_row + 1 : 0;
+  }
+  EXPECT_EQ(in_a_row, 20);
+  for (std::thread& stream : streams) stream.join();
+  EXPECT_GE(whole.load(), begun.load());
+  EXPECT_EQ(replicas_[owner]->WaitForExit(absl::Seconds(20)), 0);
+}
+
+// What the library behind it would choke on does not reach it; 50 streams beside go on.
+TEST_P(ProxiesTest, HeaderBombsAndBrokenHeadersStopAtTheProxy) {
+  const std::string path = "/lorica.v1.InferenceService/GenerateStream";
+  std::atomic<int> whole{0};
+  std::vector<std::thread> streams;
+  for (int i = 0; i < 50; ++i) {
+    streams.emplace_back([&, i] {
+      int tokens = 0;
+      const absl::Status status =
+          NewClient()->GenerateStream(Request(NameOf(i % kAdapters), 200), [&](const auto& chunk) {
+            tokens += chunk.token_ids_size();
+            return true;
+          });
+      EXPECT_TRUE(status.ok()) << status;
+      if (tokens == 200) whole.fetch_add(1);
+    });
+  }
+  for (const size_t mb : {1, 5, 20}) {
+    RawConnection bomb(grpc_port_);
+    const absl::Time began = absl::Now();
+    const bool sent = bomb.Send(Preface() + Frame(FrameType::kSettings, 1, 0, "") +
+                                CallHeaders(1, path, {{"x-long", std::string(mb << 20, 'a')}}));
+    EXPECT_TRUE(!sent || bomb.ClosedWithin(absl::Seconds(10))) << mb;
+    EXPECT_LT(absl::Now() - began, absl::Seconds(10));
+  }
+  for (int i = 0; i < 5; ++i) {
+    RawConnection broken(grpc_port_);
+    broken.Send(Preface() + Frame(FrameType::kSettings, 1, 0, "") +
+                CallHeaders(1, path, {{"x-bad-bin", "!!!***"}}) +
+                MessageData(1, Request("a0", 1).SerializeAsString()));
+    broken.WaitFor("grpc-status", absl::Seconds(2));
+  }
+  for (std::thread& stream : streams) stream.join();
+  EXPECT_EQ(whole.load(), 50);
+}
+
+INSTANTIATE_TEST_SUITE_P(Both, ProxiesTest, ::testing::Values("nginx", "haproxy"),
+                         [](const auto& info) { return std::string(info.param); });
+
+}  // namespace
+}  // namespace lorica
