@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <cctype>
 #include <random>
+#include <set>
 #include <utility>
 
 #include "absl/strings/ascii.h"
@@ -262,9 +263,11 @@ class HttpTransport::Library final : public httplib::Server {
   // The path of a request whose method is a word that the library does not know.
   const Methods* FindForUnknownMethod(const std::string& request_line) const {
     const std::vector<std::string> words = absl::StrSplit(request_line, ' ');
+    static const auto* const known = new std::set<std::string>{
+        "GET", "HEAD", "POST", "PUT", "DELETE", "CONNECT", "OPTIONS", "TRACE", "PATCH", "PRI"};
     const auto is_upper = [](char c) { return absl::ascii_isupper(c); };
     if (words.size() != 3 || words[0].empty() || words[0].size() > kMethodBytesMax ||
-        !std::all_of(words[0].begin(), words[0].end(), is_upper) || words[0] == "PRI" ||
+        !std::all_of(words[0].begin(), words[0].end(), is_upper) || known->contains(words[0]) ||
         (words[2] != "HTTP/1.1" && words[2] != "HTTP/1.0")) {
       return nullptr;
     }

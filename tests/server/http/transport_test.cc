@@ -97,6 +97,7 @@ TEST_F(TransportTest, HeadsAreBounded) {
   EXPECT_EQ(StatusOf(head + many + "\r\n"), 200);
   EXPECT_EQ(StatusOf(head + many + many + "\r\n"), 431);
   EXPECT_EQ(StatusOf(head + "a: " + std::string(10 << 20, 'b')), 431) << "one endless line";
+  EXPECT_EQ(StatusOf(head + "a: " + std::string(20'000, 'b') + "\r\n\r\n"), 400) << "a long one";
   EXPECT_EQ(StatusOf("GET /" + std::string(9000, 'a') + " HTTP/1.1\r\n\r\n"), 414);
 }
 
