@@ -91,7 +91,9 @@ Credentials CredentialsOf(const grpc::CallbackServerContext& context) {
 void FillFromContext(const grpc::CallbackServerContext& context, GenerateCall* call) {
   call->credentials = CredentialsOf(context);
   call->adapter_headers = HeadersOf(context, "x-adapter-id");
-  call->deadline = absl::FromChrono(context.deadline());
+  // Not deadline(): its nanoseconds overflow on what a client may say, some thousand years.
+  const gpr_timespec deadline = gpr_convert_clock_type(context.raw_deadline(), GPR_CLOCK_REALTIME);
+  call->deadline = absl::FromUnixSeconds(deadline.tv_sec) + absl::Nanoseconds(deadline.tv_nsec);
 }
 
 }  // namespace lorica

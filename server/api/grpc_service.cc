@@ -7,6 +7,8 @@
 #include "absl/strings/str_cat.h"
 #include "grpcpp/ext/proto_server_reflection_plugin.h"
 #include "grpcpp/health_check_service_interface.h"
+#include "grpcpp/impl/server_builder_option.h"
+#include "grpcpp/impl/server_builder_plugin.h"
 #include "grpcpp/resource_quota.h"
 #include "grpcpp/server.h"
 #include "grpcpp/server_builder.h"
@@ -22,12 +24,26 @@ namespace {
 constexpr const char* kHealthNames[] = {"lorica.v1.InferenceService", "lorica.v1.AdapterService",
                                         "lorica.v1.ServerService"};
 
+// The library registers its reflection by itself, for every server of the process.
+class WithoutReflection final : public grpc::ServerBuilderOption {
+ public:
+  void UpdateArguments(grpc::ChannelArguments*) override {}
+  void UpdatePlugins(std::vector<std::unique_ptr<grpc::ServerBuilderPlugin>>* plugins) override {
+    std::erase_if(*plugins,
+                  [](const auto& plugin) { return plugin->name() == "proto_server_reflection"; });
+  }
+};
+
 void SetLimits(const GrpcOptions& options, grpc::ServerBuilder* builder) {
   grpc::ResourceQuota quota("lorica");
   quota.Resize(kTransportBytesMax);
   quota.SetMaxThreads(kTransportThreadsMax);
   builder->SetResourceQuota(quota);
   builder->SetMaxReceiveMessageSize(kMessageBytesMax);
+  // The library would unpack a small message to any size before it looks at the limit.
+  for (const auto packing : {GRPC_COMPRESS_DEFLATE, GRPC_COMPRESS_GZIP}) {
+    builder->SetCompressionAlgorithmSupportStatus(packing, false);
+  }
   const auto set_ms = [builder](const char* name, absl::Duration value) {
     builder->AddChannelArgument(name, static_cast<int>(absl::ToInt64Milliseconds(value)));
   };
@@ -39,6 +55,7 @@ void SetLimits(const GrpcOptions& options, grpc::ServerBuilder* builder) {
     set_ms(GRPC_ARG_MAX_CONNECTION_AGE_MS, options.connection_age);
     set_ms(GRPC_ARG_MAX_CONNECTION_AGE_GRACE_MS, kConnectionGrace);
   }
+  set_ms(GRPC_ARG_SERVER_HANDSHAKE_TIMEOUT_MS, kHandshakeMax);
   set_ms(GRPC_ARG_KEEPALIVE_TIME_MS, kKeepaliveTime);
   set_ms(GRPC_ARG_KEEPALIVE_TIMEOUT_MS, kKeepaliveTimeout);
   set_ms(GRPC_ARG_HTTP2_MIN_RECV_PING_INTERVAL_WITHOUT_DATA_MS, kClientPingMin);
@@ -80,8 +97,9 @@ absl::StatusOr<std::unique_ptr<GrpcService>> GrpcService::Start(const GrpcOption
 
 absl::Status GrpcService::Listen(const GrpcOptions& options) {
   grpc::EnableDefaultHealthCheckService(true);
-  if (options.reflection) grpc::reflection::InitProtoReflectionServerBuilderPlugin();
   grpc::ServerBuilder builder;
+  grpc::reflection::InitProtoReflectionServerBuilderPlugin();
+  if (!options.reflection) builder.SetOption(std::make_unique<WithoutReflection>());
   SetLimits(options, &builder);
   builder.AddListeningPort(
       options.address,

@@ -25,6 +25,7 @@ inline constexpr int kStreamsPerConnectionMax = 256;
 inline constexpr int kTransportBytesMax = 256 << 20;  // buffers of all connections
 inline constexpr int kTransportThreadsMax = 64;
 inline constexpr int kDeliveryThreads = 2;
+inline constexpr absl::Duration kHandshakeMax = absl::Seconds(10);  // TLS, and HTTP/2's preface
 inline constexpr absl::Duration kKeepaliveTime = absl::Seconds(60);
 inline constexpr absl::Duration kKeepaliveTimeout = absl::Seconds(20);
 inline constexpr absl::Duration kClientPingMin = absl::Seconds(10);
