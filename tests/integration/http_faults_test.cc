@@ -1,0 +1,289 @@
+// Goal: whatever a peer does to the HTTP port, its own request fails with the right status, in
+// time, and nobody beside it notices; nothing is left behind.
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <thread>
+
+#include "absl/strings/match.h"
+#include "absl/strings/str_cat.h"
+#include "absl/time/clock.h"
+#include "adapters/sha256.h"
+#include "server/api/gateway.h"
+#include "server/http/connection.h"
+#include "server/http/generation.h"
+#include "tests/fakes/raw_http2.h"
+#include "tests/integration/neighbours.h"
+#include "tests/server/api/tiny_server.h"
+#include "tests/server/http/http_call.h"
+
+namespace lorica {
+namespace {
+
+using Json = nlohmann::json;
+using ::testing::AnyOf;
+
+constexpr absl::Duration kUnaffected = absl::Seconds(4);
+
+class HttpFaults : public ::testing::Test {
+ protected:
+  void SetUp() override {
+    WriteTinyAdapter(adapters_, "plain", 4, false);
+    Start({});
+  }
+  void Start(std::vector<std::string> flags, const std::string& key = "") {
+    ServerProcess::Options options;
+    options.client.api_key = key;
+    options.model = TinyModelPath();
+    options.adapters_dir = adapters_.path();
+    options.flags = {"--http-address", "127.0.0.1:0", "--threads", "1", "--arena-bytes", "16MiB"};
+    options.flags.insert(options.flags.end(), flags.begin(), flags.end());
+    auto server = ServerProcess::Start(options);
+    ASSERT_TRUE(server.ok()) << server.status();
+    server_ = *std::move(server);
+  }
+  int port() const { return server_->http_port(); }
+  static std::string Generation(int tokens) {
+    const Json body = {{"inputs", "hi"},
+                       {"parameters", {{"max_new_tokens", tokens}, {"ignore_eos_token", true}}}};
+    return RequestBytes("POST", "/generate_stream", body.dump());
+  }
+  int64_t OpenCalls() const {
+    const auto status = server_->NewClient()->GetStatus();
+    return status.ok() ? status->running() + status->queued() : -1;
+  }
+
+  TemporaryFolder adapters_;
+  TemporaryFolder folder_;
+  std::unique_ptr<ServerProcess> server_;
+};
+
+// Row 31.
+TEST_F(HttpFaults, HeadersOfAnySizeEndTheirOwnConnection) {
+  Neighbours neighbours(server_.get());
+  for (const int mb : {1, 5, 10, 20, 40}) {
+    const absl::Time began = absl::Now();
+    HttpSocket socket(port());
+    socket.Send("GET /health HTTP/1.1\r\nHost: x\r\nx-long: " + std::string(mb << 20, 'a'));
+    EXPECT_EQ(ParseAnswer(socket.Read(absl::Seconds(10))).status, 431) << mb;
+    EXPECT_LT(absl::Now() - began, absl::Seconds(3));
+  }
+  EXPECT_LT(neighbours.ProcessorTime(), absl::Seconds(10));
+  neighbours.Check(kUnaffected);
+  neighbours.ExpectNothingLeft();
+}
+
+// Row 33: what HTTP/1.1 has of it, pipelined requests and resets.
+TEST_F(HttpFaults, RequestsAndResetsInMasses) {
+  Neighbours neighbours(server_.get());
+  std::string many;
+  for (int i = 0; i < 1000; ++i) many += "GET /health HTTP/1.1\r\nHost: x\r\n\r\n";
+  for (int i = 0; i < 10; ++i) {
+    RawConnection connection(port());
+    EXPECT_TRUE(connection.Send(many));
+  }
+  for (int i = 0; i < 3000; ++i) {
+    RawConnection connection(port());
+    connection.Send("GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n");
+    connection.Cut();
+  }
+  neighbours.Check(absl::Seconds(10));
+  neighbours.ExpectNothingLeft(absl::Seconds(20));
+  EXPECT_LT(neighbours.ProcessorTime(), absl::Seconds(60));
+}
+
+// Row 34.
+TEST_F(HttpFaults, IdleConnectionsKeepNobodyOut) {
+  Neighbours neighbours(server_.get());
+  constexpr int kIdle = 10'000;
+  const int64_t before = server_->ResidentBytes();
+  {
+    std::vector<std::unique_ptr<RawConnection>> idle;
+    for (int i = 0; i < kIdle; ++i) idle.push_back(std::make_unique<RawConnection>(port()));
+    // In the crush itself a new one may be told 503; idle ones give way within a moment.
+    const absl::Time began = absl::Now();
+    int served = 0;
+    while (served < 10 && absl::Now() - began < kUnaffected) {
+      const int status = HttpCall(port(), "GET", "/health").status;
+      EXPECT_THAT(status, AnyOf(200, 503));
+      served += status == 200 ? 1 : 0;
+    }
+    EXPECT_EQ(served, 10);
+    EXPECT_LT(server_->ResidentBytes() - before, int64_t{256} << 20);
+  }
+  neighbours.ExpectNothingLeft(absl::Seconds(20));
+  // New connections may be turned away in the crush itself; gRPC is never.
+}
+
+// Rows 36 and 37.
+TEST_F(HttpFaults, ReadersThatDoNotReadAreCut) {
+  Neighbours neighbours(server_.get());
+  const absl::Time began = absl::Now();
+  std::vector<std::unique_ptr<HttpSocket>> readers;
+  for (int i = 0; i < 8; ++i) {
+    readers.push_back(std::make_unique<HttpSocket>(port(), /*receive_bytes=*/2048));
+    readers.back()->Send(Generation(480));
+  }
+  while (OpenCalls() != 0 && absl::Now() - began < kSlowReaderLimit + absl::Seconds(20)) {
+    for (size_t i = 0; i < 4; ++i) readers[i]->Read(absl::Milliseconds(1), "x");
+    absl::SleepFor(absl::Milliseconds(250));
+  }
+  EXPECT_EQ(OpenCalls(), 0);
+  readers.clear();
+  neighbours.Check(kUnaffected);
+  neighbours.ExpectNothingLeft();
+}
+
+// Rows 38 and 40: while it waits, in the prefill, while it decodes.
+TEST_F(HttpFaults, ClientsThatVanishAreNoticedWithinTwoSeconds) {
+  Start({"--running-requests", "1"});
+  Neighbours neighbours(server_.get());
+  for (int round = 0; round < 20; ++round) {
+    std::vector<std::unique_ptr<HttpSocket>> clients;
+    for (int i = 0; i < 4; ++i) {
+      clients.push_back(std::make_unique<HttpSocket>(port()));
+      clients.back()->Send(Generation(480));
+    }
+    absl::SleepFor(absl::Milliseconds(round));
+    for (auto& client : clients) client->Close();
+  }
+  const absl::Time left = absl::Now();
+  // The neighbours themselves have two calls open.
+  while (OpenCalls() > 2 && absl::Now() - left < absl::Seconds(10)) {
+    absl::SleepFor(absl::Milliseconds(5));
+  }
+  EXPECT_LT(absl::Now() - left, absl::Seconds(2));
+  neighbours.Check(absl::Seconds(10));
+  neighbours.ExpectNothingLeft(absl::Seconds(3));
+}
+
+// Row 41: the body that was announced never ends; the connection ends. So does one that is
+// kept open after its answer (TransportTest), after kHttpKeepAlive.
+TEST_F(HttpFaults, ABodyThatNeverComesEndsItsConnection) {
+  Neighbours neighbours(server_.get());
+  const absl::Time began = absl::Now();
+  RawConnection connection(port());
+  connection.Send(
+      "POST /generate HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+      "Content-Length: 100\r\n\r\n{\"inputs\": ");
+  EXPECT_TRUE(connection.ClosedWithin(kBodyTimeMax + absl::Seconds(5)));
+  EXPECT_GT(absl::Now() - began, kBodyTimeMax - absl::Seconds(5));
+  EXPECT_THAT(connection.heard(), ::testing::StartsWith("HTTP/1.1 408"));
+  neighbours.Check(kUnaffected);
+  neighbours.ExpectNothingLeft();
+}
+
+// Row 42.
+TEST_F(HttpFaults, OtherProtocolsAreClosed) {
+  Neighbours neighbours(server_.get());
+  const size_t log = server_->Log().size();
+  for (int round = 0; round < 200; ++round) {
+    for (const std::string bytes :
+         {Preface() + CallHeaders(1, "/lorica.v1.InferenceService/Generate"),
+          std::string("\x16\x03\x01\x02\x00\x01\x00", 7), std::string(64, '\x7f') + "\r\n\r\n"}) {
+      RawConnection connection(port());
+      connection.Send(bytes);
+      if (round == 0) EXPECT_TRUE(connection.ClosedWithin(absl::Seconds(15))) << bytes;
+    }
+  }
+  EXPECT_LT(server_->Log().size(), log + 4000) << "the log is not flooded";
+  neighbours.Check(kUnaffected);
+  neighbours.ExpectNothingLeft(absl::Seconds(20));
+}
+
+// Rows 44 and 45.
+TEST_F(HttpFaults, KeysAreAskedForAndAForgedTenantCountsForNothing) {
+  const auto hash = [](const std::string& key) {
+    Sha256 sum;
+    sum.Update(key);
+    return sum.Finish();
+  };
+  const Json expired = {{"sha256", hash("old-key")}, {"expires", "2020-01-01T00:00:00Z"}};
+  folder_.Write("tenants.json",
+                Json{{"tenants",
+                      {{{"name", "app"}, {"keys", {hash("app-key"), expired}}, {"adapters", {"*"}}},
+                       {{"name", "rich"}, {"keys", {hash("rich-key")}}, {"adapters", {"*"}}}}}}
+                    .dump());
+  Start({"--tenants-file", folder_.path() + "/tenants.json"}, "rich-key");
+  const std::string body = Json({{"model", ""}, {"prompt", "hi"}, {"max_tokens", 1}}).dump();
+  const auto status = [&](const HttpHeaders& headers) {
+    return HttpCall(port(), "POST", "/v1/completions", body, headers).status;
+  };
+  const auto bearer = [](const std::string& key) {
+    return std::pair<std::string, std::string>("authorization", "Bearer " + key);
+  };
+  const absl::Time began = absl::Now();
+  EXPECT_EQ(status({bearer("app-key")}), 200);
+  EXPECT_EQ(status({}), 401);
+  EXPECT_EQ(status({bearer("app-kez")}), 401);
+  EXPECT_EQ(status({bearer("old-key")}), 401);
+  EXPECT_EQ(status({bearer(std::string(5'000, 'k'))}), 401);
+  EXPECT_EQ(status({bearer(std::string(20'000, 'k'))}), 400) << "no line of a head is so long";
+  EXPECT_EQ(status({bearer(std::string(1 << 20, 'k'))}), 431);
+  EXPECT_EQ(status({bearer("app-key"), {"x-tenant-id", "rich"}}), 200);
+  EXPECT_EQ(status({bearer("app-key"), {"x-tenant-id", "none"}}), 200);
+  EXPECT_LT(absl::Now() - began, absl::Seconds(5));
+  ClientOptions client;
+  client.server = server_->address();
+  client.api_key = "rich-key";
+  const auto usage = LoricaClient(client).GetUsage({});
+  ASSERT_TRUE(usage.ok()) << usage.status();
+  EXPECT_EQ(usage->rows_size(), 0) << "nothing was charged to the forged tenant";
+}
+
+// Row 46.
+TEST_F(HttpFaults, ScrapesInMassesAndSlowOnes) {
+  Neighbours neighbours(server_.get());
+  std::vector<std::unique_ptr<HttpSocket>> slow;
+  for (int i = 0; i < 20; ++i) {
+    slow.push_back(std::make_unique<HttpSocket>(port(), /*receive_bytes=*/2048));
+    slow.back()->Send(RequestBytes("GET", "/metrics", ""));
+  }
+  const absl::Time began = absl::Now();
+  std::atomic<int> answered{0};
+  std::vector<std::thread> scrapers;
+  for (int i = 0; i < 4; ++i) {
+    scrapers.emplace_back([&] {
+      for (int k = 0; k < 500; ++k) {
+        if (HttpCall(port(), "GET", "/metrics").status == 200) answered.fetch_add(1);
+      }
+    });
+  }
+  for (std::thread& scraper : scrapers) scraper.join();
+  const absl::Duration took = absl::Now() - began;
+  RecordProperty("scrapes_a_second", static_cast<int>(2000 / absl::ToDoubleSeconds(took)));
+  EXPECT_EQ(answered.load(), 2000);
+  EXPECT_LT(took, absl::Seconds(20));
+  EXPECT_EQ(HttpCall(port(), "GET", "/metrics/../").status, 404);
+  EXPECT_EQ(HttpCall(port(), "GET", "/metrics/%2e%2e/info").status, 404);
+  EXPECT_EQ(HttpCall(port(), "POST", "/metrics", "{}").status, 405);
+  HttpSocket large(port());
+  large.Send(
+      "POST /generate HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+      "Content-Length: 1073741824\r\n\r\n{");
+  EXPECT_EQ(ParseAnswer(large.Read(absl::Seconds(5))).status, 413);
+  slow.clear();
+  neighbours.Check(kUnaffected);
+  neighbours.ExpectNothingLeft();
+}
+
+// Slowloris: a byte a second is no request after kHeadTimeMax.
+TEST_F(HttpFaults, HeadsThatDripAreCutAndNobodyWaitsForThem) {
+  Neighbours neighbours(server_.get());
+  std::vector<std::unique_ptr<RawConnection>> drips;
+  for (int i = 0; i < 300; ++i) drips.push_back(std::make_unique<RawConnection>(port()));
+  const absl::Time began = absl::Now();
+  while (absl::Now() - began < kHeadTimeMax + absl::Seconds(2)) {
+    for (auto& drip : drips) drip->Send("a", absl::Milliseconds(50));
+    absl::SleepFor(absl::Seconds(1));
+  }
+  int closed = 0;
+  for (auto& drip : drips) closed += drip->ClosedWithin(absl::Milliseconds(10)) ? 1 : 0;
+  EXPECT_EQ(closed, 300);
+  drips.clear();
+  neighbours.Check(kUnaffected);
+  neighbours.ExpectNothingLeft();
+}
+
+}  // namespace
+}  // namespace lorica

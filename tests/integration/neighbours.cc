@@ -1,0 +1,126 @@
+#include "tests/integration/neighbours.h"
+
+#include <gtest/gtest.h>
+#include <unistd.h>
+
+#include <filesystem>
+#include <fstream>
+#include <sstream>
+
+#include "absl/strings/str_cat.h"
+#include "absl/time/clock.h"
+#include "tests/server/http/http_call.h"
+
+namespace lorica {
+namespace {
+
+constexpr int kTokens = 40;
+constexpr absl::Duration kPause = absl::Milliseconds(10);
+
+}  // namespace
+
+Neighbours::Neighbours(const ServerProcess* server)
+    : server_(*server), before_(Look()), used_before_(UsedSoFar()) {
+  for (const bool http : {false, true}) threads_.emplace_back([this, http] { Ask(http); });
+}
+
+Neighbours::~Neighbours() {
+  stop_.store(true);
+  for (std::thread& thread : threads_) {
+    if (thread.joinable()) thread.join();
+  }
+}
+
+std::string Neighbours::Answer(LoricaClient* client) const {
+  if (client == nullptr) {
+    const nlohmann::json body = {{"model", "plain"},   {"prompt", "Good day"},
+                                 {"temperature", 0},   {"max_tokens", kTokens},
+                                 {"ignore_eos", true}, {"logprobs", 0}};
+    const HttpAnswer answer = Post(server_.http_port(), "/v1/completions", body);
+    return answer.status == 200 ? answer.json()["choices"][0]["logprobs"]["tokens"].dump() : "";
+  }
+  v1::GenerateRequest request;
+  request.set_adapter_id("plain");
+  request.set_prompt("Good day");
+  request.set_max_tokens(kTokens);
+  request.set_ignore_eos(true);
+  const auto answer = client->Generate(request, {.timeout = absl::Seconds(30)});
+  std::string tokens;
+  if (answer.ok())
+    for (const int id : answer->token_ids()) absl::StrAppend(&tokens, id, " ");
+  return tokens;
+}
+
+void Neighbours::Ask(bool over_http) {
+  const auto client = over_http ? nullptr : server_.NewClient();
+  const std::string first = Answer(client.get());
+  while (!stop_.load()) {
+    const absl::Time began = absl::Now();
+    const std::string answer = Answer(client.get());
+    if (answer.empty() || answer != first) wrong_.fetch_add(1);
+    const int64_t took_ms = absl::ToInt64Milliseconds(absl::Now() - began);
+    int64_t longest = longest_ms_.load();
+    while (longest < took_ms && !longest_ms_.compare_exchange_weak(longest, took_ms)) {
+    }
+    answers_.fetch_add(1);
+    absl::SleepFor(kPause);
+  }
+}
+
+void Neighbours::Check(absl::Duration limit) {
+  while (answers_.load() < 4 && longest_ms_.load() < absl::ToInt64Milliseconds(limit)) {
+    absl::SleepFor(kPause);
+  }
+  stop_.store(true);
+  for (std::thread& thread : threads_) thread.join();
+  EXPECT_EQ(wrong_.load(), 0) << "of " << answers_.load();
+  EXPECT_GT(answers_.load(), 0);
+  EXPECT_LT(absl::Milliseconds(longest_ms_.load()), limit);
+}
+
+Neighbours::Footprint Neighbours::Look() const {
+  Footprint now;
+  const auto status = server_.NewClient()->GetStatus();
+  if (status.ok()) {
+    now.kv_blocks = status->kv_blocks();
+    now.open_calls = status->running() + status->queued() + status->waiting();
+  }
+  std::error_code error;
+  const std::filesystem::directory_iterator files(absl::StrCat("/proc/", server_.pid(), "/fd"),
+                                                  error);
+  now.open_files = static_cast<int>(std::distance(begin(files), end(files)));
+  return now;
+}
+
+void Neighbours::ExpectNothingLeft(absl::Duration limit) {
+  const absl::Time end = absl::Now() + limit;
+  Footprint now = Look();
+  const auto more = [&] {
+    return now.open_files > before_.open_files + 2 || now.kv_blocks > before_.kv_blocks ||
+           now.open_calls > before_.open_calls;
+  };
+  while (more() && absl::Now() < end) {
+    absl::SleepFor(absl::Milliseconds(50));
+    now = Look();
+  }
+  EXPECT_LE(now.open_files, before_.open_files + 2) << "the look itself opens one";
+  EXPECT_EQ(now.kv_blocks, before_.kv_blocks);
+  EXPECT_EQ(now.open_calls, before_.open_calls);
+}
+
+absl::Duration Neighbours::UsedSoFar() const {
+  std::ifstream file(absl::StrCat("/proc/", server_.pid(), "/stat"));
+  std::string text((std::istreambuf_iterator<char>(file)), std::istreambuf_iterator<char>());
+  std::istringstream fields(text.substr(text.rfind(')') + 2));
+  std::string skipped;
+  for (int i = 3; i < 14; ++i) fields >> skipped;
+  int64_t user = 0;
+  int64_t kernel = 0;
+  fields >> user >> kernel;
+  return absl::Seconds(static_cast<double>(user + kernel) /
+                       static_cast<double>(::sysconf(_SC_CLK_TCK)));
+}
+
+absl::Duration Neighbours::ProcessorTime() const { return UsedSoFar() - used_before_; }
+
+}  // namespace lorica

@@ -1,0 +1,53 @@
+// Well-behaved clients beside a fault, and what the fault must have left behind.
+//
+// One gRPC and one HTTP client ask the same questions again and again until Check, which
+// fails the test if any answer was late, other than the first, or missing.
+#pragma once
+
+#include <atomic>
+#include <memory>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "absl/time/time.h"
+#include "tests/integration/server_process.h"
+
+namespace lorica {
+
+class Neighbours {
+ public:
+  // `server` runs the tiny model with HTTP, and outlives this.
+  explicit Neighbours(const ServerProcess* server);
+  ~Neighbours();
+
+  // Ends them. Every call was answered, as ever, and none took longer than `limit`.
+  void Check(absl::Duration limit);
+  // Waits until the server has nothing running and as many open files and blocks as at the
+  // start; fails the test after `limit`.
+  void ExpectNothingLeft(absl::Duration limit = absl::Seconds(10));
+  // Processor time of the server since the start.
+  absl::Duration ProcessorTime() const;
+
+ private:
+  struct Footprint {
+    int open_files = 0;
+    int64_t kv_blocks = 0;
+    int64_t open_calls = 0;
+  };
+  Footprint Look() const;
+  absl::Duration UsedSoFar() const;
+  void Ask(bool over_http);
+  std::string Answer(LoricaClient* client) const;
+
+  const ServerProcess& server_;
+  const Footprint before_;
+  const absl::Duration used_before_;
+  std::atomic<bool> stop_{false};
+  std::atomic<int> answers_{0};
+  std::atomic<int> wrong_{0};
+  std::atomic<int64_t> longest_ms_{0};
+  std::vector<std::thread> threads_;
+};
+
+}  // namespace lorica
