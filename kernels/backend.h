@@ -31,6 +31,7 @@ struct BackendOptions {
   int rows_max = 512;       // most rows of a step
   int terms_max = 0;        // most adapter terms of a step; 0 = rows_max
   int64_t host_bytes = 0;   // for NewHostBuffer, taken at once on CUDA; more is taken singly
+  std::string cache_folder;  // for what is measured once on a machine; empty: not kept
 };
 
 // Memory of a device of its own, shared with whatever else runs there. Zeros on the CPU.
@@ -137,6 +138,11 @@ class Backend {
   virtual absl::Status CheckSizes(const AttentionShape&, const ModelSizes&) const {
     return absl::OkStatus();
   }
+
+  // Chooses how products with weights of these shapes are made, for up to rows_max rows; a
+  // second or two where it has to be measured. ResourceExhausted: there was no memory for that,
+  // and all goes on as before. REQUIRES: no step is in flight.
+  virtual absl::Status ChooseProducts(absl::Span<const Weight* const>) { return absl::OkStatus(); }
 
   // --- KV blocks and adapters ---------------------------------------------
   // Bytes of one block for this shape: kBlockTokens of K and V in all layers,

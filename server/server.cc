@@ -191,6 +191,7 @@ absl::Status Server::BuildModel() {
   backend_options.rows_max = static_cast<int>(config_.batch_rows);
   backend_options.terms_max = static_cast<int>(config_.running_requests * kMixTermsMax);
   backend_options.host_bytes = config_.host_bytes;
+  backend_options.cache_folder = config_.data_dir;
   auto backend = MakeBackend(config_.device, backend_options);
   if (!backend.ok()) return backend.status();
   parts_->backend = *std::move(backend);
@@ -304,12 +305,18 @@ absl::Status Server::RestoreNames() {
 absl::Status Server::CaptureSteps() {
   Model& model = *parts_->model;
   const absl::Time began = absl::Now();
+  const absl::Status chosen = model.ChooseProducts();
+  if (!chosen.ok()) {
+    spdlog::warn("products of many rows are as the library makes them: {}", chosen.message());
+  }
+  const double choosing_seconds = absl::ToDoubleSeconds(absl::Now() - began);
   const absl::Status status = model.CaptureSteps(parts_->cache);
   if (!status.ok()) return status;
   const DeviceMemory memory = parts_->backend->memory();
   if (memory.total_bytes == 0) return absl::OkStatus();
-  spdlog::info("captured {} decode steps in {:.1f} s", model.captured_steps(),
-               absl::ToDoubleSeconds(absl::Now() - began));
+  spdlog::info("captured {} decode steps in {:.1f} s, {:.1f} of it for choosing products",
+               model.captured_steps(), absl::ToDoubleSeconds(absl::Now() - began),
+               choosing_seconds);
   const int64_t arena_bytes = parts_->arena_memory->size_bytes();
   const int64_t used = memory.total_bytes - memory.free_bytes;
   spdlog::info("{} of {} in use on the device: weights {}, arena {}, all else {}", Gib(used),

@@ -14,13 +14,10 @@
 namespace lorica::cuda {
 namespace {
 
-constexpr int64_t kUFloatsMin = int64_t{16} << 20;
+constexpr int64_t kFlaggedUMax = int64_t{8} << 20;
 // Tables of mounted adapters, some 40 KiB each for 32 layers.
 constexpr int64_t kStreamMemoryFirstBytes = int64_t{32} << 20;
 constexpr int64_t kStreamMemoryKeptBytes = int64_t{256} << 20;
-// What adapters add is kept in fp32 up to here; in larger steps it is added to the rounded
-// product, which costs fewer bytes and one rounding more.
-constexpr int64_t kLoraSumBytes = int64_t{32} << 20;
 
 class EventTicket : public CopyTicket {
  public:
@@ -74,28 +71,30 @@ absl::Status CudaBackend::Start(const BackendOptions& options) {
   // So that the first adapter finds it there: growing the pool holds up what is launched.
   const auto first_use = AllocateInStream(kStreamMemoryFirstBytes, stream());
   if (!first_use.ok()) return first_use.status();
-  auto linear = LinearRunner::Make();
+  auto linear = LinearRunner::Make(options.cache_folder);
   if (!linear.ok()) return linear.status();
   linear_ = *std::move(linear);
 
   rows_max_ = options.rows_max;
   const int64_t rows = options.rows_max;
-  const int64_t u_floats =
-      std::max(kUFloatsMin, rows * kMixTermsMax * kGroupModulesMax * kLoraRankMax);
-  auto step = StepImage::Make(options.rows_max, u_floats);
+  const int64_t u_floats = rows * kMixTermsMax * kGroupModulesMax * kLoraRankMax;
+  auto step = StepImage::Make(options.rows_max, u_floats, kFlaggedUMax);
   if (!step.ok()) return step.status();
   step_ = *std::move(step);
-  auto u = AllocateDevice(u_floats * 4);
-  if (!u.ok()) return u.status();
-  cudaMemsetAsync((*u)->data(), 0, (*u)->size_bytes(), stream());
-  u_ = *std::move(u);
+  for (auto [bytes, target] :
+       {std::pair{kFlaggedUMax * sizeof(FlaggedU), &flagged_u_}, {u_floats * sizeof(float), &u_}}) {
+    auto memory = AllocateDevice(bytes);
+    if (!memory.ok()) return memory.status();
+    *target = *std::move(memory);
+  }
   const int64_t terms = options.terms_max > 0 ? options.terms_max : rows;
   plan_.stride = terms * kGroupModulesMax;
   plan_.u = static_cast<float*>(u_->data());
+  plan_.flagged_u = static_cast<FlaggedU*>(flagged_u_->data());
   plan_.blocks = MultiprocessorCount();
   plan_.tile_stride = static_cast<int32_t>(rows);
 
-  auto lora_sums = AllocateDevice(kLoraSumBytes);
+  auto lora_sums = AllocateDevice(kStreamRowsMax * kLoraColumnsMax * kLoraSumBytes);
   if (!lora_sums.ok()) return lora_sums.status();
   lora_sums_ = *std::move(lora_sums);
   auto sample = SampleTables::Make(options.rows_max);
@@ -112,7 +111,7 @@ absl::Status CudaBackend::AllocatePlan(int layers) {
   LORICA_CHECK(pairs <= kPairsMax, pairs);
   const int64_t entry_bytes = pairs * plan_.stride * sizeof(PlanEntry);
   const int64_t begin_bytes = pairs * (plan_.stride + 1) * 4;
-  auto plan_memory = AllocateDevice(entry_bytes + 2 * begin_bytes + pairs * 4);
+  auto plan_memory = AllocateDevice(entry_bytes + 2 * begin_bytes);
   if (!plan_memory.ok()) return plan_memory.status();
   auto starts = AllocateDevice(
       pairs * (plan_.blocks * sizeof(ShrinkStart) + plan_.tile_stride * sizeof(TileStart)));
@@ -124,7 +123,6 @@ absl::Status CudaBackend::AllocatePlan(int layers) {
   plan_.entries = reinterpret_cast<PlanEntry*>(memory);
   plan_.unit_begin = reinterpret_cast<int32_t*>(memory + entry_bytes);
   plan_.rank_begin = reinterpret_cast<int32_t*>(memory + entry_bytes + begin_bytes);
-  plan_.shrunk = reinterpret_cast<int32_t*>(memory + entry_bytes + 2 * begin_bytes);
   plan_.tile_starts = static_cast<TileStart*>(starts_->data());
   plan_.shrink_starts =
       reinterpret_cast<ShrinkStart*>(plan_.tile_starts + pairs * plan_.tile_stride);
@@ -169,6 +167,12 @@ DeviceMemory CudaBackend::memory() const {
   size_t free = 0, total = 0;
   if (cudaMemGetInfo(&free, &total) != cudaSuccess) return {};
   return {static_cast<int64_t>(total), static_cast<int64_t>(free)};
+}
+
+absl::Status CudaBackend::ChooseProducts(absl::Span<const Weight* const> weights) {
+  std::vector<ProductWeight> products;
+  for (const Weight* weight : weights) products.push_back(OnDevice(*weight).product());
+  return linear_->library().Choose(products, rows_max_, stream()).status();
 }
 
 absl::Status CudaBackend::CheckSizes(const AttentionShape& shape, const ModelSizes& sizes) const {
@@ -267,12 +271,12 @@ void CudaBackend::BeginStep(const StepBatch& batch) {
   PlanAdapters(layers);
 }
 
-// A flag that no number of u has: when all were used up, u is made zero.
+// A flag that no number of u has: when all were used up, they are made zero.
 uint32_t CudaBackend::NextUFlag() {
   u_flag_ += kPairsMax;
   if (u_flag_ == 0) {
     u_flag_ = kPairsMax;
-    cudaMemsetAsync(u_->data(), 0, u_->size_bytes(), stream());
+    cudaMemsetAsync(flagged_u_->data(), 0, flagged_u_->size_bytes(), stream());
   }
   return u_flag_;
 }
@@ -348,9 +352,8 @@ void CudaBackend::Linear(Tensor y, Tensor x, const Weight& weight) {
                x.columns);
   SettleProduct();
   const CudaWeight& matrix = OnDevice(weight);
-  const bool with_lora = pending_shrink_ && pending_shrink_->x.data == x.data &&
-                         y.rows * y.columns * 2 <= kLoraSumBytes &&
-                         LinearRunner::Streams(x.rows, matrix);
+  const bool with_lora =
+      pending_shrink_ && pending_shrink_->x.data == x.data && LinearRunner::Streams(x.rows, matrix);
   if (with_lora) {
     pending_linear_ = {y, x, &matrix};
   } else {
@@ -386,18 +389,22 @@ Product CudaBackend::TakeProduct(Tensor y, const GroupOutputs& outputs) {
   args.layer = shrink.layer;
   args.group = shrink.group;
   args.outputs = outputs;
-  if (y.rows * y.columns * 2 > kLoraSumBytes) {
-    LORICA_CHECK(product.parts == nullptr, y.rows, y.columns);
-    args.product = y.data;
-  } else {
-    args.sums = lora_sums_->data();
-    product.lora = args.sums;
-  }
   if (const auto linear = std::exchange(pending_linear_, std::nullopt)) {
+    LORICA_CHECK(y.columns <= kLoraColumnsMax, y.columns);
+    args.sums = lora_sums_->data();
     return linear_->RunWithLora(y.data, y.rows, *linear->weight, args, step_->tables(), plan_,
                                 stream());
   }
-  LaunchLora(args, step_->tables(), plan_, stream());
+  if (product.parts) {
+    LaunchAddParts(y.data, product.parts, product.splits, product.part_stride, stream());
+    product = {.y = y.data};
+  }
+  // A captured step's later ones may have as many tiles as rows.
+  const StepCounts& counts = step_->counts();
+  const int rows = static_cast<int>(y.rows);
+  const int tiles = fixed_grids_ ? rows : counts.row_tiles;
+  if (tiles > 0) LaunchShrinkMany(args, step_->tables(), plan_, tiles, stream());
+  product.expand_tiles = fixed_grids_ ? rows : counts.all_tiles;
   return product;
 }
 

@@ -47,6 +47,7 @@ class CudaBackend : public Backend {
   absl::StatusOr<std::unique_ptr<Weight>> RandomWeight(int64_t rows, int64_t columns, uint64_t seed,
                                                        float bound) override;
   absl::Status CheckSizes(const AttentionShape& shape, const ModelSizes& sizes) const override;
+  absl::Status ChooseProducts(absl::Span<const Weight* const> weights) override;
 
   int64_t BlockBytesFor(const AttentionShape& shape) const override;
   DType TileDType(DType) const override { return DType::kBF16; }
@@ -138,6 +139,7 @@ class CudaBackend : public Backend {
   std::unique_ptr<SampleTables> sample_;
   std::unique_ptr<Buffer> plan_memory_;
   std::unique_ptr<Buffer> u_;
+  std::unique_ptr<Buffer> flagged_u_;
   uint32_t u_flag_ = 0;  // of the last step
   std::unique_ptr<Buffer> lora_sums_;
   std::unique_ptr<Buffer> starts_;

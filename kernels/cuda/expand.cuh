@@ -1,5 +1,5 @@
 // The LoRA expand: the sum over terms of s B u for a run of columns and a tile of at most
-// kExpandRowTile rows, by one warp.
+// kFewRows rows, by one warp.
 //
 // The weights are the left operand of the matrix instruction: its 16 rows are output
 // columns, its 16 k are ranks, its 8 columns are rows of the batch. Which physical column
@@ -7,8 +7,6 @@
 // of 64 and reads four ranks of them, 16 bytes each. In the end it holds those 8 columns for rows
 // 2t and 2t + 1. u stays fp32: it enters as the sum of two bf16 values.
 #pragma once
-
-#include <type_traits>
 
 #include "kernels/cuda/mma.cuh"
 #include "kernels/cuda/packed_sums.cuh"
@@ -75,11 +73,18 @@ __device__ __forceinline__ void MultiplyRanks(float (&d)[4][4], const RankRows& 
   }
 }
 
+// Two numbers as sums of two bf16 values.
+__device__ __forceinline__ void SplitPair(float first, float second, uint32_t& high,
+                                          uint32_t& low) {
+  high = PackBf16(first, second);
+  low = PackBf16(first - LowFloat(high), second - HighFloat(high));
+}
+
 // Where to find u.
 struct UTable {
-  const float* u;
+  const FlaggedU* u;
   int32_t part;   // StepCounts::u_part
-  uint32_t flag;  // that the numbers of this (layer, group) have, if any
+  uint32_t flag;  // that the numbers of this (layer, group) have
 };
 
 __device__ __forceinline__ void StoreFlaggedU(FlaggedU* to, float u, uint32_t flag) {
@@ -89,35 +94,25 @@ __device__ __forceinline__ void StoreFlaggedU(FlaggedU* to, float u, uint32_t fl
 
 // Two neighbouring numbers of kParts parts of u, maybe on their way. Of an index of `count`
 // parts and more nothing is read.
-template <bool kFlagged, int kParts>
+template <int kParts>
 struct UParts {
-  using Number = std::conditional_t<kFlagged, FlaggedU, float>;
-  Number numbers[kParts][2];
+  FlaggedU numbers[kParts][2];
 
   __device__ __forceinline__ void Ask(const UTable& table, int32_t at, int count) {
-    const Number* from = reinterpret_cast<const Number*>(table.u) + at;
 #pragma unroll
     for (int i = 0; i < kParts; ++i) {
       if (i >= count) continue;
-      if constexpr (kFlagged) {
-        asm volatile("ld.relaxed.gpu.global.v2.b64 {%0, %1}, [%2];"
-                     : "=l"(numbers[i][0]), "=l"(numbers[i][1])
-                     : "l"(from + i * table.part));
-      } else {
-        const float2 v = __ldcg(reinterpret_cast<const float2*>(from + i * table.part));
-        numbers[i][0] = v.x;
-        numbers[i][1] = v.y;
-      }
+      asm volatile("ld.relaxed.gpu.global.v2.b64 {%0, %1}, [%2];"
+                   : "=l"(numbers[i][0]), "=l"(numbers[i][1])
+                   : "l"(table.u + at + i * table.part));
     }
   }
   __device__ __forceinline__ bool There(const UTable& table, int count) const {
     bool there = true;
-    if constexpr (kFlagged) {
 #pragma unroll
-      for (int i = 0; i < kParts; ++i) {
-        if (i >= count) continue;
-        there = there && numbers[i][0] >> 32 == table.flag && numbers[i][1] >> 32 == table.flag;
-      }
+    for (int i = 0; i < kParts; ++i) {
+      if (i >= count) continue;
+      there = there && numbers[i][0] >> 32 == table.flag && numbers[i][1] >> 32 == table.flag;
     }
     return there;
   }
@@ -131,14 +126,10 @@ struct UParts {
 #pragma unroll
     for (int i = 0; i < kParts; ++i) {
       if (i >= count) continue;
-      sum.x += Float(numbers[i][0]);
-      sum.y += Float(numbers[i][1]);
+      sum.x += __uint_as_float(static_cast<uint32_t>(numbers[i][0]));
+      sum.y += __uint_as_float(static_cast<uint32_t>(numbers[i][1]));
     }
     return sum;
-  }
-  __device__ static float Float(Number number) {
-    if constexpr (kFlagged) return __uint_as_float(static_cast<uint32_t>(number));
-    return number;
   }
 };
 
@@ -161,10 +152,9 @@ struct alignas(16) PairTask {
 };
 
 // The lane's numbers of u for a pair: asked for while something else is done.
-template <bool kFlagged>
 struct AskedU {
   static constexpr int kAhead = 2, kAtOnce = 3;  // parts: asked for early, then together
-  UParts<kFlagged, kAhead> early[2];
+  UParts<kAhead> early[2];
 
   __device__ static __forceinline__ bool Inside(const PairTask& task, int half) {
     return threadIdx.x % 32 / 4 < task.place.row_count && half < task.rank_tiles;
@@ -190,43 +180,22 @@ struct AskedU {
         v = early[half].Take(table, from, task.parts, v);
 #pragma unroll 1
         for (int part = kAhead; part < task.parts; part += kAtOnce) {
-          UParts<kFlagged, kAtOnce> more;
+          UParts<kAtOnce> more;
           more.Ask(table, from + part * table.part, task.parts - part);
           v = more.Take(table, from + part * table.part, task.parts - part, v);
         }
       }
-      v = make_float2(v.x * task.scale, v.y * task.scale);
-      high[half] = PackBf16(v.x, v.y);
-      low[half] = PackBf16(v.x - LowFloat(high[half]), v.y - HighFloat(high[half]));
+      SplitPair(v.x * task.scale, v.y * task.scale, high[half], low[half]);
     }
     __syncwarp();
   }
 };
 
-// Where the sums go: packed (packed_sums.cuh), or added to a finished product. Rows are `columns`
-// apart.
+// Where the sums go, packed (packed_sums.cuh). Rows are `columns` apart.
 struct ExpandTarget {
   uint4* sums;
-  __nv_bfloat16* product;  // null: sums
   int columns;
 };
-
-// 8 columns of one row.
-__device__ __forceinline__ void StoreEight(const ExpandTarget& target, int64_t at,
-                                           const float (&v)[8]) {
-  if (!target.product) {
-    target.sums[at / 8] = PackSums(v);
-    return;
-  }
-  uint4* to = reinterpret_cast<uint4*>(target.product + at);
-  uint4 packed = *to;
-  uint32_t* words = &packed.x;
-#pragma unroll
-  for (int i = 0; i < 4; ++i) {
-    words[i] = PackBf16(LowFloat(words[i]) + v[2 * i], HighFloat(words[i]) + v[2 * i + 1]);
-  }
-  *to = packed;
-}
 
 __device__ __forceinline__ void StoreGroup(const ExpandTarget& target, const ExpandPlace& place,
                                            int column, const float (&d)[4][4]) {
@@ -236,11 +205,10 @@ __device__ __forceinline__ void StoreGroup(const ExpandTarget& target, const Exp
   for (int half = 0; half < 2; ++half) {
     const int row = 2 * t + half;
     if (row >= place.row_count) continue;
-    const int64_t at =
-        int64_t{place.row_begin + row} * target.columns + place.module_begin + column;
+    const int at = (place.row_begin + row) * target.columns + place.module_begin + column;
     const float v[8] = {d[0][half], d[0][2 + half], d[1][half], d[1][2 + half],
                         d[2][half], d[2][2 + half], d[3][half], d[3][2 + half]};
-    StoreEight(target, at, v);
+    target.sums[at / 8] = PackSums(v);
   }
 }
 

@@ -38,9 +38,8 @@ bool PrepareShared(Kernel* kernel, int bytes) {
 struct GroupOutputs {
   int features[kGroupModulesMax] = {};
 };
-// s B A x of a (layer, group), for all rows with an adapter: into `sums`, packed [rows, all
-// outputs of the group], which is written for those rows alone; or, where `product` is given,
-// added to those finished bf16 rows.
+// What adapters do to x at a (layer, group). LaunchStreamLinear writes s B A x of all rows with
+// an adapter to `sums`, packed [rows, all outputs of the group].
 struct LoraArgs {
   const void* x = nullptr;
   int64_t in_features = 0;
@@ -48,10 +47,13 @@ struct LoraArgs {
   LoraGroup group = LoraGroup::kQkv;
   GroupOutputs outputs;
   void* sums = nullptr;
-  void* product = nullptr;
 };
-void LaunchLora(const LoraArgs& args, const StepTables& step, const LoraPlan& plan,
-                cudaStream_t stream);
+inline constexpr int kLoraColumnsMax = 1 << 17;  // of a group's outputs
+inline constexpr int kLoraSumBytes = 2;          // a number of packed sums, see packed_sums.cuh
+// u = A x for the post kernels, where Product::expand_tiles says so. `tiles`: most row tiles with
+// an adapter.
+void LaunchShrinkMany(const LoraArgs& args, const StepTables& step, const LoraPlan& plan, int tiles,
+                      cudaStream_t stream);
 
 // What Linear and LoraShrink left for a post kernel: bf16 rows, or parts to be added up (see
 // linear.cu), and what the adapters add.
@@ -61,6 +63,7 @@ struct Product {
   int splits = 1;
   int64_t part_stride = 0;     // floats from one part to the next
   const void* lora = nullptr;  // LoraArgs::sums; null: there is nothing to add
+  int expand_tiles = 0;        // else u is there to be expanded, and the step has so many tiles
 };
 
 struct QkvPostArgs {
@@ -95,6 +98,14 @@ struct ResidualNormArgs {
 };
 void LaunchResidualNorm(const ResidualNormArgs& args, const StepTables& step, const LoraPlan& plan,
                         int rows, cudaStream_t stream);
+// The same where the expand is theirs to do, see post_many.cu.
+void LaunchQkvPostMany(const QkvPostArgs& args, const StepTables& step, const LoraPlan& plan,
+                       cudaStream_t stream);
+void LaunchGluPostMany(void* out, const Product& gate_up, int64_t ffn, Activation activation,
+                       int layer, const StepTables& step, const LoraPlan& plan,
+                       cudaStream_t stream);
+void LaunchResidualNormMany(const ResidualNormArgs& args, const StepTables& step,
+                            const LoraPlan& plan, cudaStream_t stream);
 
 void LaunchEmbed(void* out, const void* table, int64_t columns, const StepTables& step, int rows,
                  cudaStream_t stream);

@@ -12,7 +12,6 @@
 namespace lorica::cuda {
 namespace {
 
-constexpr int64_t kWorkspaceBytes = int64_t{64} << 20;
 constexpr int64_t kStagingBytes = int64_t{16} << 20;
 
 void RowsToBf16(const HostMatrix& matrix, int64_t begin, int64_t end, uint16_t* out) {
@@ -106,68 +105,16 @@ absl::StatusOr<std::unique_ptr<Weight>> PackWeight(absl::Span<const HostMatrix> 
   return std::make_unique<CudaWeight>(*std::move(data), rows, columns);
 }
 
-struct LinearRunner::Plan {
-  cublasLtMatmulDesc_t operation = nullptr;
-  cublasLtMatrixLayout_t weight = nullptr;
-  cublasLtMatrixLayout_t x = nullptr;
-  cublasLtMatrixLayout_t y = nullptr;
-  cublasLtMatmulAlgo_t algorithm;
-
-  ~Plan() {
-    cublasLtMatrixLayoutDestroy(weight);
-    cublasLtMatrixLayoutDestroy(x);
-    cublasLtMatrixLayoutDestroy(y);
-    cublasLtMatmulDescDestroy(operation);
-  }
-};
-
-absl::StatusOr<std::unique_ptr<LinearRunner>> LinearRunner::Make() {
+absl::StatusOr<std::unique_ptr<LinearRunner>> LinearRunner::Make(const std::string& folder) {
   std::unique_ptr<LinearRunner> runner(new LinearRunner);
-  if (cublasLtCreate(&runner->handle_) != CUBLAS_STATUS_SUCCESS) {
-    return absl::InternalError("cannot start cuBLASLt");
-  }
-  auto workspace = AllocateDevice(kWorkspaceBytes);
-  if (!workspace.ok()) return workspace.status();
-  runner->workspace_ = *std::move(workspace);
+  auto library = LibraryProducts::Make(folder);
+  if (!library.ok()) return library.status();
+  runner->library_ = *std::move(library);
   const int64_t features_max = int64_t{MultiprocessorCount()} * kStreamTileFeatures;
   auto parts = AllocateDevice(features_max * kStreamRowsMax * sizeof(float));
   if (!parts.ok()) return parts.status();
   runner->parts_ = *std::move(parts);
   return runner;
-}
-
-LinearRunner::~LinearRunner() {
-  plans_.clear();
-  if (handle_) cublasLtDestroy(handle_);
-}
-
-// Column-major views of row-major memory: y^T [out, rows] = W [out, in] x^T [in, rows].
-const LinearRunner::Plan& LinearRunner::PlanFor(int64_t rows, int64_t out_features,
-                                                int64_t in_features) {
-  auto& plan = plans_[{rows, out_features, in_features}];
-  if (plan) return *plan;
-  plan = std::make_unique<Plan>();
-  cublasLtMatmulDescCreate(&plan->operation, CUBLAS_COMPUTE_32F, CUDA_R_32F);
-  const cublasOperation_t transposed = CUBLAS_OP_T;
-  cublasLtMatmulDescSetAttribute(plan->operation, CUBLASLT_MATMUL_DESC_TRANSA, &transposed,
-                                 sizeof(transposed));
-  cublasLtMatrixLayoutCreate(&plan->weight, CUDA_R_16BF, in_features, out_features, in_features);
-  cublasLtMatrixLayoutCreate(&plan->x, CUDA_R_16BF, in_features, rows, in_features);
-  cublasLtMatrixLayoutCreate(&plan->y, CUDA_R_16BF, out_features, rows, out_features);
-  cublasLtMatmulPreference_t preference = nullptr;
-  cublasLtMatmulPreferenceCreate(&preference);
-  const size_t workspace_bytes = kWorkspaceBytes;
-  cublasLtMatmulPreferenceSetAttribute(preference, CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES,
-                                       &workspace_bytes, sizeof(workspace_bytes));
-  cublasLtMatmulHeuristicResult_t found{};
-  int count = 0;
-  const cublasStatus_t status =
-      cublasLtMatmulAlgoGetHeuristic(handle_, plan->operation, plan->weight, plan->x, plan->y,
-                                     plan->y, preference, 1, &found, &count);
-  cublasLtMatmulPreferenceDestroy(preference);
-  LORICA_CHECK(status == CUBLAS_STATUS_SUCCESS && count == 1, rows, out_features, in_features);
-  plan->algorithm = found.algo;
-  return *plan;
 }
 
 const CUtensorMap& LinearRunner::MapOf(const void* x, int64_t rows, int64_t columns) {
@@ -183,7 +130,7 @@ bool LinearRunner::Streams(int64_t rows, const CudaWeight& weight) {
 Product LinearRunner::Run(void* y, const void* x, int64_t rows, const CudaWeight& weight,
                           cudaStream_t stream) {
   if (Streams(rows, weight)) return Stream({}, y, x, rows, weight, stream);
-  RunLibrary(y, x, rows, weight, stream);
+  library_->Run(y, x, rows, weight.product(), stream);
   return {.y = y};
 }
 
@@ -213,17 +160,6 @@ Product LinearRunner::Stream(StreamLinearArgs args, void* y, const void* x, int6
   LaunchStreamLinear(args, stream);
   if (args.splits == 1) return {.y = y};
   return {y, args.parts, args.splits, rows * weight.out_features(), nullptr};
-}
-
-void LinearRunner::RunLibrary(void* y, const void* x, int64_t rows, const CudaWeight& weight,
-                              cudaStream_t stream) {
-  const Plan& plan = PlanFor(rows, weight.out_features(), weight.in_features());
-  const float one = 1.0f, zero = 0.0f;
-  const cublasStatus_t status = cublasLtMatmul(
-      handle_, plan.operation, &one, weight.data(), plan.weight, x, plan.x, &zero, y, plan.y, y,
-      plan.y, &plan.algorithm, workspace_->data(), kWorkspaceBytes, stream);
-  // On a device that is lost nothing can be launched; whoever waits for the step hears of it.
-  LORICA_CHECK(status == CUBLAS_STATUS_SUCCESS || IsLost(stream), static_cast<int>(status), rows);
 }
 
 }  // namespace lorica::cuda

@@ -39,7 +39,7 @@ struct Form {
   static constexpr int kOtherWarps = kLora ? kLoraWarps : 1;
   static constexpr int kThreads = (kWarps + kOtherWarps) * 32;
   static constexpr int kStageBytes = kWeightBytes + kRows * kInputs * 2;
-  using Lora = LoraLayout<kExpandRowTile, kRows <= 64, true>;
+  using Lora = LoraLayout<kRows <= 64>;
   // Leaves room for the blocks between two products, or for the LoRA warps.
   static constexpr int kRingBytes = kLora && kRows <= 64 ? 121 << 10 : 148 << 10;
   static constexpr int kStages = kRingBytes / kStageBytes;

@@ -2,10 +2,9 @@
 //
 // Weights are kept as bf16, row-major [out_features, in_features]; stored quantised
 // types are expanded once, at load. Up to kStreamRowsMax rows go through the kernel of
-// linear.cu, more through cuBLASLt, whose algorithm is chosen once for each shape.
+// linear.cu, more through cuBLASLt (library_products.h).
 #pragma once
 
-#include <cublasLt.h>
 #include <cuda.h>
 
 #include <map>
@@ -15,6 +14,7 @@
 #include "absl/status/statusor.h"
 #include "absl/types/span.h"
 #include "kernels/cuda/launch.h"
+#include "kernels/cuda/library_products.h"
 #include "kernels/cuda/stream.h"
 #include "kernels/tensor.h"
 
@@ -27,6 +27,7 @@ class CudaWeight : public Weight {
   int64_t in_features() const override { return in_features_; }
   int64_t resident_bytes() const override { return data_->size_bytes(); }
   const void* data() const { return data_->data(); }
+  ProductWeight product() const { return {data_->data(), out_features_, in_features_}; }
   // Tiles of the matrix, as LaunchStreamLinear reads them.
   const CUtensorMap& map() const { return map_; }
 
@@ -43,8 +44,9 @@ absl::StatusOr<std::unique_ptr<Weight>> PackWeight(absl::Span<const HostMatrix> 
 // Products on one stream. One thread.
 class LinearRunner {
  public:
-  static absl::StatusOr<std::unique_ptr<LinearRunner>> Make();
-  ~LinearRunner();
+  // `folder`: see LibraryProducts.
+  static absl::StatusOr<std::unique_ptr<LinearRunner>> Make(const std::string& folder);
+  LibraryProducts& library() { return *library_; }
   // The product may be left in parts, which last until the next one.
   Product Run(void* y, const void* x, int64_t rows, const CudaWeight& weight, cudaStream_t stream);
   // Whether so many rows are multiplied by LaunchStreamLinear, not by the library.
@@ -54,21 +56,13 @@ class LinearRunner {
                       const StepTables& step, const LoraPlan& plan, cudaStream_t stream);
 
  private:
-  struct Plan;
-  using Shape = std::tuple<int64_t, int64_t, int64_t>;  // rows, out, in
-
   LinearRunner() = default;
-  const Plan& PlanFor(int64_t rows, int64_t out_features, int64_t in_features);
   const CUtensorMap& MapOf(const void* x, int64_t rows, int64_t columns);
   Product Stream(StreamLinearArgs args, void* y, const void* x, int64_t rows,
                  const CudaWeight& weight, cudaStream_t stream);
-  void RunLibrary(void* y, const void* x, int64_t rows, const CudaWeight& weight,
-                  cudaStream_t stream);
 
-  cublasLtHandle_t handle_ = nullptr;
-  std::unique_ptr<Buffer> workspace_;
+  std::unique_ptr<LibraryProducts> library_;
   std::unique_ptr<Buffer> parts_;
-  std::map<Shape, std::unique_ptr<Plan>> plans_;
   std::map<std::tuple<const void*, int64_t, int64_t>, CUtensorMap> maps_;  // x, rows, columns
 };
 

@@ -1,5 +1,9 @@
-// The LoRA plan of a step, and the LoRA kernel for steps of so many rows that the library
-// multiplies them; else a product's own warps do its work, see linear.cu.
+// The LoRA plan of a step, and the shrink of steps of many rows; in those of few a product's own
+// warps shrink and expand, see linear.cu.
+//
+// Many rows: a block takes a row tile and all its ranks, some at a time, since x is what has to be
+// read. Its warps share the inputs, and their sums are added in order. The expand is part of the
+// kernel behind the product (post_many.cu), which is bound by the bytes of the product.
 #include "kernels/cuda/launch_dependent.cuh"
 #include "kernels/cuda/lora.cuh"
 
@@ -56,7 +60,7 @@ __device__ void PlanEntries(const StepTables& step, const LoraPlan& plan, int la
       const DeviceModule linear =
           term.modules[layer * kLoraModuleCount + ModuleFirst(group) + e % modules];
       const int rows = step.segments[term.segment].row_count;
-      const int row_tiles = (rows + step.counts->shrink_rows - 1) / step.counts->shrink_rows;
+      const int row_tiles = (rows + kFewRows - 1) / kFewRows;
       const int parts = step.counts->u_part > 0 ? linear.wide_tiles : 1;
       mine = {linear.rank_tiles * row_tiles * parts, linear.rank_tiles * kTileRanks};
       out[e] = {linear.a_tiles,    linear.b_tiles,
@@ -103,7 +107,6 @@ __global__ void __launch_bounds__(kPlanThreads) PlanKernel(StepTables step, Lora
   PlanEntries(step, plan, layer, group, entries);
   const PlanEntry* all = plan.entries + blockIdx.x * plan.stride;
   const int32_t* unit_begin = plan.unit_begin + blockIdx.x * (plan.stride + 1);
-  if (threadIdx.x == 0) plan.shrunk[blockIdx.x] = 0;
   const int64_t items = entries > 0 ? unit_begin[entries] : 0;
   for (int block = threadIdx.x; block < plan.blocks; block += kPlanThreads) {
     ShrinkStart start{};
@@ -118,20 +121,194 @@ __global__ void __launch_bounds__(kPlanThreads) PlanKernel(StepTables step, Lora
     }
     plan.shrink_starts[int64_t{blockIdx.x} * plan.blocks + block] = start;
   }
-  for (int i = threadIdx.x; i < counts.row_tiles; i += kPlanThreads) {
+  for (int i = threadIdx.x; i < counts.all_tiles; i += kPlanThreads) {
     TileStart& start = plan.tile_starts[int64_t{blockIdx.x} * plan.tile_stride + i];
     const RowTile tile = step.row_tiles[i];
     start.tile = tile;
+    if (tile.term_count == 0) continue;
     for (int m = 0; m < modules; ++m) start.entries[m] = all[tile.term_begin * modules + m];
   }
 }
 
-using Layout = LoraLayout<kShrinkRowTileMax, false, false>;
+constexpr int kManyThreads = 256;
+constexpr int kManyWarps = kManyThreads / 32;
+constexpr int kSlabTiles = 8;  // rank tiles whose sums a block keeps at a time
+constexpr int kStageInputs = 256;
+constexpr int kWarpInputs = kStageInputs / kManyWarps;
+constexpr int kStages = 4;
+constexpr int kRowHalves = kManyRows / 16;
+static_assert(kWarpInputs == 32 && kTileWidth % kStageInputs == 0);
 
-__global__ void __launch_bounds__(kLoraThreads, 2)
-    LoraKernel(const __grid_constant__ LoraWork work) {
-  extern __shared__ __align__(128) std::byte shared[];
-  RunLora<Layout>(work, threadIdx.x, shared);
+// A rank tile of a row tile's terms and modules.
+struct SlabTile {
+  const uint32_t* a_tiles;
+  uint32_t a_run;
+  int rank_tile;
+};
+
+struct ManyStage {
+  bf16 x[kManyRows][kStageInputs + 8];  // so that the banks of neighbouring rows differ
+  bf16 a[kSlabTiles][kStageInputs][kTileRanks];
+};
+
+struct ManyShared {
+  ManyStage stages[kStages];
+  SlabTile slab[kSlabTiles];
+  uint64_t full[kStages];
+  alignas(16) bf16 zeros[8];  // for inputs beyond the last
+  int slab_tiles;
+};
+using ManySums = float[kManyWarps][kManyRows][kSlabTiles * kTileRanks];
+static_assert(sizeof(ManySums) <= sizeof(ManyShared::stages) && sizeof(ManyStage) % 16 == 0);
+
+// Rank tiles of the row tile from `first` on: those of its terms and modules in their order, as
+// u has them. Returns how many, kSlabTiles at most. One thread.
+__device__ int FillSlab(SlabTile* slab, const LoraWork& work, const RowTile& tile, int first) {
+  const int modules = ModuleCount(work.pair % 4);
+  int count = 0;
+  for (int e = 0; e < tile.term_count * modules && count < kSlabTiles; ++e) {
+    const PlanEntry& entry = work.entries[tile.term_begin * modules + e];
+    for (; first < entry.rank_tiles && count < kSlabTiles; ++first) {
+      slab[count++] = {entry.a_tiles, entry.a_run, first};
+    }
+    first -= entry.rank_tiles;
+  }
+  return count;
+}
+
+// Starts the copy of inputs [first, first + kStageInputs) of x and of the slab. One warp.
+__device__ __forceinline__ void FillStage(ManyShared& shared, int stage, const LoraWork& work,
+                                          const RowTile& tile, int first) {
+  const int lane = threadIdx.x % 32, tiles = shared.slab_tiles;
+  const int width = min(kStageInputs, work.columns - first);
+  const uint32_t barrier = SharedAddress(&shared.full[stage]);
+  ManyStage& to = shared.stages[stage];
+  if (lane == 0) BarrierExpect(barrier, width * 2 * (tile.row_count + tiles * kTileRanks));
+  __syncwarp();
+  if (lane < tile.row_count) {
+    const bf16* from = work.x + (int64_t{tile.row_begin} + lane) * work.columns + first;
+    CopyBytes(SharedAddress(to.x[lane]), from, width * 2, barrier);
+  }
+  if (lane < tiles) {
+    const SlabTile& slab = shared.slab[lane];
+    const uint32_t unit =
+        TileUnit(slab.a_tiles, slab.a_run, slab.rank_tile, first / kTileWidth, work.columns);
+    const std::byte* from =
+        work.arena + int64_t{unit} * kTileUnitBytes + first % kTileWidth * kTileRanks * 2;
+    CopyBytes(SharedAddress(to.a[lane]), from, width * kTileRanks * 2, barrier);
+  }
+}
+
+// The warp's inputs of a stage, of which `width` are there: a multiple of 8.
+__device__ __forceinline__ void MultiplyStage(float (&d)[kSlabTiles][kRowHalves][4],
+                                              const ManyStage& stage, const bf16* zeros, int tiles,
+                                              int width) {
+  const int lane = threadIdx.x % 32, matrix = lane / 8, r = lane % 8;
+  const int begin = threadIdx.x / 32 * kWarpInputs;
+  if (begin >= width) return;
+  uint32_t x[kRowHalves][2][4];
+#pragma unroll
+  for (int m = 0; m < kRowHalves; ++m) {
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+      const int input = begin + half * 16 + matrix / 2 * 8;
+      const bf16* from = &stage.x[m * 16 + matrix % 2 * 8 + r][input];
+      LoadMatrix(x[m][half], SharedAddress(input < width ? from : zeros));
+    }
+  }
+  const int input = begin + lane;
+#pragma unroll
+  for (int i = 0; i < kSlabTiles; ++i) {
+    if (i >= tiles) continue;
+    uint32_t b[4];
+    LoadMatrixTransposed(b, SharedAddress(input < width ? stage.a[i][input] : zeros));
+#pragma unroll
+    for (int m = 0; m < kRowHalves; ++m) {
+#pragma unroll
+      for (int half = 0; half < 2; ++half) {
+        const uint32_t(&a)[4] = x[m][half];
+        Mma(d[i][m], a[0], a[1], a[2], a[3], b[2 * half], b[2 * half + 1]);
+      }
+    }
+  }
+}
+
+// The sums of a slab, while the next stages are on their way. `use` counts the stages of the
+// block's slabs.
+__device__ __forceinline__ void MultiplySlab(float (&d)[kSlabTiles][kRowHalves][4],
+                                             ManyShared& shared, const LoraWork& work,
+                                             const RowTile& tile, int& use) {
+  const int tiles = shared.slab_tiles, stages = (work.columns + kStageInputs - 1) / kStageInputs;
+  if (threadIdx.x < 32) {
+    for (int i = 0; i < min(kStages, stages); ++i) {
+      FillStage(shared, (use + i) % kStages, work, tile, i * kStageInputs);
+    }
+  }
+#pragma unroll 1
+  for (int i = 0; i < stages; ++i, ++use) {
+    const int stage = use % kStages;
+    BarrierWait(SharedAddress(&shared.full[stage]), use / kStages % 2);
+    MultiplyStage(d, shared.stages[stage], shared.zeros, tiles,
+                  min(kStageInputs, work.columns - i * kStageInputs));
+    __syncthreads();
+    if (threadIdx.x < 32 && i + kStages < stages) {
+      FillStage(shared, stage, work, tile, (i + kStages) * kStageInputs);
+    }
+  }
+}
+
+// Adds up the warps' sums and writes u: ranks [column, ...) of the tile's rows.
+__device__ __forceinline__ void StoreSlab(const float (&d)[kSlabTiles][kRowHalves][4],
+                                          ManyShared& shared, const LoraWork& work,
+                                          const RowTile& tile, int column) {
+  const int lane = threadIdx.x % 32, warp = threadIdx.x / 32, g = lane / 4, t = lane % 4;
+  const int ranks = shared.slab_tiles * kTileRanks;
+  ManySums& sums = reinterpret_cast<ManySums&>(shared.stages);
+#pragma unroll
+  for (int r = 0; r < kSlabTiles; ++r) {
+    if (r * kTileRanks >= ranks) continue;
+#pragma unroll
+    for (int i = 0; i < 2 * kRowHalves; ++i) {
+      float* to = &sums[warp][i * 8 + g][r * kTileRanks + 2 * t];
+      *reinterpret_cast<float2*>(to) =
+          make_float2(d[r][i / 2][i % 2 * 2], d[r][i / 2][i % 2 * 2 + 1]);
+    }
+  }
+  __syncthreads();
+  for (int i = threadIdx.x; i < tile.row_count * ranks; i += kManyThreads) {
+    const int row = i / ranks, rank = i % ranks;
+    float sum = sums[0][row][rank];
+#pragma unroll
+    for (int w = 1; w < kManyWarps; ++w) sum += sums[w][row][rank];
+    work.many_u[tile.u_begin + int64_t{row} * tile.u_width + column + rank] = sum;
+  }
+  // Before the copy engine writes there again.
+  asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
+  __syncthreads();
+}
+
+__global__ void __launch_bounds__(kManyThreads, 1)
+    ShrinkManyKernel(const __grid_constant__ LoraWork work) {
+  extern __shared__ __align__(128) std::byte memory[];
+  ManyShared& shared = *reinterpret_cast<ManyShared*>(memory);
+  if (blockIdx.x >= work.counts->row_tiles) return;
+  const RowTile tile = work.tile_starts[blockIdx.x].tile;
+  if (threadIdx.x == 0) {
+    for (uint64_t& barrier : shared.full) BarrierInit(SharedAddress(&barrier), 1);
+    asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
+  }
+  if (threadIdx.x < 8) shared.zeros[threadIdx.x] = __float2bfloat16(0.0f);
+  WaitForPredecessor();
+  for (int first = 0, use = 0;; first += kSlabTiles) {
+    if (threadIdx.x == 0) {
+      shared.slab_tiles = FillSlab(shared.slab, work, tile, first);
+    }
+    __syncthreads();
+    if (shared.slab_tiles == 0) return;
+    float d[kSlabTiles][kRowHalves][4] = {};
+    MultiplySlab(d, shared, work, tile, use);
+    StoreSlab(d, shared, work, tile, first * kTileRanks);
+  }
 }
 
 }  // namespace
@@ -150,11 +327,11 @@ void LaunchLoraPlan(const StepTables& step, const LoraPlan& plan, int layers, cu
   PlanKernel<<<layers * 4, kPlanThreads, 0, stream>>>(step, plan);
 }
 
-void LaunchLora(const LoraArgs& args, const StepTables& step, const LoraPlan& plan,
-                cudaStream_t stream) {
-  static const bool prepared = PrepareShared(LoraKernel, Layout::kBytes);
+void LaunchShrinkMany(const LoraArgs& args, const StepTables& step, const LoraPlan& plan, int tiles,
+                      cudaStream_t stream) {
+  static const bool prepared = PrepareShared(ShrinkManyKernel, sizeof(ManyShared));
   static_cast<void>(prepared);
-  LaunchDependent(LoraKernel, plan.blocks, kLoraThreads, Layout::kBytes, stream,
+  LaunchDependent(ShrinkManyKernel, tiles, kManyThreads, sizeof(ManyShared), stream,
                   MakeLoraWork(args, step, plan));
 }
 

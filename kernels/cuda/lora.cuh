@@ -1,13 +1,12 @@
-// The LoRA kernel's work, for a kernel of its own or for warps of a product's kernel.
+// The work of a product's LoRA warps, see linear.cu.
 //
 // Shrink: the work of a (layer, group) is cut into items of one tile of A, or one rank tile, and
-// up to shrink_rows rows, and dealt out evenly, in order, to the blocks of a grid that never
+// up to kFewRows rows, and dealt out evenly, in order, to the blocks of a grid that never
 // changes. The tile's inputs are dealt out to a block's warps; their sums are added in order, and
 // then those of a rank tile's tiles: in turn by one block, or by the expand, where every tile is
 // an item and u has parts. The expand takes runs of columns of a row tile in turns, as soon as
-// their u is there: numbers of u have flags, or all blocks have said that theirs are written. So
-// the order of summation depends on the weight's shape alone, and neither atomics nor the mixture
-// of adapters enter into it.
+// their u is there: numbers of u have flags. So the order of summation depends on the weight's
+// shape alone, and neither atomics nor the mixture of adapters enter into it.
 //
 // While a product runs, whatever memory is asked for takes microseconds. So all that does not
 // depend on x is asked for before x is there: tables, the first tiles of A, the first of B.
@@ -23,7 +22,6 @@ inline constexpr int kLoraThreads = kLoraWarps * 32;
 inline constexpr int kChunkBytes = kShrinkChunk * kTileRanks * 2;
 inline constexpr int kChunkSteps = kShrinkChunk / 32;
 inline constexpr int kChunkStages = 2;  // a warp
-inline constexpr int kXRows = 8;        // of x in one matrix instruction
 static_assert(kLoraWarps * kShrinkChunk == kTileWidth && kChunkBytes == kPairBytes);
 
 template <int kNear>
@@ -32,16 +30,15 @@ struct ExpandCursor;
 // Shared memory: the stages of every warp, their barriers, the warps' parts of two items' u. The
 // expand uses the stages of the shrink again, behind one of its own with kEarly, which is filled
 // before x is there.
-template <int kRowTile, bool kEarly, bool kFlags>
+template <bool kEarly>
 struct LoraLayout {
-  static constexpr bool kFlagged = kFlags;  // u is a table of FlaggedU
   static constexpr int kEarlyStages = kEarly ? 1 : 0;
   static constexpr int kPairStages = kEarlyStages + kChunkStages;
   static constexpr int kWarpBytes = kPairStages * kPairBytes;
   static constexpr int kBarriers = kChunkStages + kPairStages + 1;  // of a warp
   static constexpr int kBarrierOffset = kLoraWarps * kWarpBytes;
   static constexpr int kPartsOffset = kBarrierOffset + kLoraWarps * kBarriers * 8;
-  static constexpr int kPartFloats = kRowTile * kTileRanks;
+  static constexpr int kPartFloats = kFewRows * kTileRanks;
   // Tables of a warp's first runs, which are read before x is there.
   static constexpr int kStartsOffset = kPartsOffset + 2 * kLoraWarps * kPartFloats * 4;
   static constexpr int kStarts = 2;
@@ -86,8 +83,8 @@ struct LoraWork {
   const bf16* x;
   int columns;  // of x
   int pair;
-  float* u;
-  int32_t* shrunk;
+  FlaggedU* u;
+  float* many_u;  // LoraPlan::u
   GroupOutputs outputs;
   ExpandTarget target;
   bool last;   // no tables follow
@@ -112,8 +109,7 @@ __device__ __forceinline__ int ModuleCount(int group) {
 // Walks the tiles of a block's items. All threads alike.
 struct ShrinkCursor {
   const LoraWork& work;
-  bool parts;    // every tile is an item
-  int row_tile;  // most rows of an item
+  bool parts;  // every tile is an item
   int item, last;
   int entry, entry_begin, entry_end;
   int rank_tile, wide_tile, row;  // the item's first row inside its segment
@@ -123,7 +119,6 @@ struct ShrinkCursor {
   __device__ ShrinkCursor(const LoraWork& work, const ShrinkStart& start)
       : work(work),
         parts(work.counts->u_part > 0),
-        row_tile(work.counts->shrink_rows),
         item(start.item),
         last(start.last),
         entry(start.entry),
@@ -135,7 +130,7 @@ struct ShrinkCursor {
   }
   __device__ bool done() const { return item >= last; }
   __device__ bool last_of_item() const { return parts || wide_tile + 1 == plan.wide_tiles; }
-  __device__ int rows() const { return min(row_tile, segment.row_count - row); }
+  __device__ int rows() const { return min(kFewRows, segment.row_count - row); }
   __device__ void Locate() {
     while (item >= entry_end) {
       ++entry;
@@ -151,7 +146,7 @@ struct ShrinkCursor {
       inside /= plan.wide_tiles;
     }
     rank_tile = inside % plan.rank_tiles;
-    row = inside / plan.rank_tiles * row_tile;
+    row = inside / plan.rank_tiles * kFewRows;
   }
   __device__ void Advance() {
     if (!last_of_item()) {
@@ -223,18 +218,15 @@ __device__ __forceinline__ void MultiplyTile(const LoraWork& work, const ShrinkC
                                              const WarpShared<L>& own, int slot, int phase,
                                              uint32_t zeros, float* part) {
   const int lane = threadIdx.x % 32, g = lane / 4, t = lane % 4;
-  const int input = at.wide_tile * kTileWidth + warp * kShrinkChunk, rows = at.rows();
+  const int input = at.wide_tile * kTileWidth + warp * kShrinkChunk;
   const int width = ChunkWidth(work.columns, input);
   const bf16* x = work.x + (int64_t{at.segment.row_begin} + at.row) * work.columns + input;
-#pragma unroll 1
-  for (int row = 0; row < rows; row += kXRows) {
-    float2 sum = make_float2(0.0f, 0.0f);
-    RowFragment fragment;
-    if (width > 0) LoadRow(fragment, x + int64_t{row + g} * work.columns, row + g < rows, width);
-    if (row == 0) BarrierWait(own.chunk_barrier(slot), phase);
-    if (width > 0) sum = MultiplyChunk(fragment, own.chunk(slot), zeros, width);
-    *reinterpret_cast<float2*>(part + (row + g) * kTileRanks + 2 * t) = sum;
-  }
+  float2 sum = make_float2(0.0f, 0.0f);
+  RowFragment fragment;
+  if (width > 0) LoadRow(fragment, x + int64_t{g} * work.columns, g < at.rows(), width);
+  BarrierWait(own.chunk_barrier(slot), phase);
+  if (width > 0) sum = MultiplyChunk(fragment, own.chunk(slot), zeros, width);
+  *reinterpret_cast<float2*>(part + g * kTileRanks + 2 * t) = sum;
   __syncwarp();
 }
 
@@ -273,11 +265,7 @@ __device__ __forceinline__ void Shrink(const LoraWork& work, int thread, std::by
     const int column = at.plan.u_column + at.rank_tile * kTileRanks + thread % kTileRanks;
     const int64_t to = (at.parts ? at.wide_tile * table.part : 0) + at.segment.u_begin +
                        int64_t{row} * at.segment.u_width + column;
-    if constexpr (L::kFlagged) {
-      StoreFlaggedU(reinterpret_cast<FlaggedU*>(work.u) + to, u, table.flag);
-    } else {
-      work.u[to] = u;
-    }
+    StoreFlaggedU(work.u + to, u, table.flag);
   }
 }
 
@@ -371,24 +359,6 @@ struct ExpandCursor {
   }
 };
 
-// Every block of the grid writes its share of u before any reads it. The grid is no larger than
-// the device, and nobody whom a waiting block keeps from running is waited for. One thread of a
-// block asks, so that those who announce are not kept waiting by those who ask.
-__device__ __forceinline__ void AnnounceShrunk(int32_t* shrunk, int thread) {
-  LoraBarrier();
-  if (thread != 0) return;
-  asm volatile("red.release.gpu.global.add.s32 [%0], 1;" ::"l"(shrunk) : "memory");
-}
-__device__ __forceinline__ void WaitForShrunk(const int32_t* shrunk, int thread) {
-  if (thread == 0) {
-    int32_t blocks = 0;
-    while (blocks < gridDim.x) {
-      asm volatile("ld.acquire.gpu.global.s32 %0, [%1];" : "=r"(blocks) : "l"(shrunk) : "memory");
-    }
-  }
-  LoraBarrier();
-}
-
 // The warp's share of the expand: while a pair of rank tiles is multiplied, the next are on
 // their way. The first kEarlyStages are already.
 template <typename L>
@@ -406,12 +376,10 @@ __device__ __forceinline__ void Expand(const LoraWork& work, int thread, std::by
       ahead.Load(own.pair(loaded), own.pair_barrier(loaded), tasks + loaded);
     }
   }
-  if constexpr (!L::kFlagged) WaitForShrunk(work.shrunk, thread);
   __syncwarp();
   float d[kRunGroups][4][4] = {};
-  bool any = false;  // term has ranks
   int slot = 0, phase = 0;
-  AskedU<L::kFlagged> asked;
+  AskedU asked;
   if (loaded > 0) asked.Ask(table, tasks[0]);
 #pragma unroll 1
   for (; loaded > 0; --loaded) {
@@ -421,7 +389,6 @@ __device__ __forceinline__ void Expand(const LoraWork& work, int thread, std::by
     asked.Take(table, task, high, low);
     if (loaded > 1) asked.Ask(table, tasks[next]);
     BarrierWait(own.pair_barrier(slot), phase);
-    any = any || task.rank_tiles > 0;
 #pragma unroll
     for (int j = 0; j < kRunGroups; ++j) {
       if (task.rank_tiles <= 0) continue;
@@ -433,12 +400,11 @@ __device__ __forceinline__ void Expand(const LoraWork& work, int thread, std::by
 #pragma unroll
       for (int j = 0; j < kRunGroups; ++j) {
         const int column = task.place.column + j * kGroupColumns + threadIdx.x % 32 / 4 * 8;
-        if (any || !target.product) StoreGroup(target, task.place, column, d[j]);
+        StoreGroup(target, task.place, column, d[j]);
 #pragma unroll
         for (int i = 0; i < 16; ++i) d[j][i / 4][i % 4] = 0.0f;
       }
     }
-    any = any && !task.last;
     __syncwarp();
     if (!ahead.done()) {
       ahead.Load(own.pair(slot), own.pair_barrier(slot), tasks + slot);
@@ -497,7 +463,6 @@ __device__ __forceinline__ void RunLora(const LoraWork& work, int thread, std::b
   LoraBarrier();
   WaitForPredecessor();
   Shrink<L>(work, thread, shared, at, ahead);
-  if constexpr (!L::kFlagged) AnnounceShrunk(work.shrunk, thread);
   PrefetchNext(work, thread);
   Expand<L>(work, thread, shared);
 }
@@ -515,12 +480,12 @@ inline LoraWork MakeLoraWork(const LoraArgs& args, const StepTables& step, const
   work.x = static_cast<const bf16*>(args.x);
   work.columns = static_cast<int>(args.in_features);
   work.pair = static_cast<int>(pair);
-  work.u = plan.u;
-  work.shrunk = plan.shrunk + pair;
+  work.u = plan.flagged_u;
+  work.many_u = plan.u;
   work.outputs = args.outputs;
   int columns = 0;
   for (const int features : args.outputs.features) columns += features;
-  work.target = {static_cast<uint4*>(args.sums), static_cast<bf16*>(args.product), columns};
+  work.target = {static_cast<uint4*>(args.sums), columns};
   work.last = pair + 1 >= plan.pairs;
   work.blocks = plan.blocks;
   work.tile_stride = plan.tile_stride;

@@ -6,42 +6,15 @@
 // asks for weights wherever a multiprocessor is idle.
 #include "kernels/cuda/launch.h"
 #include "kernels/cuda/launch_dependent.cuh"
-#include "kernels/cuda/mma.cuh"
 #include "kernels/cuda/packed_sums.cuh"
+#include "kernels/cuda/post.cuh"
 
 namespace lorica::cuda {
 namespace {
 
-constexpr int kEight = 8;  // columns of a thread
 constexpr int kGluThreads = 256;
 constexpr int kQkvThreads = 64;
 constexpr int kResidualThreadsMax = kResidualColumnsMax / kEight;
-
-__device__ __forceinline__ void LoadEight(float (&out)[8], const bf16* from) {
-  const uint4 v = *reinterpret_cast<const uint4*>(from);
-  const uint32_t words[4] = {v.x, v.y, v.z, v.w};
-#pragma unroll
-  for (int i = 0; i < 4; ++i) {
-    out[2 * i] = LowFloat(words[i]);
-    out[2 * i + 1] = HighFloat(words[i]);
-  }
-}
-
-__device__ __forceinline__ void LoadEight(float (&out)[8], const float* from) {
-#pragma unroll
-  for (int i = 0; i < 2; ++i) {
-    const float4 v = reinterpret_cast<const float4*>(from)[i];
-    out[4 * i] = v.x;
-    out[4 * i + 1] = v.y;
-    out[4 * i + 2] = v.z;
-    out[4 * i + 3] = v.w;
-  }
-}
-
-__device__ __forceinline__ uint4 PackEight(const float (&v)[8]) {
-  return make_uint4(PackBf16(v[0], v[1]), PackBf16(v[2], v[3]), PackBf16(v[4], v[5]),
-                    PackBf16(v[6], v[7]));
-}
 
 // What a row's adapter does to a post kernel. Tables of the step: read them early.
 struct RowLora {
@@ -62,23 +35,22 @@ __device__ __forceinline__ RowLora RowLoraOf(const StepTables& step, const LoraP
   return {true, &plan.tile_starts[int64_t{pair} * plan.tile_stride + tile]};
 }
 
-__device__ __forceinline__ int PairOf(int layer, LoraGroup group) {
-  return layer * 4 + static_cast<int>(group);
-}
-
-// out = gain * (product + lora) + bias for 8 numbers, `at` from the product's first.
+// out = gain * (product + lora) + bias for 8 numbers, `at` from the product's first. Without
+// kStreamed the product is the library's: it has neither parts nor sums of adapters.
+template <bool kStreamed>
 __device__ __forceinline__ void Finish(float (&out)[8], const Product& product, int64_t at,
                                        bool lora, const float* gain, const float* bias) {
-  float more[kStreamSplitsMax][8], sums[8], factors[8], terms[8];
-  if (product.parts) {
+  constexpr int kSplitsMax = kStreamed ? kStreamSplitsMax : 1;
+  float more[kSplitsMax][8], sums[8], factors[8], terms[8];
+  if (kStreamed && product.parts) {
 #pragma unroll
-    for (int s = 0; s < kStreamSplitsMax; ++s) {
+    for (int s = 0; s < kSplitsMax; ++s) {
       if (s < product.splits) LoadEight(more[s], product.parts + s * product.part_stride + at);
     }
   } else {
     LoadEight(more[0], static_cast<const bf16*>(product.y) + at);
   }
-  lora = lora && product.lora;
+  lora = kStreamed && lora && product.lora;
   if (lora) UnpackSums(sums, static_cast<const uint4*>(product.lora)[at / kEight]);
   if (gain) LoadEight(factors, gain);
   if (bias) LoadEight(terms, bias);
@@ -86,7 +58,7 @@ __device__ __forceinline__ void Finish(float (&out)[8], const Product& product, 
   for (int i = 0; i < 8; ++i) {
     float v = more[0][i];
 #pragma unroll
-    for (int s = 1; s < kStreamSplitsMax; ++s) v += s < product.splits ? more[s][i] : 0.0f;
+    for (int s = 1; s < kSplitsMax; ++s) v += s < product.splits ? more[s][i] : 0.0f;
     if (lora) v += sums[i];
     if (gain) v *= factors[i];
     if (bias) v += terms[i];
@@ -94,13 +66,8 @@ __device__ __forceinline__ void Finish(float (&out)[8], const Product& product, 
   }
 }
 
-__device__ __forceinline__ float Activate(float v, Activation activation) {
-  if (activation == Activation::kSilu) return v / (1.0f + __expf(-v));
-  const float inner = 0.7978845608028654f * (v + 0.044715f * v * v * v);
-  return 0.5f * v * (1.0f + tanhf(inner));
-}
-
-__global__ void __launch_bounds__(kGluThreads, 4)
+template <bool kStreamed>
+__global__ void __launch_bounds__(kGluThreads, kStreamed ? 4 : 6)
     GluPostKernel(bf16* out, Product gate_up, int ffn, Activation activation, int layer,
                   StepTables step, LoraPlan plan) {
   const int64_t row = blockIdx.y;
@@ -114,8 +81,8 @@ __global__ void __launch_bounds__(kGluThreads, 4)
   if (column >= ffn) return;
   const int64_t at = row * 2 * ffn + column;
   float gate[8], up[8];
-  Finish(gate, gate_up, at, lora.any, gate_gain ? gate_gain + column : nullptr, nullptr);
-  Finish(up, gate_up, at + ffn, lora.any, up_gain ? up_gain + column : nullptr, nullptr);
+  Finish<kStreamed>(gate, gate_up, at, lora.any, gate_gain ? gate_gain + column : nullptr, nullptr);
+  Finish<kStreamed>(up, gate_up, at + ffn, lora.any, up_gain ? up_gain + column : nullptr, nullptr);
 #pragma unroll
   for (int k = 0; k < 8; ++k) gate[k] = Activate(gate[k], activation) * up[k];
   *reinterpret_cast<uint4*>(out + row * ffn + column) = PackEight(gate);
@@ -137,8 +104,8 @@ __device__ __forceinline__ float BlockSum(float value) {
 }
 
 // A block holds one row.
-template <int kThreadsMax>
-__global__ void __launch_bounds__(kThreadsMax)
+template <bool kStreamed, int kThreadsMax>
+__global__ void __launch_bounds__(kThreadsMax, kStreamed ? 1 : 1536 / kThreadsMax)
     ResidualNormKernel(ResidualNormArgs args, StepTables step, LoraPlan plan) {
   const int64_t row = blockIdx.x;
   const int column = threadIdx.x * kEight, columns = static_cast<int>(args.columns);
@@ -156,8 +123,8 @@ __global__ void __launch_bounds__(kThreadsMax)
   if (inside) {
     float old[8];
     LoadEight(old, residual);
-    Finish(v, args.projection, at, lora.any, gain ? gain + column : nullptr,
-           args.bias ? args.bias + column : nullptr);
+    Finish<kStreamed>(v, args.projection, at, lora.any, gain ? gain + column : nullptr,
+                      args.bias ? args.bias + column : nullptr);
 #pragma unroll
     for (int k = 0; k < 8; ++k) v[k] += old[k];
     const uint4 rounded = PackEight(v);
@@ -174,45 +141,9 @@ __global__ void __launch_bounds__(kThreadsMax)
   *reinterpret_cast<uint4*>(static_cast<bf16*>(args.out) + at) = PackEight(v);
 }
 
-struct HeadPlace {
-  int module;  // 0 q, 1 k, 2 v
-  int head;    // inside the module
-};
-
-__device__ HeadPlace PlaceOf(int head, const AttentionShape& shape) {
-  if (head < shape.heads) return {0, head};
-  if (head < shape.heads + shape.kv_heads) return {1, head - shape.heads};
-  return {2, head - shape.heads - shape.kv_heads};
-}
-
-// First element of a token's K or V of one head: [layer][K, V][kv_head][token][head size].
-__device__ bf16* CacheRow(const QkvPostArgs& args, int padded, int page, int position, int value,
-                          int head) {
-  const int64_t matrix = int64_t{args.layer} * 2 + value;
-  const int64_t row =
-      (matrix * args.shape.kv_heads + head) * kBlockTokens + position % kBlockTokens;
-  return reinterpret_cast<bf16*>(static_cast<std::byte*>(args.arena) + page * args.block_bytes) +
-         row * padded;
-}
-
-// Rotates 8 values of a head: pairs (i, i + rotary / 2) of `head`, a row of one head.
-__device__ __forceinline__ void Rotate(float (&v)[8], const float* head, int inside,
-                                       const QkvPostArgs& args, int position) {
-  const int pairs = args.rotary_size / 2;
-  const int64_t angles = int64_t{position} * pairs;
-#pragma unroll
-  for (int k = 0; k < 8; ++k) {
-    const int d = inside + k;
-    if (d >= 2 * pairs) continue;  // not rotated, or past the head's end
-    const bool low = d < pairs;
-    const int angle = low ? d : d - pairs;
-    const float other = head[low ? d + pairs : d - pairs];
-    v[k] = v[k] * args.cos[angles + angle] + (low ? -other : other) * args.sin[angles + angle];
-  }
-}
-
 // A block holds some heads of one row, padded; a thread 8 columns of a head.
-__global__ void __launch_bounds__(kQkvThreads)
+template <bool kStreamed>
+__global__ void __launch_bounds__(kQkvThreads, kStreamed ? 1 : 20)
     QkvPostKernel(QkvPostArgs args, int padded, StepTables step, LoraPlan plan) {
   __shared__ __align__(16) float values[kQkvThreads * kEight];
   const int64_t row = blockIdx.y;
@@ -231,8 +162,9 @@ __global__ void __launch_bounds__(kQkvThreads)
   const int64_t at = row * heads * size + head * size + inside;
   float v[8] = {};
   if (head < heads && inside < size) {
-    Finish(v, args.product, at, lora.any, gain ? gain + place.head * size + inside : nullptr,
-           args.bias ? args.bias + head * size + inside : nullptr);
+    Finish<kStreamed>(v, args.product, at, lora.any,
+                      gain ? gain + place.head * size + inside : nullptr,
+                      args.bias ? args.bias + head * size + inside : nullptr);
   }
   float4* kept = reinterpret_cast<float4*>(&values[slot]);
   kept[0] = make_float4(v[0], v[1], v[2], v[3]);
@@ -250,40 +182,58 @@ __global__ void __launch_bounds__(kQkvThreads)
   }
 }
 
-template <auto* kKernel, typename... Arguments>
-void Launch(dim3 grid, int threads, cudaStream_t stream, const Arguments&... arguments) {
-  static const bool prepared = PrepareShared(kKernel, 0);
+// For products of few rows or of many.
+template <auto* kFew, auto* kMany, typename... Arguments>
+void Launch(dim3 grid, int threads, int rows, cudaStream_t stream, const Arguments&... arguments) {
+  static const bool prepared = PrepareShared(kFew, 0) && PrepareShared(kMany, 0);
   static_cast<void>(prepared);
-  LaunchDependent(kKernel, grid, threads, 0, stream, arguments...);
+  LaunchDependent(rows <= kStreamRowsMax ? kFew : kMany, grid, threads, 0, stream, arguments...);
 }
 
 }  // namespace
 
 void LaunchGluPost(void* out, const Product& gate_up, int64_t ffn, Activation activation, int layer,
                    const StepTables& step, const LoraPlan& plan, int rows, cudaStream_t stream) {
+  if (gate_up.expand_tiles > 0) {
+    LaunchGluPostMany(out, gate_up, ffn, activation, layer, step, plan, stream);
+    return;
+  }
   constexpr int kColumns = kGluThreads * kEight;
   const dim3 grid(static_cast<unsigned>((ffn + kColumns - 1) / kColumns), rows);
-  Launch<GluPostKernel>(grid, kGluThreads, stream, static_cast<bf16*>(out), gate_up,
-                        static_cast<int>(ffn), activation, layer, step, plan);
+  Launch<GluPostKernel<true>, GluPostKernel<false>>(
+      grid, kGluThreads, rows, stream, static_cast<bf16*>(out), gate_up, static_cast<int>(ffn),
+      activation, layer, step, plan);
 }
 
 void LaunchResidualNorm(const ResidualNormArgs& args, const StepTables& step, const LoraPlan& plan,
                         int rows, cudaStream_t stream) {
+  if (args.projection.expand_tiles > 0) {
+    LaunchResidualNormMany(args, step, plan, stream);
+    return;
+  }
   const int threads = static_cast<int>((args.columns / kEight + 31) / 32 * 32);
   if (threads <= 512) {
-    Launch<ResidualNormKernel<512>>(rows, threads, stream, args, step, plan);
+    Launch<ResidualNormKernel<true, 512>, ResidualNormKernel<false, 512>>(rows, threads, rows,
+                                                                          stream, args, step, plan);
   } else {
-    Launch<ResidualNormKernel<kResidualThreadsMax>>(rows, threads, stream, args, step, plan);
+    constexpr int kMax = kResidualThreadsMax;
+    Launch<ResidualNormKernel<true, kMax>, ResidualNormKernel<false, kMax>>(
+        rows, threads, rows, stream, args, step, plan);
   }
 }
 
 void LaunchQkvPost(const QkvPostArgs& args, const StepTables& step, const LoraPlan& plan, int rows,
                    cudaStream_t stream) {
+  if (args.product.expand_tiles > 0) {
+    LaunchQkvPostMany(args, step, plan, stream);
+    return;
+  }
   const int padded = PaddedHeadSize(args.shape.head_size);
   const int heads = kQkvThreads * kEight / padded;
   const int all_heads = args.shape.heads + 2 * args.shape.kv_heads;
-  Launch<QkvPostKernel>(dim3((all_heads + heads - 1) / heads, rows), kQkvThreads, stream, args,
-                        padded, step, plan);
+  const dim3 grid((all_heads + heads - 1) / heads, rows);
+  Launch<QkvPostKernel<true>, QkvPostKernel<false>>(grid, kQkvThreads, rows, stream, args, padded,
+                                                    step, plan);
 }
 
 }  // namespace lorica::cuda

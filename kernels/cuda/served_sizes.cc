@@ -8,6 +8,7 @@ static_assert(kServedGroupMax == kAttendGroupMax);
 static_assert(kServedHiddenMax == kResidualColumnsMax);
 static_assert(kServedVocabularyMax == kSampleVocabularyMax);
 static_assert(kServedLayersMax * 4 == kPairsMax);
+static_assert(kServedFfnMax * 2 == kLoraColumnsMax);
 
 absl::Status CheckServedSizes(const AttentionShape& shape, const ModelSizes& sizes) {
   const auto refuse = [](const auto&... what) {
@@ -30,6 +31,9 @@ absl::Status CheckServedSizes(const AttentionShape& shape, const ModelSizes& siz
   }
   if (sizes.hidden > kServedHiddenMax) {
     return refuse("a hidden size of ", sizes.hidden, " (at most ", kServedHiddenMax, " is)");
+  }
+  if (sizes.ffn > kServedFfnMax) {
+    return refuse("a feed-forward size of ", sizes.ffn, " (at most ", kServedFfnMax, " is)");
   }
   if (sizes.vocabulary > kServedVocabularyMax) {
     return refuse("a vocabulary of ", sizes.vocabulary, " (at most ", kServedVocabularyMax, " is)");

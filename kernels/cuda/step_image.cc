@@ -51,10 +51,12 @@ class StepImage::Packer {
   int section_ = 0;
 };
 
-absl::StatusOr<std::unique_ptr<StepImage>> StepImage::Make(int rows_max, int64_t u_floats) {
+absl::StatusOr<std::unique_ptr<StepImage>> StepImage::Make(int rows_max, int64_t u_floats,
+                                                           int64_t flagged_u_max) {
   std::unique_ptr<StepImage> image(new StepImage);
   image->rows_max_ = rows_max;
   image->u_floats_ = u_floats;
+  image->flagged_u_max_ = flagged_u_max;
   image->Layout(rows_max);
   auto tables = AllocateDevice(image->image_bytes_max_);
   if (!tables.ok()) return tables.status();
@@ -140,7 +142,7 @@ void StepImage::PackAdapters(const StepBatch& batch, Packer& packer) {
   RowTile* tiles = packer.Add(tables_.row_tiles, batch.rows());
   int32_t* tile_of_row = packer.Add(tables_.tile_of_row, batch.rows());
   std::fill_n(tile_of_row, batch.rows(), -1);
-  int tile_count = 0, wide_tiles = 0;
+  int wide_tiles = 0;
   int64_t u_used = 0;
   for (int s = 0; s < segments; ++s) {
     const LoraSegment& segment = batch.segments[s];
@@ -160,26 +162,39 @@ void StepImage::PackAdapters(const StepBatch& batch, Packer& packer) {
     u_used += int64_t{width} * segment.row_count;
   }
   LORICA_CHECK(u_used <= u_floats_, u_used, u_floats_);
-  for (int s = 0; s < segments; ++s) {
-    const DeviceSegment& segment = segment_out[s];
-    const int end = segment.row_begin + segment.row_count;
-    for (int row = segment.row_begin; row < end; row += kExpandRowTile) {
-      const int64_t u_row = segment.u_begin + int64_t{row - segment.row_begin} * segment.u_width;
-      const int tile_rows = std::min(kExpandRowTile, end - row);
-      std::fill_n(tile_of_row + row, tile_rows, tile_count);
-      tiles[tile_count++] = {
-          row, tile_rows, segment.term_begin, segment.term_count, u_row, segment.u_width, 0};
-    }
-  }
   counts_.segments = segments;
   counts_.terms = terms;
-  counts_.row_tiles = tile_count;
-  // Few rows: many small items. Many: each pass over the weights serves more of them.
+  TileRows(batch, absl::MakeConstSpan(segment_out, segments), tiles, tile_of_row);
   const bool few = batch.rows() <= kStreamRowsMax;
-  counts_.shrink_rows = few ? kExpandRowTile : kShrinkRowTileMax;
-  constexpr int64_t kFlaggedFloats = sizeof(FlaggedU) / sizeof(float);
-  LORICA_CHECK(!few || u_used * kFlaggedFloats <= u_floats_, u_used, u_floats_);
-  counts_.u_part = few && u_used * wide_tiles * kFlaggedFloats <= u_floats_ ? u_used : 0;
+  LORICA_CHECK(!few || u_used <= flagged_u_max_, u_used, flagged_u_max_);
+  counts_.u_part = few && u_used * wide_tiles <= flagged_u_max_ ? u_used : 0;
+}
+
+// Tiles of the segments' rows, then of all others, which have no terms.
+void StepImage::TileRows(const StepBatch& batch, absl::Span<const DeviceSegment> segments,
+                         RowTile* tiles, int32_t* tile_of_row) {
+  const int rows = static_cast<int>(batch.rows());
+  const int rows_max = rows <= kStreamRowsMax ? kFewRows : kManyRows;
+  int count = 0;
+  const auto add = [&](const DeviceSegment& segment, int32_t* tile_of_row) {
+    const int end = segment.row_begin + segment.row_count;
+    for (int row = segment.row_begin; row < end; row += rows_max) {
+      const int64_t u_row = segment.u_begin + int64_t{row - segment.row_begin} * segment.u_width;
+      const int tile_rows = std::min(rows_max, end - row);
+      if (tile_of_row) std::fill_n(tile_of_row + row, tile_rows, count);
+      tiles[count++] = {
+          row, tile_rows, segment.term_begin, segment.term_count, u_row, segment.u_width, 0};
+    }
+  };
+  for (const DeviceSegment& segment : segments) add(segment, tile_of_row);
+  counts_.row_tiles = count;
+  for (int row = 0; row < rows;) {
+    int end = row;
+    while (end < rows && tile_of_row[end] < 0) ++end;
+    if (end > row) add({.row_begin = row, .row_count = end - row}, nullptr);
+    row = end + 1;
+  }
+  counts_.all_tiles = count;
 }
 
 void StepImage::Send(const StepBatch& batch, absl::Span<const DeviceSample> samples,

@@ -21,7 +21,8 @@ inline constexpr int64_t kTokenSlotsMax = int64_t{1} << 16;
 
 class StepImage {
  public:
-  static absl::StatusOr<std::unique_ptr<StepImage>> Make(int rows_max, int64_t u_floats);
+  static absl::StatusOr<std::unique_ptr<StepImage>> Make(int rows_max, int64_t u_floats,
+                                                         int64_t flagged_u_max);
 
   const StepTables& tables() const { return tables_; }
   // Counts of the last Send.
@@ -43,9 +44,12 @@ class StepImage {
   void Layout(int rows_max);
   void PackRows(const StepBatch& batch, Packer& packer);
   void PackAdapters(const StepBatch& batch, Packer& packer);
+  void TileRows(const StepBatch& batch, absl::Span<const DeviceSegment> segments, RowTile* tiles,
+                int32_t* tile_of_row);
 
   int rows_max_ = 0;
   int64_t u_floats_ = 0;
+  int64_t flagged_u_max_ = 0;
   int64_t image_bytes_max_ = 0;
   StepTables tables_{};
   StepCounts counts_{};

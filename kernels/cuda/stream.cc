@@ -1,6 +1,7 @@
 #include "kernels/cuda/stream.h"
 
 #include <cstring>
+#include <limits>
 
 #include "absl/strings/str_cat.h"
 
@@ -78,6 +79,16 @@ bool IsLost(cudaStream_t stream) {
 
 Event::Event() { cudaEventCreateWithFlags(&event_, cudaEventDisableTiming); }
 Event::~Event() { cudaEventDestroy(event_); }
+
+TimedEvent::TimedEvent() { cudaEventCreate(&event_); }
+TimedEvent::~TimedEvent() { cudaEventDestroy(event_); }
+
+float TimedEvent::MillisecondsSince(const TimedEvent& begin) const {
+  float time_ms = 0;
+  const bool known = cudaEventSynchronize(event_) == cudaSuccess &&
+                     cudaEventElapsedTime(&time_ms, begin.event_, event_) == cudaSuccess;
+  return known ? time_ms : std::numeric_limits<float>::infinity();
+}
 
 absl::StatusOr<std::unique_ptr<Buffer>> AllocateInStream(int64_t bytes, cudaStream_t stream) {
   void* data = nullptr;

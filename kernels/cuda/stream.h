@@ -50,6 +50,21 @@ class Event {
   cudaEvent_t event_ = nullptr;
 };
 
+// An event that tells times.
+class TimedEvent {
+ public:
+  TimedEvent();
+  ~TimedEvent();
+  TimedEvent(const TimedEvent&) = delete;
+  TimedEvent& operator=(const TimedEvent&) = delete;
+  void Record(cudaStream_t stream) { cudaEventRecord(event_, stream); }
+  // Waits for it. Infinite where the device fails.
+  float MillisecondsSince(const TimedEvent& begin) const;
+
+ private:
+  cudaEvent_t event_ = nullptr;
+};
+
 // Device memory that is taken and given back in the order of a stream's work, so that no
 // other stream waits. Not zeroed. ResourceExhausted names the bytes.
 absl::StatusOr<std::unique_ptr<Buffer>> AllocateInStream(int64_t bytes, cudaStream_t stream);

@@ -13,8 +13,8 @@
 namespace lorica::cuda {
 
 inline constexpr int kShrinkChunk = 256;      // inputs that a warp takes at once
-inline constexpr int kShrinkRowTileMax = 32;  // rows that share one pass over a chunk
-inline constexpr int kExpandRowTile = 8;      // rows that share one pass of an expand
+inline constexpr int kFewRows = 8;            // rows of a tile in a step of few rows
+inline constexpr int kManyRows = 32;          // and of many: more than kStreamRowsMax
 inline constexpr int kGroupModulesMax = 3;    // modules that share an input: q, k, v
 inline constexpr int kTileUnitBytes = 64;     // tile references count in this unit
 
@@ -48,7 +48,7 @@ struct DeviceSegment {
   int32_t unused;
 };
 
-// At most kExpandRowTile neighbouring rows with the same terms.
+// At most kFewRows or kManyRows neighbouring rows with the same terms, or with none.
 struct RowTile {
   int32_t row_begin;
   int32_t row_count;
@@ -169,13 +169,13 @@ struct StepCounts {
   int32_t rows;
   int32_t segments;
   int32_t terms;
-  int32_t row_tiles;  // of rows with an adapter
+  int32_t row_tiles;  // of rows with an adapter; those of other rows follow
+  int32_t all_tiles;
   int32_t samples;
   int32_t attend_items;
   int32_t attend_chunks;
-  int32_t shrink_rows;    // that share one pass over a tile
   uint32_t u_flag;        // the step's, see FlaggedU; no two steps since u was zero have the same
-  int64_t u_part;         // numbers from one part of u to the next; 0: u is whole
+  int64_t u_part;         // numbers from one part of flagged u to the next; 0: it is whole
   SampleOutput* outputs;  // [samples] of this step
 };
 
@@ -215,9 +215,8 @@ struct LoraPlan {
   int32_t blocks;              // of the LoRA kernel
   int32_t tile_stride;
   int64_t stride;
-  float* u;         // [part][segment][row][u_width], a part for each wide tile; see u_part.
-                    // In steps of at most kStreamRowsMax rows a number is a FlaggedU.
-  int32_t* shrunk;  // [pair] blocks whose share of u is written, 0 at the step's begin
+  FlaggedU* flagged_u;  // [part][segment][row][u_width], a part for each wide tile; see u_part
+  float* u;             // [segment][row][u_width]: of products that have no LoRA warps
   const std::byte* arena;
 };
 

@@ -79,6 +79,13 @@ void Model::RunVerbs(int64_t rows, int64_t samples, const KvCache& cache) {
   device.HeadPost(logits, gathered);
 }
 
+absl::Status Model::ChooseProducts() {
+  const LayerWeights& layer = weights_->layers.front();
+  const Weight* weights[] = {layer.qkv.get(), layer.o.get(), layer.gate_up.get(),
+                             layer.down.get()};
+  return backend_->ChooseProducts(weights);
+}
+
 absl::Status Model::CaptureSteps(const KvCache& cache) {
   const auto rows_max = static_cast<int>(std::min(buffers_->rows_max, buffers_->samples_max));
   return captured_->Capture(*backend_, cache, rows_max,

@@ -60,6 +60,8 @@ class Model {
   int64_t weight_bytes() const { return weight_bytes_; }
   const std::string& weight_format() const { return weight_format_; }  // "GGUF Q4_1", ...
 
+  // See Backend::ChooseProducts. Before CaptureSteps.
+  absl::Status ChooseProducts();
   // Where the device keeps captured steps: captures those of up to samples_max rows, so that
   // Forward replays them. Before the first Forward; `cache` is that of every Forward.
   absl::Status CaptureSteps(const KvCache& cache);

@@ -2,7 +2,7 @@
 // backend's verbs as the decoder drives them, each captured as one graph. Prints a row a
 // case beside its floor: bytes read / read bandwidth of this process.
 //
-//   gpu_step_bench [--pair | --profile | --linears] [--breakdown]
+//   gpu_step_bench [--pair | --profile | --linears | --prefill] [--breakdown]
 #include <algorithm>
 #include <cstdio>
 #include <cstring>
@@ -22,7 +22,8 @@ using cuda::CudaBackend;
 using cuda::CudaWeight;
 
 constexpr int kHidden = 4096, kLayers = 32, kHeads = 32, kKvHeads = 8, kHeadSize = 128;
-constexpr int kFfn = 14336, kVocabulary = 32000, kRowsMax = 256, kContext = 256;
+constexpr int kFfn = 14336, kVocabulary = 32000, kContext = 256;
+constexpr int kDecodeRowsMax = 256, kPrefillRowsMax = 8192, kPromptTokens = 2048;
 constexpr int kQ = kHeads * kHeadSize, kKv = kKvHeads * kHeadSize;
 constexpr int64_t kArenaBlocks = 14000;
 constexpr float kEpsilon = 1e-5f;
@@ -54,8 +55,8 @@ int OutFeatures(LoraModule m) {
 
 class Bench {
  public:
-  Bench() {
-    auto backend = CudaBackend::Make({.rows_max = kRowsMax});
+  explicit Bench(int rows_max) : rows_max_(rows_max) {
+    auto backend = CudaBackend::Make({.rows_max = rows_max});
     LORICA_CHECK(backend.ok(), backend.status().ToString());
     device_ = *std::move(backend);
     shape_ = {kLayers, kHeads, kKvHeads, kHeadSize, 0.0883883f};
@@ -67,12 +68,19 @@ class Bench {
     MakeWeights();
     MakeBuffers();
     rope_.rotary_size = kHeadSize;
-    rope_.positions = kContext + 8;
+    rope_.positions = std::max(kContext, kPromptTokens) + 8;
     rope_.cos.assign(rope_.positions * kHeadSize / 2, 0.6f);
     rope_.sin.assign(rope_.positions * kHeadSize / 2, 0.8f);
   }
 
   CudaBackend& device() { return *device_; }
+  void ChooseProducts() {
+    const LayerWeights& layer = layers_[0];
+    const Weight* weights[] = {layer.qkv.get(), layer.o.get(), layer.gate_up.get(),
+                               layer.down.get()};
+    const absl::Status status = device_->ChooseProducts(weights);
+    LORICA_CHECK(status.ok(), status.ToString());
+  }
   int64_t weight_bytes() const { return weight_bytes_; }
 
   // An adapter of `rank` on the modules that `wanted` takes, its tiles anywhere in the arena.
@@ -118,7 +126,7 @@ class Bench {
     image.block_count = block + 1;
     std::vector<BlockId> ids(image.block_count);
     for (BlockId& id : ids) id = --next_block_;
-    LORICA_CHECK(next_block_ > kRowsMax * kContext / kBlockTokens);
+    LORICA_CHECK(next_block_ > kDecodeRowsMax * kContext / kBlockTokens);
     auto mounted = device_->Mount(image, cache_, ids);
     LORICA_CHECK(mounted.ok(), mounted.status().ToString());
     adapters_.push_back(*std::move(mounted));
@@ -154,14 +162,37 @@ class Bench {
     return batch;
   }
 
-  void Forward(int rows, unsigned parts, std::vector<SampleResult>& results) {
+  // Prompts of kPromptTokens from their beginning, each with an adapter of its own or none.
+  StepBatch Prompts(int count, const std::vector<const MountedAdapter*>& adapters) {
+    StepBatch batch;
+    constexpr int kPages = kPromptTokens / kBlockTokens;
+    for (int p = 0; p < count; ++p) {
+      for (int i = 0; i < kPromptTokens; ++i) {
+        batch.tokens.push_back(100 + i);
+        batch.positions.push_back(i);
+      }
+      batch.spans.push_back({p * kPromptTokens, kPromptTokens, 0, p * kPages, kPages});
+      for (int i = 0; i < kPages; ++i) batch.pages.push_back(p * kPages + i);
+      SampleRow sample;
+      sample.row = (p + 1) * kPromptTokens - 1;
+      sample.slot = p;
+      batch.samples.push_back(sample);
+      if (adapters.empty()) continue;
+      batch.segments.push_back({p * kPromptTokens, kPromptTokens, p, 1});
+      batch.terms.push_back({adapters[p % adapters.size()], 1.0f});
+    }
+    return batch;
+  }
+
+  void Forward(int rows, int samples, unsigned parts, std::vector<SampleResult>& results) {
     const auto view = [&](int i, int64_t columns) {
       return Tensor{buffers_[i]->data(), rows, columns};
     };
     const Tensor residual = view(0, kHidden), normed = view(1, kHidden);
     const Tensor qkv = view(2, kQ + 2 * kKv), attended = view(3, kQ), projected = view(4, kHidden);
     const Tensor gate_up = view(5, 2 * kFfn), activated = view(6, kFfn);
-    const Tensor gathered = view(7, kHidden), logits = view(8, kVocabulary);
+    const Tensor gathered{buffers_[7]->data(), samples, kHidden};
+    const Tensor logits{buffers_[8]->data(), samples, kVocabulary};
     CudaBackend& d = *device_;
     const auto* norm = static_cast<const float*>(norm_->data());
     const auto shrink = [&](Tensor x, int layer, LoraGroup group) {
@@ -195,7 +226,7 @@ class Bench {
     d.GatherRows(gathered, normed);
     linear(logits, gathered, *head_);
     if (parts == kAllParts) {
-      results.resize(rows);
+      results.resize(samples);
       d.Sample(logits, kVocabulary, absl::MakeSpan(results));
     }
   }
@@ -237,12 +268,13 @@ class Bench {
   double TimeStep(const StepBatch& batch, unsigned parts) {
     std::vector<SampleResult> results;
     const int rows = static_cast<int>(batch.rows());
-    return Time(batch, [&] { Forward(rows, parts, results); });
+    const int samples = static_cast<int>(batch.samples.size());
+    return Time(batch, [&] { Forward(rows, samples, parts, results); });
   }
 
   // Microseconds of one product of each kind, its weights rotated over all layers.
   double TimeLinear(int rows, int which) {
-    const StepBatch batch = Batch(rows, {});
+    const StepBatch batch = Batch(1, {});  // products do not look at it
     const auto run = [&](int i) {
       LayerWeights& w = layers_[i];
       const auto view = [&](int b, int64_t columns) {
@@ -325,7 +357,7 @@ class Bench {
   void MakeBuffers() {
     for (const int64_t columns :
          {kHidden, kHidden, kQ + 2 * kKv, kQ, kHidden, 2 * kFfn, kFfn, kHidden, kVocabulary}) {
-      buffers_.push_back(*device_->Allocate(device_->TensorBytes(kRowsMax, columns)));
+      buffers_.push_back(*device_->Allocate(device_->TensorBytes(rows_max_, columns)));
       FillNoise(buffers_.back()->data(), buffers_.back()->size_bytes(), 1.0f, ++seed_,
                 device_->stream());
     }
@@ -341,6 +373,7 @@ class Bench {
   std::vector<std::unique_ptr<MountedAdapter>> adapters_;
   RopeTable rope_;
   BlockId next_block_ = kArenaBlocks;
+  const int rows_max_;
   int64_t weight_bytes_ = 0;
   uint32_t seed_ = 0;
 };
@@ -366,7 +399,10 @@ class Report {
   }
 
   void Parts(int rows, const std::vector<const MountedAdapter*>& adapters) {
-    const StepBatch batch = bench_.Batch(rows, adapters);
+    PrintParts(bench_.Batch(rows, adapters));
+  }
+
+  void PrintParts(const StepBatch& batch) {
     for (const auto& [name, parts] :
          {std::pair{"linears", kLinears + 0u},
           {"posts", kPosts + 0u},
@@ -374,8 +410,8 @@ class Report {
           {"posts+shrinks", kPosts + kShrinks + 0u},
           {"linears+posts", kLinears + kPosts + 0u},
           {"linears+posts+attention", kLinears + kPosts + kAttends + 0u}}) {
-      std::printf("    B=%d %zu segments, %-24s %7.3f ms\n", rows, batch.segments.size(), name,
-                  bench_.TimeStep(batch, parts));
+      std::printf("    %d rows, %zu segments, %-24s %7.3f ms\n", static_cast<int>(batch.rows()),
+                  batch.segments.size(), name, bench_.TimeStep(batch, parts));
       std::fflush(stdout);
     }
   }
@@ -389,6 +425,40 @@ class Report {
         std::printf("| product %-8s B=%-3d | %7.2f us | floor %6.2f | share %.3f |\n", names[which],
                     rows, us, floor, floor / us);
       }
+    }
+    std::fflush(stdout);
+  }
+
+  // Steps of 2,048 to kPrefillRowsMax rows: prompts alone, then each with its own adapter.
+  void Prefill(const std::vector<const MountedAdapter*>& adapters, bool breakdown) {
+    bench_.ChooseProducts();
+    constexpr double kRowFlops =
+        2.0 * kLayers * (kHidden * (kQ + 2.0 * kKv) + kQ * double{kHidden} + 3.0 * kHidden * kFfn);
+    for (int prompts = 1; prompts <= kPrefillRowsMax / kPromptTokens; prompts *= 2) {
+      double base = 0;
+      for (const auto& set : {std::vector<const MountedAdapter*>{}, adapters}) {
+        const StepBatch batch = bench_.Prompts(prompts, set);
+        const double ms = bench_.TimeStep(batch, kAllParts);
+        if (set.empty()) base = ms;
+        std::printf(
+            "| prefill %d x %d, %s | %8.2f ms | %.0f TFLOP/s in all | 8 prompts %.1f ms | "
+            "%.3f of base |\n",
+            prompts, kPromptTokens, set.empty() ? "base" : "an adapter each", ms,
+            kRowFlops * batch.rows() / ms / 1e9, ms * 8 / prompts, ms / base);
+        if (breakdown) PrintParts(batch);
+      }
+    }
+    for (const int rows : {512, 2048, 4096, 8192}) {
+      double all = 0;
+      for (int which = 0; which < 4; ++which) {
+        const double us = bench_.TimeLinear(rows, which);
+        const double flops = Bench::LinearBytes(which) * double(rows);
+        std::printf("| product %d, %d rows | %8.1f us | %.0f TFLOP/s |\n", which, rows, us,
+                    flops / us / 1e6);
+        all += us;
+      }
+      std::printf("| products, %d rows | %8.2f ms | %.0f TFLOP/s |\n", rows, all * kLayers / 1e3,
+                  kRowFlops * rows / (all * kLayers) / 1e6);
     }
     std::fflush(stdout);
   }
@@ -429,11 +499,13 @@ void Run(int argc, char** argv) {
   };
   const double bandwidth = MeasureReadBandwidth();
   std::printf("read bandwidth %.0f GB/s\n", bandwidth / 1e9);
-  Bench bench;
-  bench.device().set_fixed_grids(true);
+  const bool prefill = flag("--prefill");
+  Bench bench(prefill ? kPrefillRowsMax : kDecodeRowsMax);
+  bench.device().set_fixed_grids(!prefill);
   Report report(bench, bandwidth);
   int64_t bytes = 0;
-  Adapters many = MountMany(bench, 64, {16}, &bytes);
+  Adapters many = MountMany(bench, prefill ? 8 : 64, {16}, &bytes);
+  if (prefill) return report.Prefill(many, flag("--breakdown"));
   const int64_t each = bytes / 64;
   if (flag("--linears")) return report.Linears();
   if (flag("--profile")) {  // one mixed step, for a profiler

@@ -133,6 +133,7 @@ TEST_P(LoraTest, EveryPopularityPatternOverEveryRankEqualsDoubles) {
     CheckGlu(zipf);
     CheckGlu({one(7, 40)});                        // identical
     CheckGlu({one(2, 1), one(5, 70), one(1, 1)});  // skewed
+    CheckGlu({{3, {}}, one(2, 1), one(5, 133), {40, {}}, one(7, 65), one(1, 1)});  // many rows
     CheckGlu({one(4, 0), one(5, 2), {3, {}}, one(6, 0), one(7, 1), one(1, 0)});
   }
 }
@@ -158,6 +159,7 @@ TEST_P(LoraTest, AMixIsTheWeightedSumOfItsTerms) {
     terms.push_back({GateUpAdapter(4 + 9 * i, DType::kF32, i != 2), 0.3f * (i - 3)});
   }
   CheckGlu({{2, terms}, {1, {}}, {5, {terms[1], terms[0]}}});
+  CheckGlu({{90, terms}, {1, {}}, {50, {terms[1], terms[0]}}});
 }
 
 TEST_P(LoraTest, DoraGainMultipliesAfterTheExpand) {

@@ -7,6 +7,8 @@
 
 #include "kernels/cuda/backend_cuda.h"
 #include "kernels/cuda/bf16.h"
+#include "kernels/cuda/linear.h"
+#include "tests/fakes/temporary_folder.h"
 #include "tests/kernels/kernel_test.h"
 
 namespace lorica::testing {
@@ -54,6 +56,7 @@ class CudaLinear : public ::testing::TestWithParam<Shape> {
   std::unique_ptr<cuda::CudaBackend> cuda_;
   std::unique_ptr<Weight> weight_;
   std::unique_ptr<Buffer> y_;
+  std::unique_ptr<Buffer> x_device_;
   std::vector<float> w_;
   std::vector<uint16_t> x_;
 };
@@ -78,6 +81,35 @@ TEST_P(CudaLinear, EqualsDoublesForAnyNumberOfRows) {
     for (int64_t i = int64_t{rows} * out; i < y.size(); ++i) {
       ASSERT_TRUE(std::isnan(cuda::FromBf16(y[i]))) << "written beyond " << rows << " rows";
     }
+  }
+}
+
+TEST_P(CudaLinear, ChoicesAreMeasuredOnceAndKept) {
+  const TemporaryFolder folder;
+  const cuda::ProductWeight weight = static_cast<cuda::CudaWeight&>(*weight_).product();
+  const int out = GetParam().out_features;
+  const auto choose = [&] {
+    auto products = *cuda::LibraryProducts::Make(folder.path());
+    const auto count = products->Choose({&weight, 1}, kRowsMax, cuda_->stream());
+    products->Run(y_->data(), x_device_->data(), kRowsMax, weight, cuda_->stream());
+    return count;
+  };
+  const std::vector<uint16_t> want = Product(0, kRowsMax);
+  x_device_ = *cuda_->Allocate(x_.size() * 2);
+  cuda_->Upload(x_device_->data(), x_.data(), x_.size() * 2);
+  for (const int measured : {2, 0}) {  // for 256 and 512 rows
+    const auto count = choose();
+    ASSERT_TRUE(count.ok()) << count.status();
+    EXPECT_EQ(*count, measured);
+    std::vector<uint16_t> y(int64_t{kRowsMax} * out);
+    cuda_->Download(y.data(), y_->data(), y.size() * 2);
+    double error = 0, size = 0;
+    for (size_t i = 0; i < y.size(); ++i) {
+      const double difference = cuda::FromBf16(y[i]) - cuda::FromBf16(want[i]);
+      error += difference * difference;
+      size += double{cuda::FromBf16(want[i])} * cuda::FromBf16(want[i]);
+    }
+    EXPECT_LE(std::sqrt(error / size), kRowTolerance);
   }
 }
 

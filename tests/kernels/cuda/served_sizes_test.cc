@@ -53,6 +53,8 @@ INSTANTIATE_TEST_SUITE_P(
         Case{"Width", "multiple of 8", [](auto&, auto& sizes, int64_t over) { sizes.ffn += over; }},
         Case{"Hidden", "hidden size of 8200",
              [](auto&, auto& sizes, int64_t over) { sizes.hidden = kServedHiddenMax + over * 8; }},
+        Case{"FeedForward", "feed-forward size of 65544",
+             [](auto&, auto& sizes, int64_t over) { sizes.ffn = kServedFfnMax + over * 8; }},
         Case{"Vocabulary", "vocabulary of 262145",
              [](auto&, auto& sizes, int64_t over) {
                sizes.vocabulary = kServedVocabularyMax + over;
