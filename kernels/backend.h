@@ -123,8 +123,10 @@ class Backend {
   virtual void Upload(void* device, const void* host, int64_t bytes) = 0;
   virtual void Download(void* host, const void* device, int64_t bytes) = 0;
   virtual DeviceMemory memory() const { return {}; }
-  // Bytes of a Tensor of this shape.
+  // Bytes of a Tensor of this shape. The residual and the logits are fp32 on every device,
+  // wherever verbs take them: WideBytes.
   virtual int64_t TensorBytes(int64_t rows, int64_t columns) const = 0;
+  static int64_t WideBytes(int64_t rows, int64_t columns) { return rows * columns * 4; }
 
   // Packs matrices stacked along their rows into one weight. `parts` are read
   // before it returns. REQUIRES: equal columns; rows > 0.
@@ -179,9 +181,9 @@ class Backend {
   // Takes the step's tables. The batch is borrowed until the step has completed.
   virtual void BeginStep(const StepBatch& batch) = 0;
   // out[i] = table[token of row i], and what adapters on the embedding add.
-  //                                                        out [rows, hidden]
+  //                                                        out [rows, hidden], fp32
   virtual void Embed(Tensor out, const Weight& table) = 0;
-  // out = norm(x) with fp32 weights:  x / rms(x) * w.      [rows, hidden]
+  // out = norm(x) with fp32 weights:  x / rms(x) * w.      [rows, hidden], x fp32
   virtual void RmsNorm(Tensor out, Tensor x, const float* weight, float epsilon) = 0;
   // y = W x, no bias.                    y [rows, out_features], x [rows, in_features]
   virtual void Linear(Tensor y, Tensor x, const Weight& weight) = 0;
@@ -197,7 +199,7 @@ class Backend {
   // out [rows, heads head_size] = attention of q (first columns of qkv) over pages.
   virtual void Attend(Tensor out, Tensor qkv, int layer, const KvCache& cache) = 0;
   // projection [rows, hidden] = W x of o or down: adds expand, gain and bias, then
-  //   residual += projection;  out = norm(residual) with next_weight.
+  //   residual += projection;  out = norm(residual) with next_weight.     residual fp32
   // next_weight null: no norm, out unused.
   virtual void ResidualNorm(Tensor out, Tensor residual, Tensor projection, const float* bias,
                             int layer, LoraGroup group, const float* next_weight,
@@ -207,6 +209,9 @@ class Backend {
   virtual void GluPost(Tensor out, Tensor gate_up, Activation activation, int layer) = 0;
   // out[j] = x[samples[j].row].                             out [samples, columns]
   virtual void GatherRows(Tensor out, Tensor x) = 0;
+  // As Linear for the output weight, y fp32 [samples, vocabulary]. As it is here: for a backend
+  // whose tensors are all fp32.
+  virtual void Logits(Tensor y, Tensor x, const Weight& weight) { Linear(y, x, weight); }
   // logits [samples, vocabulary] is W x of the head for x [samples, hidden]: adds what
   // adapters on the head make of x (and gain).
   virtual void HeadPost(Tensor /*logits*/, Tensor /*x*/) {}

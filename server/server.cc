@@ -307,7 +307,7 @@ absl::Status Server::CaptureSteps() {
   const absl::Time began = absl::Now();
   const absl::Status chosen = model.ChooseProducts();
   if (!chosen.ok()) {
-    spdlog::warn("products of many rows are as the library makes them: {}", chosen.message());
+    spdlog::warn("products of many rows are as the library makes them: {}", chosen.ToString());
   }
   const double choosing_seconds = absl::ToDoubleSeconds(absl::Now() - began);
   const absl::Status status = model.CaptureSteps(parts_->cache);

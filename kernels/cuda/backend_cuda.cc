@@ -361,6 +361,13 @@ void CudaBackend::Linear(Tensor y, Tensor x, const Weight& weight) {
   }
 }
 
+void CudaBackend::Logits(Tensor y, Tensor x, const Weight& weight) {
+  LORICA_CHECK(y.columns == weight.out_features() && x.columns == weight.in_features(), y.columns,
+               x.columns);
+  SettleProduct();
+  linear_->RunWide(y.data, x.data, x.rows, OnDevice(weight), stream());
+}
+
 void CudaBackend::SettleProduct() {
   if (const auto linear = std::exchange(pending_linear_, std::nullopt)) {
     pending_product_ =
@@ -368,8 +375,8 @@ void CudaBackend::SettleProduct() {
   }
   const Product product = std::exchange(pending_product_, {});
   if (!product.parts) return;
-  LaunchAddParts(const_cast<void*>(product.y), product.parts, product.splits, product.part_stride,
-                 stream());
+  LaunchAddParts(const_cast<void*>(product.y), false, product.parts, product.splits,
+                 product.part_stride, stream());
 }
 
 void CudaBackend::LoraShrink(Tensor x, int layer, LoraGroup group) {
@@ -396,7 +403,7 @@ Product CudaBackend::TakeProduct(Tensor y, const GroupOutputs& outputs) {
                                 stream());
   }
   if (product.parts) {
-    LaunchAddParts(y.data, product.parts, product.splits, product.part_stride, stream());
+    LaunchAddParts(y.data, false, product.parts, product.splits, product.part_stride, stream());
     product = {.y = y.data};
   }
   // A captured step's later ones may have as many tiles as rows.

@@ -66,6 +66,7 @@ class CudaBackend : public Backend {
   void Embed(Tensor out, const Weight& table) override;
   void RmsNorm(Tensor out, Tensor x, const float* weight, float epsilon) override;
   void Linear(Tensor y, Tensor x, const Weight& weight) override;
+  void Logits(Tensor y, Tensor x, const Weight& weight) override;
   void LoraShrink(Tensor x, int layer, LoraGroup group) override;
   void QkvPost(Tensor qkv, const float* bias, const RopeTable& rope, int layer,
                const KvCache& cache) override;

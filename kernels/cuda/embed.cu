@@ -20,14 +20,16 @@ __global__ void ScatterKernel(std::byte* tables, const std::byte* image) {
   for (int64_t i = threadIdx.x; i < (section.bytes + 15) / 16; i += blockDim.x) to[i] = from[i];
 }
 
-__global__ void EmbedKernel(bf16* out, const bf16* table, int64_t columns, StepTables step) {
+__global__ void EmbedKernel(float* out, const bf16* table, int64_t columns, StepTables step) {
   const int row = blockIdx.x;
   if (row >= step.counts->rows) return;
   const int32_t written = step.tokens[row];
   const int64_t token = written >= 0 ? written : step.token_slots[-1 - written];
   for (int64_t i = threadIdx.x * 8; i < columns; i += blockDim.x * 8) {
-    *reinterpret_cast<uint4*>(out + row * columns + i) =
-        *reinterpret_cast<const uint4*>(table + token * columns + i);
+    const uint4 packed = *reinterpret_cast<const uint4*>(table + token * columns + i);
+    auto* to = reinterpret_cast<float4*>(out + row * columns + i);
+    to[0] = {LowFloat(packed.x), HighFloat(packed.x), LowFloat(packed.y), HighFloat(packed.y)};
+    to[1] = {LowFloat(packed.z), HighFloat(packed.z), LowFloat(packed.w), HighFloat(packed.w)};
   }
 }
 
@@ -42,16 +44,15 @@ __device__ float BlockSum(float value) {
 }
 
 __global__ void __launch_bounds__(kThreads)
-    RmsNormKernel(bf16* out, const bf16* x, const float* weight, float epsilon, int64_t columns) {
-  const bf16* from = x + blockIdx.x * columns;
+    RmsNormKernel(bf16* out, const float* x, const float* weight, float epsilon, int64_t columns) {
+  const float* from = x + blockIdx.x * columns;
   float squares = 0.0f;
   for (int64_t i = threadIdx.x; i < columns; i += kThreads) {
-    const float v = __bfloat162float(from[i]);
-    squares += v * v;
+    squares += from[i] * from[i];
   }
   const float scale = rsqrtf(BlockSum(squares) / columns + epsilon);
   for (int64_t i = threadIdx.x; i < columns; i += kThreads) {
-    out[blockIdx.x * columns + i] = __float2bfloat16(__bfloat162float(from[i]) * scale * weight[i]);
+    out[blockIdx.x * columns + i] = __float2bfloat16(from[i] * scale * weight[i]);
   }
 }
 
@@ -72,14 +73,14 @@ void LaunchScatter(std::byte* tables, const std::byte* image, cudaStream_t strea
 
 void LaunchEmbed(void* out, const void* table, int64_t columns, const StepTables& step, int rows,
                  cudaStream_t stream) {
-  EmbedKernel<<<rows, kThreads, 0, stream>>>(static_cast<bf16*>(out),
+  EmbedKernel<<<rows, kThreads, 0, stream>>>(static_cast<float*>(out),
                                              static_cast<const bf16*>(table), columns, step);
 }
 
 void LaunchRmsNorm(void* out, const void* x, const float* weight, float epsilon, int64_t columns,
                    int rows, cudaStream_t stream) {
-  RmsNormKernel<<<rows, kThreads, 0, stream>>>(static_cast<bf16*>(out), static_cast<const bf16*>(x),
-                                               weight, epsilon, columns);
+  RmsNormKernel<<<rows, kThreads, 0, stream>>>(
+      static_cast<bf16*>(out), static_cast<const float*>(x), weight, epsilon, columns);
 }
 
 void LaunchGatherRows(void* out, const void* x, int64_t columns, const StepTables& step,

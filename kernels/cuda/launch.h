@@ -1,6 +1,6 @@
 // Launches of the kernels: one function a kernel, plain arguments, a stream.
 //
-// Activations are bf16, row-major; norms and biases fp32. All launches return at
+// Activations are bf16, row-major; the residual, logits, norms and biases fp32. All launches return at
 // once; errors of the device appear at the next synchronisation.
 #pragma once
 
@@ -120,8 +120,8 @@ int PaddedHeadSize(int head_size);
 
 // y = W x, y [rows, out_features], for at most kStreamRowsMax rows; see linear.cu. The maps
 // describe W in tiles of kStreamTileFeatures rows and x in one tile of StreamRows(rows) rows,
-// both kStreamTileInputs wide in the 128-byte swizzle. With splits > 1 y is not written:
-// `parts` is, fp32 [splits][rows][out_features]. With `lora` the work of LaunchLora is done
+// both kStreamTileInputs wide in the 128-byte swizzle. Without y, and with splits > 1, `parts`
+// is written instead, fp32 [splits][rows][out_features]. With `lora` the work of LaunchLora is done
 // too, by the same launch; then `step` and `plan` are there as well.
 inline constexpr int kStreamRowsMax = 128;
 inline constexpr int kStreamTileFeatures = 128;
@@ -144,8 +144,9 @@ void LaunchStreamLinear(const StreamLinearArgs& args, cudaStream_t stream);
 int StreamRows(int64_t rows);
 // Parts of the inputs that a weight is cut into, so that it fills the device once.
 int StreamSplits(int64_t out_features, int64_t in_features);
-// y = the sum of `splits` parts of `count` numbers each.
-void LaunchAddParts(void* y, const float* parts, int splits, int64_t count, cudaStream_t stream);
+// y = the sum of `splits` parts of `count` numbers each, in bf16 or, if it is wide, fp32.
+void LaunchAddParts(void* y, bool wide, const float* parts, int splits, int64_t count,
+                    cudaStream_t stream);
 struct DoraArgs {
   const void* weight = nullptr;  // first of the rows
   int64_t columns = 0;

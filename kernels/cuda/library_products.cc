@@ -36,7 +36,7 @@ struct LibraryProducts::Plan {
   cublasLtMatmulAlgo_t algorithm{};
 
   // Column-major views of row-major memory: y^T [out, rows] = W [out, in] x^T [in, rows].
-  explicit Plan(const Shape& shape) {
+  Plan(const Shape& shape, cudaDataType y_type) {
     const auto [rows, out, in] = shape;
     cublasLtMatmulDescCreate(&operation, CUBLAS_COMPUTE_32F, CUDA_R_32F);
     const cublasOperation_t transposed = CUBLAS_OP_T;
@@ -44,7 +44,7 @@ struct LibraryProducts::Plan {
                                    sizeof(transposed));
     cublasLtMatrixLayoutCreate(&weight, CUDA_R_16BF, in, out, in);
     cublasLtMatrixLayoutCreate(&x, CUDA_R_16BF, in, rows, in);
-    cublasLtMatrixLayoutCreate(&y, CUDA_R_16BF, out, rows, out);
+    cublasLtMatrixLayoutCreate(&y, y_type, out, rows, out);
   }
   ~Plan() {
     cublasLtMatrixLayoutDestroy(weight);
@@ -103,10 +103,10 @@ LibraryProducts::~LibraryProducts() {
   if (handle_) cublasLtDestroy(handle_);
 }
 
-LibraryProducts::Plan& LibraryProducts::PlanFor(const Shape& shape) {
-  auto& plan = plans_[shape];
+LibraryProducts::Plan& LibraryProducts::PlanFor(const Shape& shape, cudaDataType y_type) {
+  auto& plan = plans_[{shape, y_type}];
   if (plan) return *plan;
-  plan = std::make_unique<Plan>(shape);
+  plan = std::make_unique<Plan>(shape, y_type);
   const auto [rows, out, in] = shape;
   if (const auto* chosen = choices_->Find({ChosenRows(rows), out, in})) {
     const auto algorithm = std::bit_cast<cublasLtMatmulAlgo_t>(*chosen);
@@ -126,9 +126,9 @@ cublasStatus_t LibraryProducts::Multiply(Plan& plan, const cublasLtMatmulAlgo_t&
                         plan.y, y, plan.y, &algorithm, workspace_->data(), kWorkspaceBytes, stream);
 }
 
-void LibraryProducts::Run(void* y, const void* x, int64_t rows, const ProductWeight& weight,
-                          cudaStream_t stream) {
-  Plan& plan = PlanFor({rows, weight.out_features, weight.in_features});
+void LibraryProducts::Run(void* y, cudaDataType y_type, const void* x, int64_t rows,
+                          const ProductWeight& weight, cudaStream_t stream) {
+  Plan& plan = PlanFor({rows, weight.out_features, weight.in_features}, y_type);
   const cublasStatus_t status = Multiply(plan, plan.algorithm, y, x, weight.data, stream);
   // On a device that is lost nothing can be launched; whoever waits for the step hears of it.
   LORICA_CHECK(status == CUBLAS_STATUS_SUCCESS || IsLost(stream), static_cast<int>(status), rows);
@@ -152,7 +152,7 @@ float LibraryProducts::Time(Plan& plan, const cublasLtMatmulAlgo_t& algorithm,
 
 void LibraryProducts::Measure(const Shape& shape, const ProductWeight& weight, void* y,
                               const void* x, cudaStream_t stream) {
-  Plan plan(shape);
+  Plan plan(shape, CUDA_R_16BF);
   float best = std::numeric_limits<float>::infinity();
   for (const cublasLtMatmulAlgo_t& candidate : plan.Candidates(handle_, kCandidatesMax)) {
     const float time = Time(plan, candidate, weight, y, x, stream);

@@ -11,6 +11,7 @@
 #include <map>
 #include <memory>
 #include <string>
+#include <utility>
 
 #include "absl/status/statusor.h"
 #include "absl/types/span.h"
@@ -32,8 +33,9 @@ class LibraryProducts {
   static absl::StatusOr<std::unique_ptr<LibraryProducts>> Make(const std::string& folder);
   ~LibraryProducts();
 
-  // y [rows, out_features] = W x.
-  void Run(void* y, const void* x, int64_t rows, const ProductWeight& weight, cudaStream_t stream);
+  // y [rows, out_features] = W x, in bf16 or fp32.
+  void Run(void* y, cudaDataType y_type, const void* x, int64_t rows, const ProductWeight& weight,
+           cudaStream_t stream);
   // Measures what is not known yet of these shapes for up to rows_max rows, some 10 ms each, and
   // waits for it. Returns how many were measured. ResourceExhausted: no memory to try it in.
   absl::StatusOr<int> Choose(absl::Span<const ProductWeight> weights, int64_t rows_max,
@@ -44,7 +46,7 @@ class LibraryProducts {
   using Shape = ProductChoices::Shape;
 
   LibraryProducts() = default;
-  Plan& PlanFor(const Shape& shape);
+  Plan& PlanFor(const Shape& shape, cudaDataType y_type);
   void Measure(const Shape& shape, const ProductWeight& weight, void* y, const void* x,
                cudaStream_t stream);
   // Milliseconds; infinite where the library fails.
@@ -56,7 +58,7 @@ class LibraryProducts {
   cublasLtHandle_t handle_ = nullptr;
   std::unique_ptr<Buffer> workspace_;
   std::unique_ptr<ProductChoices> choices_;
-  std::map<Shape, std::unique_ptr<Plan>> plans_;
+  std::map<std::pair<Shape, cudaDataType>, std::unique_ptr<Plan>> plans_;
 };
 
 }  // namespace lorica::cuda

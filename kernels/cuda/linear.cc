@@ -129,37 +129,56 @@ bool LinearRunner::Streams(int64_t rows, const CudaWeight& weight) {
 
 Product LinearRunner::Run(void* y, const void* x, int64_t rows, const CudaWeight& weight,
                           cudaStream_t stream) {
-  if (Streams(rows, weight)) return Stream({}, y, x, rows, weight, stream);
-  library_->Run(y, x, rows, weight.product(), stream);
+  if (Streams(rows, weight)) return Stream(ArgsFor(x, rows, weight), y, stream);
+  library_->Run(y, CUDA_R_16BF, x, rows, weight.product(), stream);
   return {.y = y};
+}
+
+void LinearRunner::RunWide(void* y, const void* x, int64_t rows, const CudaWeight& weight,
+                           cudaStream_t stream) {
+  if (!Streams(rows, weight)) {
+    library_->Run(y, CUDA_R_32F, x, rows, weight.product(), stream);
+    return;
+  }
+  StreamLinearArgs args = ArgsFor(x, rows, weight);
+  const bool whole = args.splits == 1;
+  if (whole) args.parts = static_cast<float*>(y);
+  LaunchStreamLinear(args, stream);
+  if (whole) return;
+  LaunchAddParts(y, true, args.parts, args.splits, rows * weight.out_features(), stream);
 }
 
 Product LinearRunner::RunWithLora(void* y, int64_t rows, const CudaWeight& weight,
                                   const LoraArgs& lora, const StepTables& step,
                                   const LoraPlan& plan, cudaStream_t stream) {
   LORICA_CHECK(Streams(rows, weight), rows, weight.out_features());
-  StreamLinearArgs args;
+  StreamLinearArgs args = ArgsFor(lora.x, rows, weight);
   args.lora = &lora;
   args.step = &step;
   args.plan = &plan;
-  Product product = Stream(args, y, lora.x, rows, weight, stream);
+  Product product = Stream(args, y, stream);
   product.lora = lora.sums;
   return product;
 }
 
-Product LinearRunner::Stream(StreamLinearArgs args, void* y, const void* x, int64_t rows,
-                             const CudaWeight& weight, cudaStream_t stream) {
+StreamLinearArgs LinearRunner::ArgsFor(const void* x, int64_t rows, const CudaWeight& weight) {
+  StreamLinearArgs args;
   args.w_map = &weight.map();
   args.x_map = &MapOf(x, rows, weight.in_features());
-  args.y = y;
   args.parts = static_cast<float*>(parts_->data());
   args.splits = StreamSplits(weight.out_features(), weight.in_features());
   args.rows = static_cast<int>(rows);
   args.out_features = weight.out_features();
   args.in_features = weight.in_features();
+  return args;
+}
+
+Product LinearRunner::Stream(StreamLinearArgs args, void* y, cudaStream_t stream) {
+  const bool whole = args.splits == 1;
+  if (whole) args.y = y;
   LaunchStreamLinear(args, stream);
-  if (args.splits == 1) return {.y = y};
-  return {y, args.parts, args.splits, rows * weight.out_features(), nullptr};
+  if (whole) return {.y = y};
+  return {y, args.parts, args.splits, args.rows * args.out_features, nullptr};
 }
 
 }  // namespace lorica::cuda

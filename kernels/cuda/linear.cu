@@ -236,7 +236,7 @@ __device__ __forceinline__ void Multiply(bf16* y, float* parts, int rows, int fe
     const int first = (work.first_tile + i * work.tile_stride) * kFeatures + half * 64;
 #pragma unroll
     for (int h = 0; h < F::kHalves; ++h) {
-      if (splits > 1) {
+      if (!y) {
         StorePart<kRows>(parts + int64_t{work.split} * rows * features, d[h], rows, first + h * 64,
                          features);
       } else {
@@ -316,8 +316,16 @@ __global__ void __launch_bounds__(Form<kRows, kLora>::kBoundThreads,
   }
 }
 
+__device__ __forceinline__ void StorePair(bf16* to, float2 pair) {
+  *reinterpret_cast<uint32_t*>(to) = PackBf16(pair.x, pair.y);
+}
+__device__ __forceinline__ void StorePair(float* to, float2 pair) {
+  *reinterpret_cast<float2*>(to) = pair;
+}
+
 // y = the parts, added in order.
-__global__ void AddPartsKernel(bf16* y, const float* parts, int splits, int64_t count) {
+template <typename T>
+__global__ void AddPartsKernel(T* y, const float* parts, int splits, int64_t count) {
   WaitForPredecessor();
   const int64_t i = (int64_t{blockIdx.x} * blockDim.x + threadIdx.x) * 2;
   if (i >= count) return;
@@ -326,7 +334,7 @@ __global__ void AddPartsKernel(bf16* y, const float* parts, int splits, int64_t 
     const float2 more = *reinterpret_cast<const float2*>(parts + s * count + i);
     sum = make_float2(sum.x + more.x, sum.y + more.y);
   }
-  *reinterpret_cast<uint32_t*>(y + i) = PackBf16(sum.x, sum.y);
+  StorePair(y + i, sum);
 }
 
 template <int kRows, bool kLora>
@@ -387,10 +395,15 @@ void LaunchStreamLinear(const StreamLinearArgs& args, cudaStream_t stream) {
   }
 }
 
-void LaunchAddParts(void* y, const float* parts, int splits, int64_t count, cudaStream_t stream) {
+void LaunchAddParts(void* y, bool wide, const float* parts, int splits, int64_t count,
+                    cudaStream_t stream) {
   constexpr int kBlock = 256;
-  AddPartsKernel<<<static_cast<unsigned>((count / 2 + kBlock - 1) / kBlock), kBlock, 0, stream>>>(
-      static_cast<bf16*>(y), parts, splits, count);
+  const auto blocks = static_cast<unsigned>((count / 2 + kBlock - 1) / kBlock);
+  if (wide) {
+    AddPartsKernel<<<blocks, kBlock, 0, stream>>>(static_cast<float*>(y), parts, splits, count);
+  } else {
+    AddPartsKernel<<<blocks, kBlock, 0, stream>>>(static_cast<bf16*>(y), parts, splits, count);
+  }
 }
 
 }  // namespace lorica::cuda

@@ -49,6 +49,8 @@ class LinearRunner {
   LibraryProducts& library() { return *library_; }
   // The product may be left in parts, which last until the next one.
   Product Run(void* y, const void* x, int64_t rows, const CudaWeight& weight, cudaStream_t stream);
+  // The same into fp32, and complete.
+  void RunWide(void* y, const void* x, int64_t rows, const CudaWeight& weight, cudaStream_t stream);
   // Whether so many rows are multiplied by LaunchStreamLinear, not by the library.
   static bool Streams(int64_t rows, const CudaWeight& weight);
   // The product with lora.x, and its sums in the same launch. REQUIRES: Streams.
@@ -58,8 +60,8 @@ class LinearRunner {
  private:
   LinearRunner() = default;
   const CUtensorMap& MapOf(const void* x, int64_t rows, int64_t columns);
-  Product Stream(StreamLinearArgs args, void* y, const void* x, int64_t rows,
-                 const CudaWeight& weight, cudaStream_t stream);
+  StreamLinearArgs ArgsFor(const void* x, int64_t rows, const CudaWeight& weight);
+  Product Stream(StreamLinearArgs args, void* y, cudaStream_t stream);
 
   std::unique_ptr<LibraryProducts> library_;
   std::unique_ptr<Buffer> parts_;

@@ -154,8 +154,6 @@ struct ManyStage {
 struct ManyShared {
   ManyStage stages[kStages];
   SlabTile slab[kSlabTiles];
-  uint64_t full[kStages];
-  alignas(16) bf16 zeros[8];  // for inputs beyond the last
   int slab_tiles;
 };
 using ManySums = float[kManyWarps][kManyRows][kSlabTiles * kTileRanks];
@@ -176,52 +174,51 @@ __device__ int FillSlab(SlabTile* slab, const LoraWork& work, const RowTile& til
   return count;
 }
 
-// Starts the copy of inputs [first, first + kStageInputs) of x and of the slab. One warp.
-__device__ __forceinline__ void FillStage(ManyShared& shared, int stage, const LoraWork& work,
-                                          const RowTile& tile, int first) {
-  const int lane = threadIdx.x % 32, tiles = shared.slab_tiles;
-  const int width = min(kStageInputs, work.columns - first);
-  const uint32_t barrier = SharedAddress(&shared.full[stage]);
-  ManyStage& to = shared.stages[stage];
-  if (lane == 0) BarrierExpect(barrier, width * 2 * (tile.row_count + tiles * kTileRanks));
-  __syncwarp();
-  if (lane < tile.row_count) {
-    const bf16* from = work.x + (int64_t{tile.row_begin} + lane) * work.columns + first;
-    CopyBytes(SharedAddress(to.x[lane]), from, width * 2, barrier);
+// Starts the copy of inputs [first, first + kStageInputs) of x and of the slab; what is not there
+// becomes zeros. All threads.
+__device__ __forceinline__ void FillStage(ManyStage& to, const ManyShared& shared,
+                                          const LoraWork& work, const RowTile& tile, int first) {
+  constexpr int kPieces = kStageInputs / 8;  // of a row of x, 16 bytes each
+  const int piece = threadIdx.x % kPieces, input = first + piece * 8;
+#pragma unroll
+  for (int row = threadIdx.x / kPieces; row < kManyRows; row += kManyThreads / kPieces) {
+    const bool there = row < tile.row_count && input < work.columns;
+    const bf16* from = work.x + (int64_t{tile.row_begin} + row) * work.columns + input;
+    CopyPiece(SharedAddress(&to.x[row][piece * 8]), there ? from : work.x, there);
   }
-  if (lane < tiles) {
-    const SlabTile& slab = shared.slab[lane];
+  static_assert(kManyThreads == kStageInputs);
+  const bool there = first + threadIdx.x < work.columns;
+#pragma unroll
+  for (int i = 0; i < kSlabTiles; ++i) {
+    if (i >= shared.slab_tiles) continue;
+    const SlabTile& slab = shared.slab[i];
     const uint32_t unit =
         TileUnit(slab.a_tiles, slab.a_run, slab.rank_tile, first / kTileWidth, work.columns);
-    const std::byte* from =
-        work.arena + int64_t{unit} * kTileUnitBytes + first % kTileWidth * kTileRanks * 2;
-    CopyBytes(SharedAddress(to.a[lane]), from, width * kTileRanks * 2, barrier);
+    const std::byte* from = work.arena + int64_t{unit} * kTileUnitBytes +
+                            (first % kTileWidth + threadIdx.x) * kTileRanks * 2;
+    CopyPiece(SharedAddress(to.a[i][threadIdx.x]), there ? from : work.arena, there);
   }
 }
 
-// The warp's inputs of a stage, of which `width` are there: a multiple of 8.
+// The warp's inputs of a stage.
 __device__ __forceinline__ void MultiplyStage(float (&d)[kSlabTiles][kRowHalves][4],
-                                              const ManyStage& stage, const bf16* zeros, int tiles,
-                                              int width) {
+                                              const ManyStage& stage, int tiles) {
   const int lane = threadIdx.x % 32, matrix = lane / 8, r = lane % 8;
   const int begin = threadIdx.x / 32 * kWarpInputs;
-  if (begin >= width) return;
   uint32_t x[kRowHalves][2][4];
 #pragma unroll
   for (int m = 0; m < kRowHalves; ++m) {
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
       const int input = begin + half * 16 + matrix / 2 * 8;
-      const bf16* from = &stage.x[m * 16 + matrix % 2 * 8 + r][input];
-      LoadMatrix(x[m][half], SharedAddress(input < width ? from : zeros));
+      LoadMatrix(x[m][half], SharedAddress(&stage.x[m * 16 + matrix % 2 * 8 + r][input]));
     }
   }
-  const int input = begin + lane;
 #pragma unroll
   for (int i = 0; i < kSlabTiles; ++i) {
     if (i >= tiles) continue;
     uint32_t b[4];
-    LoadMatrixTransposed(b, SharedAddress(input < width ? stage.a[i][input] : zeros));
+    LoadMatrixTransposed(b, SharedAddress(stage.a[i][begin + lane]));
 #pragma unroll
     for (int m = 0; m < kRowHalves; ++m) {
 #pragma unroll
@@ -233,28 +230,25 @@ __device__ __forceinline__ void MultiplyStage(float (&d)[kSlabTiles][kRowHalves]
   }
 }
 
-// The sums of a slab, while the next stages are on their way. `use` counts the stages of the
-// block's slabs.
+// The sums of a slab, while the next stages are on their way.
 __device__ __forceinline__ void MultiplySlab(float (&d)[kSlabTiles][kRowHalves][4],
                                              ManyShared& shared, const LoraWork& work,
-                                             const RowTile& tile, int& use) {
+                                             const RowTile& tile) {
   const int tiles = shared.slab_tiles, stages = (work.columns + kStageInputs - 1) / kStageInputs;
-  if (threadIdx.x < 32) {
-    for (int i = 0; i < min(kStages, stages); ++i) {
-      FillStage(shared, (use + i) % kStages, work, tile, i * kStageInputs);
-    }
-  }
+  const auto fill = [&](int i) {
+    if (i < stages) FillStage(shared.stages[i % kStages], shared, work, tile, i * kStageInputs);
+    CommitCopies();
+  };
+  for (int i = 0; i < kStages - 1; ++i) fill(i);
 #pragma unroll 1
-  for (int i = 0; i < stages; ++i, ++use) {
-    const int stage = use % kStages;
-    BarrierWait(SharedAddress(&shared.full[stage]), use / kStages % 2);
-    MultiplyStage(d, shared.stages[stage], shared.zeros, tiles,
-                  min(kStageInputs, work.columns - i * kStageInputs));
+  for (int i = 0; i < stages; ++i) {
+    AwaitCopies<kStages - 2>();
     __syncthreads();
-    if (threadIdx.x < 32 && i + kStages < stages) {
-      FillStage(shared, stage, work, tile, (i + kStages) * kStageInputs);
-    }
+    fill(i + kStages - 1);
+    MultiplyStage(d, shared.stages[i % kStages], tiles);
   }
+  AwaitCopies<0>();
+  __syncthreads();
 }
 
 // Adds up the warps' sums and writes u: ranks [column, ...) of the tile's rows.
@@ -282,8 +276,6 @@ __device__ __forceinline__ void StoreSlab(const float (&d)[kSlabTiles][kRowHalve
     for (int w = 1; w < kManyWarps; ++w) sum += sums[w][row][rank];
     work.many_u[tile.u_begin + int64_t{row} * tile.u_width + column + rank] = sum;
   }
-  // Before the copy engine writes there again.
-  asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
   __syncthreads();
 }
 
@@ -293,20 +285,13 @@ __global__ void __launch_bounds__(kManyThreads, 1)
   ManyShared& shared = *reinterpret_cast<ManyShared*>(memory);
   if (blockIdx.x >= work.counts->row_tiles) return;
   const RowTile tile = work.tile_starts[blockIdx.x].tile;
-  if (threadIdx.x == 0) {
-    for (uint64_t& barrier : shared.full) BarrierInit(SharedAddress(&barrier), 1);
-    asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
-  }
-  if (threadIdx.x < 8) shared.zeros[threadIdx.x] = __float2bfloat16(0.0f);
   WaitForPredecessor();
-  for (int first = 0, use = 0;; first += kSlabTiles) {
-    if (threadIdx.x == 0) {
-      shared.slab_tiles = FillSlab(shared.slab, work, tile, first);
-    }
+  for (int first = 0;; first += kSlabTiles) {
+    if (threadIdx.x == 0) shared.slab_tiles = FillSlab(shared.slab, work, tile, first);
     __syncthreads();
     if (shared.slab_tiles == 0) return;
     float d[kSlabTiles][kRowHalves][4] = {};
-    MultiplySlab(d, shared, work, tile, use);
+    MultiplySlab(d, shared, work, tile);
     StoreSlab(d, shared, work, tile, first * kTileRanks);
   }
 }

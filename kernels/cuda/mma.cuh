@@ -88,6 +88,22 @@ __device__ __forceinline__ void CopyBulk(uint32_t shared, const void* global, ui
   CopyBytes(shared, global, bytes, barrier);
 }
 
+// 16 bytes to shared memory, zeros where `there` is false; later steps wait for what was
+// committed, in groups.
+__device__ __forceinline__ void CopyPiece(uint32_t shared, const void* global, bool there) {
+  asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(shared), "l"(global),
+               "r"(there ? 16 : 0)
+               : "memory");
+}
+__device__ __forceinline__ void CommitCopies() {
+  asm volatile("cp.async.commit_group;" ::: "memory");
+}
+// All but the last kGroups committed groups are there.
+template <int kGroups>
+__device__ __forceinline__ void AwaitCopies() {
+  asm volatile("cp.async.wait_group %0;" ::"n"(kGroups) : "memory");
+}
+
 __device__ __forceinline__ void BarrierWait(uint32_t barrier, uint32_t parity) {
   asm volatile(
       "{\n.reg .pred done;\n"

@@ -118,7 +118,7 @@ __global__ void __launch_bounds__(kThreadsMax, kStreamed ? 1 : 1536 / kThreadsMa
   ReleaseSuccessor();
   WaitForPredecessor();
   const int64_t at = row * columns + column;
-  bf16* residual = static_cast<bf16*>(args.residual) + at;
+  float* residual = static_cast<float*>(args.residual) + at;
   float v[8] = {}, squares = 0.0f;
   if (inside) {
     float old[8];
@@ -127,9 +127,7 @@ __global__ void __launch_bounds__(kThreadsMax, kStreamed ? 1 : 1536 / kThreadsMa
                       args.bias ? args.bias + column : nullptr);
 #pragma unroll
     for (int k = 0; k < 8; ++k) v[k] += old[k];
-    const uint4 rounded = PackEight(v);
-    *reinterpret_cast<uint4*>(residual) = rounded;
-    LoadEight(v, reinterpret_cast<const bf16*>(&rounded));
+    StoreEight(residual, v);
 #pragma unroll
     for (int k = 0; k < 8; ++k) squares += v[k] * v[k];
   }
@@ -166,9 +164,7 @@ __global__ void __launch_bounds__(kQkvThreads, kStreamed ? 1 : 20)
                       gain ? gain + place.head * size + inside : nullptr,
                       args.bias ? args.bias + head * size + inside : nullptr);
   }
-  float4* kept = reinterpret_cast<float4*>(&values[slot]);
-  kept[0] = make_float4(v[0], v[1], v[2], v[3]);
-  kept[1] = make_float4(v[4], v[5], v[6], v[7]);
+  StoreEight(&values[slot], v);
   __syncthreads();
   if (head >= heads) return;
   if (place.module < 2) Rotate(v, &values[slot - inside], inside, args, position);

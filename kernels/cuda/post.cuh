@@ -30,6 +30,11 @@ __device__ __forceinline__ void LoadEight(float (&out)[8], const float* from) {
   }
 }
 
+__device__ __forceinline__ void StoreEight(float* to, const float (&v)[8]) {
+  reinterpret_cast<float4*>(to)[0] = make_float4(v[0], v[1], v[2], v[3]);
+  reinterpret_cast<float4*>(to)[1] = make_float4(v[4], v[5], v[6], v[7]);
+}
+
 __device__ __forceinline__ uint4 PackEight(const float (&v)[8]) {
   return make_uint4(PackBf16(v[0], v[1]), PackBf16(v[2], v[3]), PackBf16(v[4], v[5]),
                     PackBf16(v[6], v[7]));
@@ -40,7 +45,7 @@ __device__ __forceinline__ int PairOf(int layer, LoraGroup group) {
 }
 
 __device__ __forceinline__ float Activate(float v, Activation activation) {
-  if (activation == Activation::kSilu) return v / (1.0f + __expf(-v));
+  if (activation == Activation::kSilu) return __fdividef(v, 1.0f + __expf(-v));
   const float inner = 0.7978845608028654f * (v + 0.044715f * v * v * v);
   return 0.5f * v * (1.0f + tanhf(inner));
 }
@@ -66,11 +71,23 @@ __device__ __forceinline__ bf16* CacheRow(const QkvPostArgs& args, int padded, i
          row * padded;
 }
 
-// Rotates 8 values of a head: pairs (i, i + rotary / 2) of `head`, a row of one head.
+// Rotates 8 values of a head from `inside` on, a multiple of 8: pairs (i, i + rotary / 2) of
+// `head`, a row of one head.
 __device__ __forceinline__ void Rotate(float (&v)[8], const float* head, int inside,
                                        const QkvPostArgs& args, int position) {
   const int pairs = args.rotary_size / 2;
   const int64_t angles = int64_t{position} * pairs;
+  if (pairs % 8 == 0) {  // all 8 are alike
+    if (inside >= 2 * pairs) return;
+    const bool low = inside < pairs;
+    float other[8], cos[8], sin[8];
+    LoadEight(other, head + (low ? inside + pairs : inside - pairs));
+    LoadEight(cos, args.cos + angles + (low ? inside : inside - pairs));
+    LoadEight(sin, args.sin + angles + (low ? inside : inside - pairs));
+#pragma unroll
+    for (int k = 0; k < 8; ++k) v[k] = v[k] * cos[k] + (low ? -other[k] : other[k]) * sin[k];
+    return;
+  }
 #pragma unroll
   for (int k = 0; k < 8; ++k) {
     const int d = inside + k;

@@ -18,30 +18,30 @@ constexpr int kResidualThreads = 256;
 constexpr int kResidualWarps = kResidualThreads / 32;
 constexpr int kQkvWarps = 4;
 constexpr int kPaddedHeadMax = 256;
+constexpr int kHeadStride = kPaddedHeadMax + 8;  // floats; so that the banks of rows differ
 
 // A row tile and what is needed for its adapters.
 struct TileLora {
+  const LoraPlan& plan;
   const TileStart& start;
-  const PlanEntry* entries;  // of the pair
-  const std::byte* arena;
-  const float* u;
-  int modules;
+  int pair, modules;
 
   __device__ TileLora(const LoraPlan& plan, int pair, int modules, int tile)
-      : start(plan.tile_starts[int64_t{pair} * plan.tile_stride + tile]),
-        entries(plan.entries + pair * plan.stride),
-        arena(plan.arena),
-        u(plan.u),
+      : plan(plan),
+        start(plan.tile_starts[int64_t{pair} * plan.tile_stride + tile]),
+        pair(pair),
         modules(modules) {}
   __device__ const RowTile& tile() const { return start.tile; }
-  __device__ PlanEntry Entry(int term, int module) const {
-    return term == 0 ? start.entries[module]
-                     : entries[(tile().term_begin + term) * modules + module];
+  __device__ const PlanEntry& Entry(int term, int module) const {
+    if (term == 0) return start.entries[module];
+    return plan.entries[pair * plan.stride + (tile().term_begin + term) * modules + module];
   }
-  // DoRA's gain of a module; null without. Only a lone term may have one.
-  __device__ const float* Gain(int module) const {
-    const bool has = tile().term_count == 1 && start.entries[module].rank_tiles > 0;
-    return has ? start.entries[module].gain : nullptr;
+  // DoRA's gain of a module for columns from `column` on; null without. Only a lone term may have
+  // one.
+  __device__ const float* Gain(int module, int column) const {
+    const PlanEntry& entry = start.entries[module];
+    const bool has = tile().term_count == 1 && entry.rank_tiles > 0 && entry.gain;
+    return has ? entry.gain + column : nullptr;
   }
 };
 
@@ -80,25 +80,37 @@ __device__ __forceinline__ void FetchU(uint32_t (&high)[2], uint32_t (&low)[2], 
   }
 }
 
-// d += the sum over the tile's terms, for its rows [first_row, first_row + 8) and 64 columns of
-// a module. All lanes.
-__device__ __forceinline__ void ExpandRows(float (&d)[4][4], const TileLora& lora, int module,
-                                           int first_row, int column, int width) {
+// d += the sum over the tile's terms, for kRowSets times 8 rows from first_row and kColumnSets
+// times 64 columns of a module. All lanes.
+template <int kRowSets, int kColumnSets>
+__device__ __forceinline__ void ExpandRows(float (&d)[kRowSets][kColumnSets][4][4],
+                                           const TileLora& lora, int module, int first_row,
+                                           int column, int width) {
   const int g = threadIdx.x % 32 / 4, t = threadIdx.x % 4;
   const RowTile& tile = lora.tile();
-  const bool inside = first_row + g < tile.row_count;
-  const float* u = lora.u + tile.u_begin + int64_t{first_row + g} * tile.u_width + 2 * t;
+  const int rows = tile.row_count - first_row;
+  const float* u = lora.plan.u + tile.u_begin + int64_t{first_row + g} * tile.u_width + 2 * t;
 #pragma unroll 1
   for (int term = 0; term < tile.term_count; ++term) {
-    const PlanEntry entry = lora.Entry(term, module);
+    const PlanEntry& entry = lora.Entry(term, module);
+    const int rank_tiles = entry.rank_tiles;
+    const float scale = entry.scale;
 #pragma unroll 1
-    for (int rank_tile = 0; rank_tile < entry.rank_tiles; rank_tile += 2) {
-      uint32_t high[2], low[2];
-      FetchU(high, low, u + entry.u_column + rank_tile * kTileRanks, inside,
-             entry.rank_tiles - rank_tile, entry.scale);
-      RankRows w;
-      FetchRanks(w, entry, lora.arena, rank_tile, column + 8 * g, width);
-      MultiplyRanks(d, w, high, low);
+    for (int rank_tile = 0; rank_tile < rank_tiles; rank_tile += 2) {
+      uint32_t high[kRowSets][2], low[kRowSets][2];
+#pragma unroll
+      for (int i = 0; i < kRowSets; ++i) {
+        FetchU(high[i], low[i],
+               u + i * kWarpRows * tile.u_width + entry.u_column + rank_tile * kTileRanks,
+               i * kWarpRows + g < rows, rank_tiles - rank_tile, scale);
+      }
+#pragma unroll
+      for (int j = 0; j < kColumnSets; ++j) {
+        RankRows w;
+        FetchRanks(w, entry, lora.plan.arena, rank_tile, column + j * kGroupColumns + 8 * g, width);
+#pragma unroll
+        for (int i = 0; i < kRowSets; ++i) MultiplyRanks(d[i][j], w, high[i], low[i]);
+      }
     }
   }
 }
@@ -131,39 +143,58 @@ __device__ __forceinline__ void LoadRows(uint4 (&out)[2], const bf16* from, int6
 }
 
 // Grid [columns of all warps of a block, tiles].
-__global__ void __launch_bounds__(kGluThreads, 2)
+#ifndef VSET
+#define VSET 1
+#define VOCC 2
+#endif
+__global__ void __launch_bounds__(kGluThreads, VOCC)
     GluPostManyKernel(bf16* out, Product gate_up, int ffn, Activation activation, int layer,
                       StepTables step, LoraPlan plan) {
+  constexpr int kSets = VSET;  // of 8 rows at a time
   const int lane = threadIdx.x % 32, g = lane / 4, t = lane % 4;
   const int first = (blockIdx.x * (kGluThreads / 32) + threadIdx.x / 32) * kGroupColumns;
   const int column = first + 8 * g;
   if (blockIdx.y >= step.counts->all_tiles || first >= ffn) return;
   const TileLora lora(plan, PairOf(layer, LoraGroup::kGateUp), 2, blockIdx.y);
-  const RowTile tile = lora.tile();
-  const float* gains[2] = {lora.Gain(0), lora.Gain(1)};
+  const RowTile& tile = lora.tile();
   const bf16* y = static_cast<const bf16*>(gate_up.y);
   WaitForPredecessor();
 #pragma unroll 1
-  for (int from = 0; from < tile.row_count; from += kWarpRows) {
+  for (int from = 0; from < tile.row_count; from += kSets * kWarpRows) {
     const int rows = column < ffn ? tile.row_count - from - 2 * t : 0;
     const int64_t row = tile.row_begin + from + 2 * t;
-    uint4 products[2][2];
-    LoadRows(products[0], y + row * 2 * ffn + column, 2 * ffn, rows);
-    LoadRows(products[1], y + row * 2 * ffn + ffn + column, 2 * ffn, rows);
-    float sums[2][4][4] = {};
-    ExpandRows(sums[0], lora, 0, from, first, ffn);
-    ExpandRows(sums[1], lora, 1, from, first, ffn);
+    uint4 products[2][kSets][2];
 #pragma unroll
-    for (int half = 0; half < 2; ++half) {
-      if (half >= rows) continue;
-      float gate[8], up[8];
-      FinishRow(gate, sums[0], half, products[0][half], gains[0] ? gains[0] + column : nullptr,
-                nullptr);
-      FinishRow(up, sums[1], half, products[1][half], gains[1] ? gains[1] + column : nullptr,
-                nullptr);
+    for (int i = 0; i < kSets; ++i) {
+      const bf16* of_set = y + (row + i * kWarpRows) * 2 * ffn + column;
+      LoadRows(products[0][i], of_set, 2 * ffn, rows - i * kWarpRows);
+      LoadRows(products[1][i], of_set + ffn, 2 * ffn, rows - i * kWarpRows);
+    }
+    float gates[kSets][2][8];
+    {
+      float sums[kSets][1][4][4] = {};
+      ExpandRows(sums, lora, 0, from, first, ffn);
 #pragma unroll
-      for (int i = 0; i < 8; ++i) gate[i] = Activate(gate[i], activation) * up[i];
-      *reinterpret_cast<uint4*>(out + (row + half) * ffn + column) = PackEight(gate);
+      for (int i = 0; i < 2 * kSets; ++i) {
+        float(&gate)[8] = gates[i / 2][i % 2];
+        FinishRow(gate, sums[i / 2][0], i % 2, products[0][i / 2][i % 2],
+                  rows > 0 ? lora.Gain(0, column) : nullptr, nullptr);
+#pragma unroll
+        for (int k = 0; k < 8; ++k) gate[k] = Activate(gate[k], activation);
+      }
+    }
+    float sums[kSets][1][4][4] = {};
+    ExpandRows(sums, lora, 1, from, first, ffn);
+#pragma unroll
+    for (int i = 0; i < 2 * kSets; ++i) {
+      const int set = i / 2, half = i % 2;
+      if (set * kWarpRows + half >= rows) continue;
+      float up[8];
+      FinishRow(up, sums[set][0], half, products[1][set][half], lora.Gain(1, column), nullptr);
+#pragma unroll
+      for (int k = 0; k < 8; ++k) up[k] *= gates[set][half][k];
+      *reinterpret_cast<uint4*>(out + (row + set * kWarpRows + half) * ffn + column) =
+          PackEight(up);
     }
   }
 }
@@ -187,71 +218,88 @@ __device__ __forceinline__ void SumRows(float (&squares)[2]) {
   }
 }
 
+// Adds 8 columns of a row to its residual; returns the sum of the squares of what is there then.
+__device__ __forceinline__ float AddToResidual(float* residual, const float (&more)[8]) {
+  float v[8], squares = 0.0f;
+  LoadEight(v, residual);
+#pragma unroll
+  for (int i = 0; i < 8; ++i) {
+    v[i] += more[i];
+    squares += v[i] * v[i];
+  }
+  StoreEight(residual, v);
+  return squares;
+}
+
 // Grid [kManyRows / kWarpRows, tiles]: a block holds 8 rows. The residual, once written, is read
 // again by the threads that wrote it.
-__global__ void __launch_bounds__(kResidualThreads, 3)
+__global__ void __launch_bounds__(kResidualThreads, VOCC)
     ResidualNormManyKernel(ResidualNormArgs args, StepTables step, LoraPlan plan) {
+  constexpr int kSets = VSET;  // of 64 columns at a time
   const int lane = threadIdx.x % 32, g = lane / 4, t = lane % 4;
   if (blockIdx.y >= step.counts->all_tiles) return;
   const TileLora lora(plan, PairOf(args.layer, args.group), 1, blockIdx.y);
-  const RowTile tile = lora.tile();
+  const RowTile& tile = lora.tile();
   const int from = blockIdx.x * kWarpRows, rows = tile.row_count - from - 2 * t;
   if (from >= tile.row_count) return;
   const int columns = static_cast<int>(args.columns);
-  const float* gain = lora.Gain(0);
   const int64_t first_row = int64_t{tile.row_begin + from + 2 * t} * columns;
-  bf16* residual = static_cast<bf16*>(args.residual) + first_row;
+  float* residual = static_cast<float*>(args.residual) + first_row;
   const bf16* y = static_cast<const bf16*>(args.projection.y) + first_row;
-  const int begin = threadIdx.x / 32 * kGroupColumns, stride = kResidualWarps * kGroupColumns;
+  const int begin = threadIdx.x / 32 * kSets * kGroupColumns;
+  const int stride = kResidualWarps * kSets * kGroupColumns;
   float squares[2] = {};
   WaitForPredecessor();
 #pragma unroll 1
   for (int at = begin; at < columns; at += stride) {
-    const int column = at + 8 * g, there = column < columns ? rows : 0;
-    uint4 products[2], olds[2];
-    LoadRows(products, y + column, columns, there);
-    LoadRows(olds, residual + column, columns, there);
-    float sums[4][4] = {};
+    uint4 products[kSets][2];
+    float sums[1][kSets][4][4] = {};
+#pragma unroll
+    for (int j = 0; j < kSets; ++j) {
+      const int column = at + j * kGroupColumns + 8 * g, there = column < columns ? rows : 0;
+      LoadRows(products[j], y + column, columns, there);
+    }
     ExpandRows(sums, lora, 0, from, at, columns);
 #pragma unroll
-    for (int half = 0; half < 2; ++half) {
-      if (half >= there) continue;
-      float v[8], old[8];
-      FinishRow(v, sums, half, products[half], gain ? gain + column : nullptr,
-                args.bias ? args.bias + column : nullptr);
-      LoadEight(old, reinterpret_cast<const bf16*>(&olds[half]));
+    for (int j = 0; j < kSets; ++j) {
+      const int column = at + j * kGroupColumns + 8 * g, there = column < columns ? rows : 0;
 #pragma unroll
-      for (int i = 0; i < 8; ++i) v[i] += old[i];
-      const uint4 rounded = PackEight(v);
-      *reinterpret_cast<uint4*>(residual + half * int64_t{columns} + column) = rounded;
-      LoadEight(v, reinterpret_cast<const bf16*>(&rounded));
-#pragma unroll
-      for (int i = 0; i < 8; ++i) squares[half] += v[i] * v[i];
+      for (int half = 0; half < 2; ++half) {
+        if (half >= there) continue;
+        float v[8];
+        FinishRow(v, sums[0][j], half, products[j][half], lora.Gain(0, column),
+                  args.bias ? args.bias + column : nullptr);
+        squares[half] += AddToResidual(residual + half * int64_t{columns} + column, v);
+      }
     }
   }
   if (!args.norm) return;
   SumRows(squares);
   bf16* out = static_cast<bf16*>(args.out) + first_row;
-#pragma unroll 1
-  for (int at = begin; at < columns; at += stride) {
-    const int column = at + 8 * g;
+#pragma unroll
+  for (int half = 0; half < 2; ++half) {
+    squares[half] = rsqrtf(squares[half] / columns + args.epsilon);  // the row's scale
+  }
+#pragma unroll 2
+  for (int i = 0; i < columns / stride * kSets + kSets; ++i) {
+    const int column = begin + i / kSets * stride + i % kSets * kGroupColumns + 8 * g;
     if (column >= columns) continue;
     float weight[8];
     LoadEight(weight, args.norm + column);
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
       if (half >= rows) continue;
-      const float scale = rsqrtf(squares[half] / columns + args.epsilon);
       float v[8];
       LoadEight(v, residual + half * int64_t{columns} + column);
 #pragma unroll
-      for (int i = 0; i < 8; ++i) v[i] *= scale * weight[i];
+      for (int k = 0; k < 8; ++k) v[k] *= squares[half] * weight[k];
       *reinterpret_cast<uint4*>(out + half * int64_t{columns} + column) = PackEight(v);
     }
   }
 }
 
-// The finished columns of a head for 8 rows, before rotation: [row][padded].
+// The finished columns of a head for 8 rows, before rotation: [row][kHeadStride].
+template <int kSets>
 __device__ __forceinline__ void FinishHead(float* values, const QkvPostArgs& args, int padded,
                                            const TileLora& lora, const HeadPlace& place, int head,
                                            int from, int there) {
@@ -259,27 +307,28 @@ __device__ __forceinline__ void FinishHead(float* values, const QkvPostArgs& arg
   const AttentionShape& shape = args.shape;
   const int size = shape.head_size, columns = (shape.heads + 2 * shape.kv_heads) * size;
   const int width = (place.module == 0 ? shape.heads : shape.kv_heads) * size;
-  const float* gain = lora.Gain(place.module);
   const bf16* y = static_cast<const bf16*>(args.product.y) +
                   int64_t{lora.tile().row_begin + from + 2 * t} * columns + head * size;
 #pragma unroll 1
-  for (int group = 0; group < padded; group += kGroupColumns) {
-    const int inside = group + 8 * g, of_module = place.head * size + inside;
-    const int rows = inside < size ? there : 0;
-    uint4 products[2];
-    LoadRows(products, y + inside, columns, rows);
-    float sums[4][4] = {};
+  for (int group = 0; group < padded; group += kSets * kGroupColumns) {
+    uint4 products[kSets][2];
+    float sums[1][kSets][4][4] = {};
+#pragma unroll
+    for (int j = 0; j < kSets; ++j) {
+      const int inside = group + j * kGroupColumns + 8 * g;
+      LoadRows(products[j], y + inside, columns, inside < size ? there : 0);
+    }
     ExpandRows(sums, lora, place.module, from, place.head * size + group, width);
 #pragma unroll
-    for (int half = 0; half < 2; ++half) {
+    for (int i = 0; i < 2 * kSets; ++i) {
+      const int j = i / 2, half = i % 2, inside = group + j * kGroupColumns + 8 * g;
       float v[8] = {};
-      if (half < rows) {
-        FinishRow(v, sums, half, products[half], gain ? gain + of_module : nullptr,
+      if (inside < size && half < there) {
+        FinishRow(v, sums[0][j], half, products[j][half],
+                  lora.Gain(place.module, place.head * size + inside),
                   args.bias ? args.bias + head * size + inside : nullptr);
       }
-      float4* to = reinterpret_cast<float4*>(values + (2 * t + half) * padded + inside);
-      to[0] = make_float4(v[0], v[1], v[2], v[3]);
-      to[1] = make_float4(v[4], v[5], v[6], v[7]);
+      StoreEight(values + (2 * t + half) * kHeadStride + inside, v);
     }
   }
   __syncwarp();
@@ -307,28 +356,29 @@ __device__ __forceinline__ void StoreHead(const float* head_row, int inside, int
   }
 }
 
-// Grid [heads of all warps of a block, tiles].
+// Grid [heads of all warps of a block, tiles]. kSets times 64 columns at a time.
+template <int kSets>
 __global__ void __launch_bounds__(kQkvWarps * 32)
     QkvPostManyKernel(QkvPostArgs args, int padded, StepTables step, LoraPlan plan) {
-  __shared__ __align__(16) float values[kQkvWarps][kWarpRows * kPaddedHeadMax];
+  __shared__ __align__(16) float values[kQkvWarps][kWarpRows * kHeadStride];
   const int lane = threadIdx.x % 32, g = lane / 4, t = lane % 4;
   const AttentionShape& shape = args.shape;
   const int head = blockIdx.x * kQkvWarps + threadIdx.x / 32;
   if (blockIdx.y >= step.counts->all_tiles || head >= shape.heads + 2 * shape.kv_heads) return;
   const TileLora lora(plan, PairOf(args.layer, LoraGroup::kQkv), 3, blockIdx.y);
-  const RowTile tile = lora.tile();
+  const RowTile& tile = lora.tile();
   const HeadPlace place = PlaceOf(head, shape);
   float* own = values[threadIdx.x / 32];
   WaitForPredecessor();
 #pragma unroll 1
   for (int from = 0; from < tile.row_count; from += kWarpRows) {
     const int rows = tile.row_count - from - 2 * t;
-    FinishHead(own, args, padded, lora, place, head, from, rows);
+    FinishHead<kSets>(own, args, padded, lora, place, head, from, rows);
 #pragma unroll 1
     for (int inside = 8 * g; inside < padded; inside += kGroupColumns) {
       for (int half = 0; half < min(rows, 2); ++half) {
-        StoreHead(own + (2 * t + half) * padded, inside, tile.row_begin + from + 2 * t + half, args,
-                  padded, place, head, step);
+        StoreHead(own + (2 * t + half) * kHeadStride, inside, tile.row_begin + from + 2 * t + half,
+                  args, padded, place, head, step);
       }
     }
     __syncwarp();
@@ -357,7 +407,9 @@ void LaunchQkvPostMany(const QkvPostArgs& args, const StepTables& step, const Lo
   const int padded = PaddedHeadSize(args.shape.head_size);
   const int heads = args.shape.heads + 2 * args.shape.kv_heads;
   const dim3 grid((heads + kQkvWarps - 1) / kQkvWarps, args.product.expand_tiles);
-  LaunchDependent(QkvPostManyKernel, grid, kQkvWarps * 32, 0, stream, args, padded, step, plan);
+  const auto kernel =
+      padded > kGroupColumns && VSET == 2 ? QkvPostManyKernel<2> : QkvPostManyKernel<1>;
+  LaunchDependent(kernel, grid, kQkvWarps * 32, 0, stream, args, padded, step, plan);
 }
 
 }  // namespace lorica::cuda

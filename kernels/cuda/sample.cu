@@ -2,8 +2,6 @@
 //
 // Batches of greedy rows have a light kernel of their own. The other one holds a row's
 // logits in shared memory and looks for thresholds with histograms (sample_row.cuh).
-#include <cuda_bf16.h>
-
 #include <algorithm>
 
 #include "kernels/cuda/launch.h"
@@ -12,7 +10,7 @@
 namespace lorica::cuda {
 namespace {
 
-constexpr int kVector = 8;  // logits in one load
+constexpr int kVector = 8;  // logits that a thread loads at once
 constexpr int kCountThreads = 256;
 
 struct Best {
@@ -34,19 +32,16 @@ __device__ Best BestOfWarp(Best mine) {
 }
 
 // Logits [first, first + kVector) of a row, -inf from `end` on.
-__device__ void LoadLogits(const __nv_bfloat16* row, int first, int end, bool aligned,
+__device__ void LoadLogits(const float* row, int first, int end, bool aligned,
                            float (&out)[kVector]) {
   if (aligned && first + kVector <= end) {
-    const uint4 packed = *reinterpret_cast<const uint4*>(row + first);
-    const uint32_t words[4] = {packed.x, packed.y, packed.z, packed.w};
-    for (int i = 0; i < kVector; ++i) {
-      out[i] = __uint_as_float(i % 2 == 0 ? words[i / 2] << 16 : words[i / 2] & 0xffff0000);
-    }
+    const auto* from = reinterpret_cast<const float4*>(row + first);
+    const float4 low = from[0], high = from[1];
+    out[0] = low.x, out[1] = low.y, out[2] = low.z, out[3] = low.w;
+    out[4] = high.x, out[5] = high.y, out[6] = high.z, out[7] = high.w;
     return;
   }
-  for (int i = 0; i < kVector; ++i) {
-    out[i] = first + i < end ? __bfloat162float(row[first + i]) : -INFINITY;
-  }
+  for (int i = 0; i < kVector; ++i) out[i] = first + i < end ? row[first + i] : -INFINITY;
 }
 
 __device__ bool IsAligned(const void* p) { return reinterpret_cast<uintptr_t>(p) % 16 == 0; }
@@ -60,12 +55,11 @@ __device__ void Report(const StepTables& step, int sample, int32_t token) {
 }
 
 __global__ void __launch_bounds__(kSampleThreads)
-    GreedyKernel(const __nv_bfloat16* logits, int64_t columns, int32_t vocabulary,
-                 StepTables step) {
+    GreedyKernel(const float* logits, int64_t columns, int32_t vocabulary, StepTables step) {
   __shared__ Best warps[kSampleWarps];
   const int sample = blockIdx.x;
   if (sample >= step.counts->samples) return;
-  const __nv_bfloat16* row = logits + sample * columns;
+  const float* row = logits + sample * columns;
   const bool aligned = IsAligned(row);
   Best best = {-INFINITY, INT32_MAX};
   bool nan = false;
@@ -125,7 +119,7 @@ __device__ float Adjust(const DeviceSample& sample, int token, float logit) {
 class RowSampler {
  public:
   __device__ RowSampler(ClusterRow& row, SampleShared& shared, const DeviceSample& sample,
-                        const __nv_bfloat16* logits)
+                        const float* logits)
       : row_(row), shared_(shared), sample_(sample), logits_(logits) {}
 
   // -1: the logits hold NaN, or every token is banned.
@@ -154,7 +148,7 @@ class RowSampler {
     const float normaliser = static_cast<float>(max + log(scaled));
     const int top = ReportTop(normaliser, output);
     if (!row_.leads()) return;
-    output.logprob = __bfloat162float(logits_[token]) - normaliser;
+    output.logprob = logits_[token] - normaliser;
     output.top_count = top;
   }
 
@@ -278,13 +272,13 @@ class RowSampler {
   ClusterRow& row_;
   SampleShared& shared_;
   const DeviceSample& sample_;
-  const __nv_bfloat16* logits_;
+  const float* logits_;
   uint32_t raw_max_ = 0, max_ = 0, min_ = 0;  // keys
 };
 
 __global__ void __launch_bounds__(kSampleThreads)
-    SampleKernel(const __nv_bfloat16* logits, int64_t columns, int32_t vocabulary,
-                 int32_t slice_tokens, StepTables step) {
+    SampleKernel(const float* logits, int64_t columns, int32_t vocabulary, int32_t slice_tokens,
+                 StepTables step) {
   extern __shared__ __align__(16) std::byte memory[];
   auto& shared = *reinterpret_cast<SampleShared*>(memory);
   ClusterRow row(shared, reinterpret_cast<float*>(memory + sizeof(SampleShared)), slice_tokens,
@@ -348,8 +342,8 @@ int BlocksOfRow(int32_t vocabulary, int samples) {
 
 void LaunchGreedy(const void* logits, int64_t columns, int32_t vocabulary, const StepTables& step,
                   int samples, cudaStream_t stream) {
-  GreedyKernel<<<samples, kSampleThreads, 0, stream>>>(static_cast<const __nv_bfloat16*>(logits),
-                                                       columns, vocabulary, step);
+  GreedyKernel<<<samples, kSampleThreads, 0, stream>>>(static_cast<const float*>(logits), columns,
+                                                       vocabulary, step);
 }
 
 void LaunchSample(const void* logits, int64_t columns, int32_t vocabulary, const StepTables& step,
@@ -370,8 +364,8 @@ void LaunchSample(const void* logits, int64_t columns, int32_t vocabulary, const
   config.stream = stream;
   config.attrs = &attribute;
   config.numAttrs = 1;
-  cudaLaunchKernelEx(&config, SampleKernel, static_cast<const __nv_bfloat16*>(logits), columns,
-                     vocabulary, slice_tokens, step);
+  cudaLaunchKernelEx(&config, SampleKernel, static_cast<const float*>(logits), columns, vocabulary,
+                     slice_tokens, step);
 }
 
 void LaunchCountHistory(const HistoryTail* tails, int count, const int32_t* token_slots,

@@ -75,7 +75,7 @@ void Model::RunVerbs(int64_t rows, int64_t samples, const KvCache& cache) {
   const Tensor gathered = View(buffers_->gathered, samples, config_.hidden);
   device.GatherRows(gathered, normed);
   const Tensor logits = View(buffers_->logits, samples, config_.vocabulary);
-  device.Linear(logits, gathered, weights.output());
+  device.Logits(logits, gathered, weights.output());
   device.HeadPost(logits, gathered);
 }
 

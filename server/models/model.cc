@@ -30,6 +30,7 @@ struct BufferShape {
   std::unique_ptr<Buffer>* buffer;
   int64_t rows;
   int64_t columns;
+  bool wide = false;  // see Backend::WideBytes
 };
 
 absl::StatusOr<std::unique_ptr<Model::Buffers>> MakeBuffers(const ModelConfig& config,
@@ -42,7 +43,7 @@ absl::StatusOr<std::unique_ptr<Model::Buffers>> MakeBuffers(const ModelConfig& c
   const int64_t kv_columns = int64_t{config.kv_heads} * config.head_size;
   const int64_t rows = options.rows_max;
   const BufferShape shapes[] = {
-      {&buffers->residual, rows, config.hidden},
+      {&buffers->residual, rows, config.hidden, true},
       {&buffers->normed, rows, config.hidden},
       {&buffers->qkv, rows, q_columns + 2 * kv_columns},
       {&buffers->attended, rows, q_columns},
@@ -50,10 +51,11 @@ absl::StatusOr<std::unique_ptr<Model::Buffers>> MakeBuffers(const ModelConfig& c
       {&buffers->gate_up, rows, 2 * config.ffn},
       {&buffers->activated, rows, config.ffn},
       {&buffers->gathered, options.samples_max, config.hidden},
-      {&buffers->logits, options.samples_max, config.vocabulary},
+      {&buffers->logits, options.samples_max, config.vocabulary, true},
   };
   for (const BufferShape& shape : shapes) {
-    auto buffer = backend.Allocate(backend.TensorBytes(shape.rows, shape.columns));
+    auto buffer = backend.Allocate(shape.wide ? Backend::WideBytes(shape.rows, shape.columns)
+                                              : backend.TensorBytes(shape.rows, shape.columns));
     if (!buffer.ok()) return buffer.status();
     *shape.buffer = std::move(*buffer);
   }

@@ -34,7 +34,7 @@ struct Model::Weights {
 
 // Activation buffers of one step.
 struct Model::Buffers {
-  std::unique_ptr<Buffer> residual;   // [rows, hidden]
+  std::unique_ptr<Buffer> residual;   // [rows, hidden], fp32
   std::unique_ptr<Buffer> normed;     // [rows, hidden]
   std::unique_ptr<Buffer> qkv;        // [rows, (heads + 2 kv_heads) head_size]
   std::unique_ptr<Buffer> attended;   // [rows, heads head_size]
@@ -42,7 +42,7 @@ struct Model::Buffers {
   std::unique_ptr<Buffer> gate_up;    // [rows, 2 ffn]
   std::unique_ptr<Buffer> activated;  // [rows, ffn]
   std::unique_ptr<Buffer> gathered;   // [samples, hidden]
-  std::unique_ptr<Buffer> logits;     // [samples, vocabulary]
+  std::unique_ptr<Buffer> logits;     // [samples, vocabulary], fp32
   int64_t rows_max = 0;
   int64_t samples_max = 0;
   int64_t samples = 0;  // of the last Forward

@@ -54,12 +54,12 @@ void Check(cudaError_t error) { LORICA_CHECK(error == cudaSuccess, cudaGetErrorS
 
 class Bench {
  public:
-  Bench() : device_(Make()), logits_(*device_->Allocate(int64_t{kRowsMax} * kVocabularyMax * 2)) {
+  Bench() : device_(Make()), logits_(*device_->Allocate(int64_t{kRowsMax} * kVocabularyMax * 4)) {
     std::mt19937 random(1);
     std::normal_distribution<float> normal(0.0f, 2.5f);
-    std::vector<uint16_t> values(int64_t{kRowsMax} * kVocabularyMax);
-    for (uint16_t& v : values) v = cuda::ToBf16(normal(random));
-    device_->Upload(logits_->data(), values.data(), values.size() * 2);
+    std::vector<float> values(int64_t{kRowsMax} * kVocabularyMax);
+    for (float& v : values) v = normal(random);
+    device_->Upload(logits_->data(), values.data(), values.size() * 4);
     history_.resize(500);
     for (int32_t& token : history_) token = static_cast<int32_t>(random() % 32000);
   }

@@ -224,7 +224,7 @@ class Bench {
       }
     }
     d.GatherRows(gathered, normed);
-    linear(logits, gathered, *head_);
+    if (parts & kLinears) d.Logits(logits, gathered, *head_);
     if (parts == kAllParts) {
       results.resize(samples);
       d.Sample(logits, kVocabulary, absl::MakeSpan(results));
@@ -272,6 +272,15 @@ class Bench {
     return Time(batch, [&] { Forward(rows, samples, parts, results); });
   }
 
+  // For a profiler.
+  void RunOnce(const StepBatch& batch) {
+    std::vector<SampleResult> results;
+    device_->BeginStep(batch);
+    Forward(static_cast<int>(batch.rows()), static_cast<int>(batch.samples.size()), kAllParts,
+            results);
+    CheckDevice();
+  }
+
   // Microseconds of one product of each kind, its weights rotated over all layers.
   double TimeLinear(int rows, int which) {
     const StepBatch batch = Batch(1, {});  // products do not look at it
@@ -290,7 +299,7 @@ class Bench {
         case 3:
           return device_->Linear(view(4, kHidden), view(6, kFfn), *w.down);
         default:
-          return device_->Linear(view(8, kVocabulary), view(1, kHidden), *head_);
+          return device_->Logits(view(8, kVocabulary), view(1, kHidden), *head_);
       }
     };
     const double ms = Time(
@@ -357,7 +366,7 @@ class Bench {
   void MakeBuffers() {
     for (const int64_t columns :
          {kHidden, kHidden, kQ + 2 * kKv, kQ, kHidden, 2 * kFfn, kFfn, kHidden, kVocabulary}) {
-      buffers_.push_back(*device_->Allocate(device_->TensorBytes(rows_max_, columns)));
+      buffers_.push_back(*device_->Allocate(Backend::WideBytes(rows_max_, columns)));
       FillNoise(buffers_.back()->data(), buffers_.back()->size_bytes(), 1.0f, ++seed_,
                 device_->stream());
     }
@@ -505,6 +514,7 @@ void Run(int argc, char** argv) {
   Report report(bench, bandwidth);
   int64_t bytes = 0;
   Adapters many = MountMany(bench, prefill ? 8 : 64, {16}, &bytes);
+  if (prefill && flag("--profile")) return bench.RunOnce(bench.Prompts(4, many));
   if (prefill) return report.Prefill(many, flag("--breakdown"));
   const int64_t each = bytes / 64;
   if (flag("--linears")) return report.Linears();

@@ -63,14 +63,16 @@ inline float FromBf16Bits(uint16_t stored) {
   return value;
 }
 
-// Device memory as rows of a backend's compute type; fp32 on the host.
+// Device memory as rows of a backend's compute type, or of fp32; fp32 on the host.
 class DeviceTensor {
  public:
   DeviceTensor(Backend& backend, DType compute, int64_t rows, int64_t columns,
                const std::vector<float>& values = {})
       : backend_(backend), compute_(compute), rows_(rows), columns_(columns) {
-    EXPECT_EQ(backend.TensorBytes(rows, columns), rows * RowBytes(compute, columns));
-    buffer_ = *backend.Allocate(backend.TensorBytes(rows, columns));
+    if (compute != DType::kF32) {
+      EXPECT_EQ(backend.TensorBytes(rows, columns), rows * RowBytes(compute, columns));
+    }
+    buffer_ = *backend.Allocate(rows * RowBytes(compute, columns));
     if (!values.empty()) Write(values);
   }
   Tensor tensor() const { return {buffer_->data(), rows_, columns_}; }
@@ -139,6 +141,10 @@ class KernelTest : public ::testing::TestWithParam<BackendCase> {
   }
   DeviceTensor Zeros(int64_t rows, int64_t columns) {
     return DeviceTensor(*backend_, compute(), rows, columns);
+  }
+  // For the residual and logits, which are fp32 everywhere.
+  DeviceTensor UploadWide(int64_t rows, int64_t columns, const std::vector<float>& values) {
+    return DeviceTensor(*backend_, DType::kF32, rows, columns, values);
   }
   // fp32 on the device until the test ends: norms and biases.
   const float* Floats(const std::vector<float>& values) {

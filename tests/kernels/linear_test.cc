@@ -142,7 +142,7 @@ TEST_P(LinearTest, EmbedGivesTheStoredRowsExactly) {
     const auto packed = *backend_->PackWeight({&part, 1});
     StepBatch batch = PlainBatch(20);
     for (auto& token : batch.tokens) token = Below(50);
-    const auto out = Zeros(20, 288);
+    const auto out = UploadWide(20, 288, {});
     backend_->BeginStep(batch);
     backend_->Embed(out.tensor(), *packed);
     const auto rows = out.Read(), stored = Rounded(w.values);

@@ -210,7 +210,7 @@ TEST_P(LoraTest, WidthsBeyondOneTileAndResidualNorm) {
   const auto bias = Normals(kHidden);
   const auto in = Upload(kRows, kWide, x);
   const auto projected = Upload(kRows, kHidden, projection);
-  const auto sum = Upload(kRows, kHidden, residual);
+  const auto sum = UploadWide(kRows, kHidden, residual);
   const auto out = Zeros(kRows, kHidden);
   backend_->BeginStep(batch);
   backend_->LoraShrink(in.tensor(), 3, LoraGroup::kDown);

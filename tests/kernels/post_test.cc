@@ -15,7 +15,7 @@ TEST_P(PostTest, RmsNormEqualsDoublesForAnyWidth) {
     if (!Serves(columns)) continue;
     const int rows = 33;
     const auto x = Normals(rows * columns, 3.0f), weight = Normals(columns);
-    const auto in = Upload(rows, columns, x);
+    const auto in = UploadWide(rows, columns, x);
     const auto out = Zeros(rows, columns);
     const StepBatch batch = PlainBatch(rows);
     backend_->BeginStep(batch);
@@ -56,7 +56,7 @@ TEST_P(PostTest, ActivationsEqualDoublesOverTheirWholeRange) {
 
 TEST_P(PostTest, ResidualWithoutNormAddsOnly) {
   const auto residual = Normals(4 * 56), projection = Normals(4 * 56);
-  const auto sum = Upload(4, 56, residual);
+  const auto sum = UploadWide(4, 56, residual);
   const auto projected = Upload(4, 56, projection);
   const StepBatch batch = PlainBatch(4);
   backend_->BeginStep(batch);

@@ -20,7 +20,7 @@ class SampleTest : public KernelTest {
     for (SampleRow& row : batch_.samples) {
       if (row.allowed_mask) row.allowed_words = static_cast<int32_t>((vocabulary + 31) / 32);
     }
-    const auto device = Upload(count, vocabulary, logits);
+    const auto device = UploadWide(count, vocabulary, logits);
     std::vector<SampleResult> results(count);
     backend_->BeginStep(batch_);
     backend_->Sample(device.tensor(), used > 0 ? used : vocabulary, absl::MakeSpan(results));
@@ -315,7 +315,7 @@ TEST_P(SampleTest, TheChoiceLandsInItsTokenSlot) {
   One(logits);
   StepBatch batch = PlainBatch(1);
   batch.tokens[0] = -1 - 0;
-  const auto out = Zeros(1, 16);
+  const auto out = UploadWide(1, 16, {});
   backend_->BeginStep(batch);
   backend_->Embed(out.tensor(), *packed);
   EXPECT_TRUE(SameBits(out.Read().data(), &Rounded(table.values)[33 * 16], 16));

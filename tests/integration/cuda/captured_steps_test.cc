@@ -45,7 +45,7 @@ class CapturedSteps : public ::testing::Test {
     }
     return batch;
   }
-  std::vector<uint16_t> Logits(int rows) {
+  std::vector<float> Logits(int rows) {
     const StepBatch batch = Step(rows);
     model_->Forward(batch, cache_);
     std::vector<SampleResult> results(rows);
@@ -54,9 +54,9 @@ class CapturedSteps : public ::testing::Test {
     backend_->EndStep();
     EXPECT_TRUE(backend_->AwaitStep().ok());
     for (const SampleResult& result : results) EXPECT_TRUE(result.finite && result.token >= 0);
-    std::vector<uint16_t> logits(rows * model_->config().vocabulary);
+    std::vector<float> logits(rows * model_->config().vocabulary);
     backend_->Download(logits.data(), model_->logits().data,
-                       static_cast<int64_t>(logits.size() * sizeof(uint16_t)));
+                       static_cast<int64_t>(logits.size() * sizeof(float)));
     return logits;
   }
 
@@ -68,7 +68,7 @@ class CapturedSteps : public ::testing::Test {
 
 TEST_F(CapturedSteps, GiveTheBitsOfTheSameStepUncaptured) {
   const std::vector<int> counts = {1, 2, 3, 8, 9, 13, 16, 17, 33, 40};
-  std::vector<std::vector<uint16_t>> uncaptured;
+  std::vector<std::vector<float>> uncaptured;
   for (const int rows : counts) uncaptured.push_back(Logits(rows));
   ASSERT_TRUE(model_->CaptureSteps(cache_).ok());
   EXPECT_EQ(model_->captured_steps(), 16);

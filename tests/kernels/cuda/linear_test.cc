@@ -91,7 +91,8 @@ TEST_P(CudaLinear, ChoicesAreMeasuredOnceAndKept) {
   const auto choose = [&] {
     auto products = *cuda::LibraryProducts::Make(folder.path());
     const auto count = products->Choose({&weight, 1}, kRowsMax, cuda_->stream());
-    products->Run(y_->data(), x_device_->data(), kRowsMax, weight, cuda_->stream());
+    products->Run(y_->data(), CUDA_R_16BF, x_device_->data(), kRowsMax, weight,
+                  cuda_->stream());
     return count;
   };
   const std::vector<uint16_t> want = Product(0, kRowsMax);

@@ -41,7 +41,7 @@ class CudaSampleTest : public ::testing::Test {
     StepBatch batch = PlainBatch(count);
     batch.samples = rows;
     for (int i = 0; i < count; ++i) batch.samples[i].row = i;
-    const DeviceTensor device(backend, compute, count, logits.size() / count, logits);
+    const DeviceTensor device(backend, DType::kF32, count, logits.size() / count, logits);
     std::vector<SampleResult> results(count);
     backend.BeginStep(batch);
     backend.Sample(device.tensor(), vocabulary, absl::MakeSpan(results));
@@ -316,8 +316,8 @@ TEST_F(CudaSampleTest, ACapturedStepServesAnyRowsAndParameters) {
   std::memcpy(table.bytes.data(), table.values.data(), table.bytes.size());
   const HostMatrix view = table.view();
   const auto packed = *cuda_->PackWeight({&view, 1});
-  DeviceTensor logits(*cuda_, DType::kBF16, kRows, kVocabulary);
-  const DeviceTensor chosen(*cuda_, DType::kBF16, kRows, 8);
+  DeviceTensor logits(*cuda_, DType::kF32, kRows, kVocabulary);
+  const DeviceTensor chosen(*cuda_, DType::kF32, kRows, 8);
   for (const bool greedy : {true, false}) {
     cudaGraphExec_t exec = nullptr;
     for (int round = 0; round < 5; ++round) {

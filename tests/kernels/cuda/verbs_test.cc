@@ -23,24 +23,29 @@ struct Shape {
 // The same tensor on both devices.
 class Twin {
  public:
-  Twin(Backend& cuda, Backend& cpu, int64_t rows, int64_t columns)
-      : cuda_(cuda), cpu_(cpu), rows_(rows), columns_(columns) {
-    on_cuda_ = *cuda.Allocate(cuda.TensorBytes(rows, columns));
+  Twin(Backend& cuda, Backend& cpu, int64_t rows, int64_t columns, bool wide = false)
+      : cuda_(cuda), cpu_(cpu), rows_(rows), columns_(columns), wide_(wide) {
+    on_cuda_ = *cuda.Allocate(wide ? rows * columns * 4 : cuda.TensorBytes(rows, columns));
     on_cpu_ = *cpu.Allocate(cpu.TensorBytes(rows, columns));
   }
   Tensor cuda() const { return {on_cuda_->data(), rows_, columns_}; }
   Tensor cpu() const { return {on_cpu_->data(), rows_, columns_}; }
 
   void Set(const std::vector<float>& values) {
+    if (wide_) return cuda_.Upload(on_cuda_->data(), values.data(), values.size() * 4);
     std::vector<uint16_t> bits(values.size());
     for (size_t i = 0; i < values.size(); ++i) bits[i] = cuda::ToBf16(values[i]);
     cuda_.Upload(on_cuda_->data(), bits.data(), bits.size() * 2);
   }
   std::vector<float> Read() const {
     std::vector<uint16_t> bits(rows_ * columns_);
-    EXPECT_TRUE(cuda_.Synchronize().ok());
-    cuda_.Download(bits.data(), on_cuda_->data(), bits.size() * 2);
     std::vector<float> values(bits.size());
+    EXPECT_TRUE(cuda_.Synchronize().ok());
+    if (wide_) {
+      cuda_.Download(values.data(), on_cuda_->data(), values.size() * 4);
+      return values;
+    }
+    cuda_.Download(bits.data(), on_cuda_->data(), bits.size() * 2);
     for (size_t i = 0; i < bits.size(); ++i) values[i] = cuda::FromBf16(bits[i]);
     return values;
   }
@@ -70,6 +75,7 @@ class Twin {
   Backend& cuda_;
   Backend& cpu_;
   int64_t rows_, columns_;
+  const bool wide_;  // fp32 on CUDA too
   std::unique_ptr<Buffer> on_cuda_, on_cpu_;
 };
 
@@ -139,7 +145,7 @@ class TwinModel {
 
   void Step(const StepBatch& cuda_batch, const StepBatch& cpu_batch) {
     const int64_t rows = cuda_batch.rows();
-    Twin residual = Make(rows, shape_.hidden), normed = Make(rows, shape_.hidden);
+    Twin residual = Make(rows, shape_.hidden, true), normed = Make(rows, shape_.hidden);
     Twin qkv = Make(rows, q() + 2 * kv()), attended = Make(rows, q());
     Twin projected = Make(rows, shape_.hidden), gate_up = Make(rows, 2 * shape_.ffn);
     Twin activated = Make(rows, shape_.ffn);
@@ -186,7 +192,9 @@ class TwinModel {
     TwinWeight qkv, o, gate_up, down;
   };
 
-  Twin Make(int64_t rows, int64_t columns) { return Twin(*cuda_, *cpu_, rows, columns); }
+  Twin Make(int64_t rows, int64_t columns, bool wide = false) {
+    return Twin(*cuda_, *cpu_, rows, columns, wide);
+  }
 
   TwinWeight MakeWeight(int64_t rows, int64_t columns, float scale) {
     const StoredMatrix m = RandomMatrix(DType::kBF16, rows, columns, random_, scale);
@@ -304,11 +312,11 @@ class TwinModel {
   void Finish(const StepBatch& batch, Twin& normed) {
     const int64_t samples = batch.samples.size();
     if (samples == 0) return;
-    Twin gathered = Make(samples, shape_.hidden), logits = Make(samples, kVocabulary);
+    Twin gathered = Make(samples, shape_.hidden), logits = Make(samples, kVocabulary, true);
     Run({&normed}, gathered, "gather",
         [&](Backend& b, auto on, bool) { b.GatherRows(on(gathered), on(normed)); });
     Run({&gathered}, logits, "logits", [&](Backend& b, auto on, bool c) {
-      b.Linear(on(logits), on(gathered), c ? *embedding_.cuda : *embedding_.cpu);
+      b.Logits(on(logits), on(gathered), c ? *embedding_.cuda : *embedding_.cpu);
     });
     logits.CopyToCpu();
     std::vector<SampleResult> got(samples), want(samples);
