@@ -147,8 +147,8 @@ void SetCudaDefaults(const CLI::App& app, Config& config) {
     if (app.count(flag) == 0) value = cuda;
   };
   set("--arena-bytes", config.arena_bytes, 0);
-  set("--batch-rows", config.batch_rows, 1280);
-  set("--chunk-tokens", config.chunk_tokens, std::min<int64_t>(1024, config.batch_rows));
+  set("--batch-rows", config.batch_rows, 2304);
+  set("--chunk-tokens", config.chunk_tokens, std::min<int64_t>(2048, config.batch_rows));
   set("--running-requests", config.running_requests, std::min<int64_t>(256, config.batch_rows));
 }
 

@@ -12,7 +12,7 @@
 namespace lorica::cuda {
 namespace {
 
-constexpr int kGluThreads = 256;
+constexpr int kGluThreads = 128;
 constexpr int kQkvThreads = 64;
 constexpr int kResidualThreadsMax = kResidualColumnsMax / kEight;
 
@@ -67,7 +67,7 @@ __device__ __forceinline__ void Finish(float (&out)[8], const Product& product, 
 }
 
 template <bool kStreamed>
-__global__ void __launch_bounds__(kGluThreads, kStreamed ? 4 : 6)
+__global__ void __launch_bounds__(kGluThreads, kStreamed ? 6 : 12)
     GluPostKernel(bf16* out, Product gate_up, int ffn, Activation activation, int layer,
                   StepTables step, LoraPlan plan) {
   const int64_t row = blockIdx.y;

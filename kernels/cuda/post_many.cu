@@ -143,14 +143,10 @@ __device__ __forceinline__ void LoadRows(uint4 (&out)[2], const bf16* from, int6
 }
 
 // Grid [columns of all warps of a block, tiles].
-#ifndef VSET
-#define VSET 1
-#define VOCC 2
-#endif
-__global__ void __launch_bounds__(kGluThreads, VOCC)
+__global__ void __launch_bounds__(kGluThreads, 2)
     GluPostManyKernel(bf16* out, Product gate_up, int ffn, Activation activation, int layer,
                       StepTables step, LoraPlan plan) {
-  constexpr int kSets = VSET;  // of 8 rows at a time
+  constexpr int kSets = 2;  // of 8 rows at a time
   const int lane = threadIdx.x % 32, g = lane / 4, t = lane % 4;
   const int first = (blockIdx.x * (kGluThreads / 32) + threadIdx.x / 32) * kGroupColumns;
   const int column = first + 8 * g;
@@ -233,9 +229,8 @@ __device__ __forceinline__ float AddToResidual(float* residual, const float (&mo
 
 // Grid [kManyRows / kWarpRows, tiles]: a block holds 8 rows. The residual, once written, is read
 // again by the threads that wrote it.
-__global__ void __launch_bounds__(kResidualThreads, VOCC)
+__global__ void __launch_bounds__(kResidualThreads, 2)
     ResidualNormManyKernel(ResidualNormArgs args, StepTables step, LoraPlan plan) {
-  constexpr int kSets = VSET;  // of 64 columns at a time
   const int lane = threadIdx.x % 32, g = lane / 4, t = lane % 4;
   if (blockIdx.y >= step.counts->all_tiles) return;
   const TileLora lora(plan, PairOf(args.layer, args.group), 1, blockIdx.y);
@@ -246,31 +241,23 @@ __global__ void __launch_bounds__(kResidualThreads, VOCC)
   const int64_t first_row = int64_t{tile.row_begin + from + 2 * t} * columns;
   float* residual = static_cast<float*>(args.residual) + first_row;
   const bf16* y = static_cast<const bf16*>(args.projection.y) + first_row;
-  const int begin = threadIdx.x / 32 * kSets * kGroupColumns;
-  const int stride = kResidualWarps * kSets * kGroupColumns;
+  const int begin = threadIdx.x / 32 * kGroupColumns, stride = kResidualWarps * kGroupColumns;
   float squares[2] = {};
   WaitForPredecessor();
 #pragma unroll 1
   for (int at = begin; at < columns; at += stride) {
-    uint4 products[kSets][2];
-    float sums[1][kSets][4][4] = {};
-#pragma unroll
-    for (int j = 0; j < kSets; ++j) {
-      const int column = at + j * kGroupColumns + 8 * g, there = column < columns ? rows : 0;
-      LoadRows(products[j], y + column, columns, there);
-    }
+    const int column = at + 8 * g, there = column < columns ? rows : 0;
+    uint4 products[2];
+    LoadRows(products, y + column, columns, there);
+    float sums[1][1][4][4] = {};
     ExpandRows(sums, lora, 0, from, at, columns);
 #pragma unroll
-    for (int j = 0; j < kSets; ++j) {
-      const int column = at + j * kGroupColumns + 8 * g, there = column < columns ? rows : 0;
-#pragma unroll
-      for (int half = 0; half < 2; ++half) {
-        if (half >= there) continue;
-        float v[8];
-        FinishRow(v, sums[0][j], half, products[j][half], lora.Gain(0, column),
-                  args.bias ? args.bias + column : nullptr);
-        squares[half] += AddToResidual(residual + half * int64_t{columns} + column, v);
-      }
+    for (int half = 0; half < 2; ++half) {
+      if (half >= there) continue;
+      float v[8];
+      FinishRow(v, sums[0][0], half, products[half], lora.Gain(0, column),
+                args.bias ? args.bias + column : nullptr);
+      squares[half] += AddToResidual(residual + half * int64_t{columns} + column, v);
     }
   }
   if (!args.norm) return;
@@ -281,9 +268,7 @@ __global__ void __launch_bounds__(kResidualThreads, VOCC)
     squares[half] = rsqrtf(squares[half] / columns + args.epsilon);  // the row's scale
   }
 #pragma unroll 2
-  for (int i = 0; i < columns / stride * kSets + kSets; ++i) {
-    const int column = begin + i / kSets * stride + i % kSets * kGroupColumns + 8 * g;
-    if (column >= columns) continue;
+  for (int column = begin + 8 * g; column < columns; column += stride) {
     float weight[8];
     LoadEight(weight, args.norm + column);
 #pragma unroll
@@ -407,8 +392,7 @@ void LaunchQkvPostMany(const QkvPostArgs& args, const StepTables& step, const Lo
   const int padded = PaddedHeadSize(args.shape.head_size);
   const int heads = args.shape.heads + 2 * args.shape.kv_heads;
   const dim3 grid((heads + kQkvWarps - 1) / kQkvWarps, args.product.expand_tiles);
-  const auto kernel =
-      padded > kGroupColumns && VSET == 2 ? QkvPostManyKernel<2> : QkvPostManyKernel<1>;
+  const auto kernel = padded > kGroupColumns ? QkvPostManyKernel<2> : QkvPostManyKernel<1>;
   LaunchDependent(kernel, grid, kQkvWarps * 32, 0, stream, args, padded, step, plan);
 }
 

@@ -98,8 +98,8 @@ TEST(Config, FlagsThatDoNotGoTogetherAreNamed) {
 
 TEST(Config, OnACardDefaultsAreLargerAndWhatIsGivenStays) {
   const Config config = *Parse({"--device", "cuda"}).config;
-  EXPECT_EQ(config.batch_rows, 1280);
-  EXPECT_EQ(config.chunk_tokens, 1024);
+  EXPECT_EQ(config.batch_rows, 2304);
+  EXPECT_EQ(config.chunk_tokens, 2048);
   EXPECT_EQ(config.running_requests, 256);
   const Config small = *Parse({"--device", "cuda", "--batch-rows", "100"}).config;
   EXPECT_EQ(small.batch_rows, 100);
