@@ -187,7 +187,7 @@ void AdapterPool::Impl::Release(int64_t id) {
   PoolEntry& entry = *entries.at(id);
   LORICA_CHECK(entry.leases > 0, "entry", id);
   --entry.leases;
-  arena->Unlease(entry.unit, ++use_tick);
+  arena->Unlease(entry.unit, arena->NextTick());
   MarkDirty(entry);
 }
 
@@ -370,7 +370,7 @@ absl::Status AdapterPool::Impl::FinishCopy(PoolEntry& entry, absl::Time now) {
   ++device_counts.insertions;
   arena->SetHasHostCopy(entry.unit, host.Contains(entry.id));
   arena->SetPinned(entry.unit, entry.pinned == AdapterTier::kDevice);
-  arena->Unlease(entry.unit, ++use_tick);
+  arena->Unlease(entry.unit, arena->NextTick());
   EndFetch(entry);
   return absl::OkStatus();
 }

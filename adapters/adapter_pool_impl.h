@@ -98,7 +98,6 @@ struct AdapterPool::Impl {
   std::vector<std::pair<Done, absl::Status>> answers;
 
   int64_t polls = 0;
-  uint64_t use_tick = 0;
   int32_t places_held = 0;  // of loads_max
   int64_t place_bytes = 0;
   int32_t copies = 0;

@@ -11,7 +11,6 @@ struct BlockArena::Unit {
   UnitId id = 0;
   UnitKind kind = UnitKind::kKv;
   std::vector<BlockId> blocks;
-  std::vector<BlockIdentity> identities;
   int32_t leases = 1;
   bool pinned = false;
   bool has_host_copy = false;
@@ -103,7 +102,6 @@ void BlockArena::GiveBlocks(Unit& unit, int32_t count) {
     unit.blocks.push_back(free_.back());
     free_.pop_back();
   }
-  unit.identities.resize(unit.blocks.size());
   kind_blocks_[static_cast<int>(unit.kind)] += count;
 }
 
@@ -118,11 +116,20 @@ void BlockArena::Release(const Unit& unit) {
 
 absl::Span<const BlockId> BlockArena::blocks(UnitId unit) const { return Get(unit).blocks; }
 
-void BlockArena::SetIdentity(UnitId id, int32_t index, BlockIdentity identity) {
-  Unit& unit = Get(id);
-  LORICA_CHECK(index >= 0 && index < static_cast<int32_t>(unit.identities.size()), "index", index,
-               "of", unit.identities.size());
-  unit.identities[index] = identity;
+UnitId BlockArena::SplitFirst(UnitId id, UnitKind kind, EvictCallback on_evict) {
+  Unit& from = Get(id);
+  LORICA_CHECK(from.leases > 0 && !from.blocks.empty(), "unit", id, "leases", from.leases);
+  auto unit = std::make_unique<Unit>();
+  unit->id = next_unit_++;
+  unit->kind = kind;
+  unit->on_evict = std::move(on_evict);
+  unit->blocks.push_back(from.blocks.front());
+  from.blocks.erase(from.blocks.begin());
+  --kind_blocks_[static_cast<int>(from.kind)];
+  ++kind_blocks_[static_cast<int>(kind)];
+  const UnitId made = unit->id;
+  units_.emplace(made, std::move(unit));
+  return made;
 }
 
 void BlockArena::Lease(UnitId unit) {
@@ -165,10 +172,9 @@ void BlockArena::CheckInvariants() const {
   for (BlockId block : free_) ++places.at(block);
   int32_t idle_blocks = 0;
   size_t idle_units = 0;
-  std::array<int32_t, 2> kind_blocks = {};
+  std::array<int32_t, kUnitKinds> kind_blocks = {};
   for (const auto& [id, unit] : units_) {
     LORICA_CHECK(unit->id == id && unit->leases >= 0, "unit", id, "leases", unit->leases);
-    LORICA_CHECK(unit->identities.size() == unit->blocks.size(), "unit", id);
     for (BlockId block : unit->blocks) ++places.at(block);
     const auto count = static_cast<int32_t>(unit->blocks.size());
     kind_blocks[static_cast<int>(unit->kind)] += count;
@@ -182,8 +188,10 @@ void BlockArena::CheckInvariants() const {
   }
   LORICA_CHECK(idle_units == idle_.size(), idle_units, "idle units, in the LRU", idle_.size());
   LORICA_CHECK(idle_blocks == idle_blocks_, idle_blocks, "idle blocks, counted", idle_blocks_);
-  LORICA_CHECK(kind_blocks == kind_blocks_, "blocks by kind", kind_blocks[0], kind_blocks[1],
-               "counted", kind_blocks_[0], kind_blocks_[1]);
+  for (int kind = 0; kind < kUnitKinds; ++kind) {
+    LORICA_CHECK(kind_blocks[kind] == kind_blocks_[kind], "blocks of kind", kind, "are",
+                 kind_blocks[kind], "counted", kind_blocks_[kind]);
+  }
 }
 
 }  // namespace lorica

@@ -1,8 +1,8 @@
 // Book-keeping of the one arena: equal blocks for KV and adapter tiles.
 //
 // The arena knows ids, not memory. Blocks are held in units, the things that can
-// be evicted whole: today a mounted generation or the KV of one request; later a
-// prefix leaf. A unit is either leased (lease count > 0, never evicted) or idle;
+// be evicted whole: a mounted generation, the KV of one request, a block of KV that
+// several requests may share. A unit is either leased (lease count > 0, never evicted) or idle;
 // idle units form one LRU, and on ties (equal use time) those with a host copy go
 // first. Allocation takes free blocks first, then evicts idle units, oldest first,
 // until the request fits; the owner of an evicted unit is told through its callback
@@ -26,15 +26,8 @@
 
 namespace lorica {
 
-// Who a KV block belongs to, so that prefix reuse can be a lookup: 128 bits over
-// (tenant, tile-list key, parent block, tokens). Zero = not shareable.
-struct BlockIdentity {
-  uint64_t high = 0;
-  uint64_t low = 0;
-  friend bool operator==(const BlockIdentity&, const BlockIdentity&) = default;
-};
-
-enum class UnitKind : uint8_t { kKv, kAdapter };
+enum class UnitKind : uint8_t { kKv, kAdapter, kPrefix };
+inline constexpr int kUnitKinds = 3;
 
 using UnitId = int64_t;
 
@@ -53,9 +46,11 @@ class BlockArena {
   // Adds blocks to a leased unit. ResourceExhausted as above.
   absl::Status Extend(UnitId unit, int32_t more_blocks);
   absl::Span<const BlockId> blocks(UnitId unit) const;
-  // The identity of one block of a unit (index in blocks()).
-  void SetIdentity(UnitId unit, int32_t index, BlockIdentity identity);
+  // Makes the first block of a leased unit a unit of its own with one lease.
+  UnitId SplitFirst(UnitId unit, UnitKind kind, EvictCallback on_evict);
 
+  // Larger than any before: for Unlease.
+  uint64_t NextTick() { return ++tick_; }
   void Lease(UnitId unit);
   // Ends one lease; at zero the unit is idle as of `use_tick` (larger = later).
   void Unlease(UnitId unit, uint64_t use_tick);
@@ -99,8 +94,9 @@ class BlockArena {
   absl::flat_hash_map<UnitId, std::unique_ptr<Unit>> units_;
   std::set<LruKey> idle_;
   int32_t idle_blocks_ = 0;
-  std::array<int32_t, 2> kind_blocks_ = {};
-  std::array<int64_t, 2> evictions_ = {};
+  uint64_t tick_ = 0;
+  std::array<int32_t, kUnitKinds> kind_blocks_ = {};
+  std::array<int64_t, kUnitKinds> evictions_ = {};
 };
 
 }  // namespace lorica

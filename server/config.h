@@ -60,6 +60,7 @@ struct Config {
   int64_t batch_rows = 512;
   int64_t chunk_tokens = 256;
   double step_stretch = 2.5;
+  std::string prefix_cache = "on";
   int64_t running_requests = 64;
   int64_t queue_requests = 1024;
   int64_t queue_tokens = 4 << 20;
@@ -148,6 +149,9 @@ void VisitFlags(Config& config, Visitor&& visitor) {
                 "Most tokens of one step; cuda: 1280");
   visitor.Count("--chunk-tokens", &config.chunk_tokens, 1, 65536,
                 "Most prompt tokens of one step; smaller lets running streams breathe; cuda: 1024");
+  visitor.Choice("--prefix-cache", &config.prefix_cache, {"on", "off"},
+                 "Keep KV of earlier requests while there is room, for later prompts of the same "
+                 "tenant and adapters that begin alike");
   visitor.Number("--step-stretch", &config.step_stretch, 1.1, 1000.0,
                  "How many times as long prompts may make a step while other streams decode; "
                  "1000 = as long as --chunk-tokens makes it");

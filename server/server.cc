@@ -333,6 +333,7 @@ absl::Status Server::BuildEngine() {
   EngineOptions options;
   options.rows_max = static_cast<int>(config_.batch_rows);
   options.chunk_tokens = static_cast<int>(config_.chunk_tokens);
+  options.prefix_cache = config_.prefix_cache == "on";
   options.stretch = config_.step_stretch;
   options.linger = kLinger;
   options.running_max = static_cast<int>(config_.running_requests);

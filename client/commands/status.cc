@@ -63,7 +63,8 @@ void PrintLoad(const v1::GetStatusResponse& status) {
                                    : ""));
   Row("arena", absl::StrCat(HumanCount(limits.arena_blocks()), " blocks of ",
                             HumanBytes(limits.block_bytes()), ": ", HumanCount(status.kv_blocks()),
-                            " KV, ", HumanCount(status.adapter_blocks()), " adapters, ",
+                            " KV, ", HumanCount(status.prefix_blocks()), " kept prefixes, ",
+                            HumanCount(status.adapter_blocks()), " adapters, ",
                             HumanCount(status.free_blocks()), " free"));
   Row("on device", Tier(status.device_tier()));
   Row("on host", Tier(status.host_tier()));

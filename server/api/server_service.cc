@@ -37,6 +37,7 @@ void FillCounters(const EngineStats& stats, const EngineStats& before, v1::Count
   counters->set_requests_cancelled(stats.cancelled - before.cancelled);
   counters->set_requests_failed(stats.failed - before.failed);
   counters->set_prompt_tokens(stats.prompt_tokens - before.prompt_tokens);
+  counters->set_cached_tokens(stats.cached_tokens - before.cached_tokens);
   counters->set_generated_tokens(stats.generated_tokens - before.generated_tokens);
   counters->set_steps(stats.steps - before.steps);
   counters->set_preemptions(stats.preemptions - before.preemptions);
@@ -48,6 +49,7 @@ void FillEngine(const EngineStats& stats, v1::GetStatusResponse* response) {
   response->set_free_blocks(stats.free_blocks);
   response->set_kv_blocks(stats.kv_blocks);
   response->set_adapter_blocks(stats.adapter_blocks);
+  response->set_prefix_blocks(stats.prefix_blocks);
   response->set_step_ms_p50(stats.step_ms_p50);
   response->set_step_ms_p99(stats.step_ms_p99);
 }

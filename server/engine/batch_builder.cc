@@ -60,14 +60,13 @@ void AddSegment(const StepPlan& plan, const Span& span, bool joins, StepBatch& b
 
 }  // namespace
 
-std::unique_ptr<StepBatch> BuildBatch(const StepPlan& plan, const Scheduler& scheduler,
-                                      const BlockArena& arena) {
+std::unique_ptr<StepBatch> BuildBatch(const StepPlan& plan, const Scheduler& scheduler) {
   auto batch = std::make_unique<StepBatch>();
   int32_t tiles_before = -1;
   for (const Span& span : plan.spans) {
     const RequestState& request = *scheduler.Find(span.request);
     AddRows(span, request, *batch);
-    AddAttention(span, arena.blocks(request.kv), *batch);
+    AddAttention(span, request.pages, *batch);
     if (span.tile_list >= 0) AddSegment(plan, span, span.tile_list == tiles_before, *batch);
     if (span.samples) AddSample(request, *batch);
     tiles_before = span.tile_list;

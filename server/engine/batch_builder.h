@@ -3,7 +3,6 @@
 
 #include <memory>
 
-#include "kernels/block_arena.h"
 #include "kernels/step_batch.h"
 #include "server/engine/scheduler.h"
 #include "server/engine/step_plan.h"
@@ -13,7 +12,6 @@ namespace lorica {
 // REQUIRES: the plan comes from this scheduler's last Schedule and is not yet Launched.
 // Sample rows borrow histories and biases of the requests, which stay where they are until
 // the step has been collected; outputs may grow behind what the row counts.
-std::unique_ptr<StepBatch> BuildBatch(const StepPlan& plan, const Scheduler& scheduler,
-                                      const BlockArena& arena);
+std::unique_ptr<StepBatch> BuildBatch(const StepPlan& plan, const Scheduler& scheduler);
 
 }  // namespace lorica

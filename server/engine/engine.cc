@@ -86,7 +86,8 @@ Engine::Impl::Impl(EngineOptions options, Executor* executor, AdapterPool* pool,
                  .chunk_tokens = options.chunk_tokens,
                  .running_max = options.running_max,
                  .overtake_steps_max = options.overtake_steps_max,
-                 .stretch = options.stretch},
+                 .stretch = options.stretch,
+                 .prefix_cache = options.prefix_cache},
                 pool, arena) {
   LORICA_CHECK(options.rows_max > 0 && options.chunk_tokens > 0 && options.running_max > 0,
                options.rows_max, options.chunk_tokens, options.running_max);
@@ -198,7 +199,7 @@ StepPlan Engine::Impl::PlanStep(absl::Time now) {
 }
 
 void Engine::Impl::Launch(const StepPlan& plan) {
-  std::unique_ptr<StepBatch> batch = BuildBatch(plan, scheduler, *arena);
+  std::unique_ptr<StepBatch> batch = BuildBatch(plan, scheduler);
   scheduler.Launched(plan);
   last_step = plan.step;
   Flight& flight = flights.emplace_back();
@@ -258,6 +259,7 @@ void Engine::Impl::DeliverToken(RequestState& request, const SampleResult& resul
         StopReason::kNone);
     return;
   }
+  scheduler.Verified(request);
   request.output.push_back(result.token);
   ++totals.generated_tokens;
   if (!std::exchange(request.has_first_token, true)) {
@@ -295,6 +297,7 @@ void Engine::Impl::End(RequestId id, absl::Status status, StopReason reason) {
   event.reason = reason;
   event.prompt_tokens = static_cast<int32_t>(request.request.prompt.size());
   event.completion_tokens = static_cast<int32_t>(request.output.size());
+  event.cached_tokens = request.cached_tokens;
   event.was_scheduled = request.was_scheduled;
   event.timings = request.timings;
   event.timings.total = options.clock() - request.submitted;
@@ -358,7 +361,9 @@ EngineStats Engine::Impl::Stats() const {
   stats.preemptions = scheduler.preemptions();
   for (const auto& [id, request] : scheduler.requests()) stats.paused += request->paused;
   stats.free_blocks = arena->free_blocks();
-  stats.kv_blocks = arena->blocks_of(UnitKind::kKv);
+  stats.cached_tokens = scheduler.cached_tokens();
+  stats.kv_blocks = arena->blocks_of(UnitKind::kKv) + scheduler.prefix().held_blocks();
+  stats.prefix_blocks = scheduler.prefix().idle_blocks();
   stats.adapter_blocks = arena->blocks_of(UnitKind::kAdapter);
   return stats;
 }

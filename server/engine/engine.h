@@ -30,6 +30,7 @@ struct EngineOptions {
   int64_t queue_tokens_max = 4 << 20;  // prompt + max_tokens of the waiting ones
   int64_t queue_bytes_max = 256 << 20;
   int overtake_steps_max = 256;  // how long a request whose adapter loads may be overtaken
+  bool prefix_cache = true;      // KV of earlier requests serves later ones of the same tenant
   // How much longer prompt tokens may make a step while requests decode (StepPace); 0: any.
   double stretch = 0.0;
   int64_t context_tokens = 0;
@@ -55,12 +56,14 @@ struct EngineStats {
   int64_t failed = 0;
   int64_t refused = 0;
   int64_t prompt_tokens = 0;
+  int64_t cached_tokens = 0;  // of them, not computed: PrefixCache had them
   int64_t generated_tokens = 0;
   int64_t steps = 0;
   int64_t rows = 0;
   int64_t preemptions = 0;
   int32_t free_blocks = 0;
-  int32_t kv_blocks = 0;
+  int32_t kv_blocks = 0;      // of requests
+  int32_t prefix_blocks = 0;  // KV of earlier ones, kept as long as there is room
   int32_t adapter_blocks = 0;
   double step_ms_p50 = 0.0;  // over the last 1,024 steps
   double step_ms_p99 = 0.0;

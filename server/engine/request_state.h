@@ -9,6 +9,7 @@
 
 #include "adapters/adapter_pool.h"
 #include "kernels/block_arena.h"
+#include "server/engine/prefix_cache.h"
 #include "server/engine/request.h"
 
 namespace lorica {
@@ -32,11 +33,15 @@ struct RequestState {
   bool paused = false;
   bool running = false;              // holds leases, KV and a slot
   std::vector<AdapterLease> leases;  // one a term; some, while the mix loads
-  UnitId kv = 0;
+  PrefixChain prefix;          // the KV it shares,
+  UnitId kv = 0;               // its own behind that,
+  std::vector<BlockId> pages;  // and the blocks of both, in order of position
   int32_t slot = -1;
   int32_t scheduled = 0;   // positions whose K and V are launched
   int32_t pending = 0;     // samples launched and not collected
   uint64_t last_step = 0;  // the last launched step that names it
+  uint64_t admitted_step = 0;
+  int32_t cached_tokens = 0;  // of the prompt, whose K and V were there when it came
   int64_t room_steps = 0;  // steps it has waited for room
   bool prepared = false;   // its adapters were asked for when it came
 
@@ -63,6 +68,12 @@ struct RequestState {
     if (position < prompt) return request.prompt[position];
     if (position < known()) return output[position - prompt];
     return -1 - slot;
+  }
+  // Of a whole block whose tokens are known.
+  BlockTokenIds BlockTokensAt(int32_t block) const {
+    BlockTokenIds tokens;
+    for (int32_t i = 0; i < kBlockTokens; ++i) tokens[i] = TokenAt(block * kBlockTokens + i);
+    return tokens;
   }
   bool needs_history() const {
     const SampleParams& params = request.params;

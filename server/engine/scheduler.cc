@@ -10,7 +10,7 @@
 namespace lorica {
 
 Scheduler::Scheduler(SchedulerOptions options, AdapterPool* pool, BlockArena* arena)
-    : options_(options), pool_(pool), arena_(arena), pace_(options.stretch) {
+    : options_(options), pool_(pool), arena_(arena), pace_(options.stretch), prefix_(arena) {
   for (int32_t slot = options_.running_max - 1; slot >= 0; --slot) free_slots_.push_back(slot);
 }
 
@@ -58,7 +58,7 @@ void Scheduler::PrepareAdapters(absl::Time now) {
 StepPlan Scheduler::Schedule(uint64_t step, absl::Time now, std::vector<Failure>* failures) {
   failures_ = failures;
   StepPlan plan;
-  plan.step = step;
+  plan.step = step_ = step;
   Budget budget{options_.rows_max, options_.chunk_tokens};
   MakeRoomForSenior();
   PlaceDecodeRows(budget, plan);
@@ -97,7 +97,9 @@ void Scheduler::PlaceDecodeRows(Budget& budget, StepPlan& plan) {
 
 void Scheduler::PlaceChunks(Budget& budget, StepPlan& plan) {
   ForEachRunnable([&](RequestState& request) {
-    if (request.feeds_one()) return;
+    const bool decodes = request.feeds_one() && request.admitted_step != step_;
+    if (decodes) return;
+    Adopt(request);
     const int tokens = std::min({request.remaining(), budget.rows, budget.chunk});
     if (tokens == 0) return;
     PlaceSpan(request, tokens, plan);
@@ -242,17 +244,10 @@ Scheduler::Admission Scheduler::AcquireAdapters(RequestState& request, absl::Tim
 
 Scheduler::Admission Scheduler::TakeRoom(RequestState& request, absl::Time now) {
   if (free_slots_.empty()) return Admission::kNoRoom;
-  // One block a running request is left, so that a newcomer does not cause preemption
-  // at once.
-  const int32_t reserve = WaitedEnough(request) ? 0 : running_count();
-  const int32_t blocks = KvBlocksFor(std::min(request.known() + 1, request.positions_max()));
-  if (arena_->available_blocks() < blocks + reserve) return Admission::kNoRoom;
-  absl::StatusOr<UnitId> unit = arena_->Allocate(UnitKind::kKv, blocks, nullptr);
-  LORICA_CHECK(unit.ok(), unit.status().ToString());
-  request.kv = *unit;
+  if (!TakeKv(request)) return Admission::kNoRoom;
   request.slot = free_slots_.back();
   free_slots_.pop_back();
-  request.scheduled = 0;
+  request.admitted_step = step_;
   request.room_steps = 0;
   request.running = true;
   // Steps in flight borrow it while it grows.
@@ -266,6 +261,35 @@ Scheduler::Admission Scheduler::TakeRoom(RequestState& request, absl::Time now) 
   return Admission::kAdmitted;
 }
 
+bool Scheduler::TakeKv(RequestState& request) {
+  PrefixChain chain;
+  if (options_.prefix_cache) chain = prefix_.Begin(request.request.tenant, request.tile_key);
+  const int32_t shared = Reach(request, chain);
+  // One block a running request is left, so that a newcomer does not cause preemption
+  // at once.
+  const int32_t reserve = WaitedEnough(request) ? 0 : running_count();
+  const int32_t own = KvBlocksFor(std::min(request.known() + 1, request.positions_max())) - shared;
+  const auto fits = [&] { return arena_->available_blocks() >= own + reserve; };
+  for (int32_t i = 0; fits() && i < shared; ++i) {
+    chain.push_back(prefix_.Find(chain.back(), request.BlockTokensAt(i)));
+    prefix_.Hold(chain.back());
+  }
+  if (!fits()) {
+    prefix_.Release(chain);
+    return false;
+  }
+  absl::StatusOr<UnitId> unit = arena_->Allocate(UnitKind::kKv, own, nullptr);
+  LORICA_CHECK(unit.ok(), unit.status().ToString());
+  request.kv = *unit;
+  request.prefix = std::move(chain);
+  for (int32_t i = 0; i < shared; ++i) request.pages.push_back(request.prefix[i + 1]->block);
+  const absl::Span<const BlockId> blocks = arena_->blocks(request.kv);
+  request.pages.insert(request.pages.end(), blocks.begin(), blocks.end());
+  request.scheduled = 0;
+  Skip(request, shared);
+  return true;
+}
+
 bool Scheduler::CanEverHave(const RequestState& request, int32_t blocks) const {
   return blocks <= arena_->block_count() - pool_->PinnedBlocksBesides(request.generations);
 }
@@ -274,10 +298,63 @@ void Scheduler::Fail(const RequestState& request, absl::Status status) {
   failures_->push_back({request.id, std::move(status)});
 }
 
+// --- prefixes ----------------------------------------------------------------------------
+
+// How many of its first blocks are in the cache, going on at the end of `chain`. The last
+// token is not asked for: it is computed for its logits.
+int32_t Scheduler::Reach(const RequestState& request, const PrefixChain& chain) const {
+  if (chain.empty()) return 0;
+  auto blocks = static_cast<int32_t>(chain.size()) - 1;
+  const int32_t most = (request.known() - 1) / kBlockTokens;
+  const PrefixNode* node = chain.back();
+  for (; blocks < most; ++blocks) {
+    node = prefix_.Find(node, request.BlockTokensAt(blocks));
+    if (node == nullptr) break;
+  }
+  return blocks;
+}
+
+void Scheduler::Adopt(RequestState& request) {
+  const int32_t blocks = Reach(request, request.prefix);
+  if (blocks * kBlockTokens <= request.scheduled) return;
+  while (std::ssize(request.prefix) <= blocks) ShareNextBlock(request);
+  Skip(request, blocks);
+}
+
+void Scheduler::Skip(RequestState& request, int32_t blocks) {
+  const int32_t tokens = blocks * kBlockTokens - request.scheduled;
+  request.scheduled += tokens;
+  if (request.timings.preemptions > 0) return;
+  request.cached_tokens += tokens;
+  cached_tokens_ += tokens;
+}
+
+void Scheduler::Verified(RequestState& request) {
+  if (!request.running || request.prefix.empty()) return;
+  const int32_t whole = request.known() / kBlockTokens;
+  while (std::ssize(request.prefix) <= whole) ShareNextBlock(request);
+}
+
+// The first of its own blocks goes into the cache, or makes way for the one that is there.
+void Scheduler::ShareNextBlock(RequestState& request) {
+  const auto index = static_cast<int32_t>(request.prefix.size()) - 1;
+  const BlockTokenIds tokens = request.BlockTokensAt(index);
+  PrefixNode* const found = prefix_.Find(request.prefix.back(), tokens);
+  if (found == nullptr) return prefix_.Add(request.prefix, tokens, request.kv);
+  prefix_.Hold(found);
+  request.prefix.push_back(found);
+  request.pages[index] = found->block;
+  Grave own;
+  own.step = request.last_step;
+  own.kv = arena_->SplitFirst(request.kv, UnitKind::kKv, nullptr);
+  own.blocks = 1;
+  Put(std::move(own));
+}
+
 // --- room --------------------------------------------------------------------------------
 
 Scheduler::Room Scheduler::Grow(RequestState& request) {
-  const auto has = static_cast<int32_t>(arena_->blocks(request.kv).size());
+  const auto has = static_cast<int32_t>(request.pages.size());
   const int32_t more = KvBlocksFor(request.scheduled + 1) - has;
   if (more <= 0) return Room::kYes;
   if (!CanEverHave(request, request.adapter_blocks + has + more)) return Room::kNever;
@@ -291,6 +368,8 @@ Scheduler::Room Scheduler::Grow(RequestState& request) {
       return Room::kLater;
     }
   }
+  const absl::Span<const BlockId> blocks = arena_->blocks(request.kv);
+  request.pages.insert(request.pages.end(), blocks.end() - more, blocks.end());
   return Room::kYes;
 }
 
@@ -355,19 +434,23 @@ void Scheduler::Bury(RequestState& request, std::unique_ptr<RequestState> remove
   grave.kv = std::exchange(request.kv, 0);
   grave.slot = std::exchange(request.slot, -1);
   grave.leases = std::exchange(request.leases, {});
+  grave.prefix = std::exchange(request.prefix, {});
   grave.removed = std::move(removed);
-  if (!InFlight(request)) {
-    Release(grave);
-    return;
-  }
   if (grave.kv != 0) {
-    grave.blocks = static_cast<int32_t>(arena_->blocks(grave.kv).size()) + request.adapter_blocks;
+    grave.blocks = static_cast<int32_t>(request.pages.size()) + request.adapter_blocks;
   }
+  request.pages.clear();
+  Put(std::move(grave));
+}
+
+void Scheduler::Put(Grave grave) {
+  if (grave.step <= collected_) return Release(grave);
   grave_blocks_ += grave.blocks;
   graves_.push_back(std::move(grave));
 }
 
 void Scheduler::Release(Grave& grave) {
+  prefix_.Release(grave.prefix);
   if (grave.kv != 0) arena_->Free(grave.kv);
   if (grave.slot >= 0) free_slots_.push_back(grave.slot);
   grave.leases.clear();
@@ -375,9 +458,20 @@ void Scheduler::Release(Grave& grave) {
 
 // --- books -------------------------------------------------------------------------------
 
+void Scheduler::CheckPages(const RequestState& request) const {
+  std::vector<BlockId> pages;
+  for (size_t i = 1; i < request.prefix.size(); ++i) pages.push_back(request.prefix[i]->block);
+  if (request.kv != 0) {
+    const absl::Span<const BlockId> own = arena_->blocks(request.kv);
+    pages.insert(pages.end(), own.begin(), own.end());
+  }
+  LORICA_CHECK(pages == request.pages, "request", request.id, "pages", request.pages.size());
+}
+
 void Scheduler::CheckInvariants() const {
   int32_t kv_blocks = 0;
   size_t slots = free_slots_.size() + running_.size();
+  std::vector<const PrefixChain*> chains;
   const auto count_unit = [&](UnitId unit) {
     kv_blocks += static_cast<int32_t>(arena_->blocks(unit).size());
   };
@@ -386,18 +480,21 @@ void Scheduler::CheckInvariants() const {
     LORICA_CHECK(request->running != queue_.Waits(id), "request", id);
     LORICA_CHECK(request->running == (request->kv != 0), "request", id);
     LORICA_CHECK(request->pending >= 0 && request->pending <= 1, "request", id);
+    chains.push_back(&request->prefix);
     if (request->running) count_unit(request->kv);
+    CheckPages(*request);
     const bool holds = std::any_of(request->leases.begin(), request->leases.end(),
                                    [](const AdapterLease& lease) { return bool{lease}; });
     LORICA_CHECK(!holds || request->running || id == holder_, "waiting request holds", id);
   }
   for (const Grave& grave : graves_) {
     LORICA_CHECK(grave.step > collected_, grave.step, collected_);
-    LORICA_CHECK((grave.kv != 0) == (grave.slot >= 0), grave.kv, grave.slot);
-    if (grave.kv == 0) continue;
-    count_unit(grave.kv);
-    ++slots;
+    LORICA_CHECK(grave.kv != 0 || grave.slot < 0, grave.kv, grave.slot);
+    chains.push_back(&grave.prefix);
+    if (grave.kv != 0) count_unit(grave.kv);
+    slots += grave.slot >= 0;
   }
+  prefix_.CheckInvariants(chains);
   LORICA_CHECK(kv_blocks == arena_->blocks_of(UnitKind::kKv), "KV blocks", kv_blocks);
   LORICA_CHECK(slots == static_cast<size_t>(options_.running_max), "slots", slots);
 }

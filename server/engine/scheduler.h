@@ -9,6 +9,10 @@
 // computes its KV again later. A request gives way to older ones alone (a paused one to
 // all), so the oldest that can run always does.
 //
+// KV in whole blocks that an earlier request of the same tenant and tile list computed is not
+// computed again (PrefixCache), but for the last token, which gives the logits. A request that
+// has begun its prompt goes on behind what another has computed meanwhile.
+//
 // What a request holds is released when the last launched step that names it has been
 // collected. One thread, the engine's.
 #pragma once
@@ -37,6 +41,7 @@ struct SchedulerOptions {
   int running_max = 64;
   int overtake_steps_max = 256;
   double stretch = 0.0;  // of StepPace
+  bool prefix_cache = true;
 };
 
 class Scheduler {
@@ -65,6 +70,8 @@ class Scheduler {
   void Launched(const StepPlan& plan);
   void Collected(uint64_t step);
   StepPace& pace() { return pace_; }
+  // The logits of its newest token were finite, so the KV of all its tokens may serve others.
+  void Verified(RequestState& request);
 
   const absl::btree_map<RequestId, std::unique_ptr<RequestState>>& requests() const {
     return requests_;
@@ -74,6 +81,9 @@ class Scheduler {
   int32_t running_count() const { return static_cast<int32_t>(running_.size()); }
   int32_t waiting_for_adapter() const { return waiting_for_adapter_; }
   int64_t preemptions() const { return preemptions_; }
+  const PrefixCache& prefix() const { return prefix_; }
+  // Prompt tokens of requests in their first life that were not computed.
+  int64_t cached_tokens() const { return cached_tokens_; }
   void CheckInvariants() const;
 
  private:
@@ -86,6 +96,7 @@ class Scheduler {
   // What a launched step still reads: of a preempted or of a removed request.
   struct Grave {
     uint64_t step = 0;
+    PrefixChain prefix;
     UnitId kv = 0;
     int32_t slot = -1;
     int32_t blocks = 0;  // at most so many become available
@@ -104,6 +115,7 @@ class Scheduler {
   Admission TryAdmit(RequestState& request, absl::Time now);
   Admission AcquireAdapters(RequestState& request, absl::Time now);
   Admission TakeRoom(RequestState& request, absl::Time now);
+  bool TakeKv(RequestState& request);
   void HoldOnly(RequestId holder);
 
   Room Grow(RequestState& request);
@@ -114,11 +126,18 @@ class Scheduler {
   bool CanEverHave(const RequestState& request, int32_t blocks) const;
   void Fail(const RequestState& request, absl::Status status);
 
+  int32_t Reach(const RequestState& request, const PrefixChain& chain) const;
+  void Adopt(RequestState& request);
+  void ShareNextBlock(RequestState& request);
+  void Skip(RequestState& request, int32_t blocks);
+
   bool InFlight(const RequestState& request) const { return request.last_step > collected_; }
   void Preempt(RequestState& request);
   // Takes what a request holds, and with `removed` its state, when nothing in flight
   // names it any more.
   void Bury(RequestState& request, std::unique_ptr<RequestState> removed = nullptr);
+  void Put(Grave grave);
+  void CheckPages(const RequestState& request) const;
   void Release(Grave& grave);
 
   const SchedulerOptions options_;
@@ -128,6 +147,7 @@ class Scheduler {
   absl::btree_map<RequestId, std::unique_ptr<RequestState>> requests_;
   FairQueue queue_;  // who waits
   StepPace pace_;
+  PrefixCache prefix_;
   RequestMap running_;
   std::vector<int32_t> free_slots_;
   std::vector<Grave> graves_;
@@ -139,6 +159,8 @@ class Scheduler {
   RequestId senior_ = 0;  // the first that waited for room in the last step; 0 = none
   int32_t waiting_for_adapter_ = 0;
   int64_t preemptions_ = 0;
+  int64_t cached_tokens_ = 0;
+  uint64_t step_ = 0;                         // that is being scheduled
   std::vector<Failure>* failures_ = nullptr;  // during Schedule
 };
 

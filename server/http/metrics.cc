@@ -129,6 +129,8 @@ void Metrics::AddEngine(const EngineStats& stats, Page* page) {
   page->Count("lorica_requests_total", kEnds, stats.failed, {{"outcome", "failed"}});
   page->Count("lorica_prompt_tokens_total", "Prompt tokens of requests that were started",
               stats.prompt_tokens);
+  page->Count("lorica_cached_prompt_tokens_total", "Of those, whose KV was there already",
+              stats.cached_tokens);
   page->Count("lorica_generated_tokens_total", "Tokens generated", stats.generated_tokens);
   page->Count("lorica_steps_total", "Steps of the engine", stats.steps);
   page->Count("lorica_rows_total", "Tokens computed in all steps", stats.rows);
@@ -137,6 +139,7 @@ void Metrics::AddEngine(const EngineStats& stats, Page* page) {
   const char* const kBlocks = "Blocks of the arena, by what they hold";
   page->Gauge("lorica_arena_blocks", kBlocks, stats.free_blocks, {{"holds", "nothing"}});
   page->Gauge("lorica_arena_blocks", kBlocks, stats.kv_blocks, {{"holds", "kv"}});
+  page->Gauge("lorica_arena_blocks", kBlocks, stats.prefix_blocks, {{"holds", "prefixes"}});
   page->Gauge("lorica_arena_blocks", kBlocks, stats.adapter_blocks, {{"holds", "adapters"}});
 }
 

@@ -14,6 +14,7 @@
 #include <cstring>
 #include <deque>
 #include <functional>
+#include <map>
 #include <memory>
 #include <set>
 #include <string>
@@ -279,7 +280,8 @@ class FakeExecutor : public Executor {
   void CheckShape(const StepBatch& batch) const {
     LORICA_CHECK(batch.rows() > 0 && batch.rows() <= rows_max, "rows", batch.rows());
     int32_t row = 0;
-    std::set<BlockId> pages;
+    std::map<BlockId, int> readers;
+    std::set<BlockId> written;
     for (const AttendSpan& span : batch.spans) {
       LORICA_CHECK(span.row_begin == row && span.row_count > 0, "row", row);
       row += span.row_count;
@@ -287,9 +289,12 @@ class FakeExecutor : public Executor {
       LORICA_CHECK(span.page_count == (tokens + kBlockTokens - 1) / kBlockTokens, "pages",
                    span.page_count);
       for (int32_t i = 0; i < span.page_count; ++i) {
-        LORICA_CHECK(pages.insert(batch.pages.at(span.page_begin + i)).second, "shared page");
+        const BlockId page = batch.pages.at(span.page_begin + i);
+        ++readers[page];
+        if (i >= span.position_begin / kBlockTokens) written.insert(page);
       }
     }
+    for (BlockId page : written) LORICA_CHECK(readers[page] == 1, "a shared page is written", page);
     LORICA_CHECK(row == batch.rows() && batch.positions.size() == batch.tokens.size());
     int32_t segment_row = 0;
     for (const LoraSegment& segment : batch.segments) {

@@ -92,7 +92,8 @@ class Watcher {
     ++looks_;
     EXPECT_LE(status.device_tier().bytes(), status.device_tier().byte_limit());
     EXPECT_LE(status.host_tier().bytes(), status.host_tier().byte_limit());
-    EXPECT_EQ(status.free_blocks() + status.kv_blocks() + status.adapter_blocks(),
+    EXPECT_EQ(status.free_blocks() + status.kv_blocks() + status.prefix_blocks() +
+                  status.adapter_blocks(),
               status.limits().arena_blocks());
   }
 

@@ -91,12 +91,41 @@ TEST(BlockArena, AUnitGrowsInPlaceAndKeepsItsBlocksInOrder) {
   BlockArena arena(4);
   const UnitId kv = Take(arena, 1, nullptr, UnitKind::kKv);
   const BlockId first = arena.blocks(kv)[0];
-  arena.SetIdentity(kv, 0, {1, 2});
   ASSERT_TRUE(arena.Extend(kv, 2).ok());
   EXPECT_EQ(arena.blocks(kv)[0], first);
   EXPECT_EQ(arena.blocks_of(UnitKind::kKv), 3);
   EXPECT_EQ(arena.Extend(kv, 2).code(), absl::StatusCode::kResourceExhausted);
   EXPECT_EQ(arena.blocks(kv).size(), 3u);
+}
+
+TEST(BlockArena, TheFirstBlockOfAUnitBecomesAUnitOfItsOwn) {
+  BlockArena arena(4);
+  std::vector<UnitId> evicted;
+  const UnitId kv = Take(arena, 3, nullptr, UnitKind::kKv);
+  const std::vector<BlockId> blocks(arena.blocks(kv).begin(), arena.blocks(kv).end());
+  const UnitId first =
+      arena.SplitFirst(kv, UnitKind::kPrefix, [&](UnitId unit) { evicted.push_back(unit); });
+  arena.CheckInvariants();
+  EXPECT_EQ(std::vector<BlockId>(arena.blocks(first).begin(), arena.blocks(first).end()),
+            std::vector<BlockId>{blocks[0]});
+  EXPECT_EQ(std::vector<BlockId>(arena.blocks(kv).begin(), arena.blocks(kv).end()),
+            (std::vector<BlockId>{blocks[1], blocks[2]}));
+  EXPECT_EQ(arena.blocks_of(UnitKind::kKv), 2);
+  EXPECT_EQ(arena.blocks_of(UnitKind::kPrefix), 1);
+  EXPECT_EQ(arena.lease_count(first), 1);
+  EXPECT_EQ(arena.available_blocks(), 1);
+  arena.Unlease(first, arena.NextTick());
+  EXPECT_EQ(arena.available_blocks(), 2);
+  ASSERT_TRUE(arena.Extend(kv, 2).ok());
+  EXPECT_EQ(evicted, std::vector<UnitId>{first});
+  EXPECT_EQ(arena.eviction_count(UnitKind::kPrefix), 1);
+  arena.CheckInvariants();
+}
+
+TEST(BlockArena, TicksGrow) {
+  BlockArena arena(1);
+  const uint64_t first = arena.NextTick();
+  EXPECT_GT(arena.NextTick(), first);
 }
 
 TEST(BlockArena, FreeTakesAUnitBackWhateverItsLeasesWithoutACallback) {

@@ -108,6 +108,12 @@ TEST(Config, OnACardDefaultsAreLargerAndWhatIsGivenStays) {
   EXPECT_EQ(Parse({"--device", "cuda", "--running-requests", "7"}).config->running_requests, 7);
 }
 
+TEST(Config, PrefixesAreKeptUnlessSwitchedOff) {
+  EXPECT_EQ(Parse({}).config->prefix_cache, "on");
+  EXPECT_EQ(Parse({"--prefix-cache", "off"}).config->prefix_cache, "off");
+  EXPECT_THAT(Parse({"--prefix-cache", "maybe"}).text, HasSubstr("prefix-cache"));
+}
+
 TEST(Config, PromptsMayStretchAStepByMoreThanNothing) {
   EXPECT_EQ(Parse({}).config->step_stretch, 2.5);
   for (const char* good : {"1.1", "3", "1000"}) {

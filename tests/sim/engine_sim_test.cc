@@ -42,19 +42,24 @@ TEST(EngineSim, AnswersAreRightAndBooksBalanceInEverySeededLife) {
     all.preemptions += one.preemptions;
     all.evictions += one.evictions;
     all.failed_loads += one.failed_loads;
+    all.cached_tokens += one.cached_tokens;
+    all.prefix_evictions += one.prefix_evictions;
   }
   std::printf(
       "%lld steps, %lld requests, %lld compared to the end, %lld preemptions, "
-      "%lld evictions, %lld failed loads\n",
+      "%lld evictions, %lld failed loads, %lld cached tokens, %lld prefix blocks evicted\n",
       static_cast<long long>(all.steps), static_cast<long long>(all.requests),
       static_cast<long long>(all.complete), static_cast<long long>(all.preemptions),
-      static_cast<long long>(all.evictions), static_cast<long long>(all.failed_loads));
+      static_cast<long long>(all.evictions), static_cast<long long>(all.failed_loads),
+      static_cast<long long>(all.cached_tokens), static_cast<long long>(all.prefix_evictions));
   if (g_seed != 0) return;
   EXPECT_GE(all.steps, 100'000);
   EXPECT_GT(all.complete, 10'000);
   EXPECT_GT(all.preemptions, 1'000);
   EXPECT_GT(all.evictions, 1'000);
   EXPECT_GT(all.failed_loads, 100);
+  EXPECT_GT(all.cached_tokens, 10'000);
+  EXPECT_GT(all.prefix_evictions, 1'000);
 }
 
 }  // namespace

@@ -26,6 +26,7 @@ struct Simulation::Config {
   double poke_request = 0;
   double poke_adapter = 0;
   double change_content = 0;
+  double alike = 0;
   int prompt_max = 0;
   int output_max = 0;
   int mix_max = 0;
@@ -143,6 +144,8 @@ Simulation::Simulation(uint64_t seed)
   c.engine.queue_tokens_max = Draw(200, 4000);
   c.engine.overtake_steps_max = Draw(0, 30);
   c.engine.stretch = Chance(0.5) ? 0.0 : Draw(2, 5);
+  c.engine.prefix_cache = Chance(0.8);
+  c.alike = 0.25 * Draw(0, 4);
   c.engine.context_tokens = 160;
   c.engine.vocabulary = kVocabulary;
   c.engine.queue_ttl = Chance(0.2) ? absl::Milliseconds(200) : absl::InfiniteDuration();
@@ -174,6 +177,8 @@ SimulationTotals Simulation::totals() const {
   totals.preemptions = engine_->stats().preemptions;
   totals.evictions = pool_->stats().device.evictions + pool_->stats().host.evictions;
   totals.failed_loads = pool_->stats().loads_failed;
+  totals.cached_tokens = engine_->stats().cached_tokens;
+  totals.prefix_evictions = arena_->eviction_count(UnitKind::kPrefix);
   return totals;
 }
 
@@ -189,7 +194,12 @@ GenerationPtr Simulation::DrawGeneration() {
 EngineRequest Simulation::DrawRequest() {
   EngineRequest request;
   const int prompt = Draw(1, config_->prompt_max);
-  for (int i = 0; i < prompt; ++i) request.prompt.push_back(Draw(0, kVocabulary - 1));
+  // Prompts begin alike, as those of one application do; some are the same to the end.
+  const int alike = Chance(config_->alike) ? (Chance(0.5) ? prompt : Draw(1, prompt)) : 0;
+  const int kind = Chance(0.8) ? 0 : 1;
+  for (int i = 0; i < prompt; ++i) {
+    request.prompt.push_back(i < alike ? (7 * i + kind) % kVocabulary : Draw(0, kVocabulary - 1));
+  }
   request.max_tokens = Draw(1, config_->output_max);
   request.params.seed = random_();
   if (Chance(0.2)) request.params.repetition_penalty = 1.5f;
@@ -352,6 +362,9 @@ void Simulation::CheckProgress(const StepReport& report) {
 void Simulation::CheckFinished(Tracked& tracked) {
   LORICA_CHECK(tracked.finishes == 1, "request", tracked.id, "finished", tracked.finishes);
   LORICA_CHECK(tracked.finish.completion_tokens == static_cast<int32_t>(tracked.tokens.size()));
+  const int32_t cached = tracked.finish.cached_tokens;
+  LORICA_CHECK(cached >= 0 && cached < tracked.finish.prompt_tokens, "cached", cached);
+  LORICA_CHECK(cached == 0 || config_->engine.prefix_cache, "cached", cached);
   const std::vector<int32_t> alone = fakes::TokensAlone(tracked.request, kVocabulary);
   const bool prefix = tracked.tokens.size() <= alone.size() &&
                       std::equal(tracked.tokens.begin(), tracked.tokens.end(), alone.begin());
@@ -424,8 +437,11 @@ void Simulation::Run(int steps) {
     }
   }
   StepOnce();
-  LORICA_CHECK(evicted > 0 && arena_->free_blocks() == arena_->block_count(), "free blocks",
-               arena_->free_blocks(), "of", arena_->block_count());
+  const int32_t kept = arena_->blocks_of(UnitKind::kPrefix);
+  LORICA_CHECK(evicted > 0 && arena_->free_blocks() + kept == arena_->block_count(), "free blocks",
+               arena_->free_blocks(), "kept", kept, "of", arena_->block_count());
+  LORICA_CHECK(arena_->available_blocks() == arena_->block_count(), "prefixes are held");
+  LORICA_CHECK(kept == engine_->stats().prefix_blocks, kept, engine_->stats().prefix_blocks);
   LORICA_CHECK(pool_->stats().host.bytes == 0, "host bytes are left");
 }
 

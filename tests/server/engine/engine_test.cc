@@ -206,7 +206,7 @@ TEST_P(EngineAtDepth, ALostDeviceEndsEverythingOnceAndRefusesTheRest) {
   }
   EXPECT_TRUE(absl::IsUnavailable(world.Refusal(world.Request(5, 5))));
   EXPECT_TRUE(world.engine->idle());
-  EXPECT_EQ(world.arena.free_blocks(), 64);
+  EXPECT_EQ(world.arena.available_blocks(), 64);
 }
 
 TEST_P(EngineAtDepth, DestructionEndsWhatIsLeft) {
@@ -219,7 +219,7 @@ TEST_P(EngineAtDepth, DestructionEndsWhatIsLeft) {
     EXPECT_EQ(each->sink->finishes, 1);
     EXPECT_TRUE(absl::IsUnavailable(each->sink->finish.status));
   }
-  EXPECT_EQ(world->arena.free_blocks(), 64);
+  EXPECT_EQ(world->arena.available_blocks(), 64);
 }
 
 TEST_P(EngineAtDepth, AbortEndsEverythingWithItsStatus) {
