@@ -60,9 +60,9 @@ struct TokenBias {
 // device keeps counts of its own for each slot; `history` tells it whose they are, so that
 // a step sends only what was added since the one before.
 struct SampleRow {
-  int32_t row = 0;           // in the step's rows
-  int32_t slot = 0;          // token slot that receives the choice
-  int64_t token_index = 0;   // how many tokens the request has generated before
+  int32_t row = 0;          // in the step's rows
+  int32_t slot = 0;         // token slot that receives the choice
+  int64_t token_index = 0;  // how many tokens the request has generated before
   SampleParams params;
   const int32_t* prompt = nullptr;  // history for penalties; null when they are off
   int32_t prompt_count = 0;
@@ -72,8 +72,10 @@ struct SampleRow {
   uint64_t history = 0;        // the request's own number; 0: counts are made anew each step
   const TokenBias* bias = nullptr;
   int32_t bias_count = 0;
-  const int32_t* allowed_mask = nullptr;  // bit per token, null = all; 32 tokens a word
-  int32_t allowed_words = 0;              // of the mask: as many as the vocabulary takes
+  // Bit per token, null = all; 32 tokens a word. Read when Backend::Sample is called, so that
+  // it may be filled while the step's rows are computed.
+  const int32_t* allowed_mask = nullptr;
+  int32_t allowed_words = 0;  // of the mask: as many as the vocabulary takes
 };
 
 struct Logprob {
@@ -84,20 +86,20 @@ struct Logprob {
 // What a SampleRow got.
 struct SampleResult {
   int32_t token = -1;
-  bool finite = true;   // false: the logits held NaN, or every token was banned; token is -1
-  float logprob = 0.0f; // of the chosen token, when asked for
+  bool finite = true;        // false: the logits held NaN, or every token was banned; token is -1
+  float logprob = 0.0f;      // of the chosen token, when asked for
   std::vector<Logprob> top;  // best first, ties by id
 };
 
 struct StepBatch {
   // [rows] token ids; -1 - slot means "what that token slot holds on the device".
   std::vector<int32_t> tokens;
-  std::vector<int32_t> positions;   // [rows]
-  std::vector<BlockId> pages;       // page tables of all spans, end to end
-  std::vector<AttendSpan> spans;    // cover all rows, in row order
+  std::vector<int32_t> positions;  // [rows]
+  std::vector<BlockId> pages;      // page tables of all spans, end to end
+  std::vector<AttendSpan> spans;   // cover all rows, in row order
   std::vector<LoraTerm> terms;
   std::vector<LoraSegment> segments;
-  std::vector<SampleRow> samples;   // rows in increasing order
+  std::vector<SampleRow> samples;  // rows in increasing order
 
   int64_t rows() const { return static_cast<int64_t>(tokens.size()); }
 };

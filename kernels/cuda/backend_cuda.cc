@@ -496,6 +496,7 @@ void CudaBackend::Sample(Tensor logits, int32_t vocabulary_used, absl::Span<Samp
                logits.columns);
   LORICA_CHECK(vocabulary_used <= kSampleVocabularyMax, vocabulary_used);
   LORICA_CHECK(vocabulary_used <= sample_->masked_tokens(), sample_->masked_tokens());
+  sample_->CopyMasks();
   const bool greedy = sample_->rows().empty();
   (greedy ? LaunchGreedy : LaunchSample)(logits.data, logits.columns, vocabulary_used,
                                          step_->tables(), static_cast<int>(results.size()),

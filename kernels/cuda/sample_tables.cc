@@ -71,6 +71,7 @@ void SampleTables::Begin(absl::Span<const SampleRow> rows, const int32_t* token_
   outputs_ = static_cast<SampleOutput*>(place.outputs->data());
   masked_tokens_ = kSampleVocabularyMax;
   rows_.clear();
+  masks_.clear();
   if (std::all_of(rows.begin(), rows.end(), IsPlainGreedy)) return;
   AdvanceHistories(rows);
   const int64_t bytes = ListBytes(rows);
@@ -122,11 +123,16 @@ void SampleTables::FillRow(const SampleRow& row, Lists& lists) {
   sample.bias = lists.Copy(row.bias, row.bias_count);
   sample.bias_count = row.bias_count;
   if (row.allowed_mask != nullptr) {
-    sample.allowed =
-        reinterpret_cast<const uint8_t*>(lists.Copy(row.allowed_mask, row.allowed_words));
+    auto* allowed = lists.Room<int32_t>(row.allowed_words);
+    masks_.push_back({row.allowed_mask, allowed, row.allowed_words});
+    sample.allowed = reinterpret_cast<const uint8_t*>(allowed);
     masked_tokens_ = std::min(masked_tokens_, row.allowed_words * int64_t{32});
   }
   rows_.push_back(sample);
+}
+
+void SampleTables::CopyMasks() const {
+  for (const Mask& mask : masks_) std::copy_n(mask.from, mask.words, mask.to);
 }
 
 void SampleTables::LaunchTails(absl::Span<const SampleRow> rows, Lists& lists,

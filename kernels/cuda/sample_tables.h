@@ -27,8 +27,11 @@ class SampleTables {
   static absl::StatusOr<std::unique_ptr<SampleTables>> Make(int rows_max);
 
   // Takes a step's rows and launches what brings their histories up to date. Waits while
-  // kStepsInFlightMax steps have not ended.
+  // kStepsInFlightMax steps have not ended. Masks have a place from now on, but are copied by
+  // CopyMasks, before the step samples.
   void Begin(absl::Span<const SampleRow> rows, const int32_t* token_slots, cudaStream_t stream);
+
+  void CopyMasks() const;
 
   // Of the step that began last:
   // Its rows for the step's tables; empty when all of them are plain greedy.
@@ -44,6 +47,11 @@ class SampleTables {
     Event ended;  // the step that used it, and some more
   };
   class Lists;
+  struct Mask {
+    const int32_t* from = nullptr;
+    int32_t* to = nullptr;
+    int32_t words = 0;
+  };
 
   explicit SampleTables(int rows_max) : counts_(rows_max) {}
   void AdvanceHistories(absl::Span<const SampleRow> rows);
@@ -57,6 +65,7 @@ class SampleTables {
   int turn_ = 0;
   std::vector<DeviceSample> rows_;
   std::vector<HistoryCounts::Tail> tails_;  // [rows]
+  std::vector<Mask> masks_;
   int64_t masked_tokens_ = 0;
   SampleOutput* outputs_ = nullptr;
 };

@@ -42,6 +42,10 @@ void AddSample(const RequestState& request, StepBatch& batch) {
     sample.bias = request.request.logit_bias.data();
     sample.bias_count = static_cast<int32_t>(request.request.logit_bias.size());
   }
+  if (!request.mask.empty()) {
+    sample.allowed_mask = request.mask.data();
+    sample.allowed_words = static_cast<int32_t>(request.mask.size());
+  }
   batch.samples.push_back(sample);
 }
 

@@ -10,8 +10,9 @@
 namespace lorica {
 
 // REQUIRES: the plan comes from this scheduler's last Schedule and is not yet Launched.
-// Sample rows borrow histories and biases of the requests, which stay where they are until
-// the step has been collected; outputs may grow behind what the row counts.
+// Sample rows borrow histories, biases and masks of the requests, which stay where they are until
+// the step has been collected; outputs may grow behind what the row counts, and masks
+// are filled before Executor::Sample.
 std::unique_ptr<StepBatch> BuildBatch(const StepPlan& plan, const Scheduler& scheduler);
 
 }  // namespace lorica

@@ -17,6 +17,7 @@ namespace {
 // From the launch of a step to its start on the device, at most.
 constexpr absl::Duration kLaunchLead = absl::Milliseconds(1);
 constexpr int kLingerWakesMax = 16;  // far below kAskedPolls
+constexpr RequestId kNobody = 0;
 
 }  // namespace
 
@@ -39,6 +40,9 @@ struct Engine::Impl {
   void DropExpired(absl::Time now);
   StepPlan PlanStep(absl::Time now);
   void Launch(const StepPlan& plan);
+  bool HasMasks(const StepPlan& plan) const;
+  void TakeMasks();
+  bool TakeMask(RequestState& request, absl::Time end);
   bool CollectDue(bool launched);
   void Deliver(const Flight& flight, const std::vector<SampleResult>& results);
   void DeliverToken(RequestState& request, const SampleResult& result);
@@ -213,6 +217,46 @@ void Engine::Impl::Launch(const StepPlan& plan) {
   flight.launched = options.clock();
   executor->Launch(std::move(batch));
   launching = options.clock() - flight.launched;
+  if (HasMasks(plan)) TakeMasks();
+  if (!device.ok()) return;
+  const absl::Time sampling = options.clock();
+  executor->Sample();
+  launching += options.clock() - sampling;
+}
+
+bool Engine::Impl::HasMasks(const StepPlan& plan) const {
+  return std::any_of(plan.spans.begin(), plan.spans.end(), [this](const Span& span) {
+    return span.samples && scheduler.Find(span.request)->request.constraint != nullptr;
+  });
+}
+
+// Fills the masks of the step launched last while its rows are computed. They follow from the
+// tokens of the step before, which is collected first.
+void Engine::Impl::TakeMasks() {
+  if (flights.size() > 1) CollectDue(/*launched=*/true);
+  if (!device.ok()) return;
+  const absl::Time end = absl::Now() + options.mask_patience;
+  for (RequestId& id : flights.back().samples) {
+    RequestState* request = scheduler.Find(id);
+    if (request == nullptr || request->request.constraint == nullptr) continue;
+    if (!TakeMask(*request, end)) id = kNobody;
+  }
+}
+
+// False: what the row samples is nobody's.
+bool Engine::Impl::TakeMask(RequestState& request, absl::Time end) {
+  const absl::Duration patience = std::max(absl::ZeroDuration(), end - absl::Now());
+  const absl::StatusOr<bool> taken =
+      request.request.constraint->TakeMask(patience, absl::MakeSpan(request.mask));
+  if (!taken.ok()) {
+    End(request.id, taken.status(), StopReason::kNone);
+    return false;
+  }
+  request.mask_late = !*taken;
+  if (!request.mask_late) return true;
+  ++totals.late_masks;
+  scheduler.Repeat(request);
+  return false;
 }
 
 bool Engine::Impl::CollectDue(bool launched) {
@@ -262,13 +306,15 @@ void Engine::Impl::DeliverToken(RequestState& request, const SampleResult& resul
   scheduler.Verified(request);
   request.output.push_back(result.token);
   ++totals.generated_tokens;
+  const StopReason reason = ReasonToStop(request, result.token);
+  TokenConstraint* const constraint = request.request.constraint.get();
+  if (constraint != nullptr && reason == StopReason::kNone) constraint->Accept(result.token);
   if (!std::exchange(request.has_first_token, true)) {
     request.timings.first_token = options.clock() - request.submitted;
   }
   TokenEvent event;
   event.tokens.push_back({result.token, result.logprob, result.top});
   request.request.sink->OnTokens(event);
-  const StopReason reason = ReasonToStop(request, result.token);
   if (reason != StopReason::kNone) End(request.id, absl::OkStatus(), reason);
 }
 
@@ -392,6 +438,7 @@ void Engine::Finish(RequestId id, StopReason reason) {
 
 void Engine::Pause(RequestId id) { impl_->inbox.Send(id, {.paused = true}); }
 void Engine::Resume(RequestId id) { impl_->inbox.Send(id, {.paused = false}); }
+void Engine::Wake() { impl_->inbox.Wake(); }
 void Engine::StartDrain() { impl_->inbox.StartDrain(); }
 void Engine::Abort(const absl::Status& status) { impl_->inbox.Abort(status); }
 StepReport Engine::Step(absl::Time now) { return impl_->Step(now); }

@@ -2,7 +2,9 @@
 //
 // All but Step, WaitForWork and CheckInvariants may be called from any thread; these
 // are called by one thread, which owns everything else. It reads: take arrivals, drop the
-// cancelled, admit and schedule, launch, collect, deliver. It never waits for a
+// cancelled, admit and schedule, launch, collect, deliver. Where a row's tokens are
+// constrained, the step before is collected between the launch and the sampling, since the mask
+// follows from its token. It never waits for a
 // network, a disk or a lock held during I/O: an adapter that is not there makes its
 // request wait in the queue while others go on.
 #pragma once
@@ -35,6 +37,8 @@ struct EngineOptions {
   double stretch = 0.0;
   int64_t context_tokens = 0;
   int32_t vocabulary = 0;
+  // How long a step's sampling may wait for masks; rows whose mask comes later are repeated.
+  absl::Duration mask_patience = absl::Milliseconds(10);
   absl::Duration queue_ttl = absl::InfiniteDuration();  // never scheduled by then: Unavailable
   // Hears every end, before the request's own sink; on the engine's thread, must not block.
   std::function<void(const FinishEvent&)> on_end;
@@ -61,6 +65,7 @@ struct EngineStats {
   int64_t steps = 0;
   int64_t rows = 0;
   int64_t preemptions = 0;
+  int64_t late_masks = 0;  // rows that were computed in vain
   int32_t free_blocks = 0;
   int32_t kv_blocks = 0;      // of requests
   int32_t prefix_blocks = 0;  // KV of earlier ones, kept as long as there is room
@@ -98,6 +103,8 @@ class Engine {
   // A slow reader: a paused request keeps its KV and gets no rows.
   void Pause(RequestId id);
   void Resume(RequestId id);
+  // Something that a request waits for may be there.
+  void Wake();
   // No new requests are taken; queued and running ones go on.
   void StartDrain();
   // Ends everything that is there with `status`, by the next step border.

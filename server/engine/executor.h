@@ -1,4 +1,4 @@
-// What the engine needs of a device: launch a step, take its results later.
+// What the engine needs of a device: launch a step, have it sample, take its results later.
 //
 // ModelExecutor runs a Model on a Backend; the simulator puts a fake device here that
 // finishes one step late. One thread, the engine's.
@@ -21,6 +21,8 @@ class Executor {
   virtual int depth() const = 0;
   // Starts a step. The batch moves in and lives until the step is collected.
   virtual void Launch(std::unique_ptr<StepBatch> batch) = 0;
+  // Starts the sampling of the step launched last. Masks are read now, and not later.
+  virtual void Sample() = 0;
   // Results of the oldest launched step, one per sample row, in order. Waits for it.
   // An error is sticky: the device is gone.
   virtual absl::StatusOr<std::vector<SampleResult>> Collect() = 0;

@@ -16,6 +16,10 @@ void ModelExecutor::Launch(std::unique_ptr<StepBatch> batch) {
   flight.batch = std::move(batch);
   flight.results.resize(flight.batch->samples.size());
   model_->Forward(*flight.batch, cache_);
+}
+
+void ModelExecutor::Sample() {
+  Flight& flight = flights_.back();
   if (!flight.results.empty()) {
     backend_->Sample(model_->logits(), vocabulary_used_, absl::MakeSpan(flight.results));
   }

@@ -1,6 +1,6 @@
 // Steps of a Model on a Backend.
 //
-// One thread, the engine's. On a synchronous backend (the CPU) Launch finishes the
+// One thread, the engine's. On a synchronous backend (the CPU) Launch and Sample finish the
 // step; on an asynchronous one results are read a step later.
 #pragma once
 
@@ -22,6 +22,7 @@ class ModelExecutor : public Executor {
 
   int depth() const override { return backend_->asynchronous() ? 1 : 0; }
   void Launch(std::unique_ptr<StepBatch> batch) override;
+  void Sample() override;
   absl::StatusOr<std::vector<SampleResult>> Collect() override;
 
  private:

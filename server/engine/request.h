@@ -11,6 +11,7 @@
 #include "absl/time/time.h"
 #include "adapters/adapter.h"
 #include "kernels/step_batch.h"
+#include "server/engine/token_constraint.h"
 
 namespace lorica {
 
@@ -72,7 +73,8 @@ struct EngineRequest {
   std::vector<int32_t> end_tokens;      // any of them ends it, unless ignore_end
   std::vector<int32_t> stop_token_ids;  // these end it even with ignore_end
   bool ignore_end = false;
-  std::vector<MixTerm> mix;  // empty = base; at most kMixTermsMax
+  std::shared_ptr<TokenConstraint> constraint;  // null: any token may follow
+  std::vector<MixTerm> mix;                     // empty = base; at most kMixTermsMax
   absl::Time deadline = absl::InfiniteFuture();
   std::shared_ptr<TokenSink> sink;
 };

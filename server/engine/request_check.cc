@@ -88,6 +88,7 @@ absl::StatusOr<std::unique_ptr<RequestState>> CheckRequest(EngineRequest request
   auto state = std::make_unique<RequestState>();
   state->request = std::move(request);
   state->submitted = now;
+  if (state->request.constraint != nullptr) state->mask.resize((options.vocabulary + 31) / 32);
   NameGenerations(*state);
   const int64_t blocks = state->adapter_blocks + (positions + kBlockTokens - 1) / kBlockTokens;
   if (blocks > arena_blocks) {

@@ -27,8 +27,9 @@ struct RequestState {
   std::vector<GenerationPtr> generations;  // distinct ones of the mix
   int32_t adapter_blocks = 0;              // of those
   std::vector<int32_t> output;             // tokens delivered
+  std::vector<int32_t> mask;               // of its next token; empty without a constraint
 
-  FairLane* lane = nullptr;                // of its tenant
+  FairLane* lane = nullptr;  // of its tenant
 
   bool paused = false;
   bool running = false;              // holds leases, KV and a slot
@@ -44,6 +45,7 @@ struct RequestState {
   int32_t cached_tokens = 0;  // of the prompt, whose K and V were there when it came
   int64_t room_steps = 0;  // steps it has waited for room
   bool prepared = false;   // its adapters were asked for when it came
+  bool mask_late = false;  // its last row was computed in vain: the mask was not there
 
   bool in_queue = true;  // counts against the queue's limits
   bool was_scheduled = false;
@@ -80,11 +82,18 @@ struct RequestState {
     return params.repetition_penalty != 1.0f || params.presence_penalty != 0.0f ||
            params.frequency_penalty != 0.0f;
   }
+  // Whether a row's mask will be there when it is needed. What has failed comes out then.
+  bool mask_expected() const {
+    if (!mask_late) return true;
+    const absl::StatusOr<bool> ready = request.constraint->Ready();
+    return !ready.ok() || *ready;
+  }
   // Whether a row may be launched now. The newest token need not have been read: it is fed
   // back, and counted in penalties, from its slot.
   bool runnable() const {
     if (!running || paused || remaining() == 0) return false;
     if (pending > 1 && needs_history()) return false;
+    if (!mask_expected()) return false;
     return static_cast<int32_t>(output.size()) + pending < request.max_tokens;
   }
 };

@@ -147,6 +147,11 @@ void Scheduler::Launched(const StepPlan& plan) {
   }
 }
 
+void Scheduler::Repeat(RequestState& request) {
+  --request.scheduled;
+  --request.pending;
+}
+
 void Scheduler::Collected(uint64_t step) {
   collected_ = step;
   std::vector<Grave> later;
@@ -175,6 +180,7 @@ void Scheduler::Admit(absl::Time now) {
     if (request.paused || InFlight(request)) return true;
     const Admission admission = TryAdmit(request, now);
     if (admission == Admission::kAdmitted || admission == Admission::kFailed) return true;
+    if (admission == Admission::kPreparing) return true;
     if (first_blocked == 0) first_blocked = request.id;
     if (request.id != first_blocked) request.leases.clear();
     if (admission != Admission::kNoRoom) ++waiting_for_adapter_;
@@ -204,6 +210,8 @@ Scheduler::Admission Scheduler::TryAdmit(RequestState& request, absl::Time now) 
                       " blocks, pinned adapters leave too few of ", arena_->block_count())));
     return Admission::kFailed;
   }
+  const Admission constraint = CheckConstraint(request);
+  if (constraint != Admission::kAdmitted) return constraint;
   const Admission adapters = AcquireAdapters(request, now);
   if (adapters == Admission::kLoading || adapters == Admission::kAdapterRoom) {
     request.load_wait_began = std::min(request.load_wait_began, now);
@@ -212,6 +220,14 @@ Scheduler::Admission Scheduler::TryAdmit(RequestState& request, absl::Time now) 
   if (request.load_wait_began < now) request.timings.load += now - request.load_wait_began;
   request.load_wait_began = absl::InfiniteFuture();
   return TakeRoom(request, now);
+}
+
+Scheduler::Admission Scheduler::CheckConstraint(RequestState& request) {
+  if (request.request.constraint == nullptr) return Admission::kAdmitted;
+  const absl::StatusOr<bool> ready = request.request.constraint->Ready();
+  if (ready.ok()) return *ready ? Admission::kAdmitted : Admission::kPreparing;
+  Fail(request, ready.status());
+  return Admission::kFailed;
 }
 
 Scheduler::Admission Scheduler::AcquireAdapters(RequestState& request, absl::Time now) {

@@ -2,11 +2,11 @@
 //
 // Running requests with one token to feed come first, then prompt chunks, oldest first,
 // then admissions: fair among tenants (FairQueue), by arrival within each. Beside rows that
-// decode, prompts get as many tokens as StepPace allows. A request whose
-// adapter is loading is overtaken. One that waits for room is not: by nobody when KV or a slot is
-// missing, for overtake_steps_max steps when its adapter has no room; after as many steps more
-// recent requests are preempted for it. Whoever is preempted keeps its tokens and
-// computes its KV again later. A request gives way to older ones alone (a paused one to
+// decode, prompts get as many tokens as StepPace allows. A request whose adapter is loading is
+// overtaken, and so is one whose constraint is being made. One that waits for room is not: by
+// nobody when KV or a slot is missing, for overtake_steps_max steps when its adapter has no room;
+// after as many steps more recent requests are preempted for it. Whoever is preempted keeps its
+// tokens and computes its KV again later. A request gives way to older ones alone (a paused one to
 // all), so the oldest that can run always does.
 //
 // KV in whole blocks that an earlier request of the same tenant and tile list computed is not
@@ -68,6 +68,8 @@ class Scheduler {
   StepPlan Schedule(uint64_t step, absl::Time now, std::vector<Failure>* failures);
   // The plan's batch was launched / its results have been read.
   void Launched(const StepPlan& plan);
+  // Its sample of the step launched last came to nothing: the row is to be computed again.
+  void Repeat(RequestState& request);
   void Collected(uint64_t step);
   StepPace& pace() { return pace_; }
   // The logits of its newest token were finite, so the KV of all its tokens may serve others.
@@ -87,7 +89,14 @@ class Scheduler {
   void CheckInvariants() const;
 
  private:
-  enum class Admission : uint8_t { kAdmitted, kLoading, kAdapterRoom, kNoRoom, kFailed };
+  enum class Admission : uint8_t {
+    kAdmitted,
+    kPreparing,
+    kLoading,
+    kAdapterRoom,
+    kNoRoom,
+    kFailed
+  };
   enum class Room : uint8_t { kYes, kLater, kNever };
   struct Budget {
     int rows = 0;
@@ -113,6 +122,7 @@ class Scheduler {
 
   void Admit(absl::Time now);
   Admission TryAdmit(RequestState& request, absl::Time now);
+  Admission CheckConstraint(RequestState& request);
   Admission AcquireAdapters(RequestState& request, absl::Time now);
   Admission TakeRoom(RequestState& request, absl::Time now);
   bool TakeKv(RequestState& request);

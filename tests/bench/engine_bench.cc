@@ -28,6 +28,7 @@ class InstantExecutor : public Executor {
   void Launch(std::unique_ptr<StepBatch> batch) override {
     flights_.push_back(batch->samples.size());
   }
+  void Sample() override {}
   absl::StatusOr<std::vector<SampleResult>> Collect() override {
     std::vector<SampleResult> results(flights_.front());
     flights_.erase(flights_.begin());

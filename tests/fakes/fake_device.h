@@ -227,6 +227,7 @@ struct FakeSample {
   absl::Span<const int32_t> prompt;  // history, for penalties
   absl::Span<const int32_t> output;
   absl::Span<const TokenBias> bias;
+  absl::Span<const int32_t> mask;  // empty: all are allowed
 
   int32_t Draw(int32_t vocabulary) const {
     uint64_t hash = Mix(Mix(kv, params->seed), token_index);
@@ -234,7 +235,12 @@ struct FakeSample {
     for (int32_t token : prompt) hash = Mix(hash, token);
     for (int32_t token : output) hash = Mix(hash, token);
     for (const TokenBias& one : bias) hash = Mix(Mix(hash, one.token), FloatBits(one.bias));
-    return static_cast<int32_t>(hash % vocabulary);
+    if (mask.empty()) return static_cast<int32_t>(hash % vocabulary);
+    std::vector<int32_t> allowed;
+    for (int32_t token = 0; token < vocabulary; ++token) {
+      if (mask[token / 32] >> token % 32 & 1) allowed.push_back(token);
+    }
+    return allowed.empty() ? -1 : allowed[hash % allowed.size()];
   }
 };
 
@@ -263,20 +269,36 @@ class FakeExecutor : public Executor {
     if (keep_log) log.push_back(*batch);
     if (cost)
       ends_.push_back(std::max(*clock, ends_.empty() ? *clock : ends_.back()) + cost(*batch));
-    flights_.push_back(std::move(batch));
+    flights_.push_back({std::move(batch)});
     LORICA_CHECK(static_cast<int>(flights_.size()) <= depth_ + 1, "steps in flight",
                  flights_.size());
   }
+  void Sample() override {
+    Flight& flight = flights_.back();
+    LORICA_CHECK(!std::exchange(flight.sampled, true));
+    for (SampleRow& row : flight.batch->samples) {
+      if (row.allowed_mask == nullptr) continue;
+      flight.masks.emplace_back(row.allowed_mask, row.allowed_mask + row.allowed_words);
+      row.allowed_mask = flight.masks.back().data();
+    }
+  }
   absl::StatusOr<std::vector<SampleResult>> Collect() override {
     LORICA_CHECK(!flights_.empty());
-    const std::unique_ptr<StepBatch> batch = std::move(flights_.front());
+    const Flight flight = std::move(flights_.front());
     flights_.pop_front();
+    LORICA_CHECK(flight.sampled);
     if (cost) *clock = std::max(*clock, ends_.at(ends_.size() - 1 - flights_.size()));
     if (!device.ok()) return device;
-    return Run(*batch);
+    return Run(*flight.batch);
   }
 
  private:
+  struct Flight {
+    std::unique_ptr<StepBatch> batch;
+    bool sampled = false;
+    std::deque<std::vector<int32_t>> masks;  // as they were when it sampled
+  };
+
   void CheckShape(const StepBatch& batch) const {
     LORICA_CHECK(batch.rows() > 0 && batch.rows() <= rows_max, "rows", batch.rows());
     int32_t row = 0;
@@ -372,7 +394,9 @@ class FakeExecutor : public Executor {
     if (row.output_pending == 1) output.push_back(slots_.at(row.slot));
     sample.output = output;
     sample.bias = {row.bias, static_cast<size_t>(row.bias_count)};
+    sample.mask = {row.allowed_mask, static_cast<size_t>(row.allowed_words)};
     result.token = sample.Draw(vocabulary_);
+    result.finite = result.token >= 0;
     return result;
   }
 
@@ -384,9 +408,15 @@ class FakeExecutor : public Executor {
   FakeMemory* const memory_;
   const int depth_;
   const int32_t vocabulary_;
-  std::deque<std::unique_ptr<StepBatch>> flights_;
+  std::deque<Flight> flights_;
   std::vector<absl::Time> ends_;  // of all steps
   std::vector<int32_t> slots_;
+};
+
+// What the fake's requests are constrained by: the mask follows from the tokens alone.
+class PureConstraint : public TokenConstraint {
+ public:
+  virtual std::vector<int32_t> MaskAfter(absl::Span<const int32_t> tokens) const = 0;
 };
 
 // The tokens a request gets when it runs alone, end token included.
@@ -399,6 +429,7 @@ inline std::vector<int32_t> TokensAlone(const EngineRequest& request, int32_t vo
   const auto has = [](const std::vector<int32_t>& ids, int32_t id) {
     return std::find(ids.begin(), ids.end(), id) != ids.end();
   };
+  const auto* constraint = static_cast<const PureConstraint*>(request.constraint.get());
   const SampleParams& params = request.params;
   const bool history = params.repetition_penalty != 1.0f || params.presence_penalty != 0.0f ||
                        params.frequency_penalty != 0.0f;
@@ -419,6 +450,9 @@ inline std::vector<int32_t> TokensAlone(const EngineRequest& request, int32_t vo
     if (history) sample.prompt = request.prompt;
     if (history) sample.output = output;
     sample.bias = request.logit_bias;
+    std::vector<int32_t> mask;
+    if (constraint != nullptr) mask = constraint->MaskAfter(output);
+    sample.mask = mask;
     const int32_t token = sample.Draw(vocabulary);
     output.push_back(token);
     tokens.push_back(token);

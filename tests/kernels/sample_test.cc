@@ -283,6 +283,28 @@ TEST_P(SampleTest, OnlyAllowedTokensAreChosen) {
   EXPECT_EQ(One(logits, row).token, logits[40] >= logits[67] ? 40 : 67);
 }
 
+TEST_P(SampleTest, AMaskIsReadWhenTheStepSamples) {
+  const auto logits = Normals(3 * 70);
+  std::vector<int32_t> masks[2] = {std::vector<int32_t>(3, 0), std::vector<int32_t>(3, -1)};
+  batch_ = PlainBatch(3);
+  for (int i = 0; i < 3; ++i) batch_.samples.push_back({.row = i, .slot = i});
+  for (int i = 0; i < 2; ++i) {
+    batch_.samples[i].allowed_mask = masks[i].data();
+    batch_.samples[i].allowed_words = 3;
+  }
+  const auto device = Upload(3, 70, logits);
+  std::vector<SampleResult> results(3);
+  backend_->BeginStep(batch_);
+  masks[0][2] = 1 << 1;  // token 65
+  masks[1] = {1 << 30, 0, 0};
+  backend_->Sample(device.tensor(), 70, absl::MakeSpan(results));
+  EXPECT_TRUE(backend_->Synchronize().ok());
+  EXPECT_EQ(results[0].token, 65);
+  EXPECT_EQ(results[1].token, 30);
+  const auto row = logits.begin() + 2 * 70;
+  EXPECT_EQ(results[2].token, std::max_element(row, row + 70) - row);
+}
+
 TEST_P(SampleTest, LogprobsComeFromTheRawLogits) {
   const auto logits = Normals(5000);
   SampleRow row;

@@ -44,14 +44,17 @@ TEST(EngineSim, AnswersAreRightAndBooksBalanceInEverySeededLife) {
     all.failed_loads += one.failed_loads;
     all.cached_tokens += one.cached_tokens;
     all.prefix_evictions += one.prefix_evictions;
+    all.late_masks += one.late_masks;
   }
   std::printf(
       "%lld steps, %lld requests, %lld compared to the end, %lld preemptions, "
-      "%lld evictions, %lld failed loads, %lld cached tokens, %lld prefix blocks evicted\n",
+      "%lld evictions, %lld failed loads, %lld cached tokens, %lld prefix blocks evicted, "
+      "%lld late masks\n",
       static_cast<long long>(all.steps), static_cast<long long>(all.requests),
       static_cast<long long>(all.complete), static_cast<long long>(all.preemptions),
       static_cast<long long>(all.evictions), static_cast<long long>(all.failed_loads),
-      static_cast<long long>(all.cached_tokens), static_cast<long long>(all.prefix_evictions));
+      static_cast<long long>(all.cached_tokens), static_cast<long long>(all.prefix_evictions),
+      static_cast<long long>(all.late_masks));
   if (g_seed != 0) return;
   EXPECT_GE(all.steps, 100'000);
   EXPECT_GT(all.complete, 10'000);
@@ -60,6 +63,7 @@ TEST(EngineSim, AnswersAreRightAndBooksBalanceInEverySeededLife) {
   EXPECT_GT(all.failed_loads, 100);
   EXPECT_GT(all.cached_tokens, 10'000);
   EXPECT_GT(all.prefix_evictions, 1'000);
+  EXPECT_GT(all.late_masks, 1'000);
 }
 
 }  // namespace

@@ -6,6 +6,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "kernels/check.h"
+#include "tests/fakes/fake_constraint.h"
 
 namespace lorica {
 namespace {
@@ -25,6 +26,8 @@ struct Simulation::Config {
   double submit = 0;
   double poke_request = 0;
   double poke_adapter = 0;
+  double constrained = 0;
+  double late_mask = 0;
   double change_content = 0;
   double alike = 0;
   int prompt_max = 0;
@@ -128,6 +131,8 @@ Simulation::Simulation(uint64_t seed)
   c.submit = 0.05 * Draw(1, 16);
   c.poke_request = 0.02 * Draw(0, 10);
   c.poke_adapter = 0.02 * Draw(0, 5);
+  c.constrained = Chance(0.5) ? 0.0 : 0.4;
+  c.late_mask = Chance(0.5) ? 0.0 : 0.3;
   c.change_content = Chance(0.5) ? 0.0 : 0.01;
   c.prompt_max = Draw(1, 100);
   c.output_max = Draw(1, 80);
@@ -179,6 +184,7 @@ SimulationTotals Simulation::totals() const {
   totals.failed_loads = pool_->stats().loads_failed;
   totals.cached_tokens = engine_->stats().cached_tokens;
   totals.prefix_evictions = arena_->eviction_count(UnitKind::kPrefix);
+  totals.late_masks = engine_->stats().late_masks;
   return totals;
 }
 
@@ -218,6 +224,12 @@ EngineRequest Simulation::DrawRequest() {
     request.tenant_weight = 1 << tenant;
   }
   if (Chance(0.1)) request.deadline = now_ + absl::Milliseconds(Draw(0, 500));
+  if (Chance(config_->constrained)) {
+    auto constraint = std::make_shared<fakes::FakeConstraint>(
+        random_(), kVocabulary, [this] { return Chance(config_->late_mask) ? Draw(1, 6) : 0; });
+    if (Chance(0.1)) constraint->fail_after = Draw(0, 20);
+    request.constraint = std::move(constraint);
+  }
   return request;
 }
 

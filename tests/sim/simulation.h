@@ -1,9 +1,10 @@
 // One seeded life of engine, pool and arena over a fake device, loader and clock.
 //
 // Everything random comes from the seed: sizes of arena, tiers, queues and steps, and
-// then what happens: submits, of prompts that begin alike, cancels, finishes, pauses, deadlines, loads that are slow,
-// fail or find changed content, pins, evictions, copies that take a while, in half of
-// the lives steps whose results come one step late. After every step the books are
+// then what happens: submits, of prompts that begin alike, cancels, finishes, pauses, deadlines,
+// loads that are slow, fail or find changed content, pins, evictions, copies that take a while,
+// masks that are late or fail, in half of the lives steps whose results come one step late. After
+// every step the books are
 // checked; every answer is compared with what the request would have got alone.
 #pragma once
 
@@ -28,6 +29,7 @@ struct SimulationTotals {
   int64_t failed_loads = 0;
   int64_t cached_tokens = 0;  // of prompts
   int64_t prefix_evictions = 0;
+  int64_t late_masks = 0;
 };
 
 class Simulation {
