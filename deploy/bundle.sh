@@ -69,7 +69,7 @@ if [ -z "$from" ]; then
   build_preset release -DLORICA_CUDA="$build_cuda"
   from=build/release
 fi
-programs=("$from/bin/loricad" "$from/bin/lorica")
+programs=("$from/bin/loricad" "$from/bin/lorica" "$from/bin/lorica-grammar")
 plugins=()
 if $cuda; then plugins+=("$from/lib/liblorica_cuda.so"); fi
 for file in "${programs[@]}" "${plugins[@]}"; do

@@ -20,8 +20,8 @@ product_packages=(ca-certificates g++ cmake ninja-build pkg-config protobuf-comp
   libpcre2-dev libhwy-dev libssl-dev libcurl4-openssl-dev libsqlite3-dev python3 python3-pip)
 
 # What tests take besides: real proxies, promtool, a browser. No service of theirs is started.
-test_packages=(libgtest-dev libgmock-dev libbenchmark-dev mold python3-venv nginx-light haproxy
-  prometheus chromium chromium-driver fonts-dejavu-core)
+test_packages=(libgtest-dev libgmock-dev libbenchmark-dev mold python3-venv python3-jsonschema
+  nginx-light haproxy prometheus chromium chromium-driver fonts-dejavu-core)
 
 # install_packages NAME...: installs those that are missing, without ever asking a question.
 install_packages() {

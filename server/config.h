@@ -68,6 +68,7 @@ struct Config {
   double gpu_memory_utilization = 0.90;
   int64_t host_bytes = int64_t{1} << 30;
   int64_t loader_threads = 2;
+  int64_t grammar_seconds = 10;
   int64_t drain_seconds = 60;
   std::string log_level = "info";
 };
@@ -169,6 +170,9 @@ void VisitFlags(Config& config, Visitor&& visitor) {
   visitor.Bytes("--host-bytes", &config.host_bytes, 0, 64 * kTiB,
                 "Memory for adapters ready to be copied to the device; 0 keeps none");
   visitor.Count("--loader-threads", &config.loader_threads, 1, 64, "Threads that load adapters");
+  visitor.Count("--grammar-seconds", &config.grammar_seconds, 1, 60,
+                "Computing that a response format may take to compile; long limits of strings and "
+                "large vocabularies need some");
   visitor.Count("--drain-seconds", &config.drain_seconds, 0, 3600,
                 "How long running streams may take to end after SIGTERM");
   visitor.Choice("--log-level", &config.log_level, {"debug", "info", "warn", "error"},

@@ -28,6 +28,8 @@
 #include "server/data_dir.h"
 #include "server/engine/engine.h"
 #include "server/engine/model_executor.h"
+#include "server/grammar/grammar_store.h"
+#include "server/grammar/trial.h"
 #include "server/http/http_service.h"
 #include "server/http/metrics.h"
 #include "server/models/model.h"
@@ -115,6 +117,7 @@ struct Server::Parts {
   std::unique_ptr<AdapterPool> pool;
   std::unique_ptr<ModelExecutor> executor;
   std::unique_ptr<Engine> engine;
+  std::unique_ptr<GrammarStore> grammars;  // null: no response formats
   std::unique_ptr<Gateway> gateway;
   std::unique_ptr<UsageFile> usage;  // null: nothing is kept
   std::unique_ptr<GrpcService> grpc;
@@ -325,6 +328,31 @@ absl::Status Server::CaptureSteps() {
   return absl::OkStatus();
 }
 
+absl::Status Server::BuildGrammars() {
+  Parts& parts = *parts_;
+  const std::string program = TrialProgram();
+  std::error_code error;
+  const bool tried = std::filesystem::is_regular_file(program, error);
+  if (!tried) spdlog::warn("response formats are refused: {} is not there", program);
+  GrammarVocabulary vocabulary;
+  for (const int32_t id : parts.model->config().end_tokens) {
+    if (id >= 0 && id < parts.vocabulary) vocabulary.end_tokens.push_back(id);
+  }
+  if (!tried || parts.tokenizer == nullptr || vocabulary.end_tokens.empty()) {
+    return absl::OkStatus();
+  }
+  for (int32_t id = 0; id < parts.vocabulary; ++id) {
+    const bool special = parts.tokenizer->IsSpecial(id);
+    vocabulary.tokens.emplace_back(special ? "" : parts.tokenizer->TokenBytes(id));
+  }
+  GrammarLimits limits;
+  limits.trial.cpu = absl::Seconds(config_.grammar_seconds);
+  auto grammars = GrammarStore::Make(vocabulary, program, limits);
+  if (!grammars.ok()) return grammars.status();
+  parts.grammars = *std::move(grammars);
+  return absl::OkStatus();
+}
+
 absl::Status Server::BuildEngine() {
   Parts& parts = *parts_;
   const Model& model = *parts.model;
@@ -346,6 +374,8 @@ absl::Status Server::BuildEngine() {
   };
   parts.engine =
       std::make_unique<Engine>(options, parts.executor.get(), parts.pool.get(), parts.arena.get());
+  const absl::Status grammars = BuildGrammars();
+  if (!grammars.ok()) return grammars;
   GatewayLimits limits;
   limits.context_tokens = model.context_tokens();
   limits.vocabulary = parts.vocabulary;
@@ -353,9 +383,9 @@ absl::Status Server::BuildEngine() {
   limits.base_name = base_name();
   limits.tenants = parts.tenants;
   limits.waiting = {config_.queue_requests, config_.queue_tokens};
-  parts.gateway =
-      std::make_unique<Gateway>(limits, parts.engine.get(), parts.catalog.get(), parts.pool.get(),
-                                parts.tokenizer.get(), parts.chat_template.get());
+  parts.gateway = std::make_unique<Gateway>(limits, parts.engine.get(), parts.catalog.get(),
+                                            parts.pool.get(), parts.tokenizer.get(),
+                                            parts.chat_template.get(), parts.grammars.get());
   if (parts.data_dir == nullptr) return absl::OkStatus();
   auto usage = UsageFile::Open(config_.data_dir + "/usage.json", &parts.gateway->accounts());
   if (!usage.ok()) return usage.status();

@@ -57,6 +57,7 @@ class Server {
   absl::Status RestoreNames();
   absl::Status BuildKeys();
   absl::Status CaptureSteps();
+  absl::Status BuildGrammars();
   absl::Status BuildEngine();
   absl::Status Listen();
   absl::Status ListenHttp();

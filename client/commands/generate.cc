@@ -18,6 +18,8 @@ constexpr char kExamples[] = R"(Examples:
   lorica generate --adapter ticket-triage --chat < ticket.txt
   lorica generate --mix headline=0.7,intent=0.3 "…" --json | jq -r .text
   lorica generate --token-ids 1,2,3 --ignore-eos --max-tokens 16
+  lorica generate --chat "Who wrote Faust?" --json-schema author.json
+  lorica generate --chat "Is 7 a prime?" --regex "yes|no"
 
 The answer goes to stdout, all else to stderr. --raw (the default) sends the prompt as
 it is; --chat sends it as the user's message through the model's chat template.

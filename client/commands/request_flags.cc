@@ -1,5 +1,7 @@
 #include "client/commands/request_flags.h"
 
+#include <fstream>
+#include <iterator>
 #include <utility>
 
 #include "absl/strings/numbers.h"
@@ -59,6 +61,42 @@ void AddEndingFlags(CLI::App* app, RequestFlags* flags) {
       ->group("Sampling");
 }
 
+void AddFormatFlags(CLI::App* app, RequestFlags* flags) {
+  const std::vector<CLI::Option*> forms = {
+      app->add_option("--json-schema", flags->json_schema, "JSON that fits the schema in this file")
+          ->check(CLI::ExistingFile)
+          ->option_text("FILE"),
+      app->add_flag("--json-object", flags->json_object, "Any JSON object"),
+      app->add_option("--regex", flags->regex, "Text that matches from its begin to its end"),
+      app->add_option("--ebnf", flags->ebnf, "A \"root\" of the grammar in this file")
+          ->check(CLI::ExistingFile)
+          ->option_text("FILE")};
+  for (CLI::Option* form : forms) {
+    form->group("Form of the answer (at most one of these)");
+    for (CLI::Option* other : forms) {
+      if (other != form) form->excludes(other);
+    }
+  }
+}
+
+absl::StatusOr<std::string> ReadFormat(const std::string& name) {
+  std::ifstream file(name, std::ios::binary);
+  std::string text((std::istreambuf_iterator<char>(file)), std::istreambuf_iterator<char>());
+  if (!file.fail() && !text.empty()) return text;
+  return absl::InvalidArgumentError(absl::StrCat(name, " is empty or cannot be read"));
+}
+
+absl::Status SetFormat(const RequestFlags& flags, v1::GenerateRequest* request) {
+  const std::string& name = flags.json_schema.empty() ? flags.ebnf : flags.json_schema;
+  absl::StatusOr<std::string> text = name.empty() ? std::string() : ReadFormat(name);
+  if (!text.ok()) return text.status();
+  if (flags.json_object) request->mutable_response_format()->mutable_json_object();
+  if (!flags.regex.empty()) request->mutable_response_format()->set_regex(flags.regex);
+  if (!flags.ebnf.empty()) request->mutable_response_format()->set_ebnf(*text);
+  if (!flags.json_schema.empty()) request->mutable_response_format()->set_json_schema(*text);
+  return absl::OkStatus();
+}
+
 template <class T, class Set>
 void Copy(const std::optional<T>& value, Set set) {
   if (value.has_value()) set(*value);
@@ -96,6 +134,7 @@ void AddRequestFlags(CLI::App* app, RequestFlags* flags) {
       ->excludes(adapter);
   AddSamplingFlags(app, flags);
   AddEndingFlags(app, flags);
+  AddFormatFlags(app, flags);
 }
 
 absl::StatusOr<v1::GenerateRequest> RequestFromFlags(const RequestFlags& flags) {
@@ -112,6 +151,7 @@ absl::StatusOr<v1::GenerateRequest> RequestFromFlags(const RequestFlags& flags) 
     *request.add_logit_bias() = *std::move(bias);
   }
   CopySampling(flags, &request);
+  if (absl::Status status = SetFormat(flags, &request); !status.ok()) return status;
   return request;
 }
 

@@ -33,6 +33,10 @@ struct RequestFlags {
   std::vector<int32_t> stop_token_ids;
   bool ignore_eos = false;
   bool keep_special_tokens = false;
+  bool json_object = false;
+  std::string json_schema;  // name of a file
+  std::string regex;
+  std::string ebnf;  // name of a file
 };
 
 // Declares the flags on `app`; `flags` must live as long as `app`.

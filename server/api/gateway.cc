@@ -26,6 +26,12 @@ absl::Status NoText(absl::string_view what, absl::string_view instead = "token_i
       absl::StrCat("this model came without ", what, "; send ", instead, " instead"));
 }
 
+// What became of a response format, as clients should see it.
+absl::Status FormatFault(const absl::Status& status) {
+  if (absl::IsUnavailable(status)) return TryLater(status.message());
+  return absl::IsInvalidArgument(status) ? FieldError("response_format", status.message()) : status;
+}
+
 std::string OneTokenText(const Tokenizer& tokenizer, int32_t id) {
   const int32_t ids[] = {id};
   return Decode(tokenizer, ids, /*skip_special_tokens=*/false);
@@ -75,7 +81,8 @@ struct Gateway::Prepared {
 };
 
 Gateway::Gateway(GatewayLimits limits, Engine* engine, AdapterCatalog* catalog, AdapterPool* pool,
-                 const Tokenizer* tokenizer, const ChatTemplate* chat_template)
+                 const Tokenizer* tokenizer, const ChatTemplate* chat_template,
+                 GrammarStore* grammars)
     : limits_(std::move(limits)),
       accounts_(std::make_shared<Accounts>(limits_.clock)),
       engine_(engine),
@@ -83,6 +90,7 @@ Gateway::Gateway(GatewayLimits limits, Engine* engine, AdapterCatalog* catalog, 
       pool_(pool),
       tokenizer_(tokenizer),
       chat_template_(chat_template),
+      grammars_(grammars),
       control_(std::make_unique<EngineControl>(engine)),
       waiting_(std::make_unique<WaitingRoom>(
           limits_.waiting, [this](const WaitingCall& call, const absl::Status& status) {
@@ -227,6 +235,8 @@ absl::StatusOr<Gateway::Prepared> Gateway::Prepare(const Tenant& tenant, const G
                                    call.max_tokens ? wanted : 1, " more are to be generated, and ",
                                    "the context holds ", limits_.context_tokens));
   }
+  auto constraint = ConstraintOf(call);
+  if (!constraint.ok()) return constraint.status();
   AnswerOptions options{tokenizer_, call.skip_special_tokens, call.stop, call.include_stop};
   options.end_ids.insert(call.stop_token_ids.begin(), call.stop_token_ids.end());
   if (!call.ignore_eos) {
@@ -246,9 +256,23 @@ absl::StatusOr<Gateway::Prepared> Gateway::Prepare(const Tenant& tenant, const G
   request.end_tokens = limits_.end_tokens;
   request.stop_token_ids = call.stop_token_ids;
   request.ignore_end = call.ignore_eos;
+  request.constraint = *std::move(constraint);
   request.deadline = std::min(call.deadline, now + kGenerateDeadlineMax);
   request.sink = answer;
   return Prepared{std::move(answer), std::move(charge), std::move(request)};
+}
+
+absl::StatusOr<std::shared_ptr<TokenConstraint>> Gateway::ConstraintOf(
+    const GenerateCall& call) const {
+  if (!call.format) return std::shared_ptr<TokenConstraint>();
+  if (grammars_ == nullptr) {
+    return absl::FailedPreconditionError(
+        "this server takes no response_format: its model came without a tokenizer or an end "
+        "token, or lorica-grammar is not beside loricad");
+  }
+  auto constraint = grammars_->Constrain(
+      *call.format, [engine = engine_] { engine->Wake(); }, FormatFault);
+  return constraint.ok() ? constraint : FormatFault(constraint.status());
 }
 
 // Once for each: the request moves on.

@@ -1,7 +1,8 @@
 // The use cases in plain structs: what gRPC and HTTP both translate to.
 //
 // Generate checks cheapest first, resolves the adapters to generations, renders and
-// tokenises, and submits to the engine; a call whose adapter has to be fetched first waits
+// tokenises, and submits to the engine, where a call waits while its response format is
+// compiled; a call whose adapter has to be fetched first waits
 // for it outside the engine. Blocking work (hashing a folder, templates,
 // tokenising) runs on the caller's thread, which is one of the bounded work pool's,
 // never a transport's event thread. Thread-safe.
@@ -26,6 +27,8 @@
 #include "server/api/adapter_names.h"
 #include "server/api/tenants.h"
 #include "server/engine/engine.h"
+#include "server/grammar/grammar_store.h"
+#include "server/grammar/response_format.h"
 #include "server/text/chat_template.h"
 #include "server/text/tokenizer.h"
 
@@ -83,6 +86,7 @@ struct GenerateCall {
   bool include_stop = false;  // the stop string that ends the answer is part of its text
   std::vector<int32_t> stop_token_ids;
   bool ignore_eos = false;
+  std::optional<ResponseFormat> format;
   bool skip_special_tokens = true;
   absl::Time deadline = absl::InfiniteFuture();
 };
@@ -151,9 +155,11 @@ class WaitingRoom;
 
 class Gateway {
  public:
-  // tokenizer and chat_template may be null: then text is FailedPrecondition.
+  // tokenizer and chat_template may be null: then text is FailedPrecondition, and so are
+  // response formats where grammars is null.
   Gateway(GatewayLimits limits, Engine* engine, AdapterCatalog* catalog, AdapterPool* pool,
-          const Tokenizer* tokenizer, const ChatTemplate* chat_template);
+          const Tokenizer* tokenizer, const ChatTemplate* chat_template,
+          GrammarStore* grammars = nullptr);
   ~Gateway();
 
   // Whose call it is: the first thing every face asks, for every call it takes. Generate
@@ -200,6 +206,7 @@ class Gateway {
   AdapterCatalog* catalog() const { return catalog_; }
   AdapterPool* pool() const { return pool_; }
   Engine* engine() const { return engine_; }
+  GrammarStore* grammars() const { return grammars_; }  // null: no response formats
   // What operators' charts call adapters.
   AdapterNames* names() { return &names_; }
 
@@ -220,6 +227,7 @@ class Gateway {
   absl::StatusOr<Prepared> Prepare(const Tenant& tenant, const GenerateCall& call,
                                    std::vector<int32_t> prompt, std::shared_ptr<Charge> charge,
                                    absl::Time now) const;
+  absl::StatusOr<std::shared_ptr<TokenConstraint>> ConstraintOf(const GenerateCall& call) const;
   absl::Status Start(Prepared& prepared, const Mix& mix);
   absl::Status Wait(Prepared& prepared, const Adapters& adapters);
 
@@ -230,6 +238,7 @@ class Gateway {
   AdapterPool* const pool_;
   const Tokenizer* const tokenizer_;
   const ChatTemplate* const chat_template_;
+  GrammarStore* const grammars_;
   const std::unique_ptr<EngineControl> control_;
   const std::unique_ptr<WaitingRoom> waiting_;
   AdapterNames names_;

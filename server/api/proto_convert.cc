@@ -57,6 +57,22 @@ void FillLogprob(const TokenEvent::Token& token, v1::TokenLogprob* message) {
   }
 }
 
+std::optional<ResponseFormat> ToFormat(const v1::ResponseFormat& format) {
+  switch (format.form_case()) {
+    case v1::ResponseFormat::kJsonObject:
+      return ResponseFormat{FormatKind::kJsonObject, ""};
+    case v1::ResponseFormat::kJsonSchema:
+      return ResponseFormat{FormatKind::kJsonSchema, format.json_schema()};
+    case v1::ResponseFormat::kRegex:
+      return ResponseFormat{FormatKind::kRegex, format.regex()};
+    case v1::ResponseFormat::kEbnf:
+      return ResponseFormat{FormatKind::kEbnf, format.ebnf()};
+    case v1::ResponseFormat::FORM_NOT_SET:
+      break;
+  }
+  return std::nullopt;
+}
+
 }  // namespace
 
 std::vector<ChatTurn> ToTurns(const google::protobuf::RepeatedPtrField<v1::ChatMessage>& messages) {
@@ -93,6 +109,7 @@ GenerateCall ToCall(const v1::GenerateRequest& request) {
   call.stop = ToVector<std::string>(request.stop());
   call.stop_token_ids = ToVector<int32_t>(request.stop_token_ids());
   call.ignore_eos = request.ignore_eos();
+  call.format = ToFormat(request.response_format());
   call.skip_special_tokens = !request.has_skip_special_tokens() || request.skip_special_tokens();
   return call;
 }

@@ -118,6 +118,22 @@ absl::Status CheckStops(const GenerateCall& call, int32_t vocabulary) {
   return absl::OkStatus();
 }
 
+absl::Status CheckFormat(const GenerateCall& call) {
+  if (!call.format) return absl::OkStatus();
+  const std::string field = "response_format";
+  if (call.ignore_eos) {
+    return FieldError(field, "cannot be combined with ignore_eos: what is complete ends");
+  }
+  if (std::ssize(call.format->text) > kFormatBytesMax) {
+    return FieldError(field, absl::StrCat("has ", call.format->text.size(), " bytes; at most ",
+                                          kFormatBytesMax, " are taken"));
+  }
+  absl::Status status = CheckUtf8Field(field, call.format->text);
+  if (!status.ok() || call.format->kind != FormatKind::kJsonSchema) return status;
+  status = CheckSchema(call.format->text);
+  return status.ok() ? status : FieldError(field, status.message());
+}
+
 absl::Status CheckMessages(absl::Span<const ChatTurn> messages) {
   absl::Status status = CheckCount("messages", messages.size(), kChatMessagesMax);
   if (!status.ok()) return status;
@@ -213,6 +229,7 @@ absl::Status CheckFields(const GenerateCall& call, const GatewayLimits& limits) 
   absl::Status status = CheckSampling(call);
   if (status.ok()) status = CheckBias(call, limits.vocabulary);
   if (status.ok()) status = CheckStops(call, limits.vocabulary);
+  if (status.ok()) status = CheckFormat(call);
   if (!status.ok()) return status;
   if (std::ssize(call.tools) > kToolsBytesMax) {
     return FieldError("tools", absl::StrCat("have ", call.tools.size(), " bytes as JSON; at most ",

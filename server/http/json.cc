@@ -84,7 +84,86 @@ class BoundedReader final : public nlohmann::json_sax<Json> {
   std::string error_;
 };
 
+// Writes again what lies at a path.
+class MemberWriter final : public nlohmann::json_sax<Json> {
+ public:
+  explicit MemberWriter(const std::vector<std::string>& path) : path_(path) {}
+
+  bool null() override { return Scalar("null"); }
+  bool boolean(bool value) override { return Scalar(value ? "true" : "false"); }
+  bool number_integer(number_integer_t value) override { return Scalar(absl::StrCat(value)); }
+  bool number_unsigned(number_unsigned_t value) override { return Scalar(absl::StrCat(value)); }
+  bool number_float(number_float_t, const string_t& as_written) override {
+    return Scalar(as_written);
+  }
+  bool string(string_t& value) override { return Scalar(Dump(Json(value))); }
+  bool binary(binary_t&) override { return false; }
+  bool start_object(std::size_t) override { return Open('{'); }
+  bool start_array(std::size_t) override { return Open('['); }
+  bool end_object() override { return Close('}'); }
+  bool end_array() override { return Close(']'); }
+  bool key(string_t& key) override {
+    if (writes_) {
+      Separate();
+      absl::StrAppend(&text_, Dump(Json(key)), ":");
+      after_key_ = true;
+    } else if (matched_ >= depth_ - 1 && depth_ <= path_.size()) {
+      matched_ = key == path_[depth_ - 1] ? depth_ : depth_ - 1;
+    }
+    return true;
+  }
+  bool parse_error(std::size_t, const std::string&, const nlohmann::detail::exception&) override {
+    return false;
+  }
+
+  std::string& text() { return text_; }
+
+ private:
+  bool Begins() const { return !writes_ && depth_ == path_.size() && matched_ == depth_; }
+  void Separate() {
+    if (text_.back() != '{' && text_.back() != '[') text_ += ',';
+  }
+  void Place() {
+    if (!text_.empty() && !std::exchange(after_key_, false)) Separate();
+  }
+  // False ends the reading: it has what it came for.
+  bool Scalar(const std::string& written) {
+    if (!writes_ && !Begins()) return true;
+    Place();
+    text_ += written;
+    return writes_;
+  }
+  bool Open(char bracket) {
+    if (Begins()) writes_ = true;
+    if (writes_) {
+      Place();
+      text_ += bracket;
+    }
+    ++depth_;
+    return true;
+  }
+  bool Close(char bracket) {
+    --depth_;
+    if (!writes_) return true;
+    text_ += bracket;
+    return depth_ > path_.size();
+  }
+
+  const std::vector<std::string>& path_;
+  size_t depth_ = 0;    // of open containers
+  size_t matched_ = 0;  // names of the path that lead here
+  bool writes_ = false;
+  bool after_key_ = false;
+  std::string text_;
+};
+
 }  // namespace
+
+std::string MemberText(std::string_view text, const std::vector<std::string>& path) {
+  MemberWriter writer(path);
+  Json::sax_parse(text, &writer);
+  return std::move(writer.text());
+}
 
 absl::StatusOr<Json> ParseJson(std::string_view text) {
   BoundedReader reader;

@@ -7,6 +7,7 @@
 #include <nlohmann/json.hpp>
 #include <string>
 #include <string_view>
+#include <vector>
 
 #include "absl/status/statusor.h"
 
@@ -20,6 +21,10 @@ inline constexpr int kJsonValuesMax = 1 << 20;  // token ids of a long prompt, a
 
 // InvalidArgument says what is wrong and where.
 absl::StatusOr<Json> ParseJson(std::string_view text);
+
+// The value at `path` of a document, compact, its members in the order in which they were
+// written, which Json forgets. Empty: there is none. REQUIRES: ParseJson took the text.
+std::string MemberText(std::string_view text, const std::vector<std::string>& path);
 
 // Compact; invalid UTF-8, which only a bug could bring, shows as U+FFFD.
 template <typename AnyJson>

@@ -10,6 +10,7 @@
 #include "absl/strings/str_cat.h"
 #include "server/api/field_error.h"
 #include "server/http/fields.h"
+#include "server/http/format_request.h"
 
 namespace lorica {
 namespace {
@@ -65,14 +66,6 @@ void RefuseUnserved(Fields& fields) {
   if (fields.Bool("watermark").value_or(false)) fields.Refuse("watermark", "is not served");
   const double typical_p = fields.Number("typical_p").value_or(1.0);
   if (typical_p != 1.0) fields.Refuse("typical_p", "is not served; use top_p or top_k");
-  const Json* format = fields.Find("response_format");
-  if (format == nullptr) return;
-  Fields inner(*format, "parameters.response_format.");
-  const std::string type = absl::AsciiStrToLower(inner.Text("type").value_or("json_object"));
-  if (type != "text") {
-    inner.Refuse("type", "other than text is not served: this server has no constrained decoding");
-  }
-  fields.Add(inner.status());
 }
 
 void ReadSampling(Fields& fields, LoraxRequest* request) {
@@ -143,7 +136,8 @@ absl::StatusOr<std::string> AdapterBeneath(const std::string& path,
   return inside;
 }
 
-absl::StatusOr<LoraxRequest> ParseLoraxRequest(const Json& body, LoraxStream stream,
+absl::StatusOr<LoraxRequest> ParseLoraxRequest(const Json& body, std::string_view text,
+                                               LoraxStream stream,
                                                const std::string& adapters_dir) {
   LoraxRequest request;
   Fields top(body);
@@ -161,6 +155,7 @@ absl::StatusOr<LoraxRequest> ParseLoraxRequest(const Json& body, LoraxStream str
   RefuseUnserved(fields);
   ReadSampling(fields, &request);
   ReadOutput(fields, &request);
+  request.call.format = ReadLoraxFormat(fields, text);
   if (!fields.status().ok()) return fields.status();
   return request;
 }

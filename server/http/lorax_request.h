@@ -6,6 +6,7 @@
 
 #include <optional>
 #include <string>
+#include <string_view>
 
 #include "absl/status/statusor.h"
 #include "server/api/gateway.h"
@@ -29,9 +30,9 @@ enum class LoraxStream : uint8_t { kAsAsked, kNever, kAlways };
 
 // `adapters_dir`: what an absolute path given as a local adapter must lie beneath; resolved,
 // may be empty. InvalidArgument: a field at fault. FailedPrecondition: an adapter source or
-// a merge that is not served.
-absl::StatusOr<LoraxRequest> ParseLoraxRequest(const Json& body, LoraxStream stream,
-                                               const std::string& adapters_dir);
+// a merge that is not served. `text`: the body as it was sent.
+absl::StatusOr<LoraxRequest> ParseLoraxRequest(const Json& body, std::string_view text,
+                                               LoraxStream stream, const std::string& adapters_dir);
 
 // "/srv/group/name" is "group/name" beneath "/srv"; other text stays. InvalidArgument: an
 // absolute path that leads elsewhere.

@@ -189,7 +189,7 @@ void Generate(const HttpContext& context, LoraxStream streams, bool as_array,
   const absl::Time began = absl::Now();
   const auto body = ParseJson(http.body);
   if (!body.ok()) return Refuse(body.status(), reply);
-  auto parsed = ParseLoraxRequest(*body, streams, context.facts().adapters_dir);
+  auto parsed = ParseLoraxRequest(*body, http.body, streams, context.facts().adapters_dir);
   const bool stream = parsed.ok() ? parsed->stream
                                   : streams == LoraxStream::kAlways ||
                                         (streams == LoraxStream::kAsAsked && body->is_object() &&

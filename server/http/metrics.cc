@@ -134,6 +134,8 @@ void Metrics::AddEngine(const EngineStats& stats, Page* page) {
   page->Count("lorica_generated_tokens_total", "Tokens generated", stats.generated_tokens);
   page->Count("lorica_steps_total", "Steps of the engine", stats.steps);
   page->Count("lorica_rows_total", "Tokens computed in all steps", stats.rows);
+  page->Count("lorica_late_masks_total", "Rows computed in vain, for their mask came late",
+              stats.late_masks);
   page->Count("lorica_preemptions_total", "Requests that gave way and compute again",
               stats.preemptions);
   const char* const kBlocks = "Blocks of the arena, by what they hold";
@@ -184,6 +186,28 @@ void Metrics::AddPool(const PoolStats& stats, Page* page) {
   page->Count("lorica_adapter_load_failures_total", "Loads that failed", stats.loads_failed);
   page->Sum("lorica_adapter_load_seconds", "Loads that finished, until in host memory",
             stats.loads_finished, absl::ToDoubleSeconds(stats.load_time));
+}
+
+void Metrics::AddGrammars(const GrammarStats& stats, Page* page) {
+  page->Gauge("lorica_grammars", "Response formats that are remembered", stats.entries);
+  page->Gauge("lorica_grammar_bytes", "Memory of their grammars", stats.bytes);
+  page->Gauge("lorica_grammars_waiting", "Response formats that wait to be compiled",
+              stats.waiting);
+  page->Count("lorica_grammar_hits_total", "Requests whose response format was there", stats.hits);
+  page->Count("lorica_grammar_evictions_total", "Response formats that gave way", stats.evictions);
+  const char* const kCompiles = "Response formats that were tried, by what became of them";
+  page->Count("lorica_grammar_compiles_total", kCompiles, stats.compiled,
+              {{"outcome", "compiled"}});
+  page->Count("lorica_grammar_compiles_total", kCompiles, stats.refused, {{"outcome", "refused"}});
+  page->Count("lorica_grammar_compiles_total", kCompiles, stats.exceeded,
+              {{"outcome", "beyond_bounds"}});
+  page->Sum("lorica_grammar_compile_seconds", "From its turn to its end",
+            stats.compiled + stats.refused + stats.exceeded,
+            absl::ToDoubleSeconds(stats.compile_time));
+  page->Sum("lorica_grammar_mask_seconds", "Computing for one mask", stats.masks,
+            absl::ToDoubleSeconds(stats.mask_time));
+  page->Count("lorica_grammar_slow_masks_total", "Of those, that ended their request",
+              stats.slow_masks);
 }
 
 struct Metrics::Histograms {
@@ -282,6 +306,7 @@ std::string Metrics::Text(const MetricsFacts& facts, Gateway& gateway, bool serv
              gateway.refused_count());
   AddPool(gateway.pool()->stats(), &page);
   if (with_names) AddTenants(gateway.accounts(), &page);
+  if (gateway.grammars() != nullptr) AddGrammars(gateway.grammars()->stats(), &page);
   AddHistograms(&page);
   return page.Text();
 }

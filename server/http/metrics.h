@@ -49,6 +49,7 @@ class Metrics {
   static void AddEngine(const EngineStats& stats, Page* page);
   static void AddTenants(const Accounts& accounts, Page* page);
   static void AddPool(const PoolStats& stats, Page* page);
+  static void AddGrammars(const GrammarStats& stats, Page* page);
   void AddForRouters(const MetricsFacts& facts, Gateway& gateway, bool with_names, Page* page);
   void AddHistograms(Page* page) const;
 

@@ -8,6 +8,7 @@
 #include "adapters/adapter.h"
 #include "server/api/field_error.h"
 #include "server/http/fields.h"
+#include "server/http/format_request.h"
 
 namespace lorica {
 namespace {
@@ -66,15 +67,6 @@ void ReadSampling(Fields& fields, GenerateCall* call) {
 }
 
 void RefuseUnserved(Fields& fields) {
-  const Json* format = fields.Find("response_format");
-  if (format != nullptr) {
-    Fields inner(*format, "response_format.");
-    if (inner.Text("type").value_or("") != "text") {
-      inner.Refuse("type",
-                   "other than text is not served: this server has no constrained decoding");
-    }
-    fields.Add(inner.status());
-  }
   for (const char* name : {"guided_json", "guided_regex", "guided_choice", "guided_grammar",
                            "structured_outputs", "functions", "audio", "prediction"}) {
     if (fields.Has(name)) fields.Refuse(name, "is not served");
@@ -102,11 +94,12 @@ void ReadCounts(Fields& fields, OpenAiRequest* request) {
 }
 
 // Fields of completions and chats alike.
-void ReadWhatBothHave(Fields& fields, const std::string& base_name, OpenAiRequest* request,
-                      GenerateCall* call) {
+void ReadWhatBothHave(Fields& fields, std::string_view text, const std::string& base_name,
+                      OpenAiRequest* request, GenerateCall* call) {
   ReadModel(fields, base_name, request, call);
   ReadCounts(fields, request);
   ReadSampling(fields, call);
+  call->format = ReadOpenAiFormat(fields, text);
   RefuseUnserved(fields);
 }
 
@@ -251,11 +244,12 @@ absl::Status NoSuchModel(const std::string& model) {
   return absl::NotFoundError(absl::StrCat("The model `", model, "` does not exist"));
 }
 
-absl::StatusOr<OpenAiRequest> ParseCompletion(const Json& body, const std::string& base_name) {
+absl::StatusOr<OpenAiRequest> ParseCompletion(const Json& body, std::string_view text,
+                                              const std::string& base_name) {
   OpenAiRequest request;
   GenerateCall call;
   Fields fields(body);
-  ReadWhatBothHave(fields, base_name, &request, &call);
+  ReadWhatBothHave(fields, text, base_name, &request, &call);
   call.max_tokens = fields.Int("max_tokens");
   call.max_tokens_default = kCompletionTokensDefault;
   call.logprobs = fields.Int("logprobs");
@@ -268,12 +262,13 @@ absl::StatusOr<OpenAiRequest> ParseCompletion(const Json& body, const std::strin
   return request;
 }
 
-absl::StatusOr<OpenAiRequest> ParseChat(const Json& body, const std::string& base_name) {
+absl::StatusOr<OpenAiRequest> ParseChat(const Json& body, std::string_view text,
+                                        const std::string& base_name) {
   OpenAiRequest request;
   request.chat = true;
   GenerateCall call;
   Fields fields(body);
-  ReadWhatBothHave(fields, base_name, &request, &call);
+  ReadWhatBothHave(fields, text, base_name, &request, &call);
   ReadTools(fields, &call);
   call.max_tokens = fields.Int("max_completion_tokens");
   if (!call.max_tokens) call.max_tokens = fields.Int("max_tokens");

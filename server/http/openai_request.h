@@ -6,6 +6,7 @@
 #pragma once
 
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "absl/status/statusor.h"
@@ -29,10 +30,12 @@ struct OpenAiRequest {
   int samples = 1;  // of each prompt, made; the best of them are given
 };
 
-// `base_name`: what `model` calls the base model. InvalidArgument: a field at fault.
-// NotFound: `model` can be no adapter's name.
-absl::StatusOr<OpenAiRequest> ParseCompletion(const Json& body, const std::string& base_name);
-absl::StatusOr<OpenAiRequest> ParseChat(const Json& body, const std::string& base_name);
+// `text`: the body as it was sent. `base_name`: what `model` calls the base model.
+// InvalidArgument: a field at fault. NotFound: `model` can be no adapter's name.
+absl::StatusOr<OpenAiRequest> ParseCompletion(const Json& body, std::string_view text,
+                                              const std::string& base_name);
+absl::StatusOr<OpenAiRequest> ParseChat(const Json& body, std::string_view text,
+                                        const std::string& base_name);
 
 // NotFound, as OpenAI's clients know it.
 absl::Status NoSuchModel(const std::string& model);

@@ -166,7 +166,7 @@ class Exchange {
 void Generate(const HttpContext& context, bool chat, const HttpRequest& http, HttpReply& reply) {
   const auto body = ParseJson(http.body);
   if (!body.ok()) return Refuse(body.status(), reply);
-  auto request = (chat ? ParseChat : ParseCompletion)(*body, context.facts().model);
+  auto request = (chat ? ParseChat : ParseCompletion)(*body, http.body, context.facts().model);
   if (!request.ok()) return Refuse(request.status(), reply);
   for (GenerateCall& call : request->calls) {
     call.adapter_headers = http.Values("x-adapter-id");

@@ -56,8 +56,16 @@ merge = dict(ids=[adapter, "headline"], weights=[0.5, 0.5], merge_strategy="line
 must_raise(GenerationError, lambda: client.generate(prompt, merged_adapters=merge))
 must_raise(ValidationError, lambda: client.generate(prompt, max_new_tokens=10**6))
 must_raise(ValidationError, lambda: client.generate(prompt, stop_sequences=["x"] * 100))
+schema = {"type": "object", "required": ["city", "visitors"], "properties": {
+    "city": {"enum": ["Oslo", "Rome"]},
+    "visitors": {"type": "integer", "minimum": 1, "maximum": 99}}}
+shaped = client.generate(prompt, max_new_tokens=64,
+                         response_format={"type": "json_object", "schema": schema})
+answer = json.loads(shaped.generated_text)
+assert list(answer) == ["city", "visitors"] and answer["city"] in ("Oslo", "Rome"), answer
+assert 1 <= answer["visitors"] <= 99 and shaped.details.finish_reason == "eos_token"
 must_raise(ValidationError, lambda: client.generate(
-    prompt, response_format={"type": "json_object", "schema": {"type": "object"}}))
+    prompt, response_format={"type": "json_object", "schema": {"type": "nothing"}}))
 
 
 async def several_at_once():

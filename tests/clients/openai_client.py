@@ -59,8 +59,19 @@ assert missing.code == "model_not_found", missing.body
 wrong = must_raise(openai.BadRequestError, lambda: client.completions.create(
     model=base, prompt="x", temperature=-1))
 assert wrong.param == "temperature", wrong.body
-must_raise(openai.BadRequestError, lambda: client.chat.completions.create(
-    model=base, messages=messages, response_format={"type": "json_object"}))
+schema = {"type": "object", "required": ["city", "visitors"], "additionalProperties": False,
+          "properties": {"city": {"enum": ["Oslo", "Rome"]},
+                         "visitors": {"type": "integer", "minimum": 1, "maximum": 99}}}
+shaped = client.chat.completions.create(
+    model=base, messages=messages, temperature=0, response_format={
+        "type": "json_schema", "json_schema": {"name": "visit", "strict": True, "schema": schema}})
+answer = json.loads(shaped.choices[0].message.content)
+assert list(answer) == ["city", "visitors"] and answer["city"] in ("Oslo", "Rome"), answer
+assert shaped.choices[0].finish_reason == "stop"
+wrong = must_raise(openai.BadRequestError, lambda: client.chat.completions.create(
+    model=base, messages=messages, response_format={
+        "type": "json_schema", "json_schema": {"name": "no", "schema": {"type": "nothing"}}}))
+assert wrong.param == "response_format", wrong.body
 
 
 async def several_at_once():

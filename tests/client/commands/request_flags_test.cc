@@ -3,6 +3,8 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include "tests/fakes/temporary_folder.h"
+
 namespace lorica {
 namespace {
 
@@ -61,6 +63,33 @@ TEST(RequestFlags, SetOnlyWhatWasGiven) {
   EXPECT_EQ(request->stop_size(), 2);
   EXPECT_EQ(request->logit_bias(0).bias(), -1);
   EXPECT_FALSE(request->has_skip_special_tokens());
+}
+
+v1::ResponseFormat FormatOf(const std::string& command_line) {
+  CLI::App app;
+  RequestFlags flags;
+  AddRequestFlags(&app, &flags);
+  app.parse(command_line);
+  auto request = RequestFromFlags(flags);
+  EXPECT_TRUE(request.ok()) << request.status();
+  return request->response_format();
+}
+
+TEST(RequestFlags, TheFormOfTheAnswerComesFromAFileOrTheCommandLine) {
+  const TemporaryFolder folder;
+  folder.Write("schema.json", "{\"type\": \"null\"}\n");
+  folder.Write("empty.json", "");
+  EXPECT_EQ(FormatOf("--json-schema " + folder.path() + "/schema.json").json_schema(),
+            "{\"type\": \"null\"}\n");
+  EXPECT_EQ(FormatOf("--ebnf " + folder.path() + "/schema.json").ebnf(), "{\"type\": \"null\"}\n");
+  EXPECT_EQ(FormatOf("--regex yes|no").regex(), "yes|no");
+  EXPECT_TRUE(FormatOf("--json-object").has_json_object());
+  EXPECT_EQ(FormatOf("-n 5").form_case(), v1::ResponseFormat::FORM_NOT_SET);
+  EXPECT_THROW(FormatOf("--regex a --json-object"), CLI::ParseError);
+  EXPECT_THROW(FormatOf("--json-schema " + folder.path() + "/missing.json"), CLI::ParseError);
+  RequestFlags flags;
+  flags.json_schema = folder.path() + "/empty.json";
+  EXPECT_TRUE(absl::IsInvalidArgument(RequestFromFlags(flags).status()));
 }
 
 TEST(RequestFlags, AdapterAndMixExcludeEachOther) {

@@ -70,6 +70,58 @@ std::string FieldOf(const grpc::Status& status) {
   return "";
 }
 
+v1::GenerateRequest Shaped() {
+  v1::GenerateRequest request;
+  request.set_prompt("hi");
+  request.set_max_tokens(100);
+  return request;
+}
+
+TEST(InferenceService, AnAnswerHasTheFormThatWasAskedForAndEndsThere) {
+  v1::GenerateRequest request = Shaped();
+  request.mutable_response_format()->set_regex("(north|south)-[0-9]{3}");
+  const Answered unary = Generate(request);
+  ASSERT_TRUE(unary.status.ok()) << unary.status.error_message();
+  EXPECT_THAT(unary.response.text(), ::testing::MatchesRegex("(north|south)-[0-9][0-9][0-9]"));
+  EXPECT_EQ(unary.response.finish_reason(), v1::FINISH_REASON_EOS);
+  EXPECT_EQ(unary.response.usage().completion_tokens(), 10);
+  const Streamed streamed = Stream(request);
+  EXPECT_EQ(streamed.text, unary.response.text());
+  request.mutable_response_format()->set_ebnf("root ::= \"<\" [a-c] \">\"");
+  EXPECT_THAT(Generate(request).response.text(), ::testing::MatchesRegex("<[abc]>"));
+  request.mutable_response_format()->set_json_schema(R"({"const": {"b": [1], "a": null}})");
+  EXPECT_THAT(Generate(request).response.text(), ::testing::HasSubstr("\"b\""));
+  request.set_max_tokens(3);
+  request.mutable_response_format()->mutable_json_object();
+  const Answered cut = Generate(request);
+  EXPECT_EQ(cut.response.text()[0], '{');
+  request.mutable_response_format()->set_regex("[a-z]{10}");
+  EXPECT_EQ(Generate(request).response.finish_reason(), v1::FINISH_REASON_LENGTH);
+  request.set_max_tokens(100);
+  request.add_stop(Generate(request).response.text().substr(4, 2));
+  const Answered stopped = Generate(request);
+  EXPECT_EQ(stopped.response.finish_reason(), v1::FINISH_REASON_STOP);
+}
+
+TEST(InferenceService, AFormThatCannotBeKeptIsRefusedByItsField) {
+  const auto refusal = [](const std::function<void(v1::ResponseFormat*)>& set) {
+    v1::GenerateRequest request = Shaped();
+    set(request.mutable_response_format());
+    const Answered answered = Generate(request);
+    EXPECT_EQ(answered.status.error_code(), StatusCode::INVALID_ARGUMENT);
+    EXPECT_EQ(FieldOf(answered.status), "response_format");
+    return answered.status.error_message();
+  };
+  EXPECT_THAT(refusal([](v1::ResponseFormat* f) { f->set_json_schema(R"({"not": {}})"); }),
+              HasSubstr("not is not served"));
+  EXPECT_THAT(refusal([](v1::ResponseFormat* f) { f->set_regex("(a"); }), HasSubstr("parenthesis"));
+  EXPECT_THAT(refusal([](v1::ResponseFormat* f) { f->set_ebnf("root ::= root"); }),
+              HasSubstr("no text fits"));
+  EXPECT_THAT(
+      refusal([](v1::ResponseFormat* f) { f->set_ebnf("root ::= \"a\" b\nb ::= b \"c\""); }),
+      HasSubstr("no text fits"));
+}
+
 TEST(InferenceService, UnaryAndStreamSayTheSame) {
   v1::GenerateRequest request = TokensRequest(20);
   request.set_logprobs(2);

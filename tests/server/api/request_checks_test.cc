@@ -33,6 +33,10 @@ GenerateCall CallWith(const Change& change) {
   return call;
 }
 
+ResponseFormat Regex(int64_t bytes) {
+  return {FormatKind::kRegex, std::string(static_cast<size_t>(bytes), 'a')};
+}
+
 // A change to a good call, and the field that is refused then ("" = none is).
 struct FieldCase {
   std::string field;
@@ -188,6 +192,18 @@ const std::vector<FieldCase>& FieldCases() {
       {"", [](GenerateCall& c) { c.stop_token_ids.assign(kStopTokensMax, 3); }},
       {"stop_token_ids", [](GenerateCall& c) { c.stop_token_ids.assign(kStopTokensMax + 1, 3); }},
       {"stop_token_ids[0]", [](GenerateCall& c) { c.stop_token_ids = {-1}; }},
+      // The form of the answer.
+      {"", [](GenerateCall& c) { c.format = {FormatKind::kJsonObject, ""}; }},
+      {"", [](GenerateCall& c) { c.format = {FormatKind::kJsonSchema, "{}"}; }},
+      {"", [](GenerateCall& c) { c.format = Regex(kFormatBytesMax); }},
+      {"response_format", [](GenerateCall& c) { c.format = Regex(kFormatBytesMax + 1); }},
+      {"response_format", [](GenerateCall& c) { c.format = {FormatKind::kRegex, "\xff"}; }},
+      {"response_format", [](GenerateCall& c) { c.format = {FormatKind::kJsonSchema, "{"}; }},
+      {"response_format",
+       [](GenerateCall& c) {
+         c.format = Regex(1);
+         c.ignore_eos = true;
+       }},
   };
   return cases;
 }

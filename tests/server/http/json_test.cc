@@ -39,6 +39,20 @@ TEST(JsonTest, RefusesWhatIsNotJson) {
   }
 }
 
+TEST(JsonTest, AMemberKeepsTheOrderInWhichItWasWritten) {
+  const std::string text =
+      R"({ "a": {"b": 0, "z": {"z": [1, {"b": 2.50, "a": "\n\u00e9\""}, []], "a": null, "b": {}}},
+           "z": {"z": 1} })";
+  EXPECT_EQ(MemberText(text, {"a", "z"}),
+            "{\"z\":[1,{\"b\":2.50,\"a\":\"\\n\u00e9\\\"\"},[]],\"a\":null,\"b\":{}}");
+  EXPECT_EQ(MemberText(text, {"a", "z", "b"}), "{}");
+  EXPECT_EQ(MemberText(text, {"a", "z", "a"}), "null");
+  EXPECT_EQ(MemberText(text, {"a", "b"}), "0");
+  EXPECT_EQ(MemberText(text, {"z", "z"}), "1");
+  EXPECT_EQ(MemberText(text, {"z", "a"}), "");
+  EXPECT_EQ(MemberText(text, {"b"}), "");
+}
+
 TEST(JsonTest, FloatsPrintShortly) {
   EXPECT_EQ(Dump(Json(ShortDouble(-0.11f))), "-0.11");
   EXPECT_EQ(Dump(Json(ShortDouble(0.1f + 0.2f))), "0.3");

@@ -245,7 +245,12 @@ TEST_F(LoraxRoutesTest, EveryFaultHasItsClass) {
       {{"adapter_id", "a"}, {"merged_adapters", {{"ids", {"b"}}, {"weights", {1.0}}}}},
       {{"merged_adapters", {{"ids", {"a", "b"}}, {"weights", {1.0}}}}},
       {{"merged_adapters", {{"ids", Json::array()}, {"weights", Json::array()}}}},
-      {{"response_format", {{"type", "json_object"}, {"schema", nullptr}}}}};
+      {{"response_format", {{"type", "xml"}}}, {"ignore_eos_token", false}},
+      {{"response_format", "json_object"}, {"ignore_eos_token", false}},
+      {{"response_format", {{"type", "json_object"}, {"schema", {{"not", Json::object()}}}}},
+       {"ignore_eos_token", false}},
+      {{"response_format", {{"type", "json_object"}, {"schema", 7}}}, {"ignore_eos_token", false}},
+      {{"response_format", {{"type", "json_object"}}}, {"ignore_eos_token", true}}};
   for (const Json& parameters : invalid) {
     EXPECT_THAT(Error(Generate(ClientBody(parameters)), 422, "validation"),
                 StartsWith("Input validation error: "))
@@ -256,6 +261,39 @@ TEST_F(LoraxRoutesTest, EveryFaultHasItsClass) {
   Error(Post(port(), "/", {{"inputs", 7}}), 422, "validation");
   Error(Post(port(), "/", Json::array()), 422, "validation");
   Error(HttpCall(port(), "POST", "/generate", "{\"inputs\": "), 422, "validation");
+}
+
+TEST_F(LoraxRoutesTest, AnAnswerHasTheFormThatWasAskedFor) {
+  const auto answer = [&](const Json& format) {
+    const Json body = ClientBody(
+        {{"response_format", format}, {"max_new_tokens", 200}, {"ignore_eos_token", false}});
+    const HttpAnswer got = Generate(body, "/generate");
+    EXPECT_EQ(got.status, 200) << got.body;
+    return got.json();
+  };
+  const Json schema = {{"enum", {{{"zulu", 1}, {"alpha", {true, nullptr}}}}}};
+  for (const char* type : {"json_object", "json_schema", "JsonSchema"}) {
+    const Json fixed = answer({{"type", type}, {"schema", schema}});
+    EXPECT_EQ(Json::parse(fixed["generated_text"].get<std::string>()), schema["enum"][0]);
+    EXPECT_EQ(fixed["details"]["finish_reason"], "eos_token");
+  }
+  // The client that knows no schema sends null, and means any object.
+  const std::string any = answer({{"type", "json_object"}, {"schema", nullptr}})["generated_text"];
+  EXPECT_EQ(any.front(), '{');
+  EXPECT_EQ(answer({{"type", "text"}}), answer(nullptr));
+}
+
+TEST_F(LoraxRoutesTest, ASchemasPropertiesKeepTheirOrder) {
+  const std::string body =
+      R"({"inputs": "x", "parameters": {"max_new_tokens": 200, "response_format": {
+          "type": "json_object", "schema": {"type": "object", "properties": {
+            "zulu": {"const": 1}, "mike": {"const": 2}, "alpha": {"const": 3}},
+          "required": ["zulu", "mike", "alpha"]}}}})";
+  const HttpAnswer answer = HttpCall(port(), "POST", "/generate", body);
+  ASSERT_EQ(answer.status, 200) << answer.body;
+  const std::string text = answer.json()["generated_text"];
+  EXPECT_LT(text.find("zulu"), text.find("mike"));
+  EXPECT_LT(text.find("mike"), text.find("alpha"));
 }
 
 TEST_F(LoraxRoutesTest, OneMergedAdapterIsThatAdapter) {

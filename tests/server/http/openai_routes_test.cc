@@ -230,7 +230,12 @@ TEST_F(OpenAiRoutesTest, FaultsNameTheirField) {
       {{{"prompt", Json::array()}}, "prompt"},
       {{{"prompt", {{{"a", 1}}}}}, "prompt"},
       {{{"stream_options", {{"include_usage", true}}}}, "stream_options"},
-      {{{"response_format", {{"type", "json_object"}}}}, "response_format.type"},
+      {{{"response_format", {{"type", "xml"}}}}, "response_format.type"},
+      {{{"response_format",
+         {{"type", "json_schema"}, {"json_schema", {{"schema", {{"not", Json::object()}}}}}}},
+        {"ignore_eos", false}},
+       "response_format"},
+      {{{"response_format", {{"type", "json_object"}}}, {"ignore_eos", true}}, "response_format"},
       {{{"guided_json", Json::object()}}, "guided_json"}};
   for (const auto& [more, field] : wrong) {
     ExpectError(Complete(Completion(more)), 400, "invalid_value", field);
@@ -244,6 +249,26 @@ TEST_F(OpenAiRoutesTest, FaultsNameTheirField) {
   ExpectError(Converse(Chat({{"top_logprobs", 3}})), 400, "invalid_value", "top_logprobs");
   ExpectError(Complete(Completion({{"model", "broken"}})), 400, "failed_precondition", nullptr);
   ExpectError(HttpCall(port(), "POST", "/v1/completions", "[1"), 400, "invalid_value", nullptr);
+}
+
+TEST_F(OpenAiRoutesTest, AnAnswerHasTheFormThatWasAskedFor) {
+  const Json value = {{"zulu", 1}, {"alpha", {true, nullptr}}};
+  const Json schema = {{"enum", {value}}};
+  const Json formats[] = {
+      {{"type", "json_schema"}, {"json_schema", {{"name", "n"}, {"schema", schema}}}},
+      {{"type", "json_object"}, {"schema", schema}}};
+  for (const Json& format : formats) {
+    const Json more = {{"response_format", format}, {"max_tokens", 200}, {"ignore_eos", false}};
+    const Json completion = Complete(Completion(more)).json()["choices"][0];
+    EXPECT_EQ(Json::parse(completion["text"].get<std::string>()), value);
+    EXPECT_EQ(completion["finish_reason"], "stop");
+  }
+  const Json any = {
+      {"response_format", {{"type", "json_object"}}}, {"max_tokens", 20}, {"ignore_eos", false}};
+  const Json choice = Complete(Completion(any)).json()["choices"][0];
+  EXPECT_EQ(choice["text"].get<std::string>().front(), '{');
+  const Json text = {{"response_format", {{"type", "text"}}}};
+  EXPECT_EQ(Complete(Completion(text)).json()["choices"], Complete(Completion()).json()["choices"]);
 }
 
 TEST_F(OpenAiRoutesTest, TheHeaderMayNameTheAdapterToo) {

@@ -1,0 +1,178 @@
+#include "server/grammar/grammar_store.h"
+
+#include <sys/resource.h>
+
+#include <algorithm>
+#include <thread>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "absl/time/clock.h"
+#include "adapters/sha256.h"
+#include "server/grammar/grammar_constraint.h"
+
+namespace lorica {
+namespace {
+
+constexpr int64_t kEntryBytes = 1024;  // besides its grammar, about
+constexpr int kCompileNiceness = 5;    // engines go first
+
+// Also that of the children it starts.
+void GiveWay() { setpriority(PRIO_PROCESS, 0, kCompileNiceness); }
+
+std::string KeyOf(const ResponseFormat& format) {
+  Sha256 hash;
+  hash.Update(absl::StrCat(static_cast<int>(format.kind), "\n", format.text));
+  return hash.Finish();
+}
+
+int MaskThreadCount(int wanted) {
+  if (wanted > 0) return wanted;
+  const int cores = static_cast<int>(std::thread::hardware_concurrency());
+  return std::clamp(cores / 2, 1, kMaskThreadsMax);
+}
+
+}  // namespace
+
+struct GrammarStore::Entry {
+  std::string key;
+  bool finished = false;
+  GrammarOr made = absl::UnknownError("not compiled yet");
+  int64_t bytes = 0;
+  std::vector<std::shared_ptr<GrammarConstraint>> waiting;
+  std::list<EntryPtr>::iterator place;  // among those used, when finished
+};
+
+absl::StatusOr<std::unique_ptr<GrammarStore>> GrammarStore::Make(
+    const GrammarVocabulary& vocabulary, std::string trial_program, GrammarLimits limits,
+    int mask_threads) {
+  auto shared = SharedVocabulary::Make(vocabulary);
+  if (!shared.ok()) return shared.status();
+  return std::unique_ptr<GrammarStore>(new GrammarStore(vocabulary, std::move(trial_program),
+                                                        *std::move(shared), limits, mask_threads));
+}
+
+GrammarStore::GrammarStore(const GrammarVocabulary& vocabulary, std::string trial_program,
+                           std::shared_ptr<const SharedVocabulary> shared_vocabulary,
+                           GrammarLimits limits, int mask_threads)
+    : limits_(limits),
+      maker_(vocabulary),
+      mask_threads_(std::make_shared<MaskThreads>(MaskThreadCount(mask_threads))) {
+  for (int i = 0; i < kCompileThreads; ++i) {
+    trials_.push_back(
+        std::make_unique<GrammarTrial>(trial_program, shared_vocabulary, limits.trial));
+  }
+  compile_threads_ = std::make_unique<WorkThreads>(kCompileThreads);
+}
+
+GrammarStore::~GrammarStore() {
+  compile_threads_.reset();
+  mask_threads_->Stop();
+}
+
+absl::StatusOr<std::shared_ptr<TokenConstraint>> GrammarStore::Constrain(
+    const ResponseFormat& format, std::function<void()> wake, Explain explain) {
+  auto constraint = std::make_shared<GrammarConstraint>(mask_threads_, maker_.mask_words(),
+                                                        limits_.mask_cpu, std::move(wake), explain);
+  const absl::StatusOr<EntryPtr> finished = Join(format, constraint);
+  if (!finished.ok()) return finished.status();
+  if (*finished != nullptr) constraint->Begin((*finished)->made);
+  return constraint;
+}
+
+absl::StatusOr<GrammarStore::EntryPtr> GrammarStore::Join(
+    const ResponseFormat& format, const std::shared_ptr<GrammarConstraint>& constraint) {
+  const std::string key = KeyOf(format);
+  absl::MutexLock lock(&mutex_);
+  if (const auto found = entries_.find(key); found != entries_.end()) {
+    const EntryPtr& entry = found->second;
+    ++stats_.hits;
+    if (entry->finished) {
+      used_.splice(used_.begin(), used_, entry->place);
+      return entry;
+    }
+    entry->waiting.push_back(constraint);
+    return EntryPtr();
+  }
+  if (stats_.waiting >= limits_.compiles_waiting) {
+    return absl::UnavailableError(
+        absl::StrCat(limits_.compiles_waiting, " response formats wait to be compiled"));
+  }
+  ++stats_.misses;
+  ++stats_.waiting;
+  auto entry = std::make_shared<Entry>();
+  entry->key = key;
+  entry->waiting.push_back(constraint);
+  entries_.emplace(key, entry);
+  compile_threads_->Run([this, entry, format](int thread) { Compile(entry, format, thread); });
+  return EntryPtr();
+}
+
+void GrammarStore::Compile(const EntryPtr& entry, const ResponseFormat& format, int thread) {
+  GiveWay();
+  const absl::Time began = absl::Now();
+  GrammarOr made = TryAndMake(format, thread);
+  std::vector<std::shared_ptr<GrammarConstraint>> waiting;
+  {
+    absl::MutexLock lock(&mutex_);
+    waiting.swap(entry->waiting);
+    Count(made.status());
+    made = AsFault(std::move(made));
+    Remember(entry, made, absl::Now() - began);
+  }
+  for (const auto& constraint : waiting) constraint->Begin(made);
+}
+
+GrammarStore::GrammarOr GrammarStore::TryAndMake(const ResponseFormat& format, int thread) {
+  const absl::Status verdict = trials_[thread]->Try(format);
+  if (!verdict.ok()) return verdict;
+  return maker_.Make(format);
+}
+
+// What goes beyond the bounds is the client's fault.
+GrammarStore::GrammarOr GrammarStore::AsFault(GrammarOr made) {
+  if (!absl::IsResourceExhausted(made.status())) return made;
+  return absl::InvalidArgumentError(made.status().message());
+}
+
+void GrammarStore::Remember(const EntryPtr& entry, GrammarOr made, absl::Duration took) {
+  --stats_.waiting;
+  stats_.compile_time += took;
+  if (absl::IsUnavailable(made.status())) {  // not the format's fault
+    entries_.erase(entry->key);
+    return;
+  }
+  entry->finished = true;
+  entry->bytes = kEntryBytes + (made.ok() ? (*made)->bytes() : 0);
+  entry->made = std::move(made);
+  used_.push_front(entry);
+  entry->place = used_.begin();
+  ++stats_.entries;
+  stats_.bytes += entry->bytes;
+  while (stats_.entries > limits_.entries || stats_.bytes > limits_.bytes) {
+    const EntryPtr last = used_.back();
+    used_.pop_back();
+    entries_.erase(last->key);
+    --stats_.entries;
+    stats_.bytes -= last->bytes;
+    ++stats_.evictions;
+  }
+}
+
+void GrammarStore::Count(const absl::Status& outcome) {
+  if (outcome.ok()) ++stats_.compiled;
+  if (absl::IsInvalidArgument(outcome)) ++stats_.refused;
+  if (absl::IsResourceExhausted(outcome)) ++stats_.exceeded;
+}
+
+GrammarStats GrammarStore::stats() const {
+  absl::MutexLock lock(&mutex_);
+  GrammarStats stats = stats_;
+  const MaskThreads::Stats masks = mask_threads_->stats();
+  stats.masks = masks.masks;
+  stats.slow_masks = masks.slow;
+  stats.mask_time = masks.time;
+  return stats;
+}
+
+}  // namespace lorica

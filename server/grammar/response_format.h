@@ -1,0 +1,35 @@
+// The form that an answer must have, as a client asks for it.
+//
+// A plain value without any library behind it: faces fill it, the gateway checks it, and
+// GrammarStore makes a grammar of it. Its bounds stand here.
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <string_view>
+
+#include "absl/status/status.h"
+
+namespace lorica {
+
+inline constexpr int64_t kFormatBytesMax = 64 << 10;  // of a schema, regex or EBNF
+inline constexpr int kSchemaDepthMax = 64;            // nested objects and lists of a schema
+
+enum class FormatKind : uint8_t {
+  kJsonObject,  // any JSON object; no text
+  kJsonSchema,  // JSON that fits the schema
+  kRegex,       // text that matches from its begin to its end
+  kEbnf,        // a grammar in xgrammar's EBNF, from the rule "root"
+};
+
+struct ResponseFormat {
+  FormatKind kind = FormatKind::kJsonObject;
+  std::string text;
+};
+
+// Whether every part of a JSON schema is one that answers are held to. Annotations and unknown
+// keywords are nobody's business; a keyword of JSON Schema that the compiler would leave out is
+// refused by name, rather than ignored. InvalidArgument names the place.
+absl::Status CheckSchema(std::string_view text);
+
+}  // namespace lorica

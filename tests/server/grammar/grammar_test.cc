@@ -1,0 +1,174 @@
+#include "server/grammar/grammar.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "tests/server/grammar/byte_vocabulary.h"
+
+namespace lorica {
+namespace {
+
+using ::testing::HasSubstr;
+
+class GrammarTest : public testing::Test {
+ protected:
+  std::shared_ptr<const Grammar> Make(FormatKind kind, const std::string& text = "") {
+    auto made = maker_.Make({kind, text});
+    EXPECT_TRUE(made.ok()) << made.status();
+    return made.ok() ? *made : nullptr;
+  }
+  absl::Status Refusal(FormatKind kind, const std::string& text) {
+    return maker_.Make({kind, text}).status();
+  }
+  // Whether a grammar lets `text` and then the end through, byte by byte.
+  bool Takes(const std::shared_ptr<const Grammar>& grammar, const std::string& text) {
+    auto walk = GrammarMaker::Walk(grammar);
+    std::vector<int32_t> mask(maker_.mask_words());
+    for (const char byte : text) {
+      EXPECT_TRUE(walk->FillMask(absl::MakeSpan(mask)).ok());
+      const auto token = static_cast<unsigned char>(byte);
+      if (!Allows(mask, token)) return false;
+      EXPECT_TRUE(walk->Accept(token).ok());
+    }
+    return walk->FillMask(absl::MakeSpan(mask)).ok() && Allows(mask, kEndToken);
+  }
+
+  const GrammarMaker maker_{ByteVocabulary()};
+};
+
+TEST_F(GrammarTest, ARegexHoldsFromBeginToEnd) {
+  const auto grammar = Make(FormatKind::kRegex, "(yes|no){1,2}");
+  EXPECT_TRUE(Takes(grammar, "yes"));
+  EXPECT_TRUE(Takes(grammar, "noyes"));
+  EXPECT_FALSE(Takes(grammar, "ye"));
+  EXPECT_FALSE(Takes(grammar, "yesyesyes"));
+  EXPECT_FALSE(Takes(grammar, "maybe"));
+}
+
+TEST_F(GrammarTest, AMaskHasTokensOfSeveralBytesAndNoEndBeforeTheEnd) {
+  auto walk = GrammarMaker::Walk(Make(FormatKind::kRegex, "yes"));
+  std::vector<int32_t> mask(maker_.mask_words());
+  ASSERT_TRUE(walk->FillMask(absl::MakeSpan(mask)).ok());
+  EXPECT_TRUE(Allows(mask, 'y') && Allows(mask, kLongToken));
+  EXPECT_FALSE(Allows(mask, 'e') || Allows(mask, kEndToken));
+  ASSERT_TRUE(walk->Accept(kLongToken).ok());
+  ASSERT_TRUE(walk->FillMask(absl::MakeSpan(mask)).ok());
+  for (int32_t token = 0; token < kEndToken; ++token) EXPECT_FALSE(Allows(mask, token)) << token;
+  EXPECT_TRUE(Allows(mask, kEndToken));
+}
+
+TEST_F(GrammarTest, AnEbnfGrammarIsWalkedFromItsRoot) {
+  const auto grammar = Make(FormatKind::kEbnf, "root ::= \"(\" root \")\" | \"x\"");
+  EXPECT_TRUE(Takes(grammar, "((x))"));
+  EXPECT_FALSE(Takes(grammar, "((x)"));
+  EXPECT_THAT(std::string(Refusal(FormatKind::kEbnf, "start ::= \"x\"").message()),
+              HasSubstr("root"));
+}
+
+TEST_F(GrammarTest, AnyObjectIsJustThat) {
+  const auto grammar = Make(FormatKind::kJsonObject);
+  EXPECT_TRUE(Takes(grammar, "{}"));
+  EXPECT_TRUE(Takes(grammar, R"({"a": [1, 2.5e3, {"b": null}], "ü": "\n"})"));
+  EXPECT_FALSE(Takes(grammar, "[]"));
+  EXPECT_FALSE(Takes(grammar, "{}{}"));
+}
+
+TEST_F(GrammarTest, ASchemasPropertiesComeInItsOrderAndAloneUnlessItSaysSo) {
+  const std::string properties = R"({"type": "object", "properties": {"z": {"type": "integer"},
+      "a": {"type": "integer"}}, "required": ["z"])";
+  const auto closed = Make(FormatKind::kJsonSchema, properties + "}");
+  EXPECT_TRUE(Takes(closed, R"({"z": 1, "a": 2})"));
+  EXPECT_TRUE(Takes(closed, R"({"z": 1})"));
+  EXPECT_FALSE(Takes(closed, R"({"a": 2, "z": 1})"));
+  EXPECT_FALSE(Takes(closed, R"({"z": 1, "b": 2})"));
+  const auto open = Make(FormatKind::kJsonSchema,
+                         properties + R"(, "additionalProperties": {"type": "string"}})");
+  EXPECT_TRUE(Takes(open, R"({"z": 1, "b": "x"})"));
+  EXPECT_FALSE(Takes(open, R"({"z": 1, "a": "x"})"));
+}
+
+TEST_F(GrammarTest, StringsOfLimitedLengthHoldNoControlCharacters) {
+  const auto grammar = Make(FormatKind::kJsonSchema, R"({"type": "string", "maxLength": 3})");
+  EXPECT_TRUE(Takes(grammar, R"("abc")"));
+  EXPECT_FALSE(Takes(grammar, R"("abcd")"));
+  for (char c = 1; c < ' '; ++c) {
+    EXPECT_FALSE(Takes(grammar, std::string("\"") + c + "\"")) << int{c};
+  }
+}
+
+TEST_F(GrammarTest, HalvesOfSurrogatePairsAreNoCharacters) {
+  const auto grammar = Make(FormatKind::kRegex, "[^x]{1,4}");
+  EXPECT_TRUE(Takes(grammar, "\xED\x9F\xBF\xEE\x80\x80"));  // the characters around them
+  EXPECT_FALSE(Takes(grammar, "\xED\xA0\x80"));
+  EXPECT_FALSE(Takes(grammar, "\xED\xBF\xBF"));
+  EXPECT_FALSE(Takes(grammar, "\xC0\x80"));
+  EXPECT_FALSE(Takes(grammar, "\xE0\x80\x80"));
+  EXPECT_FALSE(Takes(grammar, "\xF4\x90\x80\x80"));
+}
+
+TEST_F(GrammarTest, JsonIsWrittenInOneWay) {
+  const auto grammar = Make(FormatKind::kJsonSchema, R"({"type": "array", "items": true})");
+  EXPECT_TRUE(Takes(grammar, R"([1, {"a": [true, null]}])"));
+  for (const char* text : {"[1,2]", "[1,  2]", "[ 1]", "[1]\n", "\n[1]", R"([{"a" : 1}])"}) {
+    EXPECT_FALSE(Takes(grammar, text)) << text;
+  }
+}
+
+TEST_F(GrammarTest, WhatTheCompilerWouldLeaveOutIsRefused) {
+  const std::string overlapping = R"({"oneOf": [{"type": "number"}, {"type": "integer"}]})";
+  EXPECT_THAT(std::string(Refusal(FormatKind::kJsonSchema, overlapping).message()),
+              HasSubstr("oneOf"));
+  EXPECT_TRUE(absl::IsInvalidArgument(
+      Refusal(FormatKind::kJsonSchema, R"({"type": "number", "multipleOf": 0.1})")));
+  EXPECT_TRUE(absl::IsInvalidArgument(
+      Refusal(FormatKind::kJsonSchema, R"({"allOf": [{"type": "object"}, {"properties": {}}]})")));
+}
+
+TEST_F(GrammarTest, WhatIsNoGrammarIsRefusedWithoutTheCompilersPaths) {
+  for (const auto& [kind, text] :
+       {std::pair(FormatKind::kRegex, "(a"),
+        {FormatKind::kRegex, "a(?=b)"},
+        {FormatKind::kRegex, "\\"},
+        {FormatKind::kEbnf, "root ::= ("},
+        {FormatKind::kEbnf, "root ::= missing"},
+        {FormatKind::kJsonSchema, "{"},
+        {FormatKind::kJsonSchema, R"({"$ref": "#/nowhere"})"},
+        {FormatKind::kJsonSchema, R"({"$ref": "https://example.com/schema"})"}}) {
+    const absl::Status status = Refusal(kind, text);
+    EXPECT_TRUE(absl::IsInvalidArgument(status)) << text << ": " << status;
+    EXPECT_THAT(std::string(status.message()), ::testing::Not(HasSubstr(".cc:"))) << text;
+  }
+}
+
+TEST_F(GrammarTest, AGrammarThatNoTextFitsIsRefused) {
+  EXPECT_THAT(std::string(Refusal(FormatKind::kEbnf, "root ::= root").message()),
+              HasSubstr("no text fits"));
+  EXPECT_THAT(std::string(Refusal(FormatKind::kJsonSchema, R"({"$ref": "#"})").message()),
+              HasSubstr("no text fits"));
+}
+
+TEST_F(GrammarTest, APartThatNothingFitsIsFoundWhenAnAnswerGetsThere) {
+  auto walk = GrammarMaker::Walk(Make(FormatKind::kEbnf, "root ::= \"a\" b\nb ::= b \"c\""));
+  std::vector<int32_t> mask(maker_.mask_words());
+  ASSERT_TRUE(walk->FillMask(absl::MakeSpan(mask)).ok());
+  ASSERT_TRUE(walk->Accept('a').ok());
+  EXPECT_TRUE(absl::IsInvalidArgument(walk->FillMask(absl::MakeSpan(mask))));
+}
+
+TEST_F(GrammarTest, AVocabularySurvivesAsBytes) {
+  const GrammarVocabulary vocabulary = ByteVocabulary();
+  const std::string bytes = ToBytes(vocabulary);
+  const auto read = VocabularyFromBytes(bytes);
+  ASSERT_TRUE(read.ok());
+  EXPECT_EQ(read->tokens, vocabulary.tokens);
+  EXPECT_EQ(read->end_tokens, vocabulary.end_tokens);
+  EXPECT_FALSE(VocabularyFromBytes(bytes.substr(0, bytes.size() - 1)).ok());
+  EXPECT_FALSE(VocabularyFromBytes(bytes + "x").ok());
+}
+
+}  // namespace
+}  // namespace lorica

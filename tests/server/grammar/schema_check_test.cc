@@ -1,0 +1,107 @@
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <fstream>
+#include <string>
+
+#include "server/grammar/response_format.h"
+
+namespace lorica {
+namespace {
+
+using ::testing::HasSubstr;
+
+TEST(SchemaCheck, EverySchemaOfTheTestDataIsServed) {
+  std::ifstream file(LORICA_TEST_DATA "/schemas.jsonl");
+  int count = 0;
+  for (std::string line; std::getline(file, line); ++count) {
+    EXPECT_TRUE(CheckSchema(line).ok()) << line << "\n" << CheckSchema(line);
+  }
+  EXPECT_GE(count, 200);
+}
+
+struct Case {
+  const char* schema;
+  const char* says;
+};
+
+// What the compiler would leave out, or keep otherwise than JSON Schema means it.
+const Case kRefused[] = {
+    {"", "not JSON"},
+    {"{", "not JSON"},
+    {"[]", "must be an object"},
+    {"7", "must be an object"},
+    {R"({"a": 1, "a": 2})", "the key a twice"},
+    {R"({"not": {"type": "null"}})", "not is not served"},
+    {R"({"if": {}, "then": {}})", "if is not served"},
+    {R"({"type": "object", "dependentRequired": {}})", "dependentRequired"},
+    {R"({"type": "array", "items": {}, "uniqueItems": true})", "uniqueItems"},
+    {R"({"type": "array", "contains": {}})", "contains"},
+    {R"({"$ref": "#/$defs/a", "$defs": {"a": {}}, "minLength": 2})", "minLength beside $ref"},
+    {R"({"anyOf": [{"type": "null"}], "properties": {}})", "properties beside anyOf"},
+    {R"({"type": "string", "anyOf": [{}]})", "type beside anyOf"},
+    {R"({"enum": [1], "minimum": 0})", "minimum beside enum"},
+    {R"({"type": "string", "enum": ["a", 1]})", "not of the type"},
+    {R"({"type": "integer", "const": 1.5})", "not of the type"},
+    {R"({"const": 9223372036854775808})", "more than 64 bits"},
+    {R"({"enum": [{"deep": [9223372036854775808]}]})", "more than 64 bits"},
+    {R"({"minimum": 3})", "minimum needs a type"},
+    {R"({"pattern": "a"})", "pattern needs a type"},
+    {R"({"required": ["a"]})", "needs a type"},
+    {R"({"properties": {}, "items": {}})", "need a type"},
+    {R"({"type": "object", "properties": {}, "required": ["a"]})", "required names a"},
+    {R"({"type": "object", "properties": [], "required": []})", "must be an object"},
+    {R"({"type": "object", "additionalProperties": {"type": "null"}, "minProperties": 2})",
+     "minProperties above 1"},
+    {R"({"type": "object", "properties": {"a": {}}, "patternProperties": {"b": {}}})",
+     "one at a time"},
+    {R"({"type": "object", "properties": {"a": {}}, "propertyNames": {"maxLength": 2}})",
+     "one at a time"},
+    {R"({"type": "object", "patternProperties": {"b": {}, "c": {}}})", "one pattern"},
+    {R"({"type": "string", "format": "json-pointer"})", "format"},
+    {R"({"type": "string", "pattern": "say \"no\""})", "quotes"},
+    {R"({"type": "string", "pattern": "\\x22"})", "escaped"},
+    {R"({"anyOf": []})", "must be a list"},
+    {R"({"$ref": "#/x-hidden/a", "x-hidden": {"a": {"not": {}}}})", "#.x-hidden.a) not"},
+    {R"({"$ref": "#/x", "x": {"$ref": "#/y"}, "y": {"items": {"$ref": "#/x"}, "if": {}}})",
+     "#.y) if"},
+    {R"({"type": "object", "properties": {"a": {"items": {"not": {}}}}})",
+     "(properties.a.items) not"},
+    {R"({"$defs": {"unused": {"not": {}}}, "type": "null"})", "($defs.unused) not"},
+};
+
+TEST(SchemaCheck, WhatAnswersWouldNotBeHeldToIsRefusedByName) {
+  for (const Case& one : kRefused) {
+    const absl::Status status = CheckSchema(one.schema);
+    EXPECT_TRUE(absl::IsInvalidArgument(status)) << one.schema << ": " << status;
+    EXPECT_THAT(std::string(status.message()), HasSubstr(one.says)) << one.schema;
+  }
+}
+
+TEST(SchemaCheck, WhatSaysNothingOfAnswersIsTaken) {
+  for (const char* schema :
+       {"true", "{}", R"({"title": "t", "description": "d", "default": 1, "examples": [2]})",
+        R"({"type": "string", "format": "of-nobody", "x-extension": {"not": 1}})",
+        R"({"$ref": "#/$defs/a", "$defs": {"a": {"type": "null"}}, "description": "d"})",
+        R"({"type": "array", "items": {}, "uniqueItems": false})",
+        R"({"const": 9223372036854775807})"}) {
+    EXPECT_TRUE(CheckSchema(schema).ok()) << schema << CheckSchema(schema);
+  }
+}
+
+// `levels` objects in each other.
+std::string Nested(int levels) {
+  std::string schema = "{}";
+  for (int i = 1; i < levels; i += 2) schema = R"({"properties": {"a": )" + schema + "}}";
+  return schema;
+}
+
+TEST(SchemaCheck, NestingIsBounded) {
+  EXPECT_TRUE(CheckSchema(Nested(kSchemaDepthMax - 1)).ok());
+  EXPECT_TRUE(CheckSchema(R"({"items": )" + Nested(kSchemaDepthMax - 1) + "}").ok());
+  EXPECT_FALSE(CheckSchema(Nested(kSchemaDepthMax + 1)).ok());
+  EXPECT_FALSE(CheckSchema(std::string(kFormatBytesMax, '[')).ok());
+}
+
+}  // namespace
+}  // namespace lorica
