@@ -5,7 +5,7 @@
 #
 #   --filter REGEX  only tests whose name matches
 #   --long          also the tests labelled `long` (soak runs, longer simulations)
-#   --fuzz          also the tests labelled `fuzz`
+#   --fuzz          only the fuzz targets, a minute each, with clang, in build/fuzz
 #   --asan          with the address and undefined-behaviour sanitizers, in build/asan
 #   --tsan          with the thread sanitizer, in build/tsan
 #   --gpu           with the CUDA backend and its tests, in build/cuda; needs nvcc and a GPU
@@ -20,7 +20,7 @@ source "$(dirname "${BASH_SOURCE[0]}")/../deploy/common.sh"
 cd "$lorica_root"
 
 preset=tests
-skipped_labels=(long fuzz)
+skipped_labels=(long)
 ctest_options=()
 while [ $# -gt 0 ]; do
   case $1 in
@@ -30,7 +30,7 @@ while [ $# -gt 0 ]; do
       shift
       ;;
     --long) skipped_labels=("${skipped_labels[@]/#long/}") ;;
-    --fuzz) skipped_labels=("${skipped_labels[@]/#fuzz/}") ;;
+    --fuzz) preset=fuzz ;;
     --asan) preset=asan ;;
     --tsan) preset=tsan ;;
     --gpu)
@@ -54,6 +54,13 @@ done
 
 install_packages "${product_packages[@]}" "${test_packages[@]}"
 deploy/fetch.sh
+if [ "$preset" = fuzz ]; then
+  install_packages clang libclang-rt-14-dev
+  cmake --preset fuzz -DLORICA_PARTS_DIR="$lorica_cache/parts" >/dev/null
+  cmake --build build/fuzz -j "$(build_jobs)" --target fuzzers
+  exec ctest --test-dir build/fuzz --parallel 2 --output-on-failure --no-tests=error -L '^fuzz$' \
+    "${ctest_options[@]}"
+fi
 options=()
 # Where it can be compiled it is; its tests skip themselves where there is no GPU.
 if [ "$preset" = tests ] && [ -n "$(find_nvcc)" ]; then options+=(-DLORICA_CUDA=ON); fi
