@@ -65,8 +65,10 @@ class AdapterCatalog {
   // "org/name@revision". It outlives the catalog.
   void SetRemote(RemoteAdapters* remote) { remote_ = remote; }
 
-  // Like Resolve; an adapter that has to be fetched first is a ticket.
-  absl::StatusOr<FoundAdapter> Find(const std::string& tenant, const std::string& adapter_id);
+  // Like Resolve; an adapter that has to be fetched first is a ticket. `token`: the caller's own
+  // for a hub, whose fetches are then seen by that tenant with that token alone.
+  absl::StatusOr<FoundAdapter> Find(const std::string& tenant, const std::string& adapter_id,
+                                    const std::string& token = "");
   // Whether the id leads beyond this machine. Touches no network.
   bool MayFetch(const std::string& tenant, const std::string& adapter_id) const;
 
@@ -76,12 +78,14 @@ class AdapterCatalog {
   // "" are not resolved here. "id@revision" asks for one generation: the revision is the
   // beginning (8 digits at least) of a digest; a registered name has its last
   // kGenerationsKeptMax ones, a folder what it holds now, else NotFound.
-  absl::StatusOr<GenerationPtr> Resolve(const std::string& tenant, const std::string& adapter_id);
+  absl::StatusOr<GenerationPtr> Resolve(const std::string& tenant, const std::string& adapter_id,
+                                        const std::string& token = "");
 
   struct RegisterOptions {
     std::string location;  // empty = adapter_id
     bool replace = false;
     std::string expected_generation;  // empty = none
+    std::string token;                // as for Find
   };
   struct Registered {
     GenerationPtr generation;
@@ -156,7 +160,8 @@ class AdapterCatalog {
   absl::StatusOr<GenerationPtr> ResolveHere(const std::string& tenant,
                                             const std::string& adapter_id);
   // A folder's generation, or that of what was fetched under that name.
-  absl::StatusOr<GenerationPtr> LookAt(const std::string& tenant, const std::string& location);
+  absl::StatusOr<GenerationPtr> LookAt(const std::string& tenant, const std::string& location,
+                                       const std::string& token);
   absl::StatusOr<CatalogEntry> GetRemote(const std::string& tenant,
                                          const std::string& adapter_id) const;
   std::vector<std::string> RemoteIds(const std::string& tenant) const;

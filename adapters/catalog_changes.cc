@@ -7,6 +7,7 @@
 #include "absl/strings/str_cat.h"
 #include "adapters/adapter_catalog.h"
 #include "adapters/catalog_text.h"
+#include "adapters/hub/object_source.h"
 #include "adapters/hub/quoted.h"
 
 namespace lorica {
@@ -181,14 +182,19 @@ absl::StatusOr<AdapterCatalog::Registered> AdapterCatalog::Register(
     const std::string& tenant, const std::string& adapter_id, const RegisterOptions& options) {
   if (absl::Status s = CheckPlainId(adapter_id); !s.ok()) return s;
   const std::string location = options.location.empty() ? adapter_id : options.location;
-  if (absl::Status s = CheckPlainId(location); !s.ok() && !MayFetch(tenant, location)) return s;
+  const bool may_fetch = MayFetch(tenant, location);
+  if (IsObjectLocation(location) && !may_fetch) {
+    return absl::NotFoundError(
+        absl::StrCat(Quoted(location), " is none that this server may fetch from"));
+  }
+  if (absl::Status s = CheckPlainId(location); !s.ok() && !may_fetch) return s;
   if (adapter_id == base_name_) {
     return absl::InvalidArgumentError(
         absl::StrCat("adapter id ", Quoted(adapter_id), " is the base model's own name"));
   }
   if (!MayUse(tenant, location)) return UnknownAdapter(location);
   // Hashes and copies before the lock, so that a large adapter holds up nobody.
-  absl::StatusOr<GenerationPtr> generation = LookAt(tenant, location);
+  absl::StatusOr<GenerationPtr> generation = LookAt(tenant, location, options.token);
   if (!generation.ok()) return AboutAdapter(location, generation.status());
   if (content_ != nullptr) {
     if (absl::Status s = content_->Keep(**generation); !s.ok()) return AboutAdapter(location, s);
@@ -196,7 +202,7 @@ absl::StatusOr<AdapterCatalog::Registered> AdapterCatalog::Register(
 
   absl::MutexLock changes(&change_mutex_);
   const NameKey key(tenant, adapter_id);
-  generation = LookAt(tenant, location);
+  generation = LookAt(tenant, location, options.token);
   if (!generation.ok()) return AboutAdapter(location, generation.status());
   // Refused after all, its copy would be nobody's.
   if (!content_names_.contains((*generation)->digest)) unnamed_.insert((*generation)->digest);

@@ -2,6 +2,7 @@
 #include "absl/strings/str_cat.h"
 #include "adapters/adapter_catalog.h"
 #include "adapters/catalog_text.h"
+#include "adapters/hub/object_source.h"
 #include "adapters/hub/quoted.h"
 #include "adapters/hub/retry_delay.h"
 
@@ -14,7 +15,12 @@ constexpr absl::Duration kFetchingDelay = absl::Seconds(1);
 
 std::optional<RemoteName> AdapterCatalog::RemoteNameOf(const std::string& tenant,
                                                        const std::string& id) const {
-  if (remote_ == nullptr || !CheckAdapterId(id).ok()) return std::nullopt;
+  if (remote_ == nullptr) return std::nullopt;
+  if (IsObjectLocation(id)) {  // no id is: those who register adapters name it
+    if (!MayUse(tenant, id) || !remote_->Allows(id)) return std::nullopt;
+    return RemoteName{id};
+  }
+  if (!CheckAdapterId(id).ok()) return std::nullopt;
   const IdParts parts = SplitId(id);
   RemoteName name{parts.name};
   std::optional<RegisteredName> named = Named({tenant, name.repo});
@@ -35,16 +41,22 @@ bool AdapterCatalog::MayFetch(const std::string& tenant, const std::string& adap
 }
 
 absl::StatusOr<FoundAdapter> AdapterCatalog::Find(const std::string& tenant,
-                                                  const std::string& adapter_id) {
-  if (const auto name = RemoteNameOf(tenant, adapter_id)) return remote_->Find(*name);
+                                                  const std::string& adapter_id,
+                                                  const std::string& token) {
+  if (auto name = RemoteNameOf(tenant, adapter_id)) {
+    name->token = token;
+    name->tenant = tenant;
+    return remote_->Find(*name);
+  }
   absl::StatusOr<GenerationPtr> generation = ResolveHere(tenant, adapter_id);
   if (!generation.ok()) return generation.status();
   return FoundAdapter{*std::move(generation), nullptr};
 }
 
 absl::StatusOr<GenerationPtr> AdapterCatalog::Resolve(const std::string& tenant,
-                                                      const std::string& adapter_id) {
-  absl::StatusOr<FoundAdapter> found = Find(tenant, adapter_id);
+                                                      const std::string& adapter_id,
+                                                      const std::string& token) {
+  absl::StatusOr<FoundAdapter> found = Find(tenant, adapter_id, token);
   if (!found.ok()) return found.status();
   if (found->ticket == nullptr) return std::move(found->generation);
   return UnavailableFor(absl::StrCat("adapter ", Quoted(adapter_id), " is being fetched"),
@@ -52,10 +64,12 @@ absl::StatusOr<GenerationPtr> AdapterCatalog::Resolve(const std::string& tenant,
 }
 
 absl::StatusOr<GenerationPtr> AdapterCatalog::LookAt(const std::string& tenant,
-                                                     const std::string& location) {
+                                                     const std::string& location,
+                                                     const std::string& token) {
+  if (IsObjectLocation(location)) return Resolve(tenant, location);
   absl::StatusOr<GenerationPtr> here = cache_.Look(location);
   if (!absl::IsNotFound(here.status()) || !MayFetch(tenant, location)) return here;
-  return Resolve(tenant, location);
+  return Resolve(tenant, location, token);
 }
 
 absl::StatusOr<CatalogEntry> AdapterCatalog::GetRemote(const std::string& tenant,

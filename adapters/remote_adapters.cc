@@ -8,6 +8,7 @@
 #include "absl/strings/strip.h"
 #include "adapters/hub/hub_reply.h"
 #include "adapters/hub/hub_source.h"
+#include "adapters/hub/object_source.h"
 #include "adapters/hub/quoted.h"
 #include "adapters/hub/retry_delay.h"
 #include "adapters/sha256.h"
@@ -87,7 +88,7 @@ absl::Status WithoutWeights(RemoteSession& session, const std::string& repo) {
     return Refuse(absl::StrCat("only safetensors adapters are served: convert ", pickle, " of ",
                                Quoted(repo), " with safetensors"));
   }
-  return Refuse(absl::StrCat("repository ", Quoted(repo), " has no ", kWeightsFile));
+  return Refuse(absl::StrCat(Quoted(repo), " has no ", kWeightsFile));
 }
 
 absl::StatusOr<std::string> DownloadTo(RemoteSession& session, const RemoteFile& file,
@@ -151,17 +152,27 @@ void RemoteAdapters::Stop() {
       +[](int* running) { return *running == 0; }, &running_));
 }
 
+std::pair<std::string, RemoteSource*> RemoteAdapters::SourceOf(const std::string& repo) const {
+  for (const auto& source : sources_) {
+    if (absl::StartsWith(repo, source.first)) return source;
+  }
+  return {"", hub_};
+}
+
 bool RemoteAdapters::Allows(const std::string& repo) const {
-  return IsRepoName(repo) &&
-         std::any_of(options_.allow.begin(), options_.allow.end(),
-                     [&repo](const std::string& pattern) { return Matches(pattern, repo); });
+  const std::string prefix = SourceOf(repo).first;
+  if (prefix.empty() ? !IsRepoName(repo) : !IsObjectLocation(repo)) return false;
+  // "*" means all of the hub, and nothing beyond.
+  return std::any_of(options_.allow.begin(), options_.allow.end(), [&](const auto& pattern) {
+    return absl::StartsWith(pattern, prefix) && Matches(pattern, repo);
+  });
 }
 
 RemoteOrigin RemoteAdapters::OriginOf(const RemoteName& name) const {
-  RemoteOrigin origin{hub_->name(), name.repo, name.revision};
+  RemoteOrigin origin{SourceOf(name.repo).second->name(), name.repo, name.revision};
   if (!name.token.empty()) {
     Sha256 hash;
-    hash.Update(name.token);
+    hash.Update(absl::StrCat(name.tenant, "\n", name.token));
     origin.access = hash.Finish().substr(0, kAccessDigits);
   }
   return origin;
@@ -178,6 +189,10 @@ absl::StatusOr<FoundAdapter> RemoteAdapters::Find(const RemoteName& name) {
     absl::MutexLock lock(&mutex_);
     if (const auto known = known_.find(key); known != known_.end()) {
       found.generation = known->second.generation.lock();
+      if (IsObjectLocation(name.repo) &&
+          options_.clock() - known->second.looked >= kObjectLookLife) {
+        found.generation = nullptr;  // who names an object means what is there now
+      }
       if (found.generation != nullptr) {
         if (IsStale(name, known->second)) {
           known->second.looked = options_.clock();
@@ -283,7 +298,9 @@ std::vector<std::string> RemoteAdapters::List() const {
 
 RemoteAdapters::Brought RemoteAdapters::Bring(const RemoteName& name) {
   const RemoteOrigin origin = OriginOf(name);
-  if (const auto lease = disk_->Find(origin)) {
+  const bool is_object = IsObjectLocation(name.repo);
+  const auto lease = is_object ? std::nullopt : disk_->Find(origin);
+  if (lease) {
     Result kept = FromDisk(*lease, name);
     if (!absl::IsDataLoss(kept.status())) return {std::move(kept)};
   }
@@ -319,13 +336,12 @@ RemoteAdapters::Result RemoteAdapters::FromCache(const RemoteName& name) {
 }
 
 RemoteAdapters::Result RemoteAdapters::FromHub(const RemoteName& name) {
-  auto session = hub_->Begin(name.repo, name.revision, name.token);
+  auto session = SourceOf(name.repo).second->Begin(name.repo, name.revision, name.token);
   if (!session.ok()) return session.status();
   const auto config = (*session)->Look(kConfigFile);
   if (!config.ok()) return config.status();
   if (!config->has_value()) {
-    return Refuse(absl::StrCat("repository ", Quoted(name.repo), " has no ", kConfigFile,
-                               ": is it an adapter?"));
+    return Refuse(absl::StrCat(Quoted(name.repo), " has no ", kConfigFile, ": is it an adapter?"));
   }
   RemoteOrigin origin = OriginOf(name);
   origin.commit = (*session)->commit();

@@ -29,14 +29,20 @@
 #include "adapters/failure_memory.h"
 #include "adapters/hub/hf_cache.h"
 #include "adapters/hub/remote_source.h"
+#include "adapters/hub/steady_now.h"
 #include "adapters/peft_loader.h"
 
 namespace lorica {
 
 inline constexpr char kDefaultRevision[] = "main";
 
+// How long a look at an object counts: as long as a registration takes. Branches of a hub, which
+// requests name, are looked at again from time to time instead.
+inline constexpr absl::Duration kObjectLookLife = absl::Seconds(10);
+
 struct RemoteOptions {
-  // Which repositories may be named: "org/name", or all that begin so when "*" ends it.
+  // Which repositories and locations may be named: "org/name", "s3://bucket/a", or all that
+  // begin so when "*" ends it.
   std::vector<std::string> allow;
   bool offline = false;                              // what is on this machine is all there is
   int64_t adapter_bytes_max = kAdapterFileBytesMax;  // of a weight file
@@ -45,14 +51,15 @@ struct RemoteOptions {
   int failures_max = 4096;
   absl::Duration failure_ttl = absl::Seconds(10);  // each lives 0.75 to 1.25 times this
   absl::Duration refresh = absl::Minutes(10);      // between looks; infinite = never again
-  std::function<absl::Time()> clock = absl::Now;
+  std::function<absl::Time()> clock = SteadyNow;
 };
 
 // An adapter as a request may name it, beyond what is registered or a local folder.
 struct RemoteName {
-  std::string repo;
+  std::string repo;  // of the hub, or an object's location
   std::string revision = kDefaultRevision;
-  std::string token;  // whoever fetches with another one sees nothing of it; "" = the server's
+  std::string token;   // whoever fetches with another one sees nothing of it; "" = the server's
+  std::string tenant;  // whose token it is; means nothing without one
 };
 
 // A fetch under way. It ends once, with one result for all who wait.
@@ -92,6 +99,10 @@ class RemoteAdapters {
                  const PeftLoader* loader, LoaderExecutor* executor, std::atomic<bool>* stopped);
   ~RemoteAdapters();
 
+  // Locations that begin so come from there instead of the hub. Before any other call; it
+  // outlives the adapters.
+  void AddSource(const std::string& prefix, RemoteSource* source) { sources_[prefix] = source; }
+
   // NotFound: it may not be named, does not exist, or may not be read. Unavailable: too
   // many fetches. Otherwise the error of a fetch that failed just before.
   absl::StatusOr<FoundAdapter> Find(const RemoteName& name);
@@ -109,6 +120,8 @@ class RemoteAdapters {
  private:
   using Result = absl::StatusOr<GenerationPtr>;
 
+  // With the prefix that its locations begin with; the hub has none.
+  std::pair<std::string, RemoteSource*> SourceOf(const std::string& repo) const;
   RemoteOrigin OriginOf(const RemoteName& name) const;
   struct Held {
     std::weak_ptr<const Generation> generation;
@@ -137,6 +150,7 @@ class RemoteAdapters {
 
   const RemoteOptions options_;
   RemoteSource* const hub_;
+  absl::btree_map<std::string, RemoteSource*> sources_;  // by prefix
   const HfCache* const cache_;
   DiskTier* const disk_;
   const PeftLoader* const loader_;

@@ -252,9 +252,12 @@ absl::Status CheckConfig(const Config& config) {
     return absl::InvalidArgumentError(
         "--model is missing: give a .gguf file or a Hugging Face folder, see --help");
   }
-  if (!config.hub_allow.empty() && config.data_dir.empty()) {
+  const bool fetches =
+      !config.hub_allow.empty() || !config.s3_allow.empty() || !config.mirror_allow.empty();
+  if (fetches && config.data_dir.empty()) {
     return absl::InvalidArgumentError(
-        "--hub-allow needs --data-dir: fetched adapters are kept there");
+        "--hub-allow, --s3-allow and --mirror-allow need --data-dir: fetched adapters are kept "
+        "there");
   }
   if (config.running_requests > config.batch_rows) {
     return absl::InvalidArgumentError(absl::StrCat("--running-requests ", config.running_requests,

@@ -39,6 +39,11 @@ struct Config {
   bool hub_offline = false;
   int64_t hub_refresh_seconds = 600;  // 0 = never
   std::string hf_cache;
+  std::string s3_allow;     // empty: nothing is fetched from there
+  std::string s3_endpoint;  // empty: Amazon's
+  std::string s3_region = "us-east-1";
+  std::string s3_credentials_file;
+  std::string mirror_allow;  // empty: nothing is fetched from there
   int64_t hub_adapter_bytes = int64_t{1} << 30;
   int64_t hub_downloads = 4;
   int64_t disk_bytes = int64_t{16} << 30;
@@ -79,8 +84,8 @@ template <typename Visitor>
 void VisitFlags(Config& config, Visitor&& visitor) {
   constexpr int64_t kTiB = int64_t{1} << 40;
   visitor.Text("--model", &config.model, "PATH",
-               "Base model: a .gguf file, or a Hugging Face folder (config.json, "
-               "model*.safetensors, tokenizer.json)");
+               "Base model: a .gguf file, a Hugging Face folder (config.json, model*.safetensors, "
+               "tokenizer.json), or org/name[@revision] of the hub, kept beneath --data-dir");
   visitor.Text("--model-name", &config.model_name, "NAME",
                "What requests call the base model; without it, what its files call it");
   visitor.Choice("--load-format", &config.load_format, {"auto", "dummy"},
@@ -112,6 +117,18 @@ void VisitFlags(Config& config, Visitor&& visitor) {
   visitor.Text("--hf-cache", &config.hf_cache, "DIR",
                "A Hugging Face cache (usually ~/.cache/huggingface/hub) to read from, never "
                "written");
+  visitor.Text("--s3-allow", &config.s3_allow, "LIST",
+               "Where adapters may be registered from in S3, e.g. 's3://bucket/team/*'; needs "
+               "--data-dir");
+  visitor.Text("--s3-endpoint", &config.s3_endpoint, "URL",
+               "What speaks S3's protocol; without it Amazon's own");
+  visitor.Text("--s3-region", &config.s3_region, "NAME", "Region that requests are signed for");
+  visitor.Text("--s3-credentials-file", &config.s3_credentials_file, "FILE",
+               "Keys for S3, as in ~/.aws/credentials, profile [default]; read anew for each "
+               "fetch. Without it requests are not signed");
+  visitor.Text("--mirror-allow", &config.mirror_allow, "LIST",
+               "Web servers that adapters may be registered from, e.g. "
+               "'https://host/adapters/*'; needs --data-dir");
   visitor.Bytes("--hub-adapter-bytes", &config.hub_adapter_bytes, 1, 4 * (kTiB >> 10),
                 "Largest weight file that is fetched");
   visitor.Count("--hub-downloads", &config.hub_downloads, 1, 64, "Downloads at a time");

@@ -1,12 +1,17 @@
 #include "server/remote_parts.h"
 
+#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_split.h"
 #include "absl/strings/strip.h"
 #include "adapters/hub/hub_source.h"
+#include "adapters/hub/object_source.h"
+#include "server/base_model.h"
 
 namespace lorica {
 namespace {
+
+constexpr absl::Duration kBaseModelFetchMax = absl::Hours(12);
 
 absl::Status About(const char* flag, const absl::Status& status) {
   return absl::Status(status.code(), absl::StrCat(flag, ": ", status.message()));
@@ -33,6 +38,10 @@ std::vector<std::string> SplitList(const std::string& text) {
   return parts;
 }
 
+bool RemoteParts::Wanted(const Config& config) {
+  return !config.hub_allow.empty() || !config.s3_allow.empty() || !config.mirror_allow.empty();
+}
+
 absl::StatusOr<std::unique_ptr<RemoteParts>> RemoteParts::Build(const Config& config,
                                                                 const PeftLoader* loader) {
   auto parts = std::make_unique<RemoteParts>();
@@ -56,11 +65,57 @@ absl::StatusOr<std::unique_ptr<RemoteParts>> RemoteParts::Build(const Config& co
   options.refresh = config.hub_refresh_seconds == 0 ? absl::InfiniteDuration()
                                                     : absl::Seconds(config.hub_refresh_seconds);
   options.adapter_bytes_max = config.hub_adapter_bytes;
+  for (const std::string* list : {&config.s3_allow, &config.mirror_allow}) {
+    const bool s3 = list == &config.s3_allow;
+    for (std::string& pattern : SplitList(*list)) {
+      if (absl::StartsWith(pattern, "s3://") != s3) {
+        return absl::InvalidArgumentError(absl::StrCat(s3 ? "--s3-allow" : "--mirror-allow", ": ",
+                                                       pattern, " must begin with ",
+                                                       s3 ? "s3://" : "https://"));
+      }
+      options.allow.push_back(std::move(pattern));
+    }
+  }
   parts->threads_ = MakeLoaderThreads(static_cast<int>(config.hub_downloads));
   parts->adapters_ = std::make_unique<RemoteAdapters>(
       std::move(options), parts->hub_.get(), parts->cache_.get(), parts->disk_.get(), loader,
       parts->threads_.get(), &parts->stopped_);
+  if (absl::Status s = parts->AddObjectSources(config); !s.ok()) return s;
   return parts;
+}
+
+absl::StatusOr<std::string> BringBaseModel(const Config& config) {
+  const auto name = ParseBaseModelName(config.model);
+  if (!name) return config.model;
+  if (config.data_dir.empty()) {
+    return absl::FailedPreconditionError(
+        "no such path here, and a repository of the hub needs --data-dir to be fetched into");
+  }
+  HubOptions options = HubOptionsOf(config, nullptr);
+  options.http.limits.total = options.retry.total_max = kBaseModelFetchMax;
+  auto hub = MakeHubSource(std::move(options));
+  if (!hub.ok()) return About("--hub-endpoint", hub.status());
+  return FetchBaseModel(*name, {config.data_dir + "/models", config.hub_offline}, **hub);
+}
+
+absl::Status RemoteParts::AddObjectSources(const Config& config) {
+  S3Options options;
+  options.endpoint = config.s3_endpoint;
+  options.region = config.s3_region;
+  options.credentials_file = config.s3_credentials_file;
+  options.object.http.ca_file = config.hub_ca_file;
+  options.object.http.stopped = &stopped_;
+  mirror_ = MakeMirrorSource(options.object);
+  auto s3 = MakeS3Source(std::move(options));
+  if (!s3.ok()) {
+    const bool keys = absl::IsFailedPrecondition(s3.status());
+    return About(keys ? "--s3-credentials-file" : "--s3-endpoint", s3.status());
+  }
+  s3_ = *std::move(s3);
+  adapters_->AddSource("s3://", s3_.get());
+  adapters_->AddSource("https://", mirror_.get());
+  adapters_->AddSource("http://", mirror_.get());
+  return absl::OkStatus();
 }
 
 }  // namespace lorica

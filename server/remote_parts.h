@@ -20,7 +20,9 @@ namespace lorica {
 
 class RemoteParts {
  public:
-  // REQUIRES: --hub-allow and --data-dir are given. The loader outlives it.
+  // Whether anything may be fetched at all.
+  static bool Wanted(const Config& config);
+  // REQUIRES: Wanted, and --data-dir is given. The loader outlives it.
   static absl::StatusOr<std::unique_ptr<RemoteParts>> Build(const Config& config,
                                                             const PeftLoader* loader);
   RemoteAdapters* adapters() const { return adapters_.get(); }
@@ -28,13 +30,21 @@ class RemoteParts {
   void Stop() { adapters_->Stop(); }
 
  private:
+  absl::Status AddObjectSources(const Config& config);
+
   std::atomic<bool> stopped_{false};
   std::unique_ptr<RemoteSource> hub_;
+  std::unique_ptr<RemoteSource> s3_;
+  std::unique_ptr<RemoteSource> mirror_;
   std::unique_ptr<HfCache> cache_;
   std::unique_ptr<DiskTier> disk_;
   std::unique_ptr<LoaderExecutor> threads_;
   std::unique_ptr<RemoteAdapters> adapters_;
 };
+
+// Where --model is on this machine: it itself, or the folder that it was fetched into when it is
+// the name of a repository. FailedPrecondition: that needs --data-dir.
+absl::StatusOr<std::string> BringBaseModel(const Config& config);
 
 // The parts of a flag that takes a list: "a,b" without blanks and empty ones.
 std::vector<std::string> SplitList(const std::string& text);

@@ -11,6 +11,7 @@
 #include "absl/time/clock.h"
 #include "adapters/hub/address_rules.h"
 #include "adapters/hub/quoted.h"
+#include "adapters/hub/steady_now.h"
 
 namespace lorica {
 namespace {
@@ -33,14 +34,13 @@ HeaderList ListOf(const HttpRequest& request) {
   for (const auto& [name, value] : request.headers) {
     list = curl_slist_append(list, absl::StrCat(name, ": ", value).c_str());
   }
+  // libcurl signs the headers it is given; S3 wants this one, and there is no body.
+  if (request.aws) list = curl_slist_append(list, "x-amz-content-sha256: UNSIGNED-PAYLOAD");
+  if (request.aws && !request.aws->session_token.empty()) {
+    list = curl_slist_append(
+        list, absl::StrCat("x-amz-security-token: ", request.aws->session_token).c_str());
+  }
   return HeaderList(list);
-}
-
-// What keeps time for limits; the wall clock may jump.
-absl::Time SteadyNow() {
-  timespec now{};
-  clock_gettime(CLOCK_MONOTONIC, &now);
-  return absl::TimeFromTimespec(now);
 }
 
 }  // namespace
@@ -119,6 +119,12 @@ void HttpClient::Transfer::SetUp(const curl_slist* headers) {
   curl_easy_setopt(curl, CURLOPT_SSLVERSION, static_cast<long>(CURL_SSLVERSION_TLSv1_2));
   curl_easy_setopt(curl, CURLOPT_SSL_VERIFYPEER, 1L);
   curl_easy_setopt(curl, CURLOPT_SSL_VERIFYHOST, 2L);
+  if (request.aws) {
+    curl_easy_setopt(curl, CURLOPT_AWS_SIGV4,
+                     absl::StrCat("aws:amz:", request.aws->region, ":s3").c_str());
+    curl_easy_setopt(curl, CURLOPT_USERNAME, request.aws->access_key.c_str());
+    curl_easy_setopt(curl, CURLOPT_PASSWORD, request.aws->secret_key.c_str());
+  }
   if (!options.ca_file.empty()) curl_easy_setopt(curl, CURLOPT_CAINFO, options.ca_file.c_str());
   set_ms(CURLOPT_CONNECTTIMEOUT_MS, options.limits.connect);
   set_ms(CURLOPT_TIMEOUT_MS, options.limits.total);

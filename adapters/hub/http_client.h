@@ -10,6 +10,7 @@
 #include <cstdint>
 #include <map>
 #include <memory>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <utility>
@@ -39,11 +40,20 @@ struct HttpOptions {
   const std::atomic<bool>* stopped = nullptr;  // true: give up soon
 };
 
+// Signs a request for S3 (AWS Signature Version 4).
+struct AwsKeys {
+  std::string access_key;
+  std::string secret_key;
+  std::string session_token;  // empty: none
+  std::string region;
+};
+
 struct HttpRequest {
   Url url;
   bool head = false;         // headers alone
   bool any_address = false;  // the operator named this place: private addresses are fine
   std::vector<std::pair<std::string, std::string>> headers;
+  std::optional<AwsKeys> aws;
 };
 
 struct HttpReply {

@@ -8,11 +8,13 @@
 #include "absl/strings/ascii.h"
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_replace.h"
 #include "absl/strings/str_split.h"
 #include "absl/strings/strip.h"
 #include "absl/time/clock.h"
 #include "adapters/hub/hub_reply.h"
 #include "adapters/hub/quoted.h"
+#include "adapters/hub/retry_delay.h"
 #include "adapters/hub/verified_body.h"
 
 namespace lorica {
@@ -26,10 +28,13 @@ absl::Status Refuse(absl::string_view what) {
   return absl::FailedPreconditionError(absl::StrCat("the hub ", what));
 }
 
-bool IsLoopback(const std::string& host) {
-  const bool numeric = std::all_of(host.begin(), host.end(),
-                                   [](char c) { return absl::ascii_isdigit(c) || c == '.'; });
-  return host == "localhost" || host == "::1" || (numeric && absl::StartsWith(host, "127."));
+bool MayHoldToken(const Url& endpoint) {
+  return endpoint.secure() || IsLoopbackHost(endpoint.host);
+}
+
+bool IsToken(absl::string_view text) {
+  return !text.empty() && text.size() <= kTokenBytesMax &&
+         std::all_of(text.begin(), text.end(), absl::ascii_isgraph);
 }
 
 // An answer and where it came from.
@@ -49,13 +54,26 @@ class HubSession : public RemoteSession {
         token_(std::move(token)),
         client_(options.http) {}
 
-  absl::StatusOr<std::optional<RemoteFile>> Look(const std::string& file) override;
-  absl::Status Download(const RemoteFile& file, DownloadSink& sink) override;
+  absl::StatusOr<std::optional<RemoteFile>> Look(const std::string& file) override {
+    auto looked = LookAt(file);
+    if (looked.ok()) return looked;
+    return WithoutToken(looked.status());
+  }
+  absl::Status Download(const RemoteFile& file, DownloadSink& sink) override {
+    return WithoutToken(DownloadAll(file, sink));
+  }
   const std::string& commit() const override { return commit_; }
 
  private:
   using Headers = std::vector<std::pair<std::string, std::string>>;
 
+  absl::StatusOr<std::optional<RemoteFile>> LookAt(const std::string& file);
+  absl::Status DownloadAll(const RemoteFile& file, DownloadSink& sink);
+  // A hub may echo what it was sent, and errors quote hubs.
+  absl::Status WithoutToken(const absl::Status& status) const {
+    if (token_.empty() || !absl::StrContains(status.message(), token_)) return status;
+    return WithText(status, absl::StrReplaceAll(status.message(), {{token_, "(the token)"}}));
+  }
   absl::StatusOr<Url> UrlOf(const std::string& file) const;
   std::string What() const { return absl::StrCat("repository ", Quoted(repo_)); }
   bool IsNamed(const Url& url) const;
@@ -133,7 +151,7 @@ absl::StatusOr<HttpReply> HubSession::LookOnce(const Url& url) {
   return RefusalOf(answer->reply, What(), absl::Now());
 }
 
-absl::StatusOr<std::optional<RemoteFile>> HubSession::Look(const std::string& file) {
+absl::StatusOr<std::optional<RemoteFile>> HubSession::LookAt(const std::string& file) {
   absl::StatusOr<Url> url = UrlOf(file);
   if (!url.ok()) return url.status();
   RetryPause pause(options_.retry, options_.http.stopped);
@@ -183,7 +201,7 @@ absl::Status HubSession::DownloadOnce(const Url& url, VerifiedBody& body) {
   return RefusalOf(answer->reply, What(), absl::Now());
 }
 
-absl::Status HubSession::Download(const RemoteFile& file, DownloadSink& sink) {
+absl::Status HubSession::DownloadAll(const RemoteFile& file, DownloadSink& sink) {
   absl::StatusOr<Url> url = UrlOf(file.name);
   if (!url.ok()) return url.status();
   VerifiedBody body(file, sink);
@@ -217,6 +235,13 @@ class HubSource : public RemoteSource {
                                                        const std::string& token) override {
     if (!IsRepoName(repo)) {
       return absl::NotFoundError(absl::StrCat(Quoted(repo), " cannot be a repository's name"));
+    }
+    if (!token.empty() && !IsToken(token)) {
+      return absl::InvalidArgumentError("the hub's token holds what no token does");
+    }
+    if (!token.empty() && !MayHoldToken(endpoint_)) {
+      return absl::FailedPreconditionError(
+          "the hub's token would be sent unencrypted: this server's hub has no https address");
     }
     std::string used = token;
     if (used.empty() && !options_.token_file.empty()) {
@@ -256,8 +281,7 @@ absl::StatusOr<std::string> ReadTokenFile(const std::string& path) {
     return absl::FailedPreconditionError("the token file cannot be read");
   }
   const std::string token(absl::StripAsciiWhitespace(text));
-  const bool plain = std::all_of(token.begin(), token.end(), absl::ascii_isgraph);
-  if (token.empty() || !plain || text.size() > kTokenBytesMax) {
+  if (!IsToken(token) || text.size() > kTokenBytesMax) {
     return absl::FailedPreconditionError("the token file must hold one token and nothing else");
   }
   return token;
@@ -270,7 +294,7 @@ absl::StatusOr<std::unique_ptr<RemoteSource>> MakeHubSource(HubOptions options) 
     return absl::InvalidArgumentError("the address of a hub has no query");
   }
   if (!options.token_file.empty()) {
-    if (!endpoint->secure() && !IsLoopback(endpoint->host)) {
+    if (!MayHoldToken(*endpoint)) {
       return absl::InvalidArgumentError(
           "the token would be sent unencrypted: use an https address, or no token");
     }

@@ -1,8 +1,8 @@
 // Where adapters are downloaded from.
 //
 // A Source opens files that are here; a RemoteSource brings files here. What it says is not
-// trusted: a file's size and hash are known before its first byte is asked for, sizes are
-// its caller's to refuse, and a download that returns OK has had exactly that content.
+// trusted: a file's size, and its hash or entity tag, are known before its first byte is asked
+// for, sizes are its caller's to refuse, and a download that returns OK has had exactly that.
 // A RemoteSource is thread-safe; a RemoteSession is one adapter's, used by one thread, which
 // it blocks for as long as a download takes.
 #pragma once
@@ -27,7 +27,8 @@ struct ContentHash {
 struct RemoteFile {
   std::string name;
   int64_t size_bytes = 0;
-  ContentHash hash;
+  ContentHash hash;        // without hex: the source announces none
+  std::string entity_tag;  // where that is what pins the content
 };
 
 // Where a download goes. An error ends the download and is returned.
@@ -58,7 +59,8 @@ class RemoteSource {
   virtual ~RemoteSource() = default;
   // What a repository's name is relative to, e.g. "https://huggingface.co".
   virtual const std::string& name() const = 0;
-  // Opens no connection. `token` empty: the server's own, if it has one.
+  // Opens no connection. `token` empty: the server's own, if it has one. InvalidArgument,
+  // FailedPrecondition: a token that cannot be used.
   virtual absl::StatusOr<std::unique_ptr<RemoteSession>> Begin(const std::string& repo,
                                                                const std::string& revision,
                                                                const std::string& token) = 0;

@@ -5,6 +5,7 @@
 
 #include "absl/time/clock.h"
 #include "adapters/hub/retry_delay.h"
+#include "adapters/hub/steady_now.h"
 
 namespace lorica {
 namespace {
@@ -20,7 +21,7 @@ double Jitter() {
 }  // namespace
 
 RetryPause::RetryPause(const RetryOptions& options, const std::atomic<bool>* stopped)
-    : options_(options), stopped_(stopped), begun_(absl::Now()) {}
+    : options_(options), stopped_(stopped), begun_(SteadyNow()) {}
 
 absl::Duration RetryPause::NextPause() {
   absl::Duration pause = options_.pause_min;
@@ -36,9 +37,9 @@ absl::Status RetryPause::Wait(const absl::Status& failure) {
     if (*asked > options_.pause_asked_max) return failure;
     pause = std::max(pause, *asked);
   }
-  const absl::Time end = absl::Now() + pause;
+  const absl::Time end = SteadyNow() + pause;
   if (end - begun_ > options_.total_max) return failure;
-  for (absl::Time now = absl::Now(); now < end; now = absl::Now()) {
+  for (absl::Time now = SteadyNow(); now < end; now = SteadyNow()) {
     if (stopped_ != nullptr && stopped_->load()) {
       return absl::CancelledError("the server is shutting down");
     }

@@ -88,6 +88,12 @@ absl::StatusOr<Url> ResolveUrl(const Url& base, std::string_view location) {
   return Read(handle.get());
 }
 
+bool IsLoopbackHost(const std::string& host) {
+  const bool numeric = std::all_of(host.begin(), host.end(),
+                                   [](char c) { return absl::ascii_isdigit(c) || c == '.'; });
+  return host == "localhost" || host == "::1" || (numeric && host.substr(0, 4) == "127.");
+}
+
 std::string EscapeSegment(std::string_view text) {
   static constexpr char kHex[] = "0123456789ABCDEF";
   std::string out;

@@ -30,6 +30,8 @@ struct Url {
 absl::StatusOr<Url> ParseUrl(std::string_view text);
 // Where a Location header leads from `base`: an address, or a path on the same place.
 absl::StatusOr<Url> ResolveUrl(const Url& base, std::string_view location);
+// Whether a host is this machine by its name alone: "localhost", "127.…", "::1".
+bool IsLoopbackHost(const std::string& host);
 // `text` as one segment of a path: everything but letters, digits and -._~ is escaped.
 std::string EscapeSegment(std::string_view text);
 

@@ -73,9 +73,9 @@ absl::Status VerifiedBody::Finish() {
     return absl::UnavailableError(absl::StrCat(Quoted(file_.name), " ended after ", size_bytes_,
                                                " of ", file_.size_bytes, " bytes"));
   }
-  if (hasher_.Finish() == file_.hash.hex) return absl::OkStatus();
+  if (file_.hash.hex.empty() || hasher_.Finish() == file_.hash.hex) return absl::OkStatus();
   return absl::DataLossError(
-      absl::StrCat(Quoted(file_.name), " came with other content than the hub announced"));
+      absl::StrCat(Quoted(file_.name), " came with other content than was announced"));
 }
 
 }  // namespace lorica

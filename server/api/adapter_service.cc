@@ -4,6 +4,8 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "adapters/hub/object_source.h"
+#include "adapters/hub/steady_now.h"
 #include "grpcpp/alarm.h"
 #include "server/api/adapter_info.h"
 #include "server/api/field_error.h"
@@ -49,10 +51,11 @@ absl::Status CheckId(const std::string& id) {
 
 absl::Status CheckSource(const std::string& source) {
   const absl::Status status = CheckAdapterId(source);
-  if (status.ok()) return status;
-  return FieldError("source", absl::StrCat("must name a folder beneath the adapters folder, as "
-                                           "\"name\" or \"group/name\": ",
-                                           status.message()));
+  if (status.ok() || IsObjectLocation(source)) return absl::OkStatus();
+  return FieldError("source",
+                    absl::StrCat("must name a folder beneath the adapters folder, as \"name\" or "
+                                 "\"group/name\", a repository, or \"s3://bucket/name\": ",
+                                 status.message()));
 }
 
 // Where Load and Pin may bring an adapter.
@@ -78,7 +81,7 @@ AdapterService::AdapterService(Gateway* gateway, CallPools pools, int64_t block_
       block_bytes_(block_bytes) {}
 
 void AdapterService::Refuse(const Job& job, const absl::Status& status) {
-  LogRefusal(job.method, job.adapter_id, status, absl::Now());
+  LogRefusal(job.method, job.adapter_id, status, SteadyNow());
   job.reply->Fail(status);
 }
 
@@ -114,7 +117,7 @@ void AdapterService::DoWork(const Job& job, const Work& work) {
 
 bool AdapterService::DoWorkLater(const Job& job, const Work& work) {
   if (job.fetch.empty() || !catalog_->MayFetch(job.tenant, job.fetch)) return false;
-  const auto found = catalog_->Find(job.tenant, job.fetch);
+  const auto found = catalog_->Find(job.tenant, job.fetch, job.hub_token);
   if (!found.ok() || found->ticket == nullptr) return false;
   found->ticket->WhenDone([this, alive = std::weak_ptr<bool>(alive_), job,
                            work](const absl::StatusOr<GenerationPtr>& fetched) {
@@ -128,7 +131,7 @@ bool AdapterService::DoWorkLater(const Job& job, const Work& work) {
 // The adapter as it is now; on the work pool.
 template <typename Response>
 absl::Status AdapterService::AnswerNow(const Job& job, Response* response) {
-  auto adapter = DescribeAdapter(job.tenant, job.adapter_id, catalog_, *pool_, absl::Now());
+  auto adapter = DescribeAdapter(job.tenant, job.adapter_id, catalog_, *pool_, SteadyNow());
   if (!adapter.ok()) return adapter.status();
   job.reply->Succeed([&] { *response->mutable_adapter() = *std::move(adapter); });
   return absl::OkStatus();
@@ -151,16 +154,17 @@ grpc::ServerUnaryReactor* AdapterService::RegisterAdapter(grpc::CallbackServerCo
   Job call{"RegisterAdapter", request->adapter_id(), MakeWaitReply(), CredentialsOf(*context),
            TenantRole::kManager};
   call.fetch = request->source().empty() ? request->adapter_id() : request->source();
+  call.hub_token = request->hub_token();
   return Run(call, [this, response,
-                    options = AdapterCatalog::RegisterOptions{request->source(), request->replace(),
-                                                              request->expected_generation()}](
-                       const Job& job) {
+                    options = AdapterCatalog::RegisterOptions{
+                        request->source(), request->replace(), request->expected_generation(),
+                        request->hub_token()}](const Job& job) {
     absl::Status status = CheckId(job.adapter_id);
     if (status.ok() && !options.location.empty()) status = CheckSource(options.location);
     if (!status.ok()) return status;
     const auto registered = catalog_->Register(job.tenant, job.adapter_id, options);
     if (!registered.ok()) return registered.status();
-    auto adapter = DescribeAdapter(job.tenant, job.adapter_id, catalog_, *pool_, absl::Now());
+    auto adapter = DescribeAdapter(job.tenant, job.adapter_id, catalog_, *pool_, SteadyNow());
     if (!adapter.ok()) return adapter.status();
     job.reply->Succeed([&] {
       *response->mutable_adapter() = *std::move(adapter);
@@ -221,7 +225,7 @@ grpc::ServerUnaryReactor* AdapterService::GetAdapter(grpc::CallbackServerContext
   return Run(call, [this, response](const Job& job) {
     const absl::Status status = CheckId(job.adapter_id);
     if (!status.ok()) return status;
-    auto adapter = DescribeAdapter(job.tenant, job.adapter_id, catalog_, *pool_, absl::Now());
+    auto adapter = DescribeAdapter(job.tenant, job.adapter_id, catalog_, *pool_, SteadyNow());
     if (!adapter.ok()) return adapter.status();
     const auto history = catalog_->History(job.tenant, job.adapter_id);
     job.reply->Succeed([&] {
@@ -252,7 +256,7 @@ grpc::ServerUnaryReactor* AdapterService::ListAdapters(grpc::CallbackServerConte
     if (!entries.ok()) return entries.status();
     job.reply->Succeed([&] {
       for (size_t i = 0; i < entries->size() && i < page; ++i) {
-        *response->add_adapters() = DescribeEntry((*entries)[i], *pool_, absl::Now());
+        *response->add_adapters() = DescribeEntry((*entries)[i], *pool_, SteadyNow());
       }
       if (entries->size() > page) {
         response->set_next_page_token((*entries)[page - 1].adapter_id);
@@ -383,7 +387,7 @@ grpc::ServerWriteReactor<v1::WatchAdaptersResponse>* AdapterService::WatchAdapte
                                               pools_, interval);
   const absl::Status status = tenant.ok() ? AdmitWatch(interval, watch) : tenant.status();
   if (!status.ok()) {
-    LogRefusal("WatchAdapters", "", status, absl::Now());
+    LogRefusal("WatchAdapters", "", status, SteadyNow());
     watch->Refuse(status);
     return watch.get();
   }

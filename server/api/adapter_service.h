@@ -80,6 +80,7 @@ class AdapterService final : public v1::AdapterService::CallbackService {
     TenantRole role = TenantRole::kUser;  // that it takes
     std::string tenant;                   // once it is known
     std::string fetch;                    // an adapter that has to be here first, or none
+    std::string hub_token;                // to fetch it with; never logged
   };
   using Work = std::function<absl::Status(const Job& job)>;
 

@@ -23,6 +23,7 @@
 #include "absl/time/time.h"
 #include "adapters/adapter_catalog.h"
 #include "adapters/adapter_pool.h"
+#include "adapters/hub/steady_now.h"
 #include "server/api/accounts.h"
 #include "server/api/adapter_names.h"
 #include "server/api/tenants.h"
@@ -65,6 +66,7 @@ struct GenerateCall {
   std::vector<std::string> adapter_headers;  // every x-adapter-id that came
   std::string adapter_id;
   std::vector<AdapterChoice> adapters;
+  std::string hub_token;  // for adapters that must be fetched; never logged
   std::optional<std::string> prompt;
   std::vector<ChatTurn> messages;
   std::string tools;  // with messages: what their template calls so, a JSON array
@@ -147,7 +149,7 @@ struct GatewayLimits {
   std::string base_name;  // as an adapter id it means the base model
   WaitingLimits waiting;  // for adapters that are being fetched
   std::shared_ptr<const Tenants> tenants = std::make_shared<Tenants>();
-  std::function<absl::Time()> clock = absl::Now;
+  std::function<absl::Time()> clock = SteadyNow;
 };
 
 class RunningAnswer;

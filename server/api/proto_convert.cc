@@ -90,6 +90,7 @@ GenerateCall ToCall(const v1::GenerateRequest& request) {
   for (const v1::AdapterWeight& term : request.adapters()) {
     call.adapters.push_back({term.adapter_id(), term.has_weight() ? term.weight() : 1.0});
   }
+  call.hub_token = request.hub_token();
   if (request.has_prompt()) call.prompt = request.prompt();
   call.messages = ToTurns(request.messages());
   call.token_ids = ToVector<int32_t>(request.token_ids());

@@ -5,8 +5,10 @@
 #include <string>
 
 #include "absl/container/flat_hash_set.h"
+#include "absl/strings/ascii.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/string_view.h"
+#include "adapters/hub/hub_source.h"
 #include "server/api/field_error.h"
 #include "server/text/utf8.h"
 
@@ -217,6 +219,12 @@ absl::Status CheckText(const std::optional<std::string>& prompt,
   return CheckUtf8Field("prompt", *prompt);
 }
 
+absl::Status CheckHubToken(const std::string& token) {
+  const bool plain = std::all_of(token.begin(), token.end(), absl::ascii_isgraph);
+  if (plain && token.size() <= kTokenBytesMax) return absl::OkStatus();
+  return FieldError("hub_token", "is too long, or holds what no token does");
+}
+
 absl::Status CheckFields(const GenerateCall& call, const GatewayLimits& limits) {
   const int inputs = call.prompt.has_value() + !call.messages.empty() + !call.token_ids.empty();
   if (inputs == 0) {
@@ -226,7 +234,8 @@ absl::Status CheckFields(const GenerateCall& call, const GatewayLimits& limits) 
     return FieldError(call.prompt ? "prompt" : "messages",
                       "cannot be combined: give only one of prompt, messages and token_ids");
   }
-  absl::Status status = CheckSampling(call);
+  absl::Status status = CheckHubToken(call.hub_token);
+  if (status.ok()) status = CheckSampling(call);
   if (status.ok()) status = CheckBias(call, limits.vocabulary);
   if (status.ok()) status = CheckStops(call, limits.vocabulary);
   if (status.ok()) status = CheckFormat(call);

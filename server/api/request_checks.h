@@ -14,6 +14,8 @@
 
 namespace lorica {
 
+// A token as it may be sent to a hub; empty is none. The text never quotes it.
+absl::Status CheckHubToken(const std::string& token);
 // Field ranges, list sizes, exactly one input, UTF-8.
 absl::Status CheckFields(const GenerateCall& call, const GatewayLimits& limits);
 

@@ -23,7 +23,7 @@ uint64_t NewSeed() {
 void ReadAdapter(Fields& fields, const std::string& adapters_dir, LoraxRequest* request) {
   request->call.adapter_id = fields.Text("adapter_id").value_or("");
   request->adapter_source = absl::AsciiStrToLower(fields.Text("adapter_source").value_or(""));
-  fields.Text("api_token");  // for a hub; nothing here goes there on a client's behalf
+  request->call.hub_token = fields.Text("api_token").value_or("");
   const std::string& source = request->adapter_source;
   if (request->call.adapter_id.empty()) return;
   if (source == "local") {

@@ -326,6 +326,7 @@ TEST_F(RemoteAdaptersTest, WhatIsInUseIsNotEvicted) {
   const absl::Status room = Get("org/b").status();
   EXPECT_TRUE(room.ok()) << room;
   EXPECT_EQ(disk_->stats().evictions, 1);
+  while (adapters_->Known({"org/b"}).generation != nullptr) absl::SleepFor(absl::Milliseconds(1));
   EXPECT_TRUE(Get("org/a").ok());
   EXPECT_EQ(Downloads(), 3);
 }
@@ -360,6 +361,23 @@ TEST_F(RemoteAdaptersTest, AnothersTokenOpensNothingForMe) {
   EXPECT_TRUE(absl::IsNotFound(Get("org/a").status()));
   EXPECT_THAT(adapters_->List(), IsEmpty());
   EXPECT_EQ(Downloads(), 1);
+}
+
+TEST_F(RemoteAdaptersTest, TenantsDoNotShareWhatATokenOpened) {
+  hub_.SetAccess("org/a", HubAccess::kPrivate, "hf_shared");
+  const auto mine = Get({"org/a", "main", "hf_shared", "me"});
+  ASSERT_TRUE(mine.ok()) << mine.status();
+  EXPECT_EQ(Downloads(), 1);
+  hub_.SetAccess("org/a", HubAccess::kPrivate, "hf_new");  // the old one is revoked
+  EXPECT_TRUE(Get({"org/a", "main", "hf_shared", "me"}).ok());
+  EXPECT_FALSE(Get({"org/a", "main", "hf_shared", "you"}).ok()) << "who has not been let in";
+}
+
+TEST_F(RemoteAdaptersTest, TokensThatAreNoneAreNotSent) {
+  for (const std::string token : {"with blank", "with\r\nHeader: x", "\x01"}) {
+    EXPECT_TRUE(absl::IsInvalidArgument(Get({"org/a", "main", token}).status()));
+  }
+  EXPECT_TRUE(hub_.requests().empty());
 }
 
 TEST_F(RemoteAdaptersTest, AccessThatEndsDoesNotTakeBackWhatIsHere) {

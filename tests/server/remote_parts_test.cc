@@ -4,11 +4,18 @@
 #include <google/rpc/error_details.pb.h>
 #include <google/rpc/status.pb.h>
 
+#include <filesystem>
+#include <fstream>
+#include <iterator>
+#include <sstream>
 #include <thread>
 
+#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/synchronization/notification.h"
 #include "gmock/gmock.h"
+#include "spdlog/sinks/ostream_sink.h"
+#include "spdlog/spdlog.h"
 #include "tests/fakes/fake_hub.h"
 #include "tests/server/api/tiny_server.h"
 
@@ -339,6 +346,60 @@ TEST_F(RemotePartsTest, ARegisteredNameKeepsWhatTheHubHadThen) {
   EXPECT_EQ(CodeOf("org/a"), grpc::StatusCode::NOT_FOUND);
 }
 
+TEST_F(RemotePartsTest, ACallsOwnTokenIsUsedForItsFetchAloneAndNeverLogged) {
+  constexpr char kToken[] = "hf_of_this_call_alone";
+  std::ostringstream log;
+  const auto old_logger = spdlog::default_logger();
+  spdlog::set_default_logger(std::make_shared<spdlog::logger>(
+      "test", std::make_shared<spdlog::sinks::ostream_sink_mt>(log)));
+  spdlog::set_level(spdlog::level::trace);
+  hub_.SetAccess("org/a", HubAccess::kPrivate, kToken);
+  const auto code = [this](const std::string& token, const std::string& id = "org/a") {
+    v1::GenerateRequest request = TokensRequest(2);
+    request.set_adapter_id(id);
+    request.set_hub_token(token);
+    Context context;
+    v1::GenerateResponse response;
+    const grpc::Status status = server_->inference().Generate(&context, request, &response);
+    EXPECT_THAT(status.error_message(), testing::Not(HasSubstr("hf_")));
+    return status.error_code();
+  };
+  EXPECT_EQ(code(""), grpc::StatusCode::NOT_FOUND);
+  EXPECT_EQ(code("hf_wrong"), grpc::StatusCode::FAILED_PRECONDITION) << "a token that is none";
+  EXPECT_EQ(code(kToken), grpc::StatusCode::OK);
+  EXPECT_EQ(code(""), grpc::StatusCode::NOT_FOUND) << "what a token opened is not for all";
+  EXPECT_EQ(code("with blank"), grpc::StatusCode::INVALID_ARGUMENT);
+  EXPECT_EQ(code(std::string(5000, 't')), grpc::StatusCode::INVALID_ARGUMENT);
+  EXPECT_EQ(code(kToken, "plain"), grpc::StatusCode::OK);
+  {
+    Context context;
+    v1::RegisterAdapterRequest request;
+    request.set_adapter_id("mine");
+    request.set_source("org/a");
+    v1::RegisterAdapterResponse response;
+    EXPECT_EQ(server_->admin().RegisterAdapter(&context, request, &response).error_code(),
+              grpc::StatusCode::NOT_FOUND);
+    Context again;
+    request.set_hub_token(kToken);
+    const grpc::Status status = server_->admin().RegisterAdapter(&again, request, &response);
+    EXPECT_TRUE(status.ok()) << status.error_message();
+  }
+  EXPECT_EQ(code("", "mine"), grpc::StatusCode::OK) << "a name that its owner gave it";
+  for (const HubRequest& request : hub_.requests()) {
+    for (const auto& [name, value] : request.headers) {
+      if (absl::StrContains(value, kToken)) EXPECT_EQ(request.place, "hub");
+    }
+  }
+  spdlog::set_default_logger(old_logger);
+  EXPECT_THAT(log.str(), testing::Not(HasSubstr(kToken)));
+  for (const auto& entry : std::filesystem::recursive_directory_iterator(data_.path())) {
+    if (!entry.is_regular_file()) continue;
+    std::ifstream file(entry.path(), std::ios::binary);
+    const std::string text(std::istreambuf_iterator<char>(file), {});
+    EXPECT_FALSE(absl::StrContains(text, kToken)) << entry.path();
+  }
+}
+
 TEST(RemoteParts, FlagsThatCannotBeAreErrors) {
   TemporaryFolder folder;
   const auto build = [&](const std::function<void(Config&)>& change) {
@@ -357,6 +418,13 @@ TEST(RemoteParts, FlagsThatCannotBeAreErrors) {
               HasSubstr("--hf-cache: "));
   EXPECT_THAT(build([](Config& config) { config.data_dir = "/dev/null"; }),
               HasSubstr("--data-dir: "));
+  EXPECT_THAT(build([](Config& config) { config.s3_allow = "bucket/*"; }), HasSubstr("--s3-allow"));
+  EXPECT_THAT(build([](Config& config) { config.mirror_allow = "s3://b/*"; }),
+              HasSubstr("--mirror-allow"));
+  EXPECT_THAT(build([](Config& config) { config.s3_endpoint = "http://s3.example"; }),
+              HasSubstr("--s3-endpoint: "));
+  EXPECT_THAT(build([](Config& config) { config.s3_credentials_file = "/missing"; }),
+              HasSubstr("--s3-credentials-file: "));
 }
 
 TEST(RemoteParts, SplitsLists) {

@@ -1,0 +1,242 @@
+#include "server/base_model.h"
+
+#include <fcntl.h>
+#include <sys/statvfs.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <cstdio>
+#include <cstring>
+#include <filesystem>
+#include <fstream>
+#include <iterator>
+#include <nlohmann/json.hpp>
+#include <set>
+#include <utility>
+#include <vector>
+
+#include "absl/strings/match.h"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_replace.h"
+#include "adapters/hub/hub_reply.h"
+#include "adapters/hub/hub_source.h"
+#include "adapters/hub/quoted.h"
+#include "adapters/hub/url.h"
+#include "spdlog/spdlog.h"
+
+namespace lorica {
+namespace {
+
+namespace fs = std::filesystem;
+using Json = nlohmann::json;
+
+constexpr char kConfigFile[] = "config.json";
+constexpr char kIndexFile[] = "model.safetensors.index.json";
+constexpr const char* kTextFiles[] = {"generation_config.json", "tokenizer.json",
+                                      "tokenizer_config.json", "chat_template.jinja"};
+constexpr int64_t kTextBytesMax = int64_t{64} << 20;
+constexpr int kShardsMax = 1024;
+constexpr int64_t kDiskReserveBytes = int64_t{256} << 20;
+
+std::string ReadFile(const std::string& path) {
+  std::ifstream file(path, std::ios::binary);
+  return std::string(std::istreambuf_iterator<char>(file), std::istreambuf_iterator<char>());
+}
+
+absl::Status DiskError(const std::string& path) {
+  return absl::UnavailableError(absl::StrCat(path, " cannot be written: ", std::strerror(errno)));
+}
+
+// Writes beside the name; Keep gives it the name, once it has reached the disk.
+class FileSink : public DownloadSink {
+ public:
+  explicit FileSink(std::string path)
+      : path_(std::move(path)),
+        fd_(open(Part().c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0644)) {}
+  ~FileSink() override {
+    if (fd_ < 0) return;
+    close(fd_);
+    unlink(Part().c_str());
+  }
+  absl::Status Append(std::string_view bytes) override {
+    while (!bytes.empty()) {
+      const ssize_t wrote = write(fd_, bytes.data(), bytes.size());
+      if (wrote <= 0) return DiskError(Part());
+      bytes.remove_prefix(wrote);
+    }
+    return absl::OkStatus();
+  }
+  absl::Status Restart() override {
+    return ftruncate(fd_, 0) == 0 && lseek(fd_, 0, SEEK_SET) == 0 ? absl::OkStatus()
+                                                                  : DiskError(Part());
+  }
+  absl::Status Keep() {
+    if (fsync(fd_) != 0 || close(std::exchange(fd_, -1)) != 0 ||
+        std::rename(Part().c_str(), path_.c_str()) != 0) {
+      return DiskError(path_);
+    }
+    return absl::OkStatus();
+  }
+
+ private:
+  std::string Part() const { return path_ + ".part"; }
+
+  const std::string path_;
+  int fd_;
+};
+
+// The shards that an index names; "model.safetensors" without one.
+absl::StatusOr<std::set<std::string>> WeightFiles(const std::string& folder) {
+  std::set<std::string> files;
+  if (!fs::exists(folder + "/" + kIndexFile)) return std::set<std::string>{"model.safetensors"};
+  const Json index = Json::parse(ReadFile(folder + "/" + kIndexFile), nullptr,
+                                 /*allow_exceptions=*/false);
+  const absl::Status wrong =
+      absl::FailedPreconditionError(absl::StrCat(kIndexFile, " of the repository is damaged"));
+  if (!index.is_object() || !index.contains("weight_map") || !index["weight_map"].is_object()) {
+    return wrong;
+  }
+  for (const auto& [tensor, file] : index["weight_map"].items()) {
+    if (!file.is_string()) return wrong;
+    const std::string shard = file.get<std::string>();
+    const bool plain = absl::EndsWith(shard, ".safetensors") &&
+                       shard.find_first_of("/\\") == std::string::npos && shard.front() != '.';
+    if (!plain || static_cast<int>(files.size()) >= kShardsMax) return wrong;
+    files.insert(shard);
+  }
+  if (files.empty()) return wrong;
+  return files;
+}
+
+// One repository's folder.
+class ModelFolder {
+ public:
+  ModelFolder(const BaseModelName& name, const BaseModelOptions& options)
+      : name_(name),
+        path_(absl::StrCat(options.folder, "/", absl::StrReplaceAll(name.repo, {{"/", "--"}}))) {}
+
+  std::string Path(const std::string& commit) const { return absl::StrCat(path_, "/", commit); }
+  // Where the revision led last, if that is complete.
+  std::optional<std::string> Complete() const {
+    const std::string commit = ReadFile(RefPath());
+    if (!ParseCommit(commit).ok() || !fs::exists(Path(commit))) return std::nullopt;
+    return Path(commit);
+  }
+  absl::StatusOr<std::string> Fetch(RemoteSession& session);
+
+ private:
+  std::string RefPath() const {
+    return absl::StrCat(path_, "/refs/", EscapeSegment(name_.revision));
+  }
+  absl::Status Bring(RemoteSession& session, const std::string& file, bool must, int64_t bytes_max);
+  absl::Status CheckRoom(int64_t bytes) const;
+  absl::Status Finish();
+
+  const BaseModelName& name_;
+  const std::string path_;
+  std::string commit_;
+};
+
+absl::Status ModelFolder::CheckRoom(int64_t bytes) const {
+  struct statvfs disk {};
+  if (statvfs(path_.c_str(), &disk) != 0) return DiskError(path_);
+  const int64_t free_bytes =
+      static_cast<int64_t>(disk.f_bavail) * static_cast<int64_t>(disk.f_frsize);
+  if (bytes <= free_bytes - kDiskReserveBytes) return absl::OkStatus();
+  return absl::FailedPreconditionError(absl::StrCat(
+      "the next file has ", bytes, " bytes, and --data-dir has room for ", free_bytes));
+}
+
+absl::Status ModelFolder::Bring(RemoteSession& session, const std::string& file, bool must,
+                                int64_t bytes_max) {
+  const auto found = session.Look(file);
+  if (!found.ok()) return found.status();
+  if (!found->has_value()) {
+    if (!must) return absl::OkStatus();
+    return absl::FailedPreconditionError(absl::StrCat("repository ", Quoted(name_.repo), " has no ",
+                                                      file, ": is it a model in safetensors?"));
+  }
+  commit_ = session.commit();
+  const std::string path = absl::StrCat(Path(commit_), "/", file);
+  std::error_code error;
+  fs::create_directories(Path(commit_), error);
+  if (fs::exists(path)) return absl::OkStatus();  // it got its name once it was whole
+  if ((*found)->size_bytes > bytes_max) {
+    return absl::FailedPreconditionError(absl::StrCat(file, " has ", (*found)->size_bytes,
+                                                      " bytes, at most ", bytes_max, " are taken"));
+  }
+  if (absl::Status s = CheckRoom((*found)->size_bytes); !s.ok()) return s;
+  spdlog::info("fetching {} of {} ({} bytes)", file, name_.repo, (*found)->size_bytes);
+  FileSink sink(path);
+  if (absl::Status s = session.Download(**found, sink); !s.ok()) return s;
+  return sink.Keep();
+}
+
+absl::StatusOr<std::string> ModelFolder::Fetch(RemoteSession& session) {
+  constexpr int64_t kAny = INT64_MAX;
+  std::error_code error;
+  fs::create_directories(path_ + "/refs", error);
+  absl::Status status = Bring(session, kConfigFile, true, kTextBytesMax);
+  if (status.ok()) status = Bring(session, kIndexFile, false, kTextBytesMax);
+  for (const char* file : kTextFiles) {
+    if (status.ok()) status = Bring(session, file, false, kTextBytesMax);
+  }
+  if (!status.ok()) return status;
+  const auto weights = WeightFiles(Path(commit_));
+  if (!weights.ok()) return weights.status();
+  for (const std::string& file : *weights) {
+    if (status.ok()) status = Bring(session, file, true, kAny);
+  }
+  if (status.ok()) status = Finish();
+  if (!status.ok()) return status;
+  return Path(commit_);
+}
+
+// The revision means this commit from now on; what none means goes.
+absl::Status ModelFolder::Finish() {
+  FileSink ref(RefPath());
+  if (absl::Status s = ref.Append(commit_); !s.ok()) return s;
+  if (absl::Status s = ref.Keep(); !s.ok()) return s;
+  std::error_code error;
+  std::set<std::string> meant = {"refs"};
+  for (const auto& entry : fs::directory_iterator(path_ + "/refs", error)) {
+    meant.insert(ReadFile(entry.path()));
+  }
+  std::vector<fs::path> unmeant;
+  for (const auto& entry : fs::directory_iterator(path_, error)) {
+    if (!meant.contains(entry.path().filename())) unmeant.push_back(entry.path());
+  }
+  for (const fs::path& path : unmeant) fs::remove_all(path, error);
+  return absl::OkStatus();
+}
+
+}  // namespace
+
+std::optional<BaseModelName> ParseBaseModelName(const std::string& model) {
+  const size_t at = model.find('@');
+  BaseModelName name{model.substr(0, at)};
+  if (at != std::string::npos) name.revision = model.substr(at + 1);
+  const bool two_parts = absl::StrContains(name.repo, '/') && IsRepoName(name.repo);
+  if (!two_parts || name.revision.empty() || fs::exists(model)) return std::nullopt;
+  return name;
+}
+
+absl::StatusOr<std::string> FetchBaseModel(const BaseModelName& name,
+                                           const BaseModelOptions& options, RemoteSource& hub) {
+  ModelFolder folder(name, options);
+  const std::optional<std::string> here = folder.Complete();
+  const bool pinned = ParseCommit(name.revision).ok();
+  if (here && (options.offline || pinned)) return *here;
+  if (options.offline) {
+    return absl::FailedPreconditionError("it is not on this machine, and the server is offline");
+  }
+  auto session = hub.Begin(name.repo, name.revision, "");
+  if (!session.ok()) return session.status();
+  absl::StatusOr<std::string> fetched = folder.Fetch(**session);
+  if (fetched.ok() || !here || !absl::IsUnavailable(fetched.status())) return fetched;
+  spdlog::warn("the hub cannot be asked for {} now ({}): serving what is here", name.repo,
+               std::string(fetched.status().message()));
+  return *here;
+}
+
+}  // namespace lorica
