@@ -15,6 +15,7 @@
 #include "adapters/adapter_catalog.h"
 #include "adapters/adapter_pool.h"
 #include "adapters/content_store.h"
+#include "adapters/hub/steady_now.h"
 #include "adapters/peft_loader.h"
 #include "adapters/registry.h"
 #include "kernels/backend.h"
@@ -203,7 +204,8 @@ absl::Status Server::BuildModel() {
   options.rows_max = static_cast<int>(config_.batch_rows);
   options.samples_max = static_cast<int>(config_.running_requests);
   options.load_format = config_.load_format == "dummy" ? LoadFormat::kDummy : LoadFormat::kAuto;
-  auto model = Model::Load(config_.model, parts_->backend.get(), options);
+  auto path = BringBaseModel(config_);
+  auto model = path.ok() ? Model::Load(*path, parts_->backend.get(), options) : path.status();
   if (!model.ok()) {
     return absl::Status(model.status().code(),
                         absl::StrCat("--model ", config_.model, ": ", model.status().message()));
@@ -280,7 +282,7 @@ absl::Status Server::BuildAdapters() {
   if (parts.data_dir != nullptr) {
     if (absl::Status s = RestoreNames(); !s.ok()) return s;
   }
-  if (!config_.hub_allow.empty()) {
+  if (RemoteParts::Wanted(config_)) {
     auto remote = RemoteParts::Build(config_, parts.loader.get());
     if (!remote.ok()) return remote.status();
     parts.remote = *std::move(remote);
@@ -482,7 +484,7 @@ absl::Status Server::WarmUp() {
   call.token_ids = {std::max(0, parts_->model->config().bos_token)};
   call.max_tokens = static_cast<int32_t>(std::min<int64_t>(2, parts_->model->context_tokens() - 1));
   call.ignore_eos = true;
-  call.deadline = absl::Now() + kWarmUpLimit;
+  call.deadline = SteadyNow() + kWarmUpLimit;
   auto answer =
       parts_->gateway->GenerateFor(std::make_shared<const Tenant>(Tenant{.name = ""}), call);
   if (!answer.ok()) return answer.status();
@@ -502,9 +504,9 @@ absl::Status Server::WarmUp() {
 void Server::EngineLoop() {
   absl::Time last_tick = absl::InfinitePast();
   while (!stop_engine_.load()) {
-    const absl::Time now = absl::Now();
+    const absl::Time now = SteadyNow();
     const StepReport report = parts_->engine->Step(now);
-    if (report.plan.rows > 0) parts_->metrics.ObserveStep(now, absl::Now() - now, report.plan.rows);
+    if (report.plan.rows > 0) parts_->metrics.ObserveStep(now, SteadyNow() - now, report.plan.rows);
     if (!report.device.ok()) return Fail(report.device);
     if (now - last_tick >= kTickInterval) {
       parts_->gateway->Tick(now);
@@ -549,8 +551,8 @@ void Server::Drain() {
   parts.grpc->StartDrain();
   if (parts.http != nullptr) parts.http->StartDrain();
   parts.gateway->StartDrain();
-  const absl::Time end = absl::Now() + absl::Seconds(config_.drain_seconds);
-  while (parts.gateway->open_answers() > 0 && absl::Now() < end) absl::SleepFor(kDrainPoll);
+  const absl::Time end = SteadyNow() + absl::Seconds(config_.drain_seconds);
+  while (parts.gateway->open_answers() > 0 && SteadyNow() < end) absl::SleepFor(kDrainPoll);
   const int64_t cut = parts.gateway->open_answers();
   if (cut > 0) spdlog::warn("cutting {} answers that did not end in time", cut);
   parts.engine->Abort(GoElsewhere("the server is shutting down"));

@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "absl/strings/str_cat.h"
+#include "adapters/hub/steady_now.h"
 #include "server/api/adapter_info.h"
 #include "server/api/status_map.h"
 
@@ -62,7 +63,7 @@ absl::Status AdapterWatch::Compare() {
   };
   std::set<std::string> gone;
   for (const auto& [id, unused] : seen_) gone.insert(id);
-  const absl::Time now = absl::Now();
+  const absl::Time now = SteadyNow();
   for (const CatalogEntry& entry : *entries) {
     gone.erase(entry.adapter_id);
     v1::Adapter adapter = DescribeEntry(entry, *pool_, now);

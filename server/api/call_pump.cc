@@ -3,6 +3,8 @@
 #include <utility>
 
 #include "absl/time/time.h"
+#include "adapters/hub/steady_now.h"
+#include "grpc/support/time.h"
 #include "server/api/field_error.h"
 #include "server/api/refusal_log.h"
 
@@ -16,7 +18,7 @@ void CallPump::Begin(GenerateCall call) {
 
 void CallPump::Refuse(const GenerateCall& call, const absl::Status& status) {
   const bool by_header = call.adapter_id.empty() && !call.adapter_headers.empty();
-  LogRefusal(method_, by_header ? call.adapter_headers[0] : call.adapter_id, status, absl::Now());
+  LogRefusal(method_, by_header ? call.adapter_headers[0] : call.adapter_id, status, SteadyNow());
   OnRefused(status);
 }
 
@@ -82,6 +84,17 @@ std::vector<std::string> HeadersOf(const grpc::CallbackServerContext& context, c
   return values;
 }
 
+// By the clock that gRPC keeps it in, which the wall clock does not move. Not deadline(): its
+// nanoseconds overflow on what a client may say, some thousand years.
+absl::Time DeadlineOf(const grpc::CallbackServerContext& context) {
+  const gpr_timespec deadline = context.raw_deadline();
+  if (gpr_time_cmp(deadline, gpr_inf_future(deadline.clock_type)) == 0) {
+    return absl::InfiniteFuture();
+  }
+  const gpr_timespec left = gpr_time_sub(deadline, gpr_now(deadline.clock_type));
+  return SteadyNow() + absl::Seconds(left.tv_sec) + absl::Nanoseconds(left.tv_nsec);
+}
+
 }  // namespace
 
 Credentials CredentialsOf(const grpc::CallbackServerContext& context) {
@@ -91,9 +104,7 @@ Credentials CredentialsOf(const grpc::CallbackServerContext& context) {
 void FillFromContext(const grpc::CallbackServerContext& context, GenerateCall* call) {
   call->credentials = CredentialsOf(context);
   call->adapter_headers = HeadersOf(context, "x-adapter-id");
-  // Not deadline(): its nanoseconds overflow on what a client may say, some thousand years.
-  const gpr_timespec deadline = gpr_convert_clock_type(context.raw_deadline(), GPR_CLOCK_REALTIME);
-  call->deadline = absl::FromUnixSeconds(deadline.tv_sec) + absl::Nanoseconds(deadline.tv_nsec);
+  call->deadline = DeadlineOf(context);
 }
 
 }  // namespace lorica

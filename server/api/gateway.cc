@@ -6,6 +6,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
 #include "absl/strings/string_view.h"
+#include "absl/time/clock.h"
 #include "server/api/field_error.h"
 #include "server/api/refusal_log.h"
 #include "server/api/request_checks.h"
@@ -101,7 +102,7 @@ Gateway::Gateway(GatewayLimits limits, Engine* engine, AdapterCatalog* catalog, 
 Gateway::~Gateway() = default;
 
 absl::StatusOr<TenantPtr> Gateway::Authenticate(const Credentials& credentials) const {
-  return limits_.tenants->Authenticate(credentials, limits_.clock());
+  return limits_.tenants->Authenticate(credentials, absl::Now());  // keys expire by the wall clock
 }
 
 absl::StatusOr<std::shared_ptr<Answer>> Gateway::Generate(const GenerateCall& call) {
@@ -188,7 +189,7 @@ absl::StatusOr<Gateway::Adapters> Gateway::FindAdapters(const Tenant& tenant,
   if (!choices.ok()) return choices.status();
   Adapters adapters{*std::move(choices)};
   for (const AdapterChoice& choice : adapters.choices) {
-    auto found = catalog_->Find(tenant.name, choice.adapter_id);
+    auto found = catalog_->Find(tenant.name, choice.adapter_id, call.hub_token);
     if (!found.ok()) return found.status();
     adapters.found.push_back(*std::move(found));
   }

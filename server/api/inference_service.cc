@@ -4,6 +4,7 @@
 #include <utility>
 
 #include "absl/time/time.h"
+#include "adapters/hub/steady_now.h"
 #include "server/api/field_error.h"
 #include "server/api/proto_convert.h"
 #include "server/api/refusal_log.h"
@@ -136,7 +137,7 @@ grpc::ServerUnaryReactor* InferenceService::Tokenize(grpc::CallbackServerContext
                                                      v1::TokenizeResponse* response) {
   auto reply = Reply::Make();
   if (const auto tenant = gateway_->Authenticate(CredentialsOf(*context)); !tenant.ok()) {
-    LogRefusal("Tokenize", "", tenant.status(), absl::Now());
+    LogRefusal("Tokenize", "", tenant.status(), SteadyNow());
     reply->Fail(tenant.status());
     return reply.get();
   }
@@ -147,7 +148,7 @@ grpc::ServerUnaryReactor* InferenceService::Tokenize(grpc::CallbackServerContext
     if (reply->cancelled()) return reply->Fail(absl::CancelledError("the client cancelled"));
     const auto tokenized = gateway->Tokenize(prompt, turns);
     if (!tokenized.ok()) {
-      LogRefusal("Tokenize", "", tokenized.status(), absl::Now());
+      LogRefusal("Tokenize", "", tokenized.status(), SteadyNow());
       return reply->Fail(tokenized.status());
     }
     reply->Succeed([&] {

@@ -17,6 +17,7 @@
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
 #include "adapters/adapter_pool.h"
+#include "adapters/hub/steady_now.h"
 #include "kernels/block_arena.h"
 #include "server/engine/executor.h"
 #include "server/engine/request.h"
@@ -46,7 +47,7 @@ struct EngineOptions {
   // asynchronous one, is busy decoding; 0: it is launched at once.
   double linger = 0.0;
   // For what was measured: step_ms, RequestTimings, StepPace.
-  std::function<absl::Time()> clock = absl::Now;
+  std::function<absl::Time()> clock = SteadyNow;
 };
 
 struct EngineStats {

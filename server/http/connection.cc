@@ -15,7 +15,7 @@
 #include <cstring>
 #include <utility>
 
-#include "absl/time/clock.h"
+#include "adapters/hub/steady_now.h"
 
 namespace lorica {
 namespace {
@@ -26,7 +26,7 @@ constexpr char kTlsHandshake = 0x16;
 // Waits until `deadline` for one of `events`; what happened, 0 for nothing.
 int Poll(int socket, short events, absl::Time deadline) {
   while (true) {
-    const int64_t left_ms = absl::ToInt64Milliseconds(deadline - absl::Now());
+    const int64_t left_ms = absl::ToInt64Milliseconds(deadline - SteadyNow());
     pollfd entry{socket, events, 0};
     const int count = ::poll(&entry, 1, static_cast<int>(std::clamp<int64_t>(left_ms, 0, 60'000)));
     if (count > 0) return entry.revents;
@@ -73,11 +73,11 @@ bool Connection::AwaitRequest(absl::Duration timeout) {
   in_body_ = line_kept_ = false;
   request_line_.clear();
   line_bytes_ = part_bytes_ = written_bytes_ = 0;
-  if (tls_ != nullptr && !greeted_ && !Greet(absl::Now() + std::min(timeout, limits_.head_time))) {
+  if (tls_ != nullptr && !greeted_ && !Greet(SteadyNow() + std::min(timeout, limits_.head_time))) {
     return false;
   }
-  if (taken_ == buffer_.size() && !Fill(absl::Now() + timeout)) return false;
-  deadline_ = absl::Now() + limits_.head_time;
+  if (taken_ == buffer_.size() && !Fill(SteadyNow() + timeout)) return false;
+  deadline_ = SteadyNow() + limits_.head_time;
   return tls_ != nullptr || buffer_[taken_] != kTlsHandshake;
 }
 
@@ -101,7 +101,7 @@ bool Connection::AwaitTls(int result, absl::Time deadline, bool* gone) {
   *gone = wanted != SSL_ERROR_WANT_READ && wanted != SSL_ERROR_WANT_WRITE;
   if (*gone) return false;
   return Poll(socket_, wanted == SSL_ERROR_WANT_READ ? POLLIN : POLLOUT, deadline) != 0 &&
-         absl::Now() < deadline;
+         SteadyNow() < deadline;
 }
 
 ssize_t Connection::Receive(char* bytes, size_t size, absl::Time deadline) {
@@ -146,9 +146,9 @@ bool Connection::PeerGone() const {
 void Connection::Linger() {
   if (greeted_) SSL_shutdown(tls_.get());
   ::shutdown(socket_, SHUT_WR);
-  const absl::Time deadline = absl::Now() + kLingerTime;
+  const absl::Time deadline = SteadyNow() + kLingerTime;
   std::string discarded(kReadBytes, '\0');
-  while ((Poll(socket_, POLLIN, deadline) & POLLIN) != 0 && absl::Now() < deadline) {
+  while ((Poll(socket_, POLLIN, deadline) & POLLIN) != 0 && SteadyNow() < deadline) {
     if (::recv(socket_, discarded.data(), discarded.size(), 0) <= 0) return;
   }
 }
@@ -188,7 +188,7 @@ bool Connection::Count(const char* bytes, size_t size) {
     }
     if (in_body_) {
       part_bytes_ = -static_cast<int64_t>(i) - 1;
-      deadline_ = absl::Now() + limits_.body_time;
+      deadline_ = SteadyNow() + limits_.body_time;
     } else if (part_bytes_ > limits_.head_bytes) {
       return false;
     }
@@ -210,13 +210,13 @@ ssize_t Connection::read(char* ptr, size_t size) {
 
 ssize_t Connection::write(const char* ptr, size_t size) {
   if (!is_writable()) return -1;
-  const absl::Time deadline = absl::Now() + limits_.write_time;
+  const absl::Time deadline = SteadyNow() + limits_.write_time;
   size_t done = 0;
   while (done < size) {
     const ssize_t count = SendSome(ptr + done, size - done, deadline);
     if (count <= 0) return Fail(Fault::kGone);
     done += count;
-    if (done < size && absl::Now() >= deadline) return Fail(Fault::kGone);
+    if (done < size && SteadyNow() >= deadline) return Fail(Fault::kGone);
   }
   written_bytes_ += static_cast<int64_t>(size);
   return static_cast<ssize_t>(size);

@@ -8,6 +8,7 @@
 #include "absl/synchronization/mutex.h"
 #include "absl/synchronization/notification.h"
 #include "absl/time/clock.h"
+#include "adapters/hub/steady_now.h"
 #include "server/api/field_error.h"
 #include "server/api/refusal_log.h"
 
@@ -49,12 +50,12 @@ bool AnswerSet::TakeSome(const std::function<bool(Piece)>& on_piece, bool* any) 
 
 bool AnswerSet::Run(Peer& peer, const std::function<bool(Piece)>& on_piece,
                     const std::function<bool()>& on_idle) {
-  absl::Time looked = absl::Now();
+  absl::Time looked = SteadyNow();
   while (open_ > 0) {
     bool any = false;
     if (!TakeSome(on_piece, &any)) return false;
     if (!any && !WaitForSome() && on_idle && !on_idle()) return false;
-    const absl::Time now = absl::Now();
+    const absl::Time now = SteadyNow();
     if (open_ == 0 || now - looked < kGoneInterval) continue;
     looked = now;
     if (peer.gone()) return false;
@@ -124,7 +125,7 @@ absl::StatusOr<std::shared_ptr<AnswerSet>> HttpContext::Generate(
   }
   if (status.ok()) return std::make_shared<AnswerSet>(std::move(answers), std::move(slot));
   for (const auto& answer : answers) answer->Cancel();
-  LogRefusal(request.path, adapter, status, absl::Now());
+  LogRefusal(request.path, adapter, status, SteadyNow());
   return status;
 }
 

@@ -6,6 +6,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/synchronization/mutex.h"
 #include "absl/time/clock.h"
+#include "adapters/hub/steady_now.h"
 #include "server/api/field_error.h"
 #include "server/api/refusal_log.h"
 #include "server/http/errors.h"
@@ -17,7 +18,7 @@ namespace {
 
 void Refuse(const HttpRequest& http, const std::string& name, const absl::Status& status,
             HttpReply& reply) {
-  LogRefusal(http.path, name, status, absl::Now());
+  LogRefusal(http.path, name, status, SteadyNow());
   SendError(OpenAiError(status), status, reply);
 }
 
@@ -132,7 +133,7 @@ void Load(const HttpContext& context, const HttpRequest& http, HttpReply& reply)
   absl::Status status =
       CheckRole(**tenant, move->pin ? TenantRole::kOperator : TenantRole::kManager);
   if (!status.ok()) return Refuse(http, move->name, status, reply);
-  const absl::Time end = absl::Now() + kLifecycleWait;
+  const absl::Time end = SteadyNow() + kLifecycleWait;
   const auto fetched = Fetch(context, (*tenant)->name, *move, end);
   if (!fetched.ok()) return Refuse(http, move->name, fetched.status(), reply);
   const auto registered = Register(context, (*tenant)->name, *move);

@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "absl/time/clock.h"
+#include "adapters/hub/steady_now.h"
 #include "prometheus/histogram.h"
 #include "prometheus/metric_family.h"
 #include "prometheus/text_serializer.h"
@@ -226,7 +227,7 @@ Metrics::Metrics() : histograms_(std::make_unique<Histograms>()) {}
 
 Metrics::~Metrics() = default;
 
-void Metrics::Start() { started_ns_.store(absl::ToUnixNanos(absl::Now())); }
+void Metrics::Start() { started_ns_.store(absl::ToUnixNanos(SteadyNow())); }
 
 void Metrics::ObserveEnd(const FinishEvent& event) {
   if (started_ns_.load(std::memory_order_relaxed) == std::numeric_limits<int64_t>::max()) return;
