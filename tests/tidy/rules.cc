@@ -491,6 +491,69 @@ Complaints MirroredTests(const Files& files) {
   return complaints;
 }
 
+namespace {
+
+// "Suite.Name" of each test in the tree.
+std::set<std::string> TestNames(const Files& files) {
+  static const std::regex kTest(R"(\bTEST(?:_F|_P)?\((\w+),\s*(\w+)\))");
+  std::set<std::string> names;
+  for (const File& file : files) {
+    if (!absl::StartsWith(file.path, "tests/") || !IsSource(file) || IsTidyItself(file)) continue;
+    ForEachMatch(file.text, kTest, [&](const std::smatch& match) {
+      names.insert(absl::StrCat(match[1].str(), ".", match[2].str()));
+    });
+  }
+  return names;
+}
+
+// Numbers of faults that must be tested.
+bool MustBeTested(int number) {
+  const bool gpu_or_transport = number == 95 || number == 101 || number == 102;
+  return number <= 30 || (number >= 47 && number <= 110 && !gpu_or_transport);
+}
+
+}  // namespace
+
+Complaints FaultTable(const Files& files) {
+  static const std::regex kRow(R"(\| (\d+) \|([^|]*)\|([^|]*)\|([^|]*)\|)");
+  static const std::regex kCode("`([^`]+)`");
+  constexpr int kLast = 112;
+  Complaints complaints;
+  const std::set<std::string> names = TestNames(files);
+  const std::set<std::string> paths = Paths(files);
+  for (const File& file : files) {
+    if (file.path != "tests/README.md") continue;
+    std::map<int, int> lines;
+    for (const std::string& line : Lines(file.text)) {
+      std::smatch row;
+      if (!std::regex_match(line, row, kRow)) continue;
+      ++lines[std::stoi(row[1])];
+      int tests = 0;
+      const std::string cell = row[2];
+      ForEachMatch(cell, kCode, [&](const std::smatch& match) {
+        ++tests;
+        if (names.contains(match[1]) || paths.contains(match[1])) return;
+        complaints.push_back(absl::StrCat(file.path, ": row ", row[1].str(), " names ",
+                                          match[1].str(), ", which does not exist"));
+      });
+      const bool empty = absl::StripAsciiWhitespace(row[3].str()).empty() ||
+                         absl::StripAsciiWhitespace(row[4].str()).empty();
+      if (tests == 0 || empty) {
+        complaints.push_back(absl::StrCat(file.path, ": row ", row[1].str(),
+                                          " lacks a test, a code or a time bound"));
+      }
+    }
+    for (int number = 1; number <= kLast; ++number) {
+      const int count = lines.contains(number) ? lines[number] : 0;
+      if (count > 1 || (count == 0 && MustBeTested(number))) {
+        complaints.push_back(
+            absl::StrCat(file.path, ": row ", number, " is there ", count, " times"));
+      }
+    }
+  }
+  return complaints;
+}
+
 Complaints StrictScripts(const Files& files) {
   Complaints complaints;
   for (const File& file : files) {

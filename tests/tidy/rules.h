@@ -53,6 +53,9 @@ Complaints ForeignMentions(const Files& files);
 // tests/a/b_test.cc and tests/a/b_more_test.cc test a/b.h or a/b.cc, apart from folders of
 // another kind.
 Complaints MirroredTests(const Files& files);
+// The table of bad inputs and faults in tests/README.md has a line for each number that must be
+// tested, with code and time bound, and each test it names exists.
+Complaints FaultTable(const Files& files);
 // Scripts stop at the first error.
 Complaints StrictScripts(const Files& files);
 

@@ -80,6 +80,7 @@ TEST(TreeTest, ArchitectureNamesExist) { EXPECT_EQ(AllOf(ArchitectureNames), "")
 TEST(TreeTest, MarkdownIsWellFormed) { EXPECT_EQ(AllOf(MarkdownShape), ""); }
 TEST(TreeTest, SpeaksOfItselfAlone) { EXPECT_EQ(AllOf(ForeignMentions), ""); }
 TEST(TreeTest, TestsMirrorTheCode) { EXPECT_EQ(AllOf(MirroredTests), ""); }
+TEST(TreeTest, EveryFaultHasItsTests) { EXPECT_EQ(AllOf(FaultTable), ""); }
 TEST(TreeTest, ScriptsStopAtErrors) { EXPECT_EQ(AllOf(StrictScripts), ""); }
 
 TEST(TreeTest, ScriptsAreExecutableUnlessSourced) {
@@ -262,6 +263,26 @@ TEST(MirroredTestsTest, WantsSomethingToTest) {
   EXPECT_THAT(MirroredTests({{"tests/integration/road_test.cc", "TEST(A, B)"}}), IsEmpty());
   EXPECT_THAT(MirroredTests({{"tests/kernels/b_test.cc", "TEST(A, B)"}, {"kernels/a.h", ""}}),
               SizeIs(1));
+}
+
+TEST(FaultTableTest, WantsEachRowOnceWithTestsThatExist) {
+  const File test = {"tests/a/b_test.cc", "TEST_F(Suite, Name) {}\n"};
+  std::string rows;
+  for (int i = 1; i <= 110; ++i)
+    rows += "| " + std::to_string(i) + " | `Suite.Name` | IA | 5 s |\n";
+  const auto with = [&](const std::string& from, const std::string& to) {
+    std::string text = rows;
+    const size_t at = text.find(from);
+    if (at != std::string::npos) text.replace(at, from.size(), to);
+    return FaultTable({test, {"tests/README.md", text}});
+  };
+  EXPECT_THAT(with("", ""), IsEmpty());
+  EXPECT_THAT(with("| 7 | `Suite.Name`", "| 7 | `tests/a/b_test.cc`"), IsEmpty());
+  EXPECT_THAT(with("| 7 | `Suite.Name`", "| 7 | `Suite.Other`"), ElementsAre(HasSubstr("Other")));
+  EXPECT_THAT(with("| 7 | `Suite.Name` | IA | 5 s |\n", ""), ElementsAre(HasSubstr("row 7 is")));
+  EXPECT_THAT(with("| 7 |", "| 8 |"), SizeIs(2));
+  EXPECT_THAT(with("| IA | 5 s |", "|  | 5 s |"), SizeIs(1));
+  EXPECT_THAT(with("| 101 | `Suite.Name` | IA | 5 s |\n", ""), IsEmpty());
 }
 
 TEST(StrictScriptsTest, WantsThemToStopAtErrors) {

@@ -1,0 +1,116 @@
+#include "tests/integration/bystander.h"
+
+#include <filesystem>
+
+namespace lorica {
+namespace {
+
+constexpr char kBystandersAdapter[] = "other";
+constexpr int kBystandersTokens = 24;
+constexpr int kThreadsOfGrpc = 16;  // its pool grows and shrinks as it likes
+
+template <typename Call>
+grpc::Status Timed(const Call& call) {
+  const absl::Time begun = absl::Now();
+  const grpc::Status status = call();
+  EXPECT_LT(absl::Now() - begun, kAnswerMax) << status.error_message();
+  EXPECT_LE(status.error_message().size(), 1024u);
+  for (const char c : status.error_message()) EXPECT_TRUE(c >= 0x20 && c < 0x7f) << int{c};
+  return status;
+}
+
+}  // namespace
+
+int BystanderTest::CountOf(const std::string& folder) {
+  int count = 0;
+  std::error_code error;
+  for (auto entry = std::filesystem::directory_iterator(folder, error);
+       entry != std::filesystem::directory_iterator(); entry.increment(error)) {
+    ++count;
+  }
+  return count;
+}
+
+BystanderTest::Held BystanderTest::HeldNow() {
+  const v1::GetStatusResponse status = server_->Status();
+  return {CountOf("/proc/self/fd"), CountOf("/proc/self/task"),
+          status.free_blocks() + status.adapter_blocks()};
+}
+
+void BystanderTest::Start() {
+  server_ = std::make_unique<TinyServer>(config_);
+  alone_ = TokensFrom(*server_, kBystandersAdapter);
+  ASSERT_EQ(alone_.size(), kBystandersTokens);
+  before_ = HeldNow();
+  bystander_ = std::thread([this] { Watch(); });
+}
+
+void BystanderTest::Watch() {
+  while (!stop_) {
+    EXPECT_EQ(TokensFrom(*server_, kBystandersAdapter), alone_) << "another stream was touched";
+    ++answers_;
+  }
+}
+
+void BystanderTest::TearDown() {
+  if (server_ == nullptr) return;
+  const int answered = answers_;
+  const absl::Time end = absl::Now() + kAnswerMax;
+  while (answers_ < answered + 2 && absl::Now() < end) absl::SleepFor(absl::Milliseconds(5));
+  EXPECT_GE(answers_, answered + 2) << "others wait after the test";
+  stop_ = true;
+  if (bystander_.joinable()) bystander_.join();
+  server_->WaitFor([](const v1::GetStatusResponse& status) {
+    return status.running() + status.queued() + status.waiting() + status.loading_adapters() == 0;
+  });
+  Held held = HeldNow();
+  while (held.descriptors > before_.descriptors && absl::Now() < end) {
+    absl::SleepFor(absl::Milliseconds(20));
+    held = HeldNow();
+  }
+  EXPECT_LE(held.descriptors, before_.descriptors);
+  EXPECT_LE(held.threads, before_.threads + kThreadsOfGrpc);
+  EXPECT_EQ(held.free_blocks, before_.free_blocks) << "blocks that nobody holds any more";
+  EXPECT_EQ(CountOf(config_.data_dir + "/fetched/tmp"), 0);
+  server_ = nullptr;
+}
+
+grpc::Status BystanderTest::Generate(const v1::GenerateRequest& request, const Headers& headers,
+                                     v1::GenerateResponse* response) {
+  TinyServer& asked = server();
+  return Timed([&] {
+    Context context;
+    for (const auto& [name, value] : headers) context.AddMetadata(name, value);
+    v1::GenerateResponse ignored;
+    return asked.inference().Generate(&context, request, response != nullptr ? response : &ignored);
+  });
+}
+
+grpc::Status BystanderTest::Raw(const std::string& method, const std::string& message) {
+  TinyServer& asked = server();
+  return Timed([&] { return RawCall(asked, "/lorica.v1." + method, message).status; });
+}
+
+grpc::StatusCode BystanderTest::CodeOf(const std::function<void(v1::GenerateRequest&)>& change) {
+  v1::GenerateRequest request = TokensRequest(2);
+  change(request);
+  return Generate(request).error_code();
+}
+
+grpc::StatusCode BystanderTest::CodeOfAdapter(const std::string& id) {
+  return CodeOf([&](v1::GenerateRequest& request) { request.set_adapter_id(id); });
+}
+
+std::vector<int32_t> BystanderTest::TokensFrom(TinyServer& server, const std::string& adapter) {
+  v1::GenerateRequest request = TokensRequest(kBystandersTokens);
+  request.set_adapter_id(adapter);
+  Context context;
+  v1::GenerateResponse response;
+  const grpc::Status status = server.inference().Generate(&context, request, &response);
+  EXPECT_TRUE(status.ok()) << status.error_message();
+  return {response.token_ids().begin(), response.token_ids().end()};
+}
+
+int64_t BystanderTest::ResidentBytes() { return server().Status().resident_bytes(); }
+
+}  // namespace lorica

@@ -1,0 +1,76 @@
+// A server under attack, and a stream of somebody else that must not notice.
+//
+// Each test has a server on the tiny model and, beside whatever it does, one caller after the
+// other who asks for an adapter's tokens: all must be those that came before the test. Calls
+// that are refused must be so within kAnswerMax. At the end the server holds nothing of the test:
+// no request, no block, no descriptor, no temporary file.
+#pragma once
+
+#include <gtest/gtest.h>
+
+#include <atomic>
+#include <functional>
+#include <memory>
+#include <mutex>
+#include <string>
+#include <thread>
+#include <utility>
+#include <vector>
+
+#include "absl/time/clock.h"
+#include "absl/time/time.h"
+#include "tests/server/api/tiny_server.h"
+
+namespace lorica {
+
+inline constexpr absl::Duration kAnswerMax = absl::Seconds(5);
+
+class BystanderTest : public ::testing::Test {
+ protected:
+  explicit BystanderTest(Config config = {}) : config_(std::move(config)) {}
+  void TearDown() override;
+
+  Config& config() { return config_; }  // to change before the server is first used
+  // For --data-dir; beyond the server's life.
+  const std::string& data() const { return data_.path(); }
+  TinyServer& server() {
+    std::call_once(started_, [this] { Start(); });
+    return *server_;
+  }
+  using Headers = std::vector<std::pair<std::string, std::string>>;
+  // Both within kAnswerMax.
+  grpc::Status Generate(const v1::GenerateRequest& request, const Headers& headers = {},
+                        v1::GenerateResponse* response = nullptr);
+  grpc::Status Raw(const std::string& method, const std::string& message);
+  // Of a request for two tokens that `change` has changed.
+  grpc::StatusCode CodeOf(const std::function<void(v1::GenerateRequest&)>& change);
+  grpc::StatusCode CodeOfAdapter(const std::string& id);
+  std::vector<int32_t> TokensOf(const std::string& adapter) {
+    return TokensFrom(server(), adapter);
+  }
+  int64_t ResidentBytes();
+
+ private:
+  struct Held {
+    int descriptors = 0;
+    int threads = 0;
+    int32_t free_blocks = 0;
+  };
+  void Start();
+  static std::vector<int32_t> TokensFrom(TinyServer& server, const std::string& adapter);
+  static int CountOf(const std::string& folder);
+  Held HeldNow();
+  void Watch();
+
+  Config config_;
+  TemporaryFolder data_;
+  std::once_flag started_;
+  std::unique_ptr<TinyServer> server_;
+  std::vector<int32_t> alone_;
+  Held before_;
+  std::atomic<bool> stop_{false};
+  std::atomic<int> answers_{0};
+  std::thread bystander_;
+};
+
+}  // namespace lorica

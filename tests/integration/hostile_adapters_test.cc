@@ -1,0 +1,389 @@
+// Goal: whatever lies in an adapter's folder is served right, or refused with a sentence when a
+// request names it: in time, whatever its size, and nobody else notices.
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <cstring>
+#include <filesystem>
+#include <fstream>
+#include <limits>
+#include <map>
+
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
+#include "gmock/gmock.h"
+#include "tests/fakes/safetensors_writer.h"
+#include "tests/integration/bystander.h"
+
+namespace lorica {
+namespace {
+
+namespace fs = std::filesystem;
+using grpc::StatusCode;
+using testing::AnyOf;
+using testing::Eq;
+using testing::HasSubstr;
+
+constexpr int kHidden = 64, kQueries = 96, kRank = 4;
+constexpr char kStem[] = "base_model.model.model.layers.0.self_attn.q_proj.";
+
+const auto kNotServable = StatusCode::FAILED_PRECONDITION;
+
+using Fields = std::map<std::string, std::string>;  // of adapter_config.json, as JSON
+
+std::string ConfigWith(const Fields& change) {
+  Fields fields = {{"peft_type", "\"LORA\""}, {"r", "4"}, {"lora_alpha", "8"}};
+  for (const auto& [name, value] : change) fields[name] = value;
+  std::vector<std::string> parts;
+  for (const auto& [name, value] : fields) {
+    if (!value.empty()) parts.push_back(absl::StrCat("\"", name, "\":", value));
+  }
+  return absl::StrCat("{", absl::StrJoin(parts, ","), "}");
+}
+
+TensorToWrite Floats(const std::string& name, std::vector<int64_t> shape, float value = 0.125f) {
+  int64_t count = 1;
+  for (const int64_t dimension : shape) count *= dimension;
+  return {name, "F32", std::move(shape), BytesOf(std::vector<float>(count, value))};
+}
+
+std::vector<TensorToWrite> Pair(float value = 0.125f, int rank = kRank) {
+  return {Floats(absl::StrCat(kStem, "lora_A.weight"), {rank, kHidden}, value),
+          Floats(absl::StrCat(kStem, "lora_B.weight"), {kQueries, rank})};
+}
+
+class HostileAdapters : public BystanderTest {
+ protected:
+  std::string Path(const std::string& file) {
+    return absl::StrCat(server().adapters().path(), "/", name_, "/", file);
+  }
+  void Write(const std::string& file, const std::string& text) {
+    server().adapters().Write(absl::StrCat(name_, "/", file), text);
+  }
+  // A new adapter of these two files; what a request for it is answered.
+  grpc::Status StatusOf(const std::string& config, const std::string& weights) {
+    name_ = absl::StrCat("hostile-", count_++);
+    Write("adapter_config.json", config);
+    Write("adapter_model.safetensors", weights);
+    return Ask();
+  }
+  grpc::Status Ask() {
+    v1::GenerateRequest request = TokensRequest(8);
+    request.set_adapter_id(name_);
+    response_.Clear();
+    return Generate(request, {}, &response_);
+  }
+  StatusCode CodeOfConfig(const std::string& config) {
+    return StatusOf(config, SafetensorsFile(Pair())).error_code();
+  }
+  StatusCode CodeOfField(const std::string& name, const std::string& value) {
+    return CodeOfConfig(ConfigWith({{name, value}}));
+  }
+  StatusCode CodeOfWeights(const std::string& bytes) {
+    return StatusOf(ConfigWith({}), bytes).error_code();
+  }
+  StatusCode CodeOfTensors(const std::vector<TensorToWrite>& tensors, const Fields& change = {}) {
+    return StatusOf(ConfigWith(change), SafetensorsFile(tensors)).error_code();
+  }
+  std::vector<int32_t> tokens() const {
+    return {response_.token_ids().begin(), response_.token_ids().end()};
+  }
+
+  std::string name_;
+  v1::GenerateResponse response_;
+
+ private:
+  int count_ = 0;
+};
+
+TEST_F(HostileAdapters, ConfigurationsThatAreNone) {
+  const std::string good = ConfigWith({});
+  std::string utf16 = "\xff\xfe";
+  for (const char c : good) (utf16 += c) += '\0';
+  const std::string deep = "{\"peft_type\":\"LORA\",\"x\":" + std::string(100'000, '[') +
+                           std::string(100'000, ']') + "}";
+  const std::vector<std::string> texts = {
+      "",
+      "{",
+      "[]",
+      "null",
+      "hello",
+      utf16,
+      deep,
+      "{\"peft_type\":\"LORA\",\"r\":4,\"r\":8}",
+      "{\"peft_type\":\"LORA\",\"r\":4,\"lora_alpha\":NaN}",
+      "{\"peft_type\":\"LORA\",\"r\":4,\"lora_alpha\":Infinity}",
+      good + good};
+  for (const std::string& text : texts) {
+    EXPECT_EQ(CodeOfConfig(text), kNotServable) << text.substr(0, 40);
+  }
+  EXPECT_THAT(CodeOfConfig("\xef\xbb\xbf" + good), AnyOf(Eq(kNotServable), Eq(StatusCode::OK)));
+  ASSERT_EQ(CodeOfConfig(good), StatusCode::OK);
+  ASSERT_EQ(truncate(Path("adapter_config.json").c_str(), int64_t{1} << 30), 0);
+  EXPECT_EQ(Ask().error_code(), kNotServable);
+}
+
+TEST_F(HostileAdapters, MethodsThatAreNotLora) {
+  for (const char* type : {"", "\"IA3\"", "\"XLORA\"", "5", "null", "\"lora\""}) {
+    EXPECT_EQ(CodeOfField("peft_type", type), kNotServable) << type;
+  }
+}
+
+TEST_F(HostileAdapters, RanksThatAreNone) {
+  for (const char* rank :
+       {"0", "-8", "8.5", "\"8\"", "1000000000", "9223372036854775808", "true"}) {
+    EXPECT_EQ(CodeOfField("r", rank), kNotServable) << rank;
+  }
+  EXPECT_EQ(CodeOfField("r", "8"), kNotServable) << "the tensors say 4";
+}
+
+TEST_F(HostileAdapters, PatternsTakeBoundedTime) {
+  std::vector<std::string> many;
+  for (int i = 0; i < 30'000; ++i) many.push_back(absl::StrCat("\"layer", i, "\":4"));
+  const std::string table = absl::StrCat("{", absl::StrJoin(many, ","), "}");
+  for (const std::string& pattern :
+       {std::string("{\"(\":4}"), std::string("{\"[\":4}"), std::string("{\"(?P<x>a)\\\\1\":4}"),
+        std::string("{\"x{1000}{1000}\":4}"), table, std::string("{\"q_proj\":0}"),
+        std::string("[]")}) {
+    EXPECT_EQ(CodeOfField("rank_pattern", pattern), kNotServable) << pattern.substr(0, 40);
+  }
+  EXPECT_EQ(CodeOfField("rank_pattern", "{\"(a*)*b\":8}"), StatusCode::OK) << "matches nothing";
+  EXPECT_EQ(CodeOfField("rank_pattern", "{\"q_proj\":4,\".*\":8}"), StatusCode::OK)
+      << "the first that matches counts";
+  EXPECT_EQ(CodeOfField("rank_pattern", "{\".*\":8,\"q_proj\":4}"), kNotServable);
+}
+
+TEST_F(HostileAdapters, AnyFiniteAlphaIsDefined) {
+  EXPECT_EQ(CodeOfField("lora_alpha", "0"), StatusCode::OK);
+  EXPECT_EQ(CodeOfField("lora_alpha", "-16"), StatusCode::OK);
+  for (const char* alpha : {"1e999", "\"x\"", "null", "[8]"}) {
+    EXPECT_EQ(CodeOfField("lora_alpha", alpha), kNotServable) << alpha;
+  }
+  // Finite in the file, and more than numbers of the device hold.
+  EXPECT_NE(CodeOfField("lora_alpha", "1e308"), StatusCode::OK);
+}
+
+TEST_F(HostileAdapters, DoraIsWholeOrRefused) {
+  const std::string magnitude = absl::StrCat(kStem, "lora_magnitude_vector");
+  const Fields dora = {{"use_dora", "true"}};
+  std::vector<TensorToWrite> tensors = Pair();
+  EXPECT_EQ(CodeOfTensors(tensors, dora), kNotServable) << "no magnitude";
+  tensors.push_back(Floats(magnitude, {kQueries}, 1.0f));
+  EXPECT_EQ(CodeOfTensors(tensors, dora), StatusCode::OK);
+  EXPECT_EQ(CodeOfTensors(tensors), kNotServable) << "a magnitude without use_dora";
+  tensors.back() = Floats(magnitude, {kQueries - 1}, 1.0f);
+  EXPECT_EQ(CodeOfTensors(tensors, dora), kNotServable) << "of another length";
+}
+
+TEST_F(HostileAdapters, BasesThatWereChanged) {
+  for (const char* init :
+       {"\"pissa\"", "\"pissa_niter_4\"", "\"olora\"", "\"corda\"", "\"lora_ga\""}) {
+    EXPECT_EQ(CodeOfField("init_lora_weights", init), kNotServable) << init;
+  }
+  EXPECT_EQ(CodeOfField("init_lora_weights", "\"loftq\""), StatusCode::OK);
+  EXPECT_EQ(CodeOfField("init_lora_weights", "\"gaussian\""), StatusCode::OK);
+}
+
+TEST_F(HostileAdapters, WhatIsNotServedHasItsOwnText) {
+  const Fields fields = {{"bias", "\"all\""},
+                         {"trainable_token_indices", "[1]"},
+                         {"layer_replication", "[[0,1],[0,1]]"},
+                         {"target_parameters", "[\"mlp.experts.gate_up_proj\"]"},
+                         {"alora_invocation_tokens", "[5]"},
+                         {"use_qalora", "true"}};
+  std::map<std::string, std::string> texts;
+  for (const auto& [name, value] : fields) {
+    const grpc::Status status = StatusOf(ConfigWith({{name, value}}), SafetensorsFile(Pair()));
+    EXPECT_EQ(status.error_code(), kNotServable) << name;
+    EXPECT_THAT(status.error_message(), HasSubstr(name));
+    texts[status.error_message().substr(status.error_message().find(':'))] = name;
+  }
+  EXPECT_EQ(texts.size(), fields.size());
+}
+
+TEST_F(HostileAdapters, NamesOfBasesAndClassesMeanNothing) {
+  for (const char* base : {"\"meta-llama/Llama-2-70b\"", "null", "\"/etc/passwd\"",
+                           "\"https://user:secret@host/x\"", "\"../../x\""}) {
+    EXPECT_EQ(CodeOfField("base_model_name_or_path", base), StatusCode::OK) << base;
+  }
+  EXPECT_EQ(CodeOfField("auto_mapping",
+                        "{\"base_model_class\":\"os\",\"parent_library\":\"subprocess\"}"),
+            StatusCode::OK);
+  // Of another size: its shapes tell.
+  EXPECT_EQ(CodeOfTensors({Floats(absl::StrCat(kStem, "lora_A.weight"), {kRank, 2 * kHidden}),
+                           Floats(absl::StrCat(kStem, "lora_B.weight"), {kQueries, kRank})}),
+            kNotServable);
+}
+
+TEST_F(HostileAdapters, TargetModulesAreAWarningAndTheLayoutOfTheBaseIsItsOwn) {
+  EXPECT_EQ(CodeOfField("target_modules", "[\"v_proj\"]"), StatusCode::OK);
+  EXPECT_EQ(CodeOfField("target_modules", "\"all-linear\""), StatusCode::OK);
+  EXPECT_EQ(CodeOfField("fan_in_fan_out", "false"), StatusCode::OK);
+  const std::vector<int32_t> plain = tokens();
+  EXPECT_EQ(CodeOfField("fan_in_fan_out", "true"), StatusCode::OK);
+  EXPECT_EQ(tokens(), plain);
+}
+
+TEST_F(HostileAdapters, FilesThatAreTooShort) {
+  for (const int bytes : {0, 1, 7, 8, 9}) {
+    EXPECT_EQ(CodeOfWeights(std::string(bytes, '\x05')), kNotServable) << bytes;
+  }
+}
+
+TEST_F(HostileAdapters, HeaderLengthsThatLie) {
+  const std::string good = SafetensorsFile(Pair());
+  for (const uint64_t length : {uint64_t{0}, uint64_t{1}, UINT64_MAX, uint64_t{good.size() - 7},
+                                uint64_t{100'000'001}, uint64_t{1} << 63}) {
+    std::string file = good;
+    std::memcpy(file.data(), &length, sizeof(length));
+    const int64_t before = ResidentBytes();
+    EXPECT_EQ(CodeOfWeights(file), kNotServable) << length;
+    EXPECT_LT(ResidentBytes() - before, 64 << 20) << length;
+  }
+}
+
+TEST_F(HostileAdapters, HeadersThatAreNone) {
+  for (const std::string& header :
+       {std::string(" {}"), std::string("[]"), std::string("{}\0\0", 4), std::string("{}x"),
+        std::string("{\"\xff\":1}"), std::string("\xef\xbb\xbf{}"), std::string(60'000, '[')}) {
+    EXPECT_EQ(CodeOfWeights(SafetensorsFile(header)), kNotServable) << header.substr(0, 20);
+  }
+}
+
+TEST_F(HostileAdapters, OffsetsAndShapesThatLie) {
+  const auto entry = [](const std::string& dtype, const std::string& shape,
+                        const std::string& offsets, const std::string& data) {
+    return SafetensorsFile(
+        absl::StrCat("{\"", kStem, "lora_A.weight\":{\"dtype\":\"", dtype, "\",\"shape\":", shape,
+                     ",\"data_offsets\":", offsets, "}}"),
+        data);
+  };
+  const std::string data(1024, '\0');
+  const std::vector<std::string> files = {
+      entry("F32", "[4,64]", "[0,2048]", data),
+      entry("F32", "[4,64]", "[1024,0]", data),
+      entry("F32", "[4,64]", "[8,1032]", data),
+      entry("F32", "[4,64]", "[0,1024]", data + "PK"),
+      entry("F32", "[4,64]", "[-1,1023]", data),
+      entry("F32", "[4294967296,4294967296,4]", "[0,1024]", data),
+      entry("F32", "[-4,-64]", "[0,1024]", data),
+      entry("F32", "[4.0,64]", "[0,1024]", data),
+      entry("F32", "[0,64]", "[0,0]", ""),
+      entry("F32", "[]", "[0,4]", "abcd"),
+      entry("F32", absl::StrCat("[", std::string(2'000'000, '1'), "]"), "[0,1024]", data),
+      entry("F32", absl::StrCat("[1", std::string(200'000, ','), "]"), "[0,1024]", data),
+      entry("Q4", "[4,64]", "[0,1024]", data),
+      entry("F64", "[2,64]", "[0,1024]", data),
+      entry("I8", "[16,64]", "[0,1024]", data),
+      entry("F8_E4M3", "[16,64]", "[0,1024]", data)};
+  for (size_t i = 0; i < files.size(); ++i) EXPECT_EQ(CodeOfWeights(files[i]), kNotServable) << i;
+  // Two types in one pair are fine.
+  std::vector<TensorToWrite> mixed = Pair();
+  mixed[1] = {absl::StrCat(kStem, "lora_B.weight"),
+              "BF16",
+              {kQueries, kRank},
+              std::string(kQueries * kRank * 2, '\0')};
+  EXPECT_EQ(CodeOfTensors(mixed), StatusCode::OK);
+}
+
+TEST_F(HostileAdapters, NamesOfTensors) {
+  const auto with = [this](const std::string& name) {
+    std::vector<TensorToWrite> tensors = Pair();
+    tensors.push_back(Floats(name, {kRank, kHidden}));
+    return CodeOfTensors(tensors);
+  };
+  EXPECT_EQ(with(absl::StrCat(kStem, "lora_A.weight")), kNotServable) << "twice";
+  EXPECT_EQ(with("model.layers.0.self_attn.q_proj.lora_A.weight"), kNotServable) << "twice";
+  EXPECT_EQ(with("a\\u0000b"), kNotServable);
+  EXPECT_EQ(with(std::string(1 << 20, 'n')), kNotServable);
+  EXPECT_EQ(with("__proto__"), kNotServable);
+  std::string many = "{";
+  for (int i = 0; i < 1'000'000; ++i) {
+    absl::StrAppend(&many, i == 0 ? "" : ",", "\"t", i,
+                    "\":{\"dtype\":\"F32\",\"shape\":[0],\"data_offsets\":[0,0]}");
+  }
+  const std::string file = SafetensorsFile(many + "}");
+  const absl::Time begun = absl::Now();
+  EXPECT_EQ(CodeOfWeights(file), kNotServable);
+  EXPECT_LT(absl::Now() - begun, absl::Seconds(1));
+}
+
+TEST_F(HostileAdapters, PairsThatAreNone) {
+  const std::vector<TensorToWrite> pair = Pair();
+  EXPECT_EQ(CodeOfTensors({pair[0]}), kNotServable);
+  EXPECT_EQ(CodeOfTensors({pair[1]}), kNotServable);
+  EXPECT_EQ(CodeOfTensors(
+                {Floats(pair[1].name, {kRank, kHidden}), Floats(pair[0].name, {kQueries, kRank})}),
+            kNotServable)
+      << "A and B swapped";
+  std::vector<TensorToWrite> foreign = pair;
+  for (int i = 0; i < 30; ++i) {
+    foreign.push_back(Floats(
+        absl::StrCat("base_model.model.model.layers.", 900 + i, ".self_attn.q_proj.lora_A.weight"),
+        {kRank, kHidden}));
+  }
+  const grpc::Status status = StatusOf(ConfigWith({}), SafetensorsFile(foreign));
+  EXPECT_EQ(status.error_code(), kNotServable);
+  EXPECT_THAT(status.error_message(), HasSubstr("more"));
+}
+
+TEST_F(HostileAdapters, NumbersThatAreNone) {
+  for (const float value :
+       {std::numeric_limits<float>::quiet_NaN(), std::numeric_limits<float>::infinity(),
+        -std::numeric_limits<float>::infinity()}) {
+    EXPECT_EQ(CodeOfTensors(Pair(value)), StatusCode::DATA_LOSS) << value;
+  }
+  EXPECT_EQ(CodeOfTensors(Pair(1e-42f)), StatusCode::OK) << "denormal";
+}
+
+TEST_F(HostileAdapters, ZerosAreTheBase) {
+  v1::GenerateResponse base;
+  ASSERT_TRUE(Generate(TokensRequest(8), {}, &base).ok());
+  ASSERT_EQ(CodeOfTensors(Pair(0.0f)), StatusCode::OK);
+  EXPECT_EQ(tokens(), std::vector<int32_t>(base.token_ids().begin(), base.token_ids().end()));
+}
+
+TEST_F(HostileAdapters, WhatIsNoSafetensorsFile) {
+  for (const std::string& bytes :
+       {std::string("\x80\x02}q\0", 5) + std::string(100, 'x'),
+        "PK\x03\x04" + std::string(100, 'x'), std::string("<!DOCTYPE html><html></html>"),
+        std::string("version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 1\n")}) {
+    EXPECT_EQ(CodeOfWeights(bytes), kNotServable) << bytes.substr(0, 10);
+  }
+  ASSERT_EQ(CodeOfWeights("x"), kNotServable);
+  fs::rename(Path("adapter_model.safetensors"), Path("adapter_model.bin"));
+  const grpc::Status pickle = Ask();
+  EXPECT_EQ(pickle.error_code(), kNotServable);
+  EXPECT_THAT(pickle.error_message(), HasSubstr("safetensors"));
+}
+
+TEST_F(HostileAdapters, FilesThatAreNoFiles) {
+  TemporaryFolder outside;
+  outside.Write("secret", SafetensorsFile(Pair()));
+  const std::string secret = outside.path() + "/secret";
+  int made = 0;
+  const auto place = [&](const std::function<void(const std::string&)>& make) {
+    name_ = absl::StrCat("file-", ++made);
+    Write("adapter_config.json", ConfigWith({}));
+    make(Path("adapter_model.safetensors"));
+    return Ask().error_code();
+  };
+  EXPECT_EQ(place([&](const std::string& path) { fs::create_symlink(secret, path); }),
+            kNotServable);
+  EXPECT_EQ(place([](const std::string& path) { fs::create_symlink("/etc/shadow", path); }),
+            kNotServable);
+  EXPECT_EQ(place([](const std::string& path) { ASSERT_EQ(mkfifo(path.c_str(), 0644), 0); }),
+            kNotServable);
+  EXPECT_EQ(place([](const std::string& path) { fs::create_directory(path); }), kNotServable);
+  EXPECT_EQ(place([](const std::string& path) { fs::create_symlink("/dev/zero", path); }),
+            kNotServable);
+  // A tebibyte without one block on the disk.
+  EXPECT_EQ(place([](const std::string& path) {
+              std::ofstream(path) << std::string(8, '\0');
+              ASSERT_EQ(truncate(path.c_str(), int64_t{1} << 40), 0);
+            }),
+            kNotServable);
+}
+
+}  // namespace
+}  // namespace lorica

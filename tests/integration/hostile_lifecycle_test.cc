@@ -1,0 +1,165 @@
+// Goal: what happens to adapters, blocks and clocks while a server runs touches nobody else and
+// leaves nothing: names that share content, blocks that change hands, numbers that overflow,
+// clocks that jump, a hub with more in it than was asked for.
+#include <sys/syscall.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "absl/strings/str_cat.h"
+#include "gmock/gmock.h"
+#include "tests/fakes/fake_hub.h"
+#include "tests/fakes/safetensors_writer.h"
+#include "tests/integration/bystander.h"
+
+namespace {
+
+// How far the wall clock is off; nothing else of the process's time is.
+std::atomic<int64_t> g_wall_offset_s = 0;
+
+}  // namespace
+
+// Takes the place of the C library's own for every library of the process.
+extern "C" int clock_gettime(clockid_t clock, timespec* now) noexcept {
+  const int result = static_cast<int>(syscall(SYS_clock_gettime, clock, now));
+  if (clock == CLOCK_REALTIME) now->tv_sec += g_wall_offset_s.load();
+  return result;
+}
+
+namespace lorica {
+namespace {
+
+using grpc::StatusCode;
+
+class HostileLifecycle : public BystanderTest {
+ protected:
+  void TearDown() override {
+    g_wall_offset_s = 0;
+    BystanderTest::TearDown();
+  }
+  grpc::Status Register(const std::string& id, const std::string& source) {
+    Context context;
+    v1::RegisterAdapterRequest request;
+    request.set_adapter_id(id);
+    request.set_source(source);
+    v1::RegisterAdapterResponse response;
+    return server().admin().RegisterAdapter(&context, request, &response);
+  }
+  grpc::Status Evict(const std::string& id) {
+    Context context;
+    v1::EvictAdapterRequest request;
+    request.set_adapter_id(id);
+    request.set_wait(true);
+    v1::EvictAdapterResponse response;
+    return server().admin().EvictAdapter(&context, request, &response);
+  }
+  // An adapter whose product is beyond what a float holds.
+  void WriteOverflowing(const std::string& id) {
+    constexpr int kRank = 4, kHidden = 64, kQueries = 96;
+    server().WriteAdapter(id, kRank, false);
+    const std::string stem = "base_model.model.model.layers.0.self_attn.q_proj.";
+    const auto huge = [](int count) { return BytesOf(std::vector<float>(count, 1e30f)); };
+    server().adapters().Write(
+        id + "/adapter_model.safetensors",
+        SafetensorsFile(
+            {{stem + "lora_A.weight", "F32", {kRank, kHidden}, huge(kRank * kHidden)},
+             {stem + "lora_B.weight", "F32", {kQueries, kRank}, huge(kQueries * kRank)}}));
+  }
+};
+
+TEST_F(HostileLifecycle, OneContentUnderTwoNamesIsThereOnce) {
+  ASSERT_TRUE(Register("one", "plain").ok());
+  ASSERT_TRUE(Register("two", "plain").ok());
+  const std::vector<int32_t> tokens = TokensOf("plain");
+  const v1::TierCounters before = server().Status().device_tier();
+  EXPECT_EQ(TokensOf("one"), tokens);
+  EXPECT_EQ(TokensOf("two"), tokens);
+  const v1::TierCounters after = server().Status().device_tier();
+  EXPECT_EQ(after.adapters(), before.adapters());
+  EXPECT_EQ(after.insertions(), before.insertions());
+  EXPECT_EQ(after.bytes(), before.bytes());
+}
+
+TEST_F(HostileLifecycle, EvictingTwiceAndWhatIsNotThere) {
+  TokensOf("plain");
+  EXPECT_TRUE(Evict("plain").ok());
+  EXPECT_TRUE(Evict("plain").ok()) << "it is where it was asked to be";
+  EXPECT_EQ(Evict("nobody").error_code(), StatusCode::NOT_FOUND);
+}
+
+TEST_F(HostileLifecycle, BlocksThatChangeHandsHoldNothingOfTheirPast) {
+  const std::vector<int32_t> fresh = TokensOf("plain");
+  WriteOverflowing("overflow");
+  for (int turn = 0; turn < 5; ++turn) {
+    ASSERT_TRUE(Evict("plain").ok());
+    const StatusCode code = CodeOfAdapter("overflow");
+    EXPECT_TRUE(code == StatusCode::INTERNAL || code == StatusCode::DATA_LOSS ||
+                code == StatusCode::OK)
+        << code;
+    (void)Evict("overflow");
+    EXPECT_EQ(TokensOf("plain"), fresh);
+  }
+}
+
+TEST_F(HostileLifecycle, NumbersThatOverflowEndTheirOwnStreamAlone) {
+  WriteOverflowing("overflow");
+  v1::GenerateRequest request = TokensRequest(8);
+  request.set_adapter_id("overflow");
+  const grpc::Status status = Generate(request);
+  EXPECT_FALSE(status.ok());
+  EXPECT_NE(status.error_code(), StatusCode::DEADLINE_EXCEEDED);
+  EXPECT_EQ(CodeOfAdapter("plain"), StatusCode::OK);
+}
+
+TEST_F(HostileLifecycle, SmallAndLargeRanksInTurnDoNotFragment) {
+  config().arena_bytes = 1 << 20;
+  for (int i = 0; i < 8; ++i) {
+    server().WriteAdapter(absl::StrCat("small-", i), 1, false);
+    server().WriteAdapter(absl::StrCat("large-", i), 64, i % 2 == 1);
+  }
+  const auto turn = [this](int count) {
+    for (int i = 0; i < count; ++i) {
+      EXPECT_EQ(CodeOfAdapter(absl::StrCat(i % 2 == 0 ? "small-" : "large-", i % 8)),
+                StatusCode::OK);
+    }
+  };
+  turn(100);
+  const int64_t before = ResidentBytes();
+  turn(600);
+  EXPECT_LT(ResidentBytes() - before, 16 << 20);
+}
+
+TEST_F(HostileLifecycle, AJumpOfTheWallClockEndsNothing) {
+  for (const int64_t jump_s : {int64_t{86'400}, int64_t{-86'400}, int64_t{0}}) {
+    std::vector<StatusCode> codes(4);
+    std::vector<std::thread> callers;
+    for (StatusCode& code : codes) {
+      callers.emplace_back([this, &code] {
+        code = CodeOf([](v1::GenerateRequest& request) { request.set_max_tokens(400); });
+      });
+    }
+    server().WaitFor([](const v1::GetStatusResponse& status) { return status.running() > 1; });
+    g_wall_offset_s = jump_s;
+    for (std::thread& caller : callers) caller.join();
+    EXPECT_THAT(codes, testing::Each(StatusCode::OK)) << jump_s;
+    EXPECT_EQ(CodeOfAdapter("plain"), StatusCode::OK) << jump_s;
+    EXPECT_EQ(CodeOfAdapter("nobody"), StatusCode::NOT_FOUND) << jump_s;
+  }
+}
+
+TEST_F(HostileLifecycle, AHubIsNeverListed) {
+  FakeHub hub;
+  FakeHub::Files files = FakeHub::FilesOf(TinyServer().adapters().path() + "/plain");
+  for (int i = 0; i < 2000; ++i) files[absl::StrCat("junk-", i, ".txt")] = "x";
+  hub.Commit("org/crowded", files);
+  config().hub_allow = "org/*";
+  config().hub_endpoint = hub.endpoint();
+  config().hub_redirect_hosts = hub.cdn_place();
+  config().data_dir = data();
+  EXPECT_EQ(CodeOfAdapter("org/crowded"), StatusCode::OK);
+  EXPECT_EQ(hub.CountOf("/api/"), 0);
+  EXPECT_EQ(hub.CountOf("junk"), 0);
+  EXPECT_LE(hub.requests().size(), 6u);
+}
+
+}  // namespace
+}  // namespace lorica
