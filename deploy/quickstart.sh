@@ -161,6 +161,10 @@ cuda_option() {
   fi
 }
 
+# Before minutes are spent on building.
+if $cuda && ! $setup_only; then
+  gpu_answers || die "--cuda needs a GPU, and nvidia-smi finds none (--setup-only only builds)" 2
+fi
 began=$SECONDS
 build_cuda=$(cuda_option)
 install_packages "${product_packages[@]}"
@@ -170,10 +174,7 @@ say "set up in $((SECONDS - began)) s: $bin/loricad, $bin/lorica"
 if $setup_only; then
   exit 0
 fi
-if $cuda; then
-  gpu_answers || die "--cuda needs a GPU, and nvidia-smi finds none (--setup-only only builds)" 2
-  device=cuda
-fi
+if $cuda; then device=cuda; fi
 
 mkdir -p "$state"
 start_server

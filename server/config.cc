@@ -237,7 +237,11 @@ ParsedFlags ParseFlags(std::vector<std::string> arguments) {
     return result;
   }
   if (config.device == "cuda") SetCudaDefaults(app, config);
-  const absl::Status status = CheckConfig(config);
+  absl::Status status = CheckConfig(config);
+  if (config.device == "cpu" && app.count("--gpu-memory-utilization") > 0) {
+    status = absl::InvalidArgumentError(
+        "--gpu-memory-utilization means nothing with --device cpu: give --arena-bytes");
+  }
   if (!status.ok()) {
     result.exit_code = kExitBadFlags;
     result.text = absl::StrCat(status.message(), "\n");

@@ -129,10 +129,13 @@ TEST(Config, OnACardTheArenaTakesWhatIsLeftUnlessItIsGiven) {
   EXPECT_EQ(Parse({"--device", "cuda", "--arena-bytes", "2GiB"}).config->arena_bytes,
             int64_t{2} << 30);
   for (const char* good : {"0.05", "0.9", "1"}) {
-    EXPECT_TRUE(Parse({"--gpu-memory-utilization", good}).config) << good;
+    EXPECT_TRUE(Parse({"--device", "cuda", "--gpu-memory-utilization", good}).config) << good;
   }
+  EXPECT_THAT(Parse({"--gpu-memory-utilization", "0.9"}).text, HasSubstr("--arena-bytes"));
   for (const char* bad : {"0.049", "1.01", "-1", "most"}) {
-    EXPECT_THAT(Parse({"--gpu-memory-utilization", bad}).text, HasSubstr("utilization")) << bad;
+    EXPECT_THAT(Parse({"--device", "cuda", "--gpu-memory-utilization", bad}).text,
+                HasSubstr("utilization"))
+        << bad;
   }
 }
 
