@@ -24,7 +24,7 @@ void Run(const std::string& input) {
 
 // Bits, cuts, copies of stretches, and numbers at their ends.
 void Change(std::string& input, std::mt19937& random) {
-  if (input.empty()) input = "x";
+  if (input.empty()) input.push_back('x');
   const size_t at = random() % input.size();
   switch (random() % 5) {
     case 0:
@@ -40,7 +40,8 @@ void Change(std::string& input, std::mt19937& random) {
       input.insert(at, input.substr(random() % input.size(), 1 + random() % 32));
       break;
     default:
-      input.replace(at, std::min<size_t>(8, input.size() - at), 8, random() % 2 ? '\xff' : '\0');
+      std::fill_n(input.begin() + at, std::min<size_t>(8, input.size() - at),
+                  random() % 2 ? '\xff' : '\0');
   }
 }
 

@@ -185,8 +185,7 @@ TEST_F(HostileAdapters, BasesThatWereChanged) {
 }
 
 TEST_F(HostileAdapters, WhatIsNotServedHasItsOwnText) {
-  const Fields fields = {{"bias", "\"all\""},
-                         {"trainable_token_indices", "[1]"},
+  const Fields fields = {{"trainable_token_indices", "[1]"},
                          {"layer_replication", "[[0,1],[0,1]]"},
                          {"target_parameters", "[\"mlp.experts.gate_up_proj\"]"},
                          {"alora_invocation_tokens", "[5]"},

@@ -24,6 +24,16 @@ die() {
   printf 'walkthrough: %s\n' "$1" >&2
   exit 1
 }
+# Waits until a file holds something.
+await() {
+  local tries
+  for tries in $(seq 600); do
+    [ -s "$1" ] && return
+    sleep 0.1
+  done
+  cat ./*.log >&2 || true
+  die "nothing in $1 after $tries tries"
+}
 # Prints a command as one would type it, and runs it.
 show() {
   printf '$ %s\n' "$*"
@@ -35,7 +45,7 @@ mkfifo hub.in
 test_hub "my-team/support=$root/deploy/demo/adapters/ticket-triage" <hub.in >hub.out &
 started+=($!)
 exec 7>hub.in
-for _ in $(seq 100); do [ -s hub.out ] && break || sleep 0.1; done
+await hub.out
 read -r endpoint cdn <hub.out
 
 declare -A hashes
@@ -46,15 +56,15 @@ done
 cat >tenants.json <<JSON
 {"tenants": [
   {"name": "acme", "role": "manager", "adapters": ["my-team/*"], "keys": ["${hashes[acme]}"]},
-  {"name": "trial", "role": "user", "adapters": [], "requests_per_minute": 3, "keys": ["${hashes[trial]}"]},
+  {"name": "trial", "role": "user", "adapters": [], "requests_per_minute": 3,
+   "keys": ["${hashes[trial]}"]},
   {"name": "boss", "role": "operator", "adapters": ["*"], "keys": ["${hashes[boss]}"]}]}
 JSON
 loricad --model "$model" --data-dir data --tenants-file tenants.json --hub-allow 'my-team/*' \
   --hub-endpoint "$endpoint" --hub-redirect-hosts "$cdn" --grpc-address 127.0.0.1:0 \
   --port-file port 2>server.log &
 started+=($!)
-for _ in $(seq 300); do [ -s port ] && break || sleep 0.1; done
-[ -s port ] || { cat server.log >&2; die "the server did not start"; }
+await port
 LORICA_SERVER=127.0.0.1:$(head -n 1 port)
 export LORICA_SERVER
 lorica --api-key-file boss.key --wait 60 status >/dev/null
@@ -62,7 +72,8 @@ lorica --api-key-file boss.key --wait 60 status >/dev/null
 # --- from the hub, and moved while it is used -----------------------------------------------
 show lorica --api-key-file acme.key adapters register support --source my-team/support
 for number in $(seq 40); do
-  printf '{"adapter_id": "support", "prompt": "Ticket %s: the export hangs", "max_tokens": 24, "ignore_eos": true}\n' "$number"
+  printf '{"adapter_id": "support", "prompt": "Ticket %s: the export hangs", ' "$number"
+  printf '"max_tokens": 24, "ignore_eos": true}\n'
 done >calls.jsonl
 lorica --api-key-file acme.key batch --file calls.jsonl --concurrency 4 >answers.jsonl &
 batch=$!
@@ -84,14 +95,15 @@ PY
 ) || die "the answers are not what they should be"
 show lorica --api-key-file acme.key adapters rollback support
 show lorica --api-key-file acme.key adapters get support
-show lorica --api-key-file boss.key --tenant acme adapters evict support --down-to source --wait-for-streams
+show lorica --api-key-file boss.key --tenant acme adapters evict support --wait-for-streams
 
 # --- a quota, and the bill -----------------------------------------------------------------
 for _ in 1 2 3; do lorica --api-key-file trial.key generate --max-tokens 4 "Hello" >/dev/null; done
-printf '$ lorica --api-key-file trial.key generate --max-tokens 4 Hello   # the fourth within a minute\n'
+printf '$ lorica --api-key-file trial.key generate --max-tokens 4 Hello   # the fourth\n'
 if lorica --api-key-file trial.key generate --max-tokens 4 "Hello"; then die "no quota was hit"; fi
 show lorica --api-key-file boss.key usage
-billed=$(lorica --api-key-file boss.key --json usage --of acme |
-  python3 -c 'import json, sys; print(sum(row["completion_tokens"] for row in json.load(sys.stdin)["rows"]))')
+billed=$(lorica --api-key-file boss.key --json usage --of acme | python3 -c '
+import json, sys
+print(sum(row["completion_tokens"] for row in json.load(sys.stdin)["rows"]))')
 [ "$billed" = "$tokens" ] || die "billed $billed tokens, answered $tokens"
 printf 'answered %s tokens, billed %s\n' "$tokens" "$billed"
