@@ -50,7 +50,7 @@ std::optional<RegisteredName> AdapterCatalog::Named(const NameKey& key) const {
 }
 
 bool AdapterCatalog::MayUse(const std::string& tenant, const std::string& location) const {
-  return scope_ == nullptr || scope_(tenant, location);
+  return IsMerge(location) || scope_ == nullptr || scope_(tenant, location);
 }
 
 absl::StatusOr<AdapterCatalog::Place> AdapterCatalog::PlaceOf(const std::string& tenant,
@@ -87,6 +87,7 @@ absl::StatusOr<GenerationPtr> AdapterCatalog::Look(const Place& place) {
     absl::StatusOr<GenerationPtr> kept = LookKept(place.digest);
     if (!absl::IsNotFound(kept.status())) return kept;
   }
+  if (IsMerge(place.location)) return HeldMerge(place.digest);
   absl::StatusOr<GenerationPtr> now = cache_.Look(place.location);
   if (!now.ok() || (*now)->digest == place.digest) return now;
   return absl::FailedPreconditionError(
@@ -98,6 +99,7 @@ absl::StatusOr<GenerationPtr> AdapterCatalog::Look(const Place& place) {
 absl::StatusOr<GenerationPtr> AdapterCatalog::Last(const Place& place) const {
   if (place.digest.empty()) return cache_.Last(place.location);
   if (kept_ != nullptr && content_->Has(place.digest)) return kept_->Last(place.digest);
+  if (IsMerge(place.location)) return HeldMerge(place.digest);
   absl::StatusOr<GenerationPtr> last = cache_.Last(place.location);
   const bool other = last.ok() && *last != nullptr && (*last)->digest != place.digest;
   return other ? GenerationPtr() : last;
@@ -214,6 +216,11 @@ absl::StatusOr<AdapterPlan> AdapterCatalog::Check(const std::string& tenant,
   // The folder of a deleted name can be looked at.
   if (!place.ok() && !MayUse(tenant, location_or_id)) return place.status();
   const bool kept = place.ok() && content_ != nullptr && content_->Has(place->digest);
+  if (place.ok() && !kept && IsMerge(place->location)) {
+    const absl::StatusOr<GenerationPtr> merge = HeldMerge(place->digest);
+    if (!merge.ok()) return merge.status();
+    return loader_->Plan(*(*merge)->source, (*merge)->location);
+  }
   absl::StatusOr<AdapterPlan> plan =
       kept ? loader_->Plan(*content_->source(), place->digest)
            : loader_->Plan(*root_, place.ok() ? place->location : location_or_id);

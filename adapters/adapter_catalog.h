@@ -25,12 +25,14 @@
 #include "absl/container/btree_map.h"
 #include "absl/container/flat_hash_map.h"
 #include "absl/container/flat_hash_set.h"
+#include "absl/functional/function_ref.h"
 #include "absl/status/statusor.h"
 #include "absl/synchronization/mutex.h"
 #include "absl/time/time.h"
 #include "adapters/adapter.h"
 #include "adapters/content_store.h"
 #include "adapters/generation_cache.h"
+#include "adapters/merged_adapters.h"
 #include "adapters/peft_loader.h"
 #include "adapters/registry.h"
 #include "adapters/remote_adapters.h"
@@ -50,6 +52,14 @@ struct CatalogEntry {
   bool fetching = false;     // on its way to this machine
 };
 
+// A merge as it is asked for: adapters by name, in order, with their weights.
+struct MergeChoice {
+  MergeRule rule;
+  std::vector<std::pair<std::string, double>> parts;
+};
+// What a registered merge has for its location: "merge:ties 0.5 a=0.7 b=0.3".
+std::string MergeText(const MergeChoice& choice);
+
 class AdapterCatalog {
  public:
   AdapterCatalog(std::shared_ptr<Source> root, const PeftLoader* loader, std::string base_name);
@@ -65,10 +75,16 @@ class AdapterCatalog {
   // "org/name@revision". It outlives the catalog.
   void SetRemote(RemoteAdapters* remote) { remote_ = remote; }
 
+  // Makes merges. It outlives the catalog.
+  void SetMerged(MergedAdapters* merged) { merged_ = merged; }
+
   // Like Resolve; an adapter that has to be fetched first is a ticket. `token`: the caller's own
   // for a hub, whose fetches are then seen by that tenant with that token alone.
   absl::StatusOr<FoundAdapter> Find(const std::string& tenant, const std::string& adapter_id,
                                     const std::string& token = "");
+  // The merge of adapters that the tenant may use; a ticket while it is being made. Also the
+  // errors of MergedAdapters.
+  absl::StatusOr<FoundAdapter> FindMerge(const std::string& tenant, const MergeChoice& choice);
   // Whether the id leads beyond this machine. Touches no network.
   bool MayFetch(const std::string& tenant, const std::string& adapter_id) const;
 
@@ -95,6 +111,11 @@ class AdapterCatalog {
   // Aborted: stale expected_generation. Also the errors of Registry and ContentStore.
   absl::StatusOr<Registered> Register(const std::string& tenant, const std::string& adapter_id,
                                       const RegisterOptions& options);
+  // Registers a merge that is there; options.location is not looked at. Unavailable: it is
+  // being made. With Restore its files are kept, without it they are made when they are needed.
+  absl::StatusOr<Registered> RegisterMerge(const std::string& tenant, const std::string& adapter_id,
+                                           const MergeChoice& choice,
+                                           const RegisterOptions& options);
   // Moves a registered name back to the generation before, or to the one that `to` begins.
   // NotFound: it has none such. FailedPrecondition: that content is gone. Aborted: as above.
   absl::StatusOr<GenerationPtr> Rollback(const std::string& tenant, const std::string& adapter_id,
@@ -132,11 +153,20 @@ class AdapterCatalog {
   // Where to look for an id (without or with revision). NotFound: nowhere.
   absl::StatusOr<Place> PlaceOf(const std::string& tenant, const std::string& adapter_id) const;
   Place PlaceOfName(const RegisteredName& name, const std::string& id) const;
+  static bool IsMerge(const std::string& location);
   bool MayUse(const std::string& tenant, const std::string& location) const;
   absl::StatusOr<GenerationPtr> Look(const Place& place);
   absl::StatusOr<GenerationPtr> LookKept(const std::string& digest);
   absl::StatusOr<GenerationPtr> Last(const Place& place) const;
 
+  void HoldMerge(const std::string& location, const GenerationPtr& generation);
+  absl::StatusOr<GenerationPtr> HeldMerge(const std::string& digest) const;
+
+  using LookFunction = absl::FunctionRef<absl::StatusOr<GenerationPtr>()>;
+  absl::Status CheckNewName(const std::string& adapter_id) const;
+  absl::StatusOr<Registered> RegisterAs(const std::string& tenant, const std::string& adapter_id,
+                                        const std::string& location, LookFunction look,
+                                        const RegisterOptions& options);
   std::optional<RegisteredName> Named(const NameKey& key) const;
   absl::Status CheckCase(const NameKey& key) const;
   absl::Status CheckFree(const NameKey& key, const std::string& target, bool replace);
@@ -172,6 +202,7 @@ class AdapterCatalog {
   Registry* registry_ = nullptr;
   ContentStore* content_ = nullptr;
   RemoteAdapters* remote_ = nullptr;
+  MergedAdapters* merged_ = nullptr;
   Scope scope_;
   GenerationCache cache_;
   std::unique_ptr<GenerationCache> kept_;  // of content_; null without
@@ -181,6 +212,7 @@ class AdapterCatalog {
   absl::flat_hash_set<std::string> unnamed_ ABSL_GUARDED_BY(change_mutex_);  // may be in use
   mutable absl::Mutex mutex_;
   absl::btree_map<NameKey, RegisteredName> names_ ABSL_GUARDED_BY(mutex_);
+  absl::flat_hash_map<std::string, GenerationPtr> merges_ ABSL_GUARDED_BY(mutex_);  // by digest
   absl::btree_map<NameKey, std::string> lower_ ABSL_GUARDED_BY(mutex_);  // lower case to id
 };
 

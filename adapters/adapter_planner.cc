@@ -362,9 +362,6 @@ absl::StatusOr<AdapterPlan> PlanAdapter(const PlanTargets& targets, AdapterConfi
   absl::StatusOr<Scales> scales = Scales::Make(plan.config);
   if (!scales.ok()) return scales.status();
   for (const auto& [place, found] : all->modules) {
-    if (found.magnitude != nullptr && found.target->module == LoraModule::kEmbedding) {
-      return Refuse("DoRA on the embedding is not served: train it without use_dora");
-    }
     if (absl::Status s = CheckShapes(found); !s.ok()) return s;
     absl::StatusOr<PlannedModule> module = Locate(found);
     if (!module.ok()) return module.status();

@@ -88,7 +88,14 @@ void AdapterCatalog::Publish(const NameKey& key, const RegisteredName* name) {
 
 // What a request may still load stays for now; the next start removes it at the latest.
 void AdapterCatalog::DropContent() {
-  if (content_ == nullptr) return;
+  if (content_ == nullptr) {
+    absl::MutexLock lock(&mutex_);
+    absl::erase_if(merges_, [this](const auto& merge) {
+      change_mutex_.AssertHeld();
+      return !content_names_.contains(merge.first);
+    });
+    return;
+  }
   absl::erase_if(unnamed_, [this](const std::string& digest) {
     const absl::StatusOr<GenerationPtr> last = kept_->Last(digest);
     const bool in_use = last.ok() && *last != nullptr && last->use_count() > 2;
@@ -180,7 +187,7 @@ absl::Status AdapterCatalog::CheckMove(const NameKey& key, const Generation& wan
 
 absl::StatusOr<AdapterCatalog::Registered> AdapterCatalog::Register(
     const std::string& tenant, const std::string& adapter_id, const RegisterOptions& options) {
-  if (absl::Status s = CheckPlainId(adapter_id); !s.ok()) return s;
+  if (absl::Status s = CheckNewName(adapter_id); !s.ok()) return s;
   const std::string location = options.location.empty() ? adapter_id : options.location;
   const bool may_fetch = MayFetch(tenant, location);
   if (IsObjectLocation(location) && !may_fetch) {
@@ -188,13 +195,24 @@ absl::StatusOr<AdapterCatalog::Registered> AdapterCatalog::Register(
         absl::StrCat(Quoted(location), " is none that this server may fetch from"));
   }
   if (absl::Status s = CheckPlainId(location); !s.ok() && !may_fetch) return s;
-  if (adapter_id == base_name_) {
-    return absl::InvalidArgumentError(
-        absl::StrCat("adapter id ", Quoted(adapter_id), " is the base model's own name"));
-  }
   if (!MayUse(tenant, location)) return UnknownAdapter(location);
+  return RegisterAs(
+      tenant, adapter_id, location, [&] { return LookAt(tenant, location, options.token); }, options);
+}
+
+absl::Status AdapterCatalog::CheckNewName(const std::string& adapter_id) const {
+  if (absl::Status s = CheckPlainId(adapter_id); !s.ok()) return s;
+  if (adapter_id != base_name_) return absl::OkStatus();
+  return absl::InvalidArgumentError(
+      absl::StrCat("adapter id ", Quoted(adapter_id), " is the base model's own name"));
+}
+
+// `look` says what the name is to stand for, each time as it is then.
+absl::StatusOr<AdapterCatalog::Registered> AdapterCatalog::RegisterAs(
+    const std::string& tenant, const std::string& adapter_id, const std::string& location,
+    LookFunction look, const RegisterOptions& options) {
   // Hashes and copies before the lock, so that a large adapter holds up nobody.
-  absl::StatusOr<GenerationPtr> generation = LookAt(tenant, location, options.token);
+  absl::StatusOr<GenerationPtr> generation = look();
   if (!generation.ok()) return AboutAdapter(location, generation.status());
   if (content_ != nullptr) {
     if (absl::Status s = content_->Keep(**generation); !s.ok()) return AboutAdapter(location, s);
@@ -202,7 +220,7 @@ absl::StatusOr<AdapterCatalog::Registered> AdapterCatalog::Register(
 
   absl::MutexLock changes(&change_mutex_);
   const NameKey key(tenant, adapter_id);
-  generation = LookAt(tenant, location, options.token);
+  generation = look();
   if (!generation.ok()) return AboutAdapter(location, generation.status());
   // Refused after all, its copy would be nobody's.
   if (!content_names_.contains((*generation)->digest)) unnamed_.insert((*generation)->digest);
@@ -211,6 +229,7 @@ absl::StatusOr<AdapterCatalog::Registered> AdapterCatalog::Register(
   if (status.ok() && content_ != nullptr) status = content_->Keep(**generation);
   RegisteredName name = Named(key).value_or(RegisteredName{.tenant = tenant, .name = adapter_id});
   const bool created = name.generations.empty();
+  if (status.ok()) HoldMerge(location, *generation);
   if (status.ok() && (created || name.now().digest != (*generation)->digest)) {
     status = Put(Moved(std::move(name), **generation, location));
   }

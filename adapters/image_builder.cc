@@ -1,6 +1,7 @@
 #include "adapters/image_builder.h"
 
 #include <algorithm>
+#include <cmath>
 #include <cstring>
 #include <string>
 #include <utility>
@@ -91,6 +92,39 @@ absl::StatusOr<const std::byte*> InTileType(const std::string& name, DType from,
                                                       ", which this device computes in"));
   }
   return storage.data();
+}
+
+// DoRA's g of an embedding, whose norms are those of the table's columns:
+//   g_i = m_i / || W_:i + s (B A)_i ||        A [rank, vocabulary], B [hidden, rank]
+absl::StatusOr<std::vector<float>> EmbeddingGain(const LoraTarget& target,
+                                                 const std::vector<float>& a,
+                                                 const std::vector<float>& b, float scale,
+                                                 const std::vector<float>& magnitude,
+                                                 const Backend& backend) {
+  const int64_t tokens = target.in_features;
+  const int64_t hidden = target.out_features;
+  const int64_t rank = std::ssize(b) / hidden;
+  std::vector<double> squares(hidden, 0.0);
+  std::vector<float> row(hidden);
+  std::vector<float> u(rank);
+  for (int64_t token = 0; token < tokens; ++token) {
+    const absl::StatusOr<float> read = backend.ReadRow(*target.weight, token, absl::MakeSpan(row));
+    if (!read.ok()) return read.status();
+    for (int64_t r = 0; r < rank; ++r) u[r] = scale * a[r * tokens + token];
+    for (int64_t i = 0; i < hidden; ++i) {
+      float value = row[i];
+      for (int64_t r = 0; r < rank; ++r) value += u[r] * b[i * rank + r];
+      squares[i] += double{value} * value;
+    }
+  }
+  std::vector<float> gain(hidden);
+  for (int64_t i = 0; i < hidden; ++i) {
+    gain[i] = static_cast<float>(magnitude[i] / std::sqrt(squares[i]));
+    if (std::isfinite(gain[i])) continue;
+    return absl::DataLossError(absl::StrCat("the DoRA norm of column ", i, " of the embedding ",
+                                            "is zero or not finite: its weights are damaged"));
+  }
+  return gain;
 }
 
 absl::Status ToFloats(const std::string& name, DType from, absl::Span<const std::byte> elements,
@@ -201,9 +235,12 @@ std::vector<float> ImageBuilder::UnpackB(const ModuleTiles& tiles) const {
 // From the tiles, so that g fits the weights as they are served.
 absl::Status ImageBuilder::WriteGain(int index) {
   const ModuleTiles& tiles = plan_->layout[index];
+  const LoraTarget& target = *plan_->modules[index].target;
+  const std::vector<float> a = UnpackA(tiles), b = UnpackB(tiles);
   absl::StatusOr<std::vector<float>> gain =
-      backend_->DoraGain(*plan_->modules[index].target, UnpackA(tiles), UnpackB(tiles), tiles.rank,
-                         tiles.scale, magnitudes_[index]);
+      target.module == LoraModule::kEmbedding
+          ? EmbeddingGain(target, a, b, tiles.scale, magnitudes_[index], *backend_)
+          : backend_->DoraGain(target, a, b, tiles.rank, tiles.scale, magnitudes_[index]);
   if (!gain.ok()) return gain.status();
   std::memcpy(At(tiles.gain), gain->data(), gain->size() * sizeof(float));
   return absl::OkStatus();

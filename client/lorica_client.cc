@@ -305,6 +305,12 @@ absl::StatusOr<v1::RegisterAdapterResponse> LoricaClient::RegisterAdapter(
                                             options, Repeat::kWhenUnavailable);
 }
 
+absl::StatusOr<v1::MergeAdaptersResponse> LoricaClient::MergeAdapters(
+    const v1::MergeAdaptersRequest& request, const CallOptions& options) {
+  return Unary<v1::MergeAdaptersResponse>(adapters_.get(), &v1::AdapterService::Stub::MergeAdapters,
+                                          request, options, Repeat::kWhenUnavailable);
+}
+
 absl::StatusOr<v1::RollbackAdapterResponse> LoricaClient::RollbackAdapter(
     const v1::RollbackAdapterRequest& request, const CallOptions& options) {
   return Unary<v1::RollbackAdapterResponse>(adapters_.get(),

@@ -138,6 +138,8 @@ class LoricaClient {
 
   absl::StatusOr<v1::RegisterAdapterResponse> RegisterAdapter(
       const v1::RegisterAdapterRequest& request, const CallOptions& options = {});
+  absl::StatusOr<v1::MergeAdaptersResponse> MergeAdapters(const v1::MergeAdaptersRequest& request,
+                                                          const CallOptions& options = {});
   absl::StatusOr<v1::RollbackAdapterResponse> RollbackAdapter(
       const v1::RollbackAdapterRequest& request, const CallOptions& options = {});
   absl::StatusOr<v1::SetAliasResponse> SetAlias(const v1::SetAliasRequest& request,

@@ -16,6 +16,7 @@
 #include "adapters/adapter_pool.h"
 #include "adapters/content_store.h"
 #include "adapters/hub/steady_now.h"
+#include "adapters/merged_adapters.h"
 #include "adapters/peft_loader.h"
 #include "adapters/registry.h"
 #include "kernels/backend.h"
@@ -114,6 +115,8 @@ struct Server::Parts {
   std::unique_ptr<ContentStore> content;
   std::unique_ptr<RemoteParts> remote;
   std::unique_ptr<AdapterCatalog> catalog;
+  std::unique_ptr<LoaderExecutor> merge_thread;
+  std::unique_ptr<MergedAdapters> merged;
   std::unique_ptr<LoaderExecutor> loader_threads;
   std::unique_ptr<AdapterPool> pool;
   std::unique_ptr<ModelExecutor> executor;
@@ -288,6 +291,10 @@ absl::Status Server::BuildAdapters() {
     parts.remote = *std::move(remote);
     parts.catalog->SetRemote(parts.remote->adapters());
   }
+  parts.merge_thread = MakeLoaderThreads(1);
+  parts.merged =
+      std::make_unique<MergedAdapters>(MergeLimits(), parts.loader.get(), parts.merge_thread.get());
+  parts.catalog->SetMerged(parts.merged.get());
   parts.loader_threads = MakeLoaderThreads(static_cast<int>(config_.loader_threads));
   PoolOptions pool_options;
   pool_options.host_bytes_max = config_.host_bytes;
@@ -563,6 +570,7 @@ void Server::Stop() {
   if (parts_->grpc != nullptr) parts_->grpc->Stop(kStopGrace);
   if (parts_->gateway != nullptr) parts_->gateway->StartDrain();
   if (parts_->remote != nullptr) parts_->remote->Stop();  // before what waits for it goes
+  if (parts_->merged != nullptr) parts_->merged->Stop();  // after what it waits for
   stop_engine_.store(true);
   if (parts_->engine != nullptr) parts_->engine->StartDrain();  // wakes it
   if (!engine_thread_.joinable()) return;

@@ -7,8 +7,10 @@
 #include <vector>
 
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
 #include "client/commands/adapter_text.h"
 #include "client/commands/command.h"
+#include "client/commands/request_flags.h"
 #include "client/commands/terminal.h"
 
 namespace lorica {
@@ -19,6 +21,7 @@ constexpr char kExamples[] = R"(Examples:
   lorica adapters check ticket-triage          what the loader would say; changes nothing
   lorica adapters register support --source ticket-triage
   lorica adapters register support --source ticket-triage-v2 --replace
+  lorica adapters merge both support=0.7 intent=0.3 --method ties --density 0.5
   lorica adapters rollback support             back to the one before
   lorica adapters alias live support           another name for it
   lorica adapters import acme                  register all folders beneath acme/
@@ -38,6 +41,11 @@ struct AdapterFlags {
   std::string expected_generation;
   std::string to;
   std::string group;
+  std::vector<std::string> parts;
+  std::string method = "linear";
+  std::string majority_sign = "total";
+  double density = 0.0;
+  uint64_t seed = 0;
   bool strip_group = false;
   bool replace = false;
   bool wait_for_streams = false;
@@ -110,6 +118,46 @@ int Register(const CommandContext& context, const AdapterFlags& flags) {
     PrintJson(MessageToJson(*response));
   } else {
     std::printf("%s %s\n", response->created() ? "registered" : "already there:",
+                AdapterLine(response->adapter()).c_str());
+  }
+  return kExitOk;
+}
+
+const std::map<std::string, v1::MergeMethod>& MergeMethods() {
+  static const auto* methods = new std::map<std::string, v1::MergeMethod>{
+      {"linear", v1::MERGE_METHOD_LINEAR},
+      {"cat", v1::MERGE_METHOD_CAT},
+      {"ties", v1::MERGE_METHOD_TIES},
+      {"dare_linear", v1::MERGE_METHOD_DARE_LINEAR},
+      {"dare_ties", v1::MERGE_METHOD_DARE_TIES},
+      {"magnitude_prune", v1::MERGE_METHOD_MAGNITUDE_PRUNE}};
+  return *methods;
+}
+
+int Merge(const CommandContext& context, const AdapterFlags& flags) {
+  v1::MergeAdaptersRequest request;
+  request.set_adapter_id(flags.ids.front());
+  const absl::StatusOr<std::vector<v1::AdapterWeight>> parts =
+      ParseMix(absl::StrJoin(flags.parts, ","));
+  if (!parts.ok()) return Fail(context, parts.status());
+  for (const v1::AdapterWeight& part : *parts) {
+    v1::MergePart* one = request.add_parts();
+    one->set_adapter_id(part.adapter_id());
+    one->set_weight(part.has_weight() ? part.weight() : 1.0);
+  }
+  request.set_method(MergeMethods().at(flags.method));
+  request.set_density(flags.density);
+  request.set_majority_sign(flags.majority_sign == "frequency" ? v1::MAJORITY_SIGN_FREQUENCY
+                                                               : v1::MAJORITY_SIGN_TOTAL);
+  request.set_seed(flags.seed);
+  request.set_replace(flags.replace);
+  request.set_expected_generation(flags.expected_generation);
+  auto response = context.MakeClient()->MergeAdapters(request, context.Call());
+  if (!response.ok()) return Fail(context, response.status());
+  if (context.json) {
+    PrintJson(MessageToJson(*response));
+  } else {
+    std::printf("%s %s\n", response->created() ? "merged" : "already there:",
                 AdapterLine(response->adapter()).c_str());
   }
   return kExitOk;
@@ -341,6 +389,25 @@ void DeclareNaming(Declare* declare) {
   declare->ManyIds("delete", "Remove names; a folder's own name stays hidden", Delete);
 }
 
+void DeclareMerging(Declare* declare) {
+  AdapterFlags* flags = declare->flags();
+  CLI::App* merge =
+      declare->OneId("merge", "The name to give", "Make one adapter of several", Merge);
+  merge->add_option("parts", flags->parts, "NAME=WEIGHT, two to eight")->required()->expected(1, 8);
+  merge->add_option("--method", flags->method, "How")
+      ->check(CLI::IsMember(MergeMethods()))
+      ->capture_default_str();
+  merge->add_option("--density", flags->density,
+                    "Share of the values that stay, above 0: all but linear and cat need it");
+  merge->add_option("--majority-sign", flags->majority_sign, "Which sign wins in ties, dare_ties")
+      ->check(CLI::IsMember({"total", "frequency"}))
+      ->capture_default_str();
+  merge->add_option("--seed", flags->seed, "What dare_linear and dare_ties drop (0)");
+  merge->add_flag("--replace", flags->replace, "Move the name to other content");
+  merge->add_option("--expected-generation", flags->expected_generation,
+                    "Only if the name has this content now");
+}
+
 void DeclareMovingNames(Declare* declare) {
   CLI::App* back = declare->ManyIds("rollback", "Move a name to an earlier generation", Rollback);
   back->add_option("--to", declare->flags()->to,
@@ -383,6 +450,7 @@ void AddAdapters(CLI::App* app, const CommandContext* context, Action* action) {
   parent->footer(kExamples);
   Declare declare(parent, context, action);
   DeclareNaming(&declare);
+  DeclareMerging(&declare);
   DeclareMovingNames(&declare);
   DeclareMoving(&declare);
   for (CLI::App* sub : parent->get_subcommands({})) sub->fallthrough();

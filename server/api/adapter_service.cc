@@ -71,6 +71,32 @@ absl::StatusOr<AdapterTier> LowerTier(v1::Tier tier) {
   return FieldError("down_to", "must be TIER_SOURCE or TIER_HOST");
 }
 
+// A merge as the message asks for it; what it names is looked at later.
+absl::StatusOr<MergeChoice> MergeChoiceOf(const v1::MergeAdaptersRequest& request) {
+  MergeChoice choice;
+  if (request.method() == v1::MERGE_METHOD_UNSPECIFIED ||
+      !v1::MergeMethod_IsValid(request.method())) {
+    return FieldError("method", "is missing or unknown");
+  }
+  if (!v1::MajoritySign_IsValid(request.majority_sign())) {
+    return FieldError("majority_sign", "is unknown");
+  }
+  choice.rule.method = static_cast<MergeMethod>(request.method() - v1::MERGE_METHOD_LINEAR);
+  choice.rule.density = request.density();
+  choice.rule.seed = request.seed();
+  if (request.majority_sign() == v1::MAJORITY_SIGN_FREQUENCY) {
+    choice.rule.majority_sign = MajoritySign::kFrequency;
+  }
+  for (const v1::MergePart& part : request.parts()) {
+    if (absl::Status s = CheckId(part.adapter_id()); !s.ok()) return s;
+    choice.parts.emplace_back(part.adapter_id(), part.weight());
+  }
+  return choice;
+}
+
+static_assert(v1::MERGE_METHOD_MAGNITUDE_PRUNE - v1::MERGE_METHOD_LINEAR ==
+              static_cast<int>(MergeMethod::kMagnitudePrune));
+
 }  // namespace
 
 AdapterService::AdapterService(Gateway* gateway, CallPools pools, int64_t block_bytes)
@@ -115,9 +141,15 @@ void AdapterService::DoWork(const Job& job, const Work& work) {
   if (!status.ok()) Refuse(job, status);
 }
 
+// What the work needs to be here; neither generation nor ticket where it needs nothing.
+absl::StatusOr<FoundAdapter> AdapterService::FindFirst(const Job& job) const {
+  if (job.merge != nullptr) return catalog_->FindMerge(job.tenant, *job.merge);
+  if (job.fetch.empty() || !catalog_->MayFetch(job.tenant, job.fetch)) return FoundAdapter();
+  return catalog_->Find(job.tenant, job.fetch, job.hub_token);
+}
+
 bool AdapterService::DoWorkLater(const Job& job, const Work& work) {
-  if (job.fetch.empty() || !catalog_->MayFetch(job.tenant, job.fetch)) return false;
-  const auto found = catalog_->Find(job.tenant, job.fetch, job.hub_token);
+  const auto found = FindFirst(job);
   if (!found.ok() || found->ticket == nullptr) return false;
   found->ticket->WhenDone([this, alive = std::weak_ptr<bool>(alive_), job,
                            work](const absl::StatusOr<GenerationPtr>& fetched) {
@@ -169,6 +201,31 @@ grpc::ServerUnaryReactor* AdapterService::RegisterAdapter(grpc::CallbackServerCo
     job.reply->Succeed([&] {
       *response->mutable_adapter() = *std::move(adapter);
       response->set_created(registered->created);
+    });
+    return absl::OkStatus();
+  });
+}
+
+grpc::ServerUnaryReactor* AdapterService::MergeAdapters(grpc::CallbackServerContext* context,
+                                                        const v1::MergeAdaptersRequest* request,
+                                                        v1::MergeAdaptersResponse* response) {
+  Job call{"MergeAdapters", request->adapter_id(), MakeWaitReply(), CredentialsOf(*context),
+           TenantRole::kManager};
+  const absl::StatusOr<MergeChoice> choice = MergeChoiceOf(*request);
+  if (choice.ok()) call.merge = std::make_shared<const MergeChoice>(*choice);
+  return Run(call, [this, response, wrong = choice.status(),
+                    options = AdapterCatalog::RegisterOptions{
+                        "", request->replace(), request->expected_generation()}](const Job& job) {
+    absl::Status status = CheckId(job.adapter_id);
+    status.Update(wrong);
+    if (!status.ok()) return status;
+    const auto merged = catalog_->RegisterMerge(job.tenant, job.adapter_id, *job.merge, options);
+    if (!merged.ok()) return merged.status();
+    auto adapter = DescribeAdapter(job.tenant, job.adapter_id, catalog_, *pool_, absl::Now());
+    if (!adapter.ok()) return adapter.status();
+    job.reply->Succeed([&] {
+      *response->mutable_adapter() = *std::move(adapter);
+      response->set_created(merged->created);
     });
     return absl::OkStatus();
   });

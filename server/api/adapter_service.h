@@ -14,6 +14,7 @@
 #include "absl/base/thread_annotations.h"
 #include "absl/synchronization/mutex.h"
 #include "absl/time/time.h"
+#include "adapters/adapter_catalog.h"
 #include "lorica/v1/adapters.grpc.pb.h"
 #include "server/api/adapter_watch.h"
 #include "server/api/call_pump.h"
@@ -36,6 +37,9 @@ class AdapterService final : public v1::AdapterService::CallbackService {
   grpc::ServerUnaryReactor* RegisterAdapter(grpc::CallbackServerContext* context,
                                             const v1::RegisterAdapterRequest* request,
                                             v1::RegisterAdapterResponse* response) override;
+  grpc::ServerUnaryReactor* MergeAdapters(grpc::CallbackServerContext* context,
+                                          const v1::MergeAdaptersRequest* request,
+                                          v1::MergeAdaptersResponse* response) override;
   grpc::ServerUnaryReactor* RollbackAdapter(grpc::CallbackServerContext* context,
                                             const v1::RollbackAdapterRequest* request,
                                             v1::RollbackAdapterResponse* response) override;
@@ -77,10 +81,11 @@ class AdapterService final : public v1::AdapterService::CallbackService {
     std::string adapter_id;
     std::shared_ptr<Reply> reply;
     Credentials credentials;
-    TenantRole role = TenantRole::kUser;  // that it takes
-    std::string tenant;                   // once it is known
-    std::string fetch;                    // an adapter that has to be here first, or none
-    std::string hub_token;                // to fetch it with; never logged
+    TenantRole role = TenantRole::kUser;       // that it takes
+    std::string tenant;                        // once it is known
+    std::string fetch;                         // an adapter that has to be here first, or none
+    std::string hub_token;                     // to fetch it with; never logged
+    std::shared_ptr<const MergeChoice> merge;  // or a merge that has to be made first
   };
   using Work = std::function<absl::Status(const Job& job)>;
 
@@ -89,6 +94,7 @@ class AdapterService final : public v1::AdapterService::CallbackService {
   grpc::ServerUnaryReactor* Run(Job job, Work work);
   absl::StatusOr<TenantPtr> Allow(const Credentials& credentials, TenantRole role) const;
   static void Refuse(const Job& job, const absl::Status& status);
+  absl::StatusOr<FoundAdapter> FindFirst(const Job& job) const;
   static void DoWork(const Job& job, const Work& work);
   // True: it will be done when the adapter is here.
   bool DoWorkLater(const Job& job, const Work& work);

@@ -187,6 +187,7 @@ absl::StatusOr<Gateway::Adapters> Gateway::FindAdapters(const Tenant& tenant,
                                                         const GenerateCall& call) {
   auto choices = ChooseAdapters(call, limits_.base_name);
   if (!choices.ok()) return choices.status();
+  if (call.merge) return FindMerge(tenant, *call.merge, *choices);
   Adapters adapters{*std::move(choices)};
   for (const AdapterChoice& choice : adapters.choices) {
     auto found = catalog_->Find(tenant.name, choice.adapter_id, call.hub_token);
@@ -194,6 +195,15 @@ absl::StatusOr<Gateway::Adapters> Gateway::FindAdapters(const Tenant& tenant,
     adapters.found.push_back(*std::move(found));
   }
   return adapters;
+}
+
+absl::StatusOr<Gateway::Adapters> Gateway::FindMerge(const Tenant& tenant, const MergeRule& rule,
+                                                     const std::vector<AdapterChoice>& parts) {
+  MergeChoice choice{rule, {}};
+  for (const AdapterChoice& part : parts) choice.parts.emplace_back(part.adapter_id, part.weight);
+  auto found = catalog_->FindMerge(tenant.name, choice);
+  if (!found.ok()) return found.status();
+  return Adapters{{{.adapter_id = MergeText(choice)}}, {*std::move(found)}};
 }
 
 absl::StatusOr<Gateway::Mix> Gateway::MixOf(const std::vector<AdapterChoice>& choices,

@@ -24,6 +24,7 @@
 #include "adapters/adapter_catalog.h"
 #include "adapters/adapter_pool.h"
 #include "adapters/hub/steady_now.h"
+#include "adapters/merge_formulas.h"
 #include "server/api/accounts.h"
 #include "server/api/adapter_names.h"
 #include "server/api/tenants.h"
@@ -67,6 +68,7 @@ struct GenerateCall {
   std::string adapter_id;
   std::vector<AdapterChoice> adapters;
   std::string hub_token;  // for adapters that must be fetched; never logged
+  std::optional<MergeRule> merge;  // of `adapters`, to one adapter, instead of a mix
   std::optional<std::string> prompt;
   std::vector<ChatTurn> messages;
   std::string tools;  // with messages: what their template calls so, a JSON array
@@ -223,6 +225,8 @@ class Gateway {
   absl::StatusOr<Answers> Admit(const TenantPtr& tenant, const GenerateCall& call, int count);
   absl::StatusOr<Charges> EnterAll(const TenantPtr& tenant, int count);
   absl::StatusOr<Adapters> FindAdapters(const Tenant& tenant, const GenerateCall& call);
+  absl::StatusOr<Adapters> FindMerge(const Tenant& tenant, const MergeRule& rule,
+                                     const std::vector<AdapterChoice>& parts);
   absl::StatusOr<Mix> MixOf(const std::vector<AdapterChoice>& choices,
                             const std::vector<GenerationPtr>& generations);
   absl::StatusOr<std::vector<int32_t>> PromptTokens(const GenerateCall& call) const;

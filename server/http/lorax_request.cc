@@ -37,29 +37,51 @@ void ReadAdapter(Fields& fields, const std::string& adapters_dir, LoraxRequest* 
   }
 }
 
-// A merge of one is that adapter; others make new weights, which is not served.
-void ReadMerge(Fields& fields, LoraxRequest* request) {
+MergeRule ReadMergeRule(Fields& merge) {
+  MergeRule rule;
+  const auto method = ParseMergeMethod(merge.Text("merge_strategy").value_or("linear"));
+  if (method.ok()) rule.method = *method;
+  if (!method.ok()) merge.Refuse("merge_strategy", method.status().message());
+  const auto sign = ParseMajoritySign(merge.Text("majority_sign_method").value_or("total"));
+  if (sign.ok()) rule.majority_sign = *sign;
+  if (!sign.ok()) merge.Refuse("majority_sign_method", sign.status().message());
+  rule.density = merge.Number("density").value_or(0.0);
+  if (absl::Status s = CheckMergeRule(rule); !s.ok()) merge.Refuse("density", s.message());
+  return rule;
+}
+
+// A merge of one is that adapter, whatever its weight.
+void ReadMerge(Fields& fields, const std::string& adapters_dir, LoraxRequest* request) {
   const Json* value = fields.Find("merged_adapters");
   if (value == nullptr) return;
   Fields merge(*value, "parameters.merged_adapters.");
   const std::vector<std::string> ids = merge.Texts("ids");
   const Json* weights = merge.Find("weights");
-  const size_t weight_count = weights != nullptr && weights->is_array() ? weights->size() : 0;
-  merge.Text("merge_strategy");
-  merge.Number("density");
-  merge.Text("majority_sign_method");
+  const bool list = weights != nullptr && weights->is_array();
   if (ids.empty()) merge.Refuse("ids", "must name at least one adapter");
-  if (weight_count != ids.size()) merge.Refuse("weights", "must have as many entries as ids");
+  if (!list || weights->size() != ids.size()) {
+    merge.Refuse("weights", "must have as many entries as ids");
+  }
+  const MergeRule rule = ReadMergeRule(merge);
+  GenerateCall& call = request->call;
+  for (size_t i = 0; i < ids.size() && merge.status().ok(); ++i) {
+    const Json& weight = (*weights)[i];
+    if (!weight.is_number()) merge.Refuse("weights", "must be numbers");
+    const bool local = request->adapter_source == "local";
+    auto id = local ? AdapterBeneath(ids[i], adapters_dir) : ids[i];
+    merge.Add(id.status());
+    if (merge.status().ok()) call.adapters.push_back({*std::move(id), weight.get<double>()});
+  }
   fields.Add(merge.status());
-  if (!request->call.adapter_id.empty()) {
+  if (!call.adapter_id.empty()) {
     fields.Refuse("adapter_id", "and merged_adapters: at most one of the two may be given");
   }
-  if (ids.size() > 1) {
-    fields.Add(absl::FailedPreconditionError(
-        "merging adapters is not served; register the merged adapter, or send a weighted mix "
-        "over gRPC"));
+  if (call.adapters.size() == 1) {
+    call.adapter_id = call.adapters[0].adapter_id;
+    call.adapters.clear();
+  } else if (!call.adapters.empty()) {
+    call.merge = rule;
   }
-  if (!ids.empty()) request->call.adapter_id = ids[0];
 }
 
 void RefuseUnserved(Fields& fields) {
@@ -151,7 +173,7 @@ absl::StatusOr<LoraxRequest> ParseLoraxRequest(const Json& body, std::string_vie
   const Json* parameters = top.Find("parameters");
   Fields fields(parameters == nullptr ? none : *parameters, "parameters.");
   ReadAdapter(fields, adapters_dir, &request);
-  ReadMerge(fields, &request);
+  ReadMerge(fields, adapters_dir, &request);
   RefuseUnserved(fields);
   ReadSampling(fields, &request);
   ReadOutput(fields, &request);

@@ -29,8 +29,8 @@ struct LoraxRequest {
 enum class LoraxStream : uint8_t { kAsAsked, kNever, kAlways };
 
 // `adapters_dir`: what an absolute path given as a local adapter must lie beneath; resolved,
-// may be empty. InvalidArgument: a field at fault. FailedPrecondition: an adapter source or
-// a merge that is not served. `text`: the body as it was sent.
+// may be empty. InvalidArgument: a field at fault. FailedPrecondition: an adapter source that
+// is not served. `text`: the body as it was sent.
 absl::StatusOr<LoraxRequest> ParseLoraxRequest(const Json& body, std::string_view text,
                                                LoraxStream stream, const std::string& adapters_dir);
 

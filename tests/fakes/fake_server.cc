@@ -5,6 +5,7 @@
 
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
 #include "google/rpc/error_details.pb.h"
 #include "google/rpc/status.pb.h"
 
@@ -176,6 +177,21 @@ class FakeServer::Adapters : public v1::AdapterService::Service {
     }
     *response->mutable_adapter() = fake_->AddAdapter(id);
     response->set_created(!known);
+    return grpc::Status::OK;
+  }
+
+  grpc::Status MergeAdapters(grpc::ServerContext*, const v1::MergeAdaptersRequest* request,
+                             v1::MergeAdaptersResponse* response) override {
+    *response->mutable_adapter() = fake_->AddAdapter(request->adapter_id());
+    std::vector<std::string> parts;
+    for (const v1::MergePart& part : request->parts()) {
+      parts.push_back(absl::StrCat(part.adapter_id(), "=", part.weight()));
+    }
+    response->mutable_adapter()->set_source(
+        absl::StrCat(v1::MergeMethod_Name(request->method()), " ", request->density(), " ",
+                     v1::MajoritySign_Name(request->majority_sign()), " ", request->seed(), " ",
+                     absl::StrJoin(parts, " ")));
+    response->set_created(true);
     return grpc::Status::OK;
   }
 

@@ -76,6 +76,20 @@ TEST(Adapters, RegistersAndDeletes) {
   EXPECT_EQ(Adapters(server, {"get", "new"}).code, 1);
 }
 
+TEST(Adapters, MergesSeveralIntoOne) {
+  FakeServer server;
+  const RunResult run =
+      Adapters(server, {"merge", "both", "a=0.7", "b=-0.5", "--method", "dare_ties", "--density",
+                        "0.25", "--majority-sign", "frequency", "--seed", "9", "--json"});
+  EXPECT_EQ(run.code, 0) << run.error;
+  EXPECT_EQ(Json::parse(run.output)["adapter"]["source"],
+            "MERGE_METHOD_DARE_TIES 0.25 MAJORITY_SIGN_FREQUENCY 9 a=0.7 b=-0.5");
+  EXPECT_THAT(Adapters(server, {"merge", "both", "a=1", "b=1"}).output,
+              HasSubstr("merged both@01234567"));
+  EXPECT_EQ(Adapters(server, {"merge", "both", "a=1", "--method", "svd"}).code, 2);
+  EXPECT_EQ(Adapters(server, {"merge", "both"}).code, 2);
+}
+
 TEST(Adapters, RollsBackAliasesAndShowsTheHistory) {
   FakeServer server;
   server.AddAdapter("a");

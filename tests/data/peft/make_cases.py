@@ -24,6 +24,8 @@ from peft.tuners.lora.config import BdLoraConfig, KasaConfig, MontecloraConfig, 
 from safetensors.torch import load_file, save_file
 from transformers import LlamaConfig, LlamaForCausalLM
 
+from make_merges import make_merges
+
 HERE = pathlib.Path(__file__).resolve().parent
 POSITIONS = 4  # the last ones of the prompt, which the references hold
 PROMPT = [1, 17, 250, 33, 8, 91, 17, 140, 5, 201, 66, 8, 119, 250, 3, 78]
@@ -122,8 +124,7 @@ CASES = [
     lora("embedding-rank-9", ["embed_tokens"], r=9, use_rslora=True, dtype=BF16),
     lora("embedding-without-copy", ["embed_tokens"], save={"save_embedding_layers": False}),
     lora("embedding-tied", ["embed_tokens"], model="tied", dtype=BF16),
-    lora("embedding-dora", ["embed_tokens"], use_dora=True, dtype=BF16,
-         refused="DoRA on the embedding"),
+    lora("embedding-dora", ["embed_tokens"], use_dora=True, dtype=BF16),
     lora("embedding-and-head", ["embed_tokens", "lm_head", "v_proj"], dtype=BF16),
     lora("embedding-and-head-tied", ["embed_tokens", "lm_head"], model="tied", dtype=BF16),
     lora("embedding-tied-to-head", ["embed_tokens", "q_proj"], model="tied",
@@ -169,6 +170,9 @@ CASES = [
     lora("arrow", QV, edit={"arrow_config": {"top_k": 2}}, refused="arrow_config"),
     lora("kasa", QV, kasa_config=KasaConfig(), refused="kasa_config"),
     lora("biases", QV, bias="all", model="biased", refused="bias"),
+    # later ones: a case's place seeds it
+    lora("embedding-dora-tied", ["embed_tokens", "lm_head", "v_proj"], model="tied", use_dora=True,
+         use_rslora=True, r=9, dtype=BF16),
 ]
 
 
@@ -350,7 +354,9 @@ def main():
             entry["base_distance"] = round(distance, 4)
         entries.append(entry)
         print(entry)
-    document = {"prompt_ids": PROMPT, "references": len(logits), "cases": entries}
+    merges = make_merges(HERE, make_base, fill, logits_of, logits)
+    document = {"prompt_ids": PROMPT, "references": len(logits), "cases": entries,
+                "merges": merges}
     text = json.dumps(document).replace('{"name"', '\n{"name"')
     (HERE / "cases.json").write_text(text + "\n")
     np.save(HERE / "logits.npy", np.stack(logits).astype("<f4"))

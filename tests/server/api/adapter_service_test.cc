@@ -258,5 +258,66 @@ TEST_F(AdapterServiceTest, WatchesAreBoundedInNumberAndInterval) {
   for (auto& reader : readers) reader->Finish();
 }
 
+v1::MergeAdaptersRequest MergeOf(const std::string& id, const std::string& one,
+                                 const std::string& two, v1::MergeMethod method) {
+  v1::MergeAdaptersRequest request;
+  request.set_adapter_id(id);
+  request.set_method(method);
+  for (const auto& [part, weight] : {std::pair(one, 0.7), std::pair(two, 0.3)}) {
+    v1::MergePart* added = request.add_parts();
+    added->set_adapter_id(part);
+    added->set_weight(weight);
+  }
+  return request;
+}
+
+TEST_F(AdapterServiceTest, AMergeByCatAnswersAsTheMixDoes) {
+  v1::MergeAdaptersResponse merged;
+  const grpc::Status status =
+      Call(&v1::AdapterService::Stub::MergeAdapters,
+           MergeOf("both", "plain", "other", v1::MERGE_METHOD_CAT), &merged);
+  ASSERT_TRUE(status.ok()) << status.error_message();
+  EXPECT_TRUE(merged.created());
+  EXPECT_EQ(merged.adapter().rank_max(), 12);
+  EXPECT_EQ(merged.adapter().source(), "merge:cat plain=0.7 other=0.3");
+  const auto generate = [&](v1::GenerateRequest request) {
+    Context context;
+    v1::GenerateResponse response;
+    const grpc::Status s = server_.inference().Generate(&context, request, &response);
+    EXPECT_TRUE(s.ok()) << s.error_message();
+    return std::vector<int32_t>(response.token_ids().begin(), response.token_ids().end());
+  };
+  v1::GenerateRequest request = TokensRequest(24);
+  const std::vector<int32_t> base = generate(request);
+  request.set_adapter_id("both");
+  const std::vector<int32_t> by_name = generate(request);
+  request.clear_adapter_id();
+  for (const auto& [id, weight] : {std::pair("plain", 0.7), std::pair("other", 0.3)}) {
+    v1::AdapterWeight* term = request.add_adapters();
+    term->set_adapter_id(id);
+    term->set_weight(weight);
+  }
+  EXPECT_EQ(generate(request), by_name);
+  EXPECT_NE(base, by_name);
+}
+
+TEST_F(AdapterServiceTest, MergesThatCannotBeMadeSayWhy) {
+  v1::MergeAdaptersResponse response;
+  const auto merge = [&](const v1::MergeAdaptersRequest& request) {
+    return Call(&v1::AdapterService::Stub::MergeAdapters, request, &response);
+  };
+  const grpc::Status ranks = merge(MergeOf("both", "plain", "other", v1::MERGE_METHOD_LINEAR));
+  EXPECT_EQ(ranks.error_code(), StatusCode::FAILED_PRECONDITION);
+  EXPECT_THAT(ranks.error_message(), HasSubstr("linear needs equal ranks"));
+  EXPECT_EQ(merge(MergeOf("both", "plain", "missing", v1::MERGE_METHOD_CAT)).error_code(),
+            StatusCode::NOT_FOUND);
+  v1::MergeAdaptersRequest wrong = MergeOf("both", "plain", "other", v1::MERGE_METHOD_TIES);
+  EXPECT_EQ(merge(wrong).error_code(), StatusCode::INVALID_ARGUMENT) << "no density";
+  wrong = MergeOf("both", "plain", "other", v1::MERGE_METHOD_UNSPECIFIED);
+  EXPECT_EQ(merge(wrong).error_code(), StatusCode::INVALID_ARGUMENT);
+  wrong = MergeOf("", "plain", "other", v1::MERGE_METHOD_CAT);
+  EXPECT_EQ(merge(wrong).error_code(), StatusCode::INVALID_ARGUMENT);
+}
+
 }  // namespace
 }  // namespace lorica

@@ -1,6 +1,7 @@
 // LoRAX's routes on a whole server: what its clients count on, byte by byte where they do.
 #include "server/http/lorax_routes.h"
 
+#include "absl/strings/str_cat.h"
 #include "gmock/gmock.h"
 #include "tests/server/api/tiny_server.h"
 #include "tests/server/http/http_call.h"
@@ -244,6 +245,8 @@ TEST_F(LoraxRoutesTest, EveryFaultHasItsClass) {
       {{"adapter_id", "../x"}},
       {{"adapter_id", "a"}, {"merged_adapters", {{"ids", {"b"}}, {"weights", {1.0}}}}},
       {{"merged_adapters", {{"ids", {"a", "b"}}, {"weights", {1.0}}}}},
+      {{"merged_adapters", {{"ids", {"a", "b"}}, {"weights", {1.0, "x"}}}}},
+      {{"merged_adapters", {{"ids", {"a", "b"}}, {"weights", {1.0, 100.5}}}}},
       {{"merged_adapters", {{"ids", Json::array()}, {"weights", Json::array()}}}},
       {{"response_format", {{"type", "xml"}}}, {"ignore_eos_token", false}},
       {{"response_format", "json_object"}, {"ignore_eos_token", false}},
@@ -300,9 +303,53 @@ TEST_F(LoraxRoutesTest, OneMergedAdapterIsThatAdapter) {
   EXPECT_EQ(
       Generate(ClientBody({{"merged_adapters", {{"ids", {"plain"}}, {"weights", {0.5}}}}})).json(),
       Generate(ClientBody({{"adapter_id", "plain"}})).json());
-  Error(Generate(ClientBody(
-            {{"merged_adapters", {{"ids", {"plain", "other"}}, {"weights", {0.5, 0.5}}}}})),
-        424, "generation");
+}
+
+// `merge` with two adapters in it.
+Json Merged(const char* one, const char* two, Json merge = Json::object()) {
+  merge["ids"] = {one, two};
+  merge["weights"] = {0.7, 0.3};
+  return ClientBody({{"merged_adapters", merge}});
+}
+
+TEST_F(LoraxRoutesTest, SeveralMergedAdaptersAreOneNewAdapter) {
+  server_.WriteAdapter("twin", 4, false);
+  const HttpAnswer merged = Generate(Merged("plain", "twin"));
+  ASSERT_EQ(merged.status, 200) << merged.body;
+  EXPECT_EQ(Generate(Merged("plain", "twin")).json(), merged.json());
+  // As the client sends it: null and a density that linear does not look at.
+  EXPECT_EQ(Generate(Merged("plain", "twin",
+                            {{"merge_strategy", nullptr},
+                             {"density", 0.0},
+                             {"majority_sign_method", nullptr}}))
+                .json(),
+            merged.json());
+  for (const char* strategy : {"ties", "dare_linear", "dare_ties"}) {
+    for (const char* sign : {"total", "frequency"}) {
+      const HttpAnswer answer = Generate(
+          Merged("plain", "twin",
+                 {{"merge_strategy", strategy}, {"density", 0.5}, {"majority_sign_method", sign}}));
+      EXPECT_EQ(answer.status, 200) << answer.body;
+    }
+  }
+}
+
+TEST_F(LoraxRoutesTest, MergesThatCannotBeMadeSayWhy) {
+  EXPECT_THAT(Error(Generate(Merged("plain", "other")), 424, "generation"),
+              HasSubstr("linear needs equal ranks"));
+  EXPECT_THAT(Error(Generate(Merged("plain", "dora")), 424, "generation"), HasSubstr("DoRA"));
+  Error(Generate(Merged("plain", "missing")), 424, "generation");
+  for (const Json& merge :
+       {Json({{"merge_strategy", "svd"}}), Json({{"merge_strategy", "ties"}}),
+        Json({{"merge_strategy", "ties"}, {"density", 1.01}}),
+        Json({{"merge_strategy", "ties"}, {"density", 0.5}, {"majority_sign_method", "most"}})}) {
+    Error(Generate(Merged("plain", "other", merge)), 422, "validation");
+  }
+  std::vector<std::string> ids;
+  for (int i = 0; i <= kMixTermsMax; ++i) ids.push_back(absl::StrCat("a", i));
+  const std::vector<double> weights(ids.size(), 0.1);
+  Error(Generate(ClientBody({{"merged_adapters", {{"ids", ids}, {"weights", weights}}}})), 422,
+        "validation");
 }
 
 TEST_F(LoraxRoutesTest, FaultsOfStreamsAreEvents) {

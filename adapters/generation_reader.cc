@@ -1,0 +1,96 @@
+#include "adapters/generation_reader.h"
+
+#include <algorithm>
+
+#include "absl/strings/str_cat.h"
+#include "adapters/element_convert.h"
+#include "adapters/hub/quoted.h"
+#include "adapters/sha256.h"
+
+namespace lorica {
+namespace {
+
+constexpr int64_t kSliceBytes = 1 << 20;
+
+absl::Status Changed(const std::string& location) {
+  return absl::DataLossError(
+      absl::StrCat("the content of ", Quoted(location), " changed while it was read: try again"));
+}
+
+absl::StatusOr<std::string> HashOf(const SourceFile& file) {
+  Sha256 hash;
+  std::vector<std::byte> slice;
+  for (int64_t at = 0; at < file.size_bytes(); at += std::ssize(slice)) {
+    slice.resize(std::min(kSliceBytes, file.size_bytes() - at));
+    if (absl::Status s = file.ReadAt(at, absl::MakeSpan(slice)); !s.ok()) return s;
+    hash.Update(slice);
+  }
+  return hash.Finish();
+}
+
+}  // namespace
+
+absl::StatusOr<std::unique_ptr<GenerationReader>> GenerationReader::Open(
+    const PeftLoader& loader, const Generation& generation) {
+  std::unique_ptr<GenerationReader> reader(new GenerationReader);
+  reader->location_ = generation.location;
+  auto config = generation.source->Open(generation.location, "adapter_config.json");
+  if (!config.ok()) return config.status();
+  auto weights = generation.source->Open(generation.location, "adapter_model.safetensors");
+  if (!weights.ok()) return weights.status();
+  reader->config_ = *std::move(config);
+  reader->weights_ = *std::move(weights);
+  reader->config_stamp_ = reader->config_->stamp();
+  reader->weights_stamp_ = reader->weights_->stamp();
+  if (reader->config_stamp_ != generation.config_stamp ||
+      reader->weights_stamp_ != generation.weights_stamp) {
+    absl::StatusOr<std::string> config_sha256 = HashOf(*reader->config_);
+    if (!config_sha256.ok()) return config_sha256.status();
+    absl::StatusOr<std::string> weights_sha256 = HashOf(*reader->weights_);
+    if (!weights_sha256.ok()) return weights_sha256.status();
+    if (GenerationDigest(*config_sha256, *weights_sha256) != generation.digest) {
+      return Changed(generation.location);
+    }
+  }
+  absl::StatusOr<AdapterPlan> plan = loader.Plan(*generation.source, generation.location);
+  if (!plan.ok()) return plan.status();
+  reader->plan_ = *std::move(plan);
+  // The plan read the files by their names: they must still be these.
+  auto again = generation.source->Open(generation.location, "adapter_model.safetensors");
+  if (!again.ok()) return again.status();
+  if ((*again)->stamp() != reader->weights_stamp_) return Changed(generation.location);
+  if (absl::Status s = reader->CheckUnchanged(); !s.ok()) return s;
+  return reader;
+}
+
+absl::StatusOr<std::vector<float>> GenerationReader::Read(int64_t begin, int64_t count,
+                                                          DType dtype) const {
+  std::vector<std::byte> bytes(RowBytes(dtype, count));
+  if (absl::Status s = weights_->ReadAt(begin, absl::MakeSpan(bytes)); !s.ok()) return s;
+  if (!AllFinite(dtype, bytes)) {
+    return absl::DataLossError(absl::StrCat(Quoted(location_), " holds NaN or infinity"));
+  }
+  std::vector<float> values(count);
+  Dequantize(dtype, bytes.data(), count, values.data());
+  return values;
+}
+
+absl::StatusOr<std::vector<float>> GenerationReader::ReadA(int index) const {
+  const PlannedModule& module = plan_.modules[index];
+  return Read(module.a_begin, module.rank * module.target->in_features, module.a_dtype);
+}
+
+absl::StatusOr<std::vector<float>> GenerationReader::ReadB(int index) const {
+  const PlannedModule& module = plan_.modules[index];
+  return Read(module.b_begin, module.rank * module.target->out_features, module.b_dtype);
+}
+
+// Files that were replaced by others keep what they held: only those written to change.
+absl::Status GenerationReader::CheckUnchanged() const {
+  if (config_->stamp() == config_stamp_ && weights_->stamp() == weights_stamp_) {
+    return absl::OkStatus();
+  }
+  return Changed(location_);
+}
+
+}  // namespace lorica

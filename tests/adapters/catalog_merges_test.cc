@@ -1,0 +1,147 @@
+// Merges under names: whose parts they may have, how they move, what survives a restart.
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include "adapters/adapter_catalog.h"
+#include "tests/fakes/fake_loader.h"
+#include "tests/fakes/made_adapter.h"
+
+namespace lorica {
+namespace {
+
+using ::testing::HasSubstr;
+
+const char kTenant[] = "default";
+
+class CatalogMergesTest : public ::testing::Test {
+ protected:
+  CatalogMergesTest() {
+    for (uint32_t seed = 1; seed <= 2; ++seed) {
+      SmallestAdapter(seed).WriteTo(folder_, absl::StrCat("part-", seed));
+    }
+    SmallestAdapter(3).WriteTo(folder_, "secret");
+    Start();
+  }
+  // A server's restart: nothing of the one before is left but its files.
+  void Start(bool durable = true) {
+    catalog_.reset();
+    registry_.reset();
+    content_.reset();
+    merged_ = std::make_unique<MergedAdapters>(MergeLimits(), &loader_, &executor_);
+    catalog_ = std::make_unique<AdapterCatalog>(source_, &loader_, "the-base");
+    catalog_->SetMerged(merged_.get());
+    catalog_->SetScope([](const std::string& tenant, const std::string& location) {
+      return tenant == kTenant || location != "secret";
+    });
+    if (!durable) return;
+    registry_ = *Registry::Open(data_.path() + "/registry.db");
+    content_ = *ContentStore::Open(data_.path() + "/content", 1 << 30);
+    const absl::Status restored = catalog_->Restore(registry_.get(), content_.get());
+    ASSERT_TRUE(restored.ok()) << restored;
+  }
+  static MergeChoice Linear(double weight = 0.7) {
+    return {{}, {{"part-1", weight}, {"part-2", 0.3}}};
+  }
+  // Makes the merge first, and holds it while it is registered.
+  absl::StatusOr<AdapterCatalog::Registered> Merge(const std::string& id, const MergeChoice& choice,
+                                                   bool replace = false,
+                                                   const std::string& tenant = kTenant) {
+    const auto found = catalog_->FindMerge(tenant, choice);
+    if (!found.ok()) return found.status();
+    GenerationPtr held = found->generation;
+    if (found->ticket != nullptr) {
+      executor_.RunAll();
+      found->ticket->WhenDone([&](const absl::StatusOr<GenerationPtr>& made) {
+        if (made.ok()) held = *made;
+      });
+    }
+    return catalog_->RegisterMerge(tenant, id, choice, {"", replace, ""});
+  }
+  std::string Digest(const std::string& id, const std::string& tenant = kTenant) {
+    const auto generation = catalog_->Resolve(tenant, id);
+    return generation.ok() ? (*generation)->digest : generation.status().ToString();
+  }
+
+  TemporaryFolder folder_;
+  TemporaryFolder data_;
+  LittleModel model_;
+  FakeBackend backend_;
+  PeftLoader loader_{model_.targets(), &backend_, 1 << 20};
+  std::shared_ptr<Source> source_ = *MakeLocalSource(folder_.path());
+  fakes::HeldExecutor executor_;
+  std::unique_ptr<Registry> registry_;
+  std::unique_ptr<ContentStore> content_;
+  std::unique_ptr<MergedAdapters> merged_;
+  std::unique_ptr<AdapterCatalog> catalog_;
+};
+
+TEST_F(CatalogMergesTest, AMergeIsAnAdapterLikeAnyOther) {
+  const auto merged = Merge("both", Linear());
+  ASSERT_TRUE(merged.ok()) << merged.status();
+  EXPECT_TRUE(merged->created);
+  const auto entry = catalog_->Get(kTenant, "both");
+  ASSERT_TRUE(entry.ok()) << entry.status();
+  EXPECT_EQ(entry->location, "merge:linear part-1=0.7 part-2=0.3");
+  EXPECT_TRUE(loader_.LoadImage(*entry->generation).ok());
+  EXPECT_TRUE(catalog_->Check(kTenant, "both").ok());
+  // Again is fine, another one needs to be asked for.
+  EXPECT_FALSE(Merge("both", Linear())->created);
+  EXPECT_TRUE(absl::IsAlreadyExists(Merge("both", Linear(0.6)).status()));
+  EXPECT_TRUE(Merge("both", Linear(0.6), true).ok());
+  EXPECT_NE(Digest("both"), merged->generation->digest);
+  EXPECT_EQ(catalog_->Rollback(kTenant, "both", "", "").value()->digest,
+            merged->generation->digest);
+  // It can be a part itself.
+  EXPECT_TRUE(Merge("more", {{}, {{"both", 0.5}, {"part-1", 0.5}}}).ok());
+}
+
+TEST_F(CatalogMergesTest, SurvivesARestartAndItsParts) {
+  const std::string digest = Merge("both", Linear())->generation->digest;
+  SmallestAdapter(9).WriteTo(folder_, "part-1");
+  Start();
+  EXPECT_EQ(Digest("both"), digest);
+  EXPECT_TRUE(loader_.LoadImage(**catalog_->Resolve(kTenant, "both")).ok());
+}
+
+TEST_F(CatalogMergesTest, WithoutADataFolderItLivesInMemoryAsLongAsItHasAName) {
+  Start(/*durable=*/false);
+  const std::string digest = Merge("both", Linear())->generation->digest;
+  const std::weak_ptr<const Generation> merged = *catalog_->Resolve(kTenant, "both");
+  EXPECT_EQ(Digest("both"), digest);
+  EXPECT_FALSE(merged.expired());
+  EXPECT_TRUE(catalog_->Check(kTenant, "both").ok());
+  ASSERT_TRUE(catalog_->SetAlias(kTenant, "live", "both", false).ok());
+  EXPECT_EQ(Digest("live"), digest);
+  ASSERT_TRUE(catalog_->Delete(kTenant, "both").ok());
+  EXPECT_THAT(Digest("both"), HasSubstr("NOT_FOUND"));
+  EXPECT_TRUE(merged.expired());
+}
+
+TEST_F(CatalogMergesTest, PartsAreThoseOfTheTenant) {
+  const MergeChoice secret{{}, {{"secret", 0.5}, {"part-1", 0.5}}};
+  EXPECT_TRUE(Merge("mine", secret).ok());
+  EXPECT_TRUE(absl::IsNotFound(Merge("theirs", secret, false, "other").status()));
+  EXPECT_TRUE(
+      absl::IsNotFound(catalog_->FindMerge("other", {{}, {{"mine", 1}, {"part-1", 1}}}).status()));
+  // A tenant's own merge is its own to use.
+  EXPECT_TRUE(Merge("own", Linear(), false, "other").ok());
+  EXPECT_THAT(Digest("own"), HasSubstr("NOT_FOUND"));
+  EXPECT_EQ(Digest("own", "other").size(), 64u);
+}
+
+TEST_F(CatalogMergesTest, ChecksPartsBeforeItLooksAtThem) {
+  MergeChoice choice = Linear();
+  choice.parts.resize(kMergePartsMax + 1, {"missing", 1.0});
+  EXPECT_TRUE(absl::IsInvalidArgument(catalog_->FindMerge(kTenant, choice).status()));
+  choice.parts.resize(kMergePartsMax);
+  EXPECT_TRUE(absl::IsNotFound(catalog_->FindMerge(kTenant, choice).status()));
+  choice.parts.resize(1);
+  EXPECT_TRUE(absl::IsInvalidArgument(catalog_->FindMerge(kTenant, choice).status()));
+  EXPECT_TRUE(
+      absl::IsInvalidArgument(catalog_->RegisterMerge(kTenant, "the-base", Linear(), {}).status()));
+  EXPECT_TRUE(absl::IsUnavailable(catalog_->RegisterMerge(kTenant, "new", Linear(), {}).status()));
+  executor_.RunAll();
+}
+
+}  // namespace
+}  // namespace lorica
