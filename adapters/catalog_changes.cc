@@ -197,7 +197,8 @@ absl::StatusOr<AdapterCatalog::Registered> AdapterCatalog::Register(
   if (absl::Status s = CheckPlainId(location); !s.ok() && !may_fetch) return s;
   if (!MayUse(tenant, location)) return UnknownAdapter(location);
   return RegisterAs(
-      tenant, adapter_id, location, [&] { return LookAt(tenant, location, options.token); }, options);
+      tenant, adapter_id, location, [&] { return LookAt(tenant, location, options.token); },
+      options);
 }
 
 absl::Status AdapterCatalog::CheckNewName(const std::string& adapter_id) const {

@@ -1,7 +1,7 @@
 // Launches of the kernels: one function a kernel, plain arguments, a stream.
 //
-// Activations are bf16, row-major; the residual, logits, norms and biases fp32. All launches return at
-// once; errors of the device appear at the next synchronisation.
+// Activations are bf16, row-major; the residual, logits, norms and biases fp32. All launches
+// return at once; errors of the device appear at the next synchronisation.
 #pragma once
 
 #include <cuda.h>
