@@ -64,7 +64,7 @@ struct Config {
   int64_t context_tokens = 0;  // 0 = the model's own
   int64_t batch_rows = 512;
   int64_t chunk_tokens = 256;
-  double step_stretch = 2.5;
+  double step_stretch = 3;
   std::string prefix_cache = "on";
   int64_t running_requests = 64;
   int64_t queue_requests = 1024;

@@ -34,6 +34,7 @@ Tiers: source (a folder), host (images in memory), device (ready to run).)";
 
 struct AdapterFlags {
   std::vector<std::string> ids;
+  std::string name;
   std::string source;
   std::string prefix;
   std::string tier = "device";
@@ -136,7 +137,7 @@ const std::map<std::string, v1::MergeMethod>& MergeMethods() {
 
 int Merge(const CommandContext& context, const AdapterFlags& flags) {
   v1::MergeAdaptersRequest request;
-  request.set_adapter_id(flags.ids.front());
+  request.set_adapter_id(flags.name);
   const absl::StatusOr<std::vector<v1::AdapterWeight>> parts =
       ParseMix(absl::StrJoin(flags.parts, ","));
   if (!parts.ok()) return Fail(context, parts.status());
@@ -391,8 +392,8 @@ void DeclareNaming(Declare* declare) {
 
 void DeclareMerging(Declare* declare) {
   AdapterFlags* flags = declare->flags();
-  CLI::App* merge =
-      declare->OneId("merge", "The name to give", "Make one adapter of several", Merge);
+  CLI::App* merge = declare->Sub("merge", "Make one adapter of several", Merge);
+  merge->add_option("name", flags->name, "The name to give")->required();
   merge->add_option("parts", flags->parts, "NAME=WEIGHT, two to eight")->required()->expected(1, 8);
   merge->add_option("--method", flags->method, "How")
       ->check(CLI::IsMember(MergeMethods()))

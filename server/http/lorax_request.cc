@@ -85,6 +85,7 @@ void ReadMerge(Fields& fields, const std::string& adapters_dir, LoraxRequest* re
 }
 
 void RefuseUnserved(Fields& fields) {
+  fields.Bool("apply_chat_template");  // without effect, as in LoRAX, but of one type there too
   if (fields.Bool("watermark").value_or(false)) fields.Refuse("watermark", "is not served");
   const double typical_p = fields.Number("typical_p").value_or(1.0);
   if (typical_p != 1.0) fields.Refuse("typical_p", "is not served; use top_p or top_k");

@@ -54,7 +54,7 @@ double Time(cudaStream_t stream, int repeats, const Body& body) {
 // Operations a second of a product of 8,192 cubed.
 double MeasureMatrixRate(cudaStream_t stream) {
   constexpr int64_t kSize = 8192;
-  auto runner = *cuda::LinearRunner::Make();
+  auto runner = *cuda::LinearRunner::Make("");
   auto weights = *cuda::AllocateDevice(kSize * kSize * 2);
   FillNoise(weights->data(), weights->size_bytes(), 0.02f, 5, stream);
   const cuda::CudaWeight weight(std::move(weights), kSize, kSize);
@@ -77,7 +77,7 @@ class Bench {
   explicit Bench(int layers)
       : layers_(layers),
         stream_(*cuda::Stream::Make(-1)),
-        step_(*cuda::StepImage::Make(kRowsMax, int64_t{1} << 20)) {
+        step_(*cuda::StepImage::Make(kRowsMax, int64_t{1} << 20, int64_t{1} << 20)) {
     cache_.shape = {layers, kHeads, kKvHeads, kHeadSize, 0.0883883f};
     cache_.block_bytes = layers * kKeyBytes * kBlockTokens;
     arena_ = *cuda::AllocateDevice(kArenaBlocks * cache_.block_bytes);

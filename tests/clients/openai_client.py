@@ -30,7 +30,11 @@ assert whole.choices[0].finish_reason == "stop" and whole.usage.completion_token
 chunks = list(client.completions.create(**asked, stream=True,
                                         stream_options={"include_usage": True}))
 assert "".join(chunk.choices[0].text for chunk in chunks if chunk.choices) == text
-assert chunks[-1].usage == whole.usage
+again = chunks[-1].usage  # its prompt's whole blocks are there from the first time
+assert (again.prompt_tokens, again.completion_tokens) == (
+    whole.usage.prompt_tokens, whole.usage.completion_tokens)
+assert whole.usage.prompt_tokens_details.cached_tokens == 0
+assert again.prompt_tokens_details.cached_tokens > 0
 
 messages = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Hello!"}]
 chat = client.chat.completions.create(model=base, messages=messages, max_tokens=12,

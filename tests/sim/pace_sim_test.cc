@@ -48,6 +48,7 @@ class Life {
     options.engine.chunk_tokens = kChunk;
     options.engine.running_max = 256;
     options.engine.stretch = stretch;
+    options.engine.prefix_cache = false;  // prompts are alike, and are to take their time
     world_ = std::make_unique<EngineWorld>(options);
     base_ms_ = Draw(4.0, 10.0);
     token_ms_ = Draw(0.01, 0.05);

@@ -23,7 +23,8 @@ constexpr int kContext = 400;
 class FakeTemplate : public ChatTemplate {
  public:
   absl::StatusOr<std::vector<PromptPart>> Render(absl::Span<const ChatTurn> messages,
-                                                 bool add_generation_prompt) const override {
+                                                 bool add_generation_prompt,
+                                                 std::string_view) const override {
     EXPECT_TRUE(add_generation_prompt);
     std::vector<PromptPart> parts = {{"<turn>", false}};
     for (const ChatTurn& turn : messages) parts.push_back({turn.content, true});
