@@ -34,7 +34,7 @@ int BystanderTest::CountOf(const std::string& folder) {
 BystanderTest::Held BystanderTest::HeldNow() {
   const v1::GetStatusResponse status = server_->Status();
   return {CountOf("/proc/self/fd"), CountOf("/proc/self/task"),
-          status.free_blocks() + status.adapter_blocks()};
+          status.free_blocks() + status.adapter_blocks() + status.prefix_blocks()};
 }
 
 void BystanderTest::Start() {

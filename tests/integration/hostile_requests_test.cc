@@ -231,12 +231,13 @@ TEST_F(HostileRequests, Messages) {
 
 // Served or not: a grammar that is wrong is refused, and the server lives.
 TEST_F(HostileRequests, Grammars) {
+  constexpr int kCompilingThreads = 2;  // each keeps its child from its first grammar on
+  KeepDescriptors(kCompilingThreads);
   Json wide = Json::object();
   for (int i = 0; i < 20'000; ++i) wide[absl::StrCat("property_", i)] = {{"type", "string"}};
   const Json schemas[] = {
       {{"type", "string"}, {"pattern", "(a+)+$\\"}},
       {{"type", "string"}, {"pattern", "\\x"}},
-      {{"type", "string"}, {"pattern", "a{1,1000000}"}},
       {{"$ref", "#"}},
       {{"type", 5}},
       {{"type", "object"}, {"properties", wide}},

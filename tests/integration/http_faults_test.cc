@@ -124,6 +124,9 @@ TEST_F(HttpFaults, ReadersThatDoNotReadAreCut) {
     readers.push_back(std::make_unique<HttpSocket>(port(), /*receive_bytes=*/2048));
     readers.back()->Send(Generation(480));
   }
+  while (OpenCalls() == 0 && absl::Now() - began < kUnaffected) {  // until they have begun
+    absl::SleepFor(absl::Milliseconds(5));
+  }
   while (OpenCalls() != 0 && absl::Now() - began < kSlowReaderLimit + absl::Seconds(20)) {
     for (size_t i = 0; i < 4; ++i) readers[i]->Read(absl::Milliseconds(1), "x");
     absl::SleepFor(absl::Milliseconds(250));

@@ -292,7 +292,7 @@ TEST_P(SampleTest, AMaskIsReadWhenTheStepSamples) {
     batch_.samples[i].allowed_mask = masks[i].data();
     batch_.samples[i].allowed_words = 3;
   }
-  const auto device = Upload(3, 70, logits);
+  const auto device = UploadWide(3, 70, logits);
   std::vector<SampleResult> results(3);
   backend_->BeginStep(batch_);
   masks[0][2] = 1 << 1;  // token 65

@@ -329,6 +329,9 @@ TEST_F(CudaSampleTest, ACapturedStepServesAnyRowsAndParameters) {
         SampleRow row = greedy ? SampleRow{.slot = i} : AnyRow(i, kVocabulary);
         row.row = i;
         if (!greedy) row.params.temperature = 0.7f;
+        // Masks are copied by Sample itself, which is not called for a captured one.
+        row.allowed_mask = nullptr;
+        row.allowed_words = 0;
         batch.samples.push_back(row);
       }
       cuda_->BeginStep(batch);
