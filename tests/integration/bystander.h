@@ -50,9 +50,6 @@ class BystanderTest : public ::testing::Test {
   }
   int64_t ResidentBytes();
 
-  // So many stay open from now on, by design.
-  void KeepDescriptors(int count) { before_.descriptors += count; }
-
  private:
   struct Held {
     int descriptors = 0;
