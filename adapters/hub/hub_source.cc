@@ -12,17 +12,15 @@
 #include "absl/strings/str_split.h"
 #include "absl/strings/strip.h"
 #include "absl/time/clock.h"
+#include "adapters/hub/download_attempts.h"
 #include "adapters/hub/hub_reply.h"
 #include "adapters/hub/quoted.h"
 #include "adapters/hub/retry_delay.h"
-#include "adapters/hub/verified_body.h"
 
 namespace lorica {
 namespace {
 
 constexpr size_t kRepoPartBytesMax = 96;
-// A piece at least this long is progress: a hub that cuts off every few bytes is not.
-constexpr int64_t kProgressBytes = 1 << 20;
 
 absl::Status Refuse(absl::string_view what) {
   return absl::FailedPreconditionError(absl::StrCat("the hub ", what));
@@ -204,23 +202,8 @@ absl::Status HubSession::DownloadOnce(const Url& url, VerifiedBody& body) {
 absl::Status HubSession::DownloadAll(const RemoteFile& file, DownloadSink& sink) {
   absl::StatusOr<Url> url = UrlOf(file.name);
   if (!url.ok()) return url.status();
-  VerifiedBody body(file, sink);
-  RetryPause pause(options_.retry, options_.http.stopped);
-  bool was_wrong = false;
-  while (true) {
-    const int64_t had_bytes = body.size_bytes();
-    absl::Status status = DownloadOnce(*url, body);
-    if (status.ok()) return status;
-    if (absl::IsDataLoss(status) && std::exchange(was_wrong, true)) return status;
-    const bool starts_over = absl::IsDataLoss(status) || absl::IsAborted(status);
-    if (!starts_over && !absl::IsUnavailable(status)) return status;
-    if (body.size_bytes() - had_bytes >= kProgressBytes) pause.Progress();
-    if (starts_over) {
-      if (absl::Status s = body.Restart(); !s.ok()) return s;
-      if (absl::IsAborted(status)) status = absl::UnavailableError(status.message());
-    }
-    if (absl::Status s = pause.Wait(status); !s.ok()) return s;
-  }
+  return DownloadInAttempts(file, sink, options_.retry, options_.http.stopped,
+                            [&](VerifiedBody& body) { return DownloadOnce(*url, body); });
 }
 
 class HubSource : public RemoteSource {

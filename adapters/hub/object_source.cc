@@ -14,11 +14,11 @@
 #include "absl/strings/str_split.h"
 #include "absl/strings/strip.h"
 #include "absl/time/clock.h"
+#include "adapters/hub/download_attempts.h"
 #include "adapters/hub/hasher.h"
 #include "adapters/hub/hub_reply.h"
 #include "adapters/hub/quoted.h"
 #include "adapters/hub/retry_delay.h"
-#include "adapters/hub/verified_body.h"
 
 namespace lorica {
 namespace {
@@ -26,7 +26,6 @@ namespace {
 constexpr char kS3Scheme[] = "s3://";
 constexpr size_t kSha1Digits = 40;
 constexpr int64_t kCredentialsBytesMax = 64 << 10;
-constexpr int64_t kProgressBytes = 1 << 20;
 // What an adapter is; their entity tags together stand for a commit.
 constexpr const char* kAdapterFiles[] = {"adapter_config.json", "adapter_model.safetensors"};
 
@@ -206,23 +205,8 @@ absl::Status ObjectSession::DownloadOnce(const RemoteFile& file, VerifiedBody& b
 }
 
 absl::Status ObjectSession::Download(const RemoteFile& file, DownloadSink& sink) {
-  VerifiedBody body(file, sink);
-  RetryPause pause(options_.retry, options_.http.stopped);
-  bool was_wrong = false;
-  while (true) {
-    const int64_t had_bytes = body.size_bytes();
-    absl::Status status = DownloadOnce(file, body);
-    if (status.ok()) return status;
-    if (absl::IsDataLoss(status) && std::exchange(was_wrong, true)) return status;
-    const bool starts_over = absl::IsDataLoss(status) || absl::IsAborted(status);
-    if (!starts_over && !absl::IsUnavailable(status)) return status;
-    if (body.size_bytes() - had_bytes >= kProgressBytes) pause.Progress();
-    if (starts_over) {
-      if (absl::Status s = body.Restart(); !s.ok()) return s;
-      if (absl::IsAborted(status)) status = absl::UnavailableError(status.message());
-    }
-    if (absl::Status s = pause.Wait(status); !s.ok()) return s;
-  }
+  return DownloadInAttempts(file, sink, options_.retry, options_.http.stopped,
+                            [&](VerifiedBody& body) { return DownloadOnce(file, body); });
 }
 
 absl::Status NoLocation(const std::string& text) {

@@ -7,6 +7,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "adapters/hub/object_source.h"
+#include "tests/fakes/collecting_sink.h"
 #include "tests/fakes/subprocess.h"
 #include "tests/server/api/tiny_server.h"
 
@@ -18,19 +19,6 @@ using ::testing::HasSubstr;
 
 constexpr int kSkipped = 77;
 constexpr char kFile[] = "adapter_model.safetensors";
-
-class Collect : public DownloadSink {
- public:
-  absl::Status Append(std::string_view bytes) override {
-    text.append(bytes);
-    return absl::OkStatus();
-  }
-  absl::Status Restart() override {
-    text.clear();
-    return absl::OkStatus();
-  }
-  std::string text;
-};
 
 class S3Server : public ::testing::Test {
  protected:
@@ -80,7 +68,7 @@ TEST_F(S3Server, TakesOurSignaturesAndNoOthers) {
   const auto file = session->Look(kFile);
   ASSERT_TRUE(file.ok() && file->has_value()) << file.status();
   EXPECT_EQ((*file)->size_bytes, 3 << 20);
-  Collect got;
+  CollectingSink got;
   ASSERT_TRUE(session->Download(**file, got).ok());
   EXPECT_EQ(got.text, std::string(3 << 20, 'w'));
   const auto status = [](RemoteSource& from, const std::string& location) {

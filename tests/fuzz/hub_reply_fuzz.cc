@@ -20,6 +20,7 @@
 #include "adapters/hub/hub_reply.h"
 #include "adapters/hub/hub_source.h"
 #include "kernels/check.h"
+#include "tests/fakes/collecting_sink.h"
 #include "tests/fuzz/fuzz.h"
 
 namespace lorica {
@@ -99,19 +100,6 @@ class Answers {
   }};
 };
 
-class Collect : public DownloadSink {
- public:
-  absl::Status Append(std::string_view bytes) override {
-    text.append(bytes);
-    return absl::OkStatus();
-  }
-  absl::Status Restart() override {
-    text.clear();
-    return absl::OkStatus();
-  }
-  std::string text;
-};
-
 std::unique_ptr<RemoteSource> MakeSource(Answers& answers) {
   HubOptions options;
   options.endpoint = absl::StrCat("http://", answers.hub().name());
@@ -145,7 +133,7 @@ void Session(RemoteSource& source) {
     return;
   }
   LORICA_CHECK((*looked)->size_bytes >= 0 && (*session)->commit().size() == 40);
-  Collect sink;
+  CollectingSink sink;
   const absl::Status status = (*session)->Download(**looked, sink);
   LORICA_CHECK(!absl::StrContains(status.message(), kToken));
   LORICA_CHECK(std::ssize(sink.text) <= (*looked)->size_bytes, sink.text.size());

@@ -1,10 +1,8 @@
 // Goal: behind nginx and HAProxy, with the configurations of deploy/, an adapter's calls go
 // to one replica, a replica may die or drain, and long prompts take the same way.
-#include <arpa/inet.h>
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 #include <signal.h>
-#include <sys/socket.h>
 #include <unistd.h>
 
 #include <atomic>
@@ -16,6 +14,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_replace.h"
 #include "absl/time/clock.h"
+#include "tests/fakes/free_port.h"
 #include "tests/fakes/raw_http2.h"
 #include "tests/fakes/subprocess.h"
 #include "tests/integration/server_process.h"
@@ -36,18 +35,6 @@ constexpr int64_t kLongPromptBytes = 300'000;
 std::string ReadFile(const std::string& path) {
   std::ifstream file(path);
   return std::string((std::istreambuf_iterator<char>(file)), std::istreambuf_iterator<char>());
-}
-
-int FreePort() {
-  const int socket = ::socket(AF_INET, SOCK_STREAM, 0);
-  sockaddr_in address{};
-  address.sin_family = AF_INET;
-  address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
-  socklen_t size = sizeof address;
-  ::bind(socket, reinterpret_cast<sockaddr*>(&address), size);
-  ::getsockname(socket, reinterpret_cast<sockaddr*>(&address), &size);
-  ::close(socket);
-  return ntohs(address.sin_port);
 }
 
 std::string NameOf(int adapter) { return absl::StrCat("a", adapter); }

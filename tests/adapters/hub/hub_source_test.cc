@@ -10,6 +10,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
 #include "adapters/hub/retry_delay.h"
+#include "tests/fakes/collecting_sink.h"
 #include "tests/fakes/fake_hub.h"
 #include "tests/fakes/made_certificate.h"
 
@@ -23,21 +24,6 @@ constexpr absl::Duration kSoon = absl::Seconds(10);
 constexpr char kWeights[] = "adapter_model.safetensors";
 constexpr char kConfig[] = "adapter_config.json";
 constexpr char kToken[] = "hf_secret";
-
-class Collect : public DownloadSink {
- public:
-  absl::Status Append(std::string_view bytes) override {
-    text += bytes;
-    return absl::OkStatus();
-  }
-  absl::Status Restart() override {
-    text.clear();
-    ++restarts;
-    return absl::OkStatus();
-  }
-  std::string text;
-  int restarts = 0;
-};
 
 std::string Bytes(size_t size, char seed) {
   std::string text(size, '\0');
@@ -75,7 +61,7 @@ class HubSourceTest : public ::testing::Test {
     auto looked = session.Look(file);
     if (!looked.ok()) return looked.status();
     EXPECT_TRUE(looked->has_value());
-    got_ = Collect();
+    got_ = CollectingSink();
     const absl::Status status = session.Download(**looked, got_);
     EXPECT_LT(absl::Now() - begun, kSoon);
     return status;
@@ -108,7 +94,7 @@ class HubSourceTest : public ::testing::Test {
   HubOptions options_;
   std::string commit_;
   std::vector<std::unique_ptr<RemoteSource>> sources_;
-  Collect got_;
+  CollectingSink got_;
 };
 
 TEST_F(HubSourceTest, DownloadsWhatTheHubHas) {
@@ -123,7 +109,7 @@ TEST_F(HubSourceTest, DownloadsWhatTheHubHas) {
   EXPECT_EQ((*weights)->size_bytes, 3 << 20);
   EXPECT_EQ((*weights)->hash.algorithm, HashAlgorithm::kSha256);
   for (const auto& file : {*config, *weights}) {
-    Collect got;
+    CollectingSink got;
     ASSERT_TRUE(session->Download(*file, got).ok());
     EXPECT_EQ(got.text, files_[file->name]);
     EXPECT_EQ(got.restarts, 0);
@@ -453,7 +439,7 @@ TEST_F(HubSourceTest, TheTokenDoesNotComeBackFromElsewhere) {
   hub_.AddFault({.target_part = "/blobs/",
                  .status = 302,
                  .headers = {{"Location", hub_.endpoint() + "/back-at-the-hub"}}});
-  Collect got;
+  CollectingSink got;
   EXPECT_FALSE(session->Download(**file, got).ok());
   ASSERT_EQ(hub_.CountOf("/back-at-the-hub"), 1);
   EXPECT_EQ(hub_.requests().back().authorization, "");
@@ -517,7 +503,7 @@ TEST_F(HubSourceTest, AnythingAHubSaysEndsInContentOrAnError) {
     const auto session = Begin("org/name", "main", kToken);
     auto looked = session->Look(kWeights);
     if (!looked.ok() || !looked->has_value()) continue;
-    Collect got;
+    CollectingSink got;
     const absl::Status status = session->Download(**looked, got);
     EXPECT_TRUE(!status.ok() || got.text == files_[kWeights]);
     EXPECT_LE(std::ssize(got.text), (*looked)->size_bytes);

@@ -5,6 +5,7 @@
 #include "absl/strings/str_cat.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
+#include "tests/fakes/collecting_sink.h"
 #include "tests/fakes/temporary_folder.h"
 #include "tests/fakes/wire_server.h"
 
@@ -16,19 +17,6 @@ using ::testing::Not;
 
 constexpr char kConfig[] = "adapter_config.json";
 constexpr char kWeights[] = "adapter_model.safetensors";
-
-class Collect : public DownloadSink {
- public:
-  absl::Status Append(std::string_view bytes) override {
-    text.append(bytes);
-    return absl::OkStatus();
-  }
-  absl::Status Restart() override {
-    text.clear();
-    return absl::OkStatus();
-  }
-  std::string text;
-};
 
 // A web server with two files, which says what the test wants.
 class ObjectSourceTest : public ::testing::Test {
@@ -154,7 +142,7 @@ TEST_F(ObjectSourceTest, DownloadsWhatIsThereAndPinsBothFiles) {
   ASSERT_TRUE(weights.ok() && weights->has_value());
   EXPECT_EQ((*weights)->size_bytes, std::ssize(weights_));
   EXPECT_FALSE((*session->Look("adapter_model.bin")).has_value());
-  Collect got;
+  CollectingSink got;
   ASSERT_TRUE(session->Download(**weights, got).ok());
   EXPECT_EQ(got.text, weights_);
   EXPECT_EQ(requests_.back().Header("if-match"), "\"one\"");
@@ -169,7 +157,7 @@ TEST_F(ObjectSourceTest, GoesOnWhereItWasCut) {
   const auto session = Begin();
   const auto weights = *session->Look(kWeights);
   cut_at_ = 60'000;
-  Collect got;
+  CollectingSink got;
   const absl::Status status = session->Download(*weights, got);
   ASSERT_TRUE(status.ok()) << status;
   EXPECT_EQ(got.text, weights_);
@@ -180,7 +168,7 @@ TEST_F(ObjectSourceTest, WhatChangesMeanwhileIsRefused) {
   const auto session = Begin();
   const auto weights = *session->Look(kWeights);
   tag_ = "\"two\"";
-  Collect got;
+  CollectingSink got;
   const absl::Status status = session->Download(*weights, got);
   EXPECT_TRUE(absl::IsFailedPrecondition(status)) << status;
   EXPECT_THAT(std::string(status.message()), HasSubstr("changed"));
@@ -191,7 +179,7 @@ TEST_F(ObjectSourceTest, AnAnnouncedHashIsCompared) {
   const auto session = Begin();
   const auto weights = *session->Look(kWeights);
   ASSERT_EQ(weights->hash.hex.size(), 64u);
-  Collect got;
+  CollectingSink got;
   EXPECT_TRUE(absl::IsDataLoss(session->Download(*weights, got)));
 }
 

@@ -1,7 +1,5 @@
 // The alert rules and the dashboard in a real Prometheus that scrapes a real server.
-#include <arpa/inet.h>
 #include <signal.h>
-#include <sys/socket.h>
 #include <unistd.h>
 
 #include <fstream>
@@ -12,6 +10,7 @@
 #include "absl/strings/str_replace.h"
 #include "absl/time/clock.h"
 #include "gmock/gmock.h"
+#include "tests/fakes/free_port.h"
 #include "tests/fakes/subprocess.h"
 #include "tests/server/api/tiny_server.h"
 #include "tests/server/http/http_call.h"
@@ -22,18 +21,6 @@ namespace {
 using Json = nlohmann::json;
 
 constexpr char kPrometheus[] = "/usr/bin/prometheus";
-
-int FreePort() {
-  const int socket = ::socket(AF_INET, SOCK_STREAM, 0);
-  sockaddr_in address{};
-  address.sin_family = AF_INET;
-  address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
-  socklen_t size = sizeof address;
-  ::bind(socket, reinterpret_cast<sockaddr*>(&address), size);
-  ::getsockname(socket, reinterpret_cast<sockaddr*>(&address), &size);
-  ::close(socket);
-  return ntohs(address.sin_port);
-}
 
 std::string Escaped(const std::string& text) {
   std::string escaped;
