@@ -1,11 +1,24 @@
 #include "server/http/connection_threads.h"
 
 #include <sys/socket.h>
+#include <unistd.h>
 
-#include <algorithm>
 #include <utility>
 
 namespace lorica {
+namespace {
+
+// Bytes that its thread has not read yet: it sits between its client's request and SetBusy.
+bool HasRequestAtHand(int socket) {
+  char byte = 0;
+  return ::recv(socket, &byte, 1, MSG_PEEK | MSG_DONTWAIT) == 1;
+}
+
+void Tell(int socket, const std::string& text) {
+  ::send(socket, text.data(), text.size(), MSG_NOSIGNAL | MSG_DONTWAIT);
+}
+
+}  // namespace
 
 ConnectionThreads::~ConnectionThreads() { Stop(); }
 
@@ -22,6 +35,12 @@ bool ConnectionThreads::TryRun(std::function<void()> work) {
   queue_.push_back(std::move(work));
   work_there_.Signal();
   return true;
+}
+
+void ConnectionThreads::TurnAway(int socket) const {
+  Tell(socket, full_);
+  ::shutdown(socket, SHUT_RDWR);
+  ::close(socket);
 }
 
 void ConnectionThreads::Loop() {
@@ -46,7 +65,9 @@ void ConnectionThreads::Close(Place* place) {
 
 void ConnectionThreads::CloseOldestIdle() {
   for (Place* place : places_) {
-    if (place->idle_ && !place->closed_) return Close(place);
+    if (!place->idle_ || place->closed_ || HasRequestAtHand(place->socket_)) continue;
+    if (!place->served_) Tell(place->socket_, full_);
+    return Close(place);
   }
 }
 
@@ -87,7 +108,13 @@ absl::Duration ConnectionThreads::Place::SetIdle(absl::Duration keep_alive) {
   idle_ = true;
   threads_->places_.splice(threads_->places_.end(), threads_->places_, self_);
   if (closed_ || (threads_->draining_ && served_)) return absl::ZeroDuration();
-  return threads_->queue_.empty() ? keep_alive : std::min(keep_alive, kCrowdedWait);
+  hurried_ = !threads_->queue_.empty() && keep_alive > kCrowdedWait;
+  return hurried_ ? kCrowdedWait : keep_alive;
+}
+
+void ConnectionThreads::Place::GiveWay() {
+  absl::MutexLock lock(&threads_->mutex_);
+  if (hurried_ && !served_ && !closed_) Tell(socket_, threads_->full_);
 }
 
 void ConnectionThreads::Place::SetBusy() {

@@ -2,8 +2,8 @@
 //
 // A connection has a thread while it lives. Threads are made as they are needed, up to a
 // bound. Beyond it new ones wait, a few, and the rest are refused; while some wait,
-// connections without a request give way: the one that has been so for longest at once, and
-// others unless their request is at hand. Thread-safe.
+// connections whose request is not at hand give way: the one that has been without for
+// longest at once, others after kCrowdedWait. Thread-safe.
 #pragma once
 
 #include <httplib.h>
@@ -11,7 +11,9 @@
 #include <deque>
 #include <functional>
 #include <list>
+#include <string>
 #include <thread>
+#include <utility>
 #include <vector>
 
 #include "absl/base/thread_annotations.h"
@@ -25,11 +27,15 @@ inline constexpr absl::Duration kCrowdedWait = absl::Milliseconds(20);
 
 class ConnectionThreads {
  public:
-  explicit ConnectionThreads(int threads_max) : threads_max_(threads_max) {}
+  // `full` is told to a connection that is turned away before its first request.
+  ConnectionThreads(int threads_max, std::string full)
+      : threads_max_(threads_max), full_(std::move(full)) {}
   ~ConnectionThreads();
 
-  // False: too many connections; `work` was not taken.
+  // False: too many connections; `work` was not taken, and TurnAway is what is left to do.
   bool TryRun(std::function<void()> work);
+  // Tells the connection and closes it.
+  void TurnAway(int socket) const;
   // Every connection ends with its request; those that wait for another end now. New ones
   // are served one request, so that health can be asked for.
   void StartDrain();
@@ -44,6 +50,8 @@ class ConnectionThreads {
     // Waits for a request from here on: may be closed. How long it may wait, at most
     // `keep_alive`; zero: it is to end now.
     absl::Duration SetIdle(absl::Duration keep_alive);
+    // No request came in time: says why, if it was for others.
+    void GiveWay();
     // Has a whole request head.
     void SetBusy();
 
@@ -54,6 +62,7 @@ class ConnectionThreads {
     bool idle_ = false;
     bool served_ = false;
     bool closed_ = false;
+    bool hurried_ = false;  // was given kCrowdedWait
     std::list<Place*>::iterator self_;
   };
 
@@ -63,6 +72,7 @@ class ConnectionThreads {
   static void Close(Place* place);
 
   const int threads_max_;
+  const std::string full_;
   absl::Mutex mutex_;
   absl::CondVar work_there_;
   std::deque<std::function<void()>> queue_ ABSL_GUARDED_BY(mutex_);

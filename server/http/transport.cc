@@ -118,7 +118,7 @@ class HttpTransport::Library final : public httplib::Server {
         routes_(std::move(routes)),
         log_(log),
         listener_(std::move(listener)),
-        threads_(options.connections_max) {
+        threads_(options.connections_max, options.tls ? "" : kFull) {
     svr_sock_ = listener_->socket();  // the library ends streams when it has none
     set_payload_max_length(options.body_bytes);
     set_keep_alive_timeout(absl::ToInt64Seconds(options.keep_alive));
@@ -136,10 +136,7 @@ class HttpTransport::Library final : public httplib::Server {
   int port() const { return listener_->port(); }
   void AcceptLoop() {
     for (int socket = listener_->Accept(); socket >= 0; socket = listener_->Accept()) {
-      if (threads_.TryRun([this, socket] { Serve(socket); })) continue;
-      if (!options_.tls) ::send(socket, kFull, sizeof kFull - 1, MSG_NOSIGNAL | MSG_DONTWAIT);
-      ::shutdown(socket, SHUT_RDWR);
-      ::close(socket);
+      if (!threads_.TryRun([this, socket] { Serve(socket); })) threads_.TurnAway(socket);
     }
   }
   void StartDrain() {
@@ -175,7 +172,8 @@ class HttpTransport::Library final : public httplib::Server {
     ConnectionThreads::Place place(&threads_, socket);
     while (true) {
       const absl::Duration wait = place.SetIdle(options_.keep_alive);
-      if (wait == absl::ZeroDuration() || !connection.AwaitRequest(wait)) return;
+      if (wait == absl::ZeroDuration()) return;
+      if (!connection.AwaitRequest(wait)) return place.GiveWay();
       if (!ServeOne(connection, place)) return;
     }
   }

@@ -1,7 +1,8 @@
 // Well-behaved clients beside a fault, and what the fault must have left behind.
 //
 // One gRPC and one HTTP client ask the same questions again and again until Check, which
-// fails the test if any answer was late, other than the first, or missing.
+// fails the test if any answer was late, other than the first, or missing. Told that there
+// are too many connections (503), the HTTP client asks again after `Retry-After`.
 #pragma once
 
 #include <atomic>
@@ -10,6 +11,9 @@
 #include <thread>
 #include <vector>
 
+#include "absl/base/thread_annotations.h"
+#include "absl/status/statusor.h"
+#include "absl/synchronization/mutex.h"
 #include "absl/time/time.h"
 #include "tests/integration/server_process.h"
 
@@ -38,14 +42,16 @@ class Neighbours {
   Footprint Look() const;
   absl::Duration UsedSoFar() const;
   void Ask(bool over_http);
-  std::string Answer(LoricaClient* client) const;
+  absl::StatusOr<std::string> Answer(LoricaClient* client) const;
+  absl::StatusOr<std::string> AnswerOverHttp() const;
 
   const ServerProcess& server_;
   const Footprint before_;
   const absl::Duration used_before_;
   std::atomic<bool> stop_{false};
   std::atomic<int> answers_{0};
-  std::atomic<int> wrong_{0};
+  absl::Mutex mutex_;
+  std::string wrong_ ABSL_GUARDED_BY(mutex_);  // the last wrong answer
   std::atomic<int64_t> longest_ms_{0};
   std::vector<std::thread> threads_;
 };

@@ -215,6 +215,17 @@ TEST_F(TransportTest, IdleConnectionsGiveWayToNewOnes) {
   EXPECT_LT(absl::Now() - began, absl::Seconds(2));
 }
 
+TEST_F(TransportTest, WhoGivesWayBeforeItsFirstRequestIsToldSo) {
+  TransportOptions options;
+  options.connections_max = 2;
+  Start(options);
+  std::vector<std::unique_ptr<HttpSocket>> idle;
+  for (int i = 0; i < 8; ++i) idle.push_back(std::make_unique<HttpSocket>(port()));
+  const HttpAnswer answer = ParseAnswer(idle[0]->Read(absl::Seconds(5)));
+  EXPECT_EQ(answer.status, 503);
+  EXPECT_EQ(answer.headers.at("retry-after"), "1");
+}
+
 TEST_F(TransportTest, WhereAllAreBusyTheRestIsRefused) {
   TransportOptions options;
   options.connections_max = 2;
