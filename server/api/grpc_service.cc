@@ -15,6 +15,7 @@
 #include "server/api/adapter_service.h"
 #include "server/api/inference_service.h"
 #include "server/api/parse_refusal.h"
+#include "server/api/reset_guard.h"
 #include "server/api/server_tls.h"
 #include "server/api/work_pool.h"
 
@@ -110,6 +111,7 @@ absl::Status GrpcService::Listen(const GrpcOptions& options) {
   builder.RegisterService(&parts_->status);
   std::vector<std::unique_ptr<grpc::experimental::ServerInterceptorFactoryInterface>> interceptors;
   interceptors.push_back(MakeParseRefusals());
+  interceptors.push_back(MakeResetGuard());
   builder.experimental().SetInterceptorCreators(std::move(interceptors));
   parts_->server = builder.BuildAndStart();
   if (parts_->server == nullptr || port_ == 0) {

@@ -1,6 +1,10 @@
 #include "tests/integration/bystander.h"
 
 #include <filesystem>
+#include <fstream>
+#include <iterator>
+
+#include "server/grammar/grammar_store.h"
 
 namespace lorica {
 namespace {
@@ -31,9 +35,20 @@ int BystanderTest::CountOf(const std::string& folder) {
   return count;
 }
 
+int BystanderTest::Children() {
+  int count = 0;
+  std::error_code error;
+  for (const auto& thread : std::filesystem::directory_iterator("/proc/self/task", error)) {
+    std::ifstream children(thread.path() / "children");
+    count += static_cast<int>(std::distance(std::istream_iterator<int>(children), {}));
+  }
+  return count;
+}
+
 BystanderTest::Held BystanderTest::HeldNow() {
   const v1::GetStatusResponse status = server_->Status();
-  return {CountOf("/proc/self/fd"), CountOf("/proc/self/task"),
+  const int children = Children();
+  return {CountOf("/proc/self/fd") - children, CountOf("/proc/self/task"), children,
           status.free_blocks() + status.adapter_blocks() + status.prefix_blocks()};
 }
 
@@ -68,11 +83,13 @@ void BystanderTest::TearDown() {
     absl::SleepFor(absl::Milliseconds(20));
     held = HeldNow();
   }
-  EXPECT_LE(held.descriptors, before_.descriptors);
+  EXPECT_LE(held.descriptors, before_.descriptors) << "beside one for each child";
+  EXPECT_LE(held.children, kCompileThreads);
   EXPECT_LE(held.threads, before_.threads + kThreadsOfGrpc);
   EXPECT_EQ(held.free_blocks, before_.free_blocks) << "blocks that nobody holds any more";
   EXPECT_EQ(CountOf(config_.data_dir + "/fetched/tmp"), 0);
   server_ = nullptr;
+  EXPECT_EQ(Children(), 0);
 }
 
 grpc::Status BystanderTest::Generate(const v1::GenerateRequest& request, const Headers& headers,
@@ -99,6 +116,14 @@ grpc::StatusCode BystanderTest::CodeOf(const std::function<void(v1::GenerateRequ
 
 grpc::StatusCode BystanderTest::CodeOfAdapter(const std::string& id) {
   return CodeOf([&](v1::GenerateRequest& request) { request.set_adapter_id(id); });
+}
+
+std::vector<int32_t> BystanderTest::TokensOf(const std::string& adapter) {
+  TinyServer& asked = server();
+  const absl::Time begun = absl::Now();
+  std::vector<int32_t> tokens = TokensFrom(asked, adapter);
+  EXPECT_LT(absl::Now() - begun, kAnswerMax);
+  return tokens;
 }
 
 std::vector<int32_t> BystanderTest::TokensFrom(TinyServer& server, const std::string& adapter) {

@@ -229,6 +229,35 @@ TEST_F(HostileRequests, Messages) {
   EXPECT_THAT(chat({{"messages", Json::array()}}), AnyOf(Eq(400), Eq(422)));
 }
 
+// Served or not: a grammar that is wrong is refused, and the server lives. Those that take long to
+// compile are in structured_output_test.
+TEST_F(HostileRequests, Grammars) {
+  Json wide = Json::object();
+  for (int i = 0; i < 20'000; ++i) wide[absl::StrCat("property_", i)] = {{"type", "string"}};
+  const Json schemas[] = {
+      {{"type", "string"}, {"pattern", "(a+)+$\\"}},
+      {{"type", "string"}, {"pattern", "\\x"}},
+      {{"$ref", "#"}},
+      {{"type", 5}},
+      {{"type", "object"}, {"properties", wide}},
+  };
+  for (const Json& schema : schemas) {
+    const Json format = {{"type", "json_schema"},
+                         {"json_schema", {{"name", "x"}, {"schema", schema}}}};
+    const int status = HttpStatusOf("/v1/completions", {{"response_format", format}});
+    EXPECT_THAT(status, AnyOf(Eq(400), Eq(413), Eq(422))) << schema.dump().substr(0, 80);
+  }
+  const auto with = [this](const char* pattern) {
+    return CodeOf([pattern](Request& request) {
+      request.set_ignore_eos(false);
+      request.mutable_response_format()->set_regex(pattern);
+    });
+  };
+  EXPECT_EQ(with("(a"), kRefused);
+  EXPECT_EQ(with("a+"), kOk) << "and leaves a child that waits for the next";
+  EXPECT_EQ(CodeOfPrompt("still here"), kOk);
+}
+
 TEST_F(HostileRequests, BytesThatAreNoMessage) {
   EXPECT_EQ(CodeOfBytes("\xfa\x3f\x01x"), kOk);                  // a field nobody knows
   EXPECT_EQ(CodeOfBytes("\x2a\x01\x05\x28\x06"), kOk);           // packed and unpacked

@@ -23,7 +23,13 @@ constexpr int kTriesWhenFull = 3;
 
 Neighbours::Neighbours(const ServerProcess* server)
     : server_(*server), before_(Look()), used_before_(UsedSoFar()) {
-  for (const bool http : {false, true}) threads_.emplace_back([this, http] { Ask(http); });
+  for (const bool over_http : {false, true}) {
+    std::shared_ptr<LoricaClient> client;
+    if (!over_http) client = server_.NewClient();
+    const absl::StatusOr<std::string> first = Answer(client.get());
+    EXPECT_TRUE(first.ok()) << first.status();
+    threads_.emplace_back([this, client, first] { Ask(client.get(), first); });
+  }
 }
 
 Neighbours::~Neighbours() {
@@ -59,15 +65,13 @@ absl::StatusOr<std::string> Neighbours::AnswerOverHttp() const {
   return answer.json()["choices"][0]["logprobs"]["tokens"].dump();
 }
 
-void Neighbours::Ask(bool over_http) {
-  const auto client = over_http ? nullptr : server_.NewClient();
-  const absl::StatusOr<std::string> first = Answer(client.get());
+void Neighbours::Ask(LoricaClient* client, const absl::StatusOr<std::string>& first) {
   while (!stop_.load()) {
     const absl::Time began = absl::Now();
-    const absl::StatusOr<std::string> answer = Answer(client.get());
+    const absl::StatusOr<std::string> answer = Answer(client);
     if (!answer.ok() || answer != first) {
       absl::MutexLock lock(&mutex_);
-      wrong_ = absl::StrCat(over_http ? "HTTP: " : "gRPC: ", answer.value_or(""), " ",
+      wrong_ = absl::StrCat(client == nullptr ? "HTTP: " : "gRPC: ", answer.value_or(""), " ",
                             answer.status().ToString(), ", first ", first.value_or(""));
     }
     const int64_t took_ms = absl::ToInt64Milliseconds(absl::Now() - began);

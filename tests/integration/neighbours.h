@@ -1,8 +1,8 @@
 // Well-behaved clients beside a fault, and what the fault must have left behind.
 //
-// One gRPC and one HTTP client ask the same questions again and again until Check, which
-// fails the test if any answer was late, other than the first, or missing. Told that there
-// are too many connections (503), the HTTP client asks again after `Retry-After`.
+// One gRPC and one HTTP client ask the same questions again and again, from an answer before
+// the fault until Check, which fails the test if any was late, other than that first, or missing.
+// Told that there are too many connections (503), the HTTP client asks again after `Retry-After`.
 #pragma once
 
 #include <atomic>
@@ -30,6 +30,8 @@ class Neighbours {
   // Waits until the server has nothing running and as many open files and blocks as at the
   // start; fails the test after `limit`.
   void ExpectNothingLeft(absl::Duration limit = absl::Seconds(10));
+  // The longest that one of them has waited until now.
+  absl::Duration Longest() const { return absl::Milliseconds(longest_ms_.load()); }
   // Processor time of the server since the start.
   absl::Duration ProcessorTime() const;
 
@@ -41,7 +43,8 @@ class Neighbours {
   };
   Footprint Look() const;
   absl::Duration UsedSoFar() const;
-  void Ask(bool over_http);
+  // `client` null: over HTTP.
+  void Ask(LoricaClient* client, const absl::StatusOr<std::string>& first);
   absl::StatusOr<std::string> Answer(LoricaClient* client) const;
   absl::StatusOr<std::string> AnswerOverHttp() const;
 

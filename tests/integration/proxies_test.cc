@@ -28,6 +28,7 @@ using absl::StatusCode;
 using ::testing::AnyOf;
 using ::testing::HasSubstr;
 
+constexpr char kStream[] = "/lorica.v1.InferenceService/GenerateStream";
 constexpr int kReplicas = 3;
 constexpr int kAdapters = 24;
 constexpr int64_t kLongPromptBytes = 300'000;
@@ -103,6 +104,31 @@ class ProxiesTest : public ::testing::TestWithParam<const char*> {
     if (proxy_ == nullptr) return;
     proxy_->Signal(SIGTERM);
     proxy_->Wait();
+  }
+
+  // Streams through the proxy that have to be whole when this ends.
+  class Beside {
+   public:
+    Beside(const ProxiesTest* test, int streams) {
+      for (int i = 0; i < streams; ++i) threads_.emplace_back([=] { test->ReadWhole(i); });
+    }
+    ~Beside() {
+      for (std::thread& thread : threads_) thread.join();
+    }
+
+   private:
+    std::vector<std::thread> threads_;
+  };
+  void ReadWhole(int i) const {
+    constexpr int kTokens = 200;
+    int tokens = 0;
+    const absl::Status status = NewClient()->GenerateStream(Request(NameOf(i % kAdapters), kTokens),
+                                                            [&tokens](const auto& chunk) {
+                                                              tokens += chunk.token_ids_size();
+                                                              return true;
+                                                            });
+    EXPECT_TRUE(status.ok()) << status;
+    EXPECT_EQ(tokens, kTokens);
   }
 
   static v1::GenerateRequest Request(const std::string& adapter, int tokens) {
@@ -261,38 +287,50 @@ TEST_P(ProxiesTest, AReplicaThatDrainsEndsItsStreamsAndItsAdaptersMove) {
 
 // What the library behind it would choke on does not reach it; 50 streams beside go on.
 TEST_P(ProxiesTest, HeaderBombsAndBrokenHeadersStopAtTheProxy) {
-  const std::string path = "/lorica.v1.InferenceService/GenerateStream";
-  std::atomic<int> whole{0};
-  std::vector<std::thread> streams;
-  for (int i = 0; i < 50; ++i) {
-    streams.emplace_back([&, i] {
-      int tokens = 0;
-      const absl::Status status =
-          NewClient()->GenerateStream(Request(NameOf(i % kAdapters), 200), [&](const auto& chunk) {
-            tokens += chunk.token_ids_size();
-            return true;
-          });
-      EXPECT_TRUE(status.ok()) << status;
-      if (tokens == 200) whole.fetch_add(1);
-    });
-  }
+  Beside beside(this, 50);
   for (const size_t mb : {1, 5, 20}) {
     RawConnection bomb(grpc_port_);
     const absl::Time began = absl::Now();
     const bool sent = bomb.Send(Preface() + Frame(FrameType::kSettings, 1, 0, "") +
-                                CallHeaders(1, path, {{"x-long", std::string(mb << 20, 'a')}}));
+                                CallHeaders(1, kStream, {{"x-long", std::string(mb << 20, 'a')}}));
     EXPECT_TRUE(!sent || bomb.ClosedWithin(absl::Seconds(10))) << mb;
     EXPECT_LT(absl::Now() - began, absl::Seconds(10));
   }
   for (int i = 0; i < 5; ++i) {
     RawConnection broken(grpc_port_);
     broken.Send(Preface() + Frame(FrameType::kSettings, 1, 0, "") +
-                CallHeaders(1, path, {{"x-bad-bin", "!!!***"}}) +
+                CallHeaders(1, kStream, {{"x-bad-bin", "!!!***"}}) +
                 MessageData(1, Request("a0", 1).SerializeAsString()));
     broken.WaitFor("grpc-status", absl::Seconds(2));
   }
-  for (std::thread& stream : streams) stream.join();
-  EXPECT_EQ(whole.load(), 50);
+}
+
+// Who resets calls in masses ends his own connection to the proxy at most: no stream that shares
+// the proxy's connections to a server is cut with him.
+TEST_P(ProxiesTest, RapidResetsCutNobodyElsesStream) {
+  Beside beside(this, 20);
+  const absl::Time began = absl::Now();
+  bool open = true;
+  {
+    RawConnection connection(grpc_port_);
+    connection.Send(Preface() + Frame(FrameType::kSettings, 1, 0, ""));
+    std::string batch;
+    for (uint32_t i = 0; i < 100'000 && open; ++i) {
+      batch += CallHeaders(2 * i + 1, kStream, {{"x-adapter-id", NameOf(i % kAdapters)}}) +
+               Frame(FrameType::kReset, 0, 2 * i + 1, BigEndian(8, 4));
+      if (batch.size() < 60'000) continue;
+      open = connection.Send(batch, absl::Seconds(30));
+      batch.clear();
+    }
+  }
+  std::printf("%s: %s after %.1f s\n", GetParam(), open ? "open" : "closed",
+              absl::ToDoubleSeconds(absl::Now() - began));
+  EXPECT_LT(absl::Now() - began, absl::Seconds(60));
+  for (int i = 0; i < kAdapters; ++i) {
+    const absl::Time asked = absl::Now();
+    EXPECT_TRUE(NewClient(3)->Generate(Request(NameOf(i), 1)).ok()) << NameOf(i);
+    EXPECT_LT(absl::Now() - asked, absl::Seconds(10));
+  }
 }
 
 INSTANTIATE_TEST_SUITE_P(Both, ProxiesTest, ::testing::Values("nginx", "haproxy"),

@@ -508,8 +508,8 @@ std::set<std::string> TestNames(const Files& files) {
 
 // Numbers of faults that must be tested.
 bool MustBeTested(int number) {
-  const bool gpu_or_transport = number == 95 || number == 101 || number == 102;
-  return number <= 30 || (number >= 47 && number <= 110 && !gpu_or_transport);
+  const bool gpu = number == 95 || number == 101 || number == 102;
+  return number <= 110 && !gpu;
 }
 
 }  // namespace

@@ -1,0 +1,139 @@
+#include "server/api/reset_guard.h"
+
+#include <arpa/inet.h>
+#include <netinet/in.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <charconv>
+#include <cstring>
+#include <filesystem>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_replace.h"
+#include "absl/strings/string_view.h"
+#include "adapters/hub/steady_now.h"
+#include "grpcpp/server_context.h"
+#include "spdlog/spdlog.h"
+
+namespace lorica {
+namespace {
+
+using grpc::experimental::InterceptionHookPoints;
+
+// As gRPC writes it, without the escapes; empty if it is of another kind.
+std::string PeerOf(int descriptor) {
+  sockaddr_storage address{};
+  socklen_t bytes = sizeof address;
+  if (::getpeername(descriptor, reinterpret_cast<sockaddr*>(&address), &bytes) != 0) return "";
+  char text[INET6_ADDRSTRLEN] = "";
+  if (address.ss_family == AF_INET) {
+    const auto& v4 = reinterpret_cast<const sockaddr_in&>(address);
+    ::inet_ntop(AF_INET, &v4.sin_addr, text, sizeof text);
+    return absl::StrCat("ipv4:", text, ":", ntohs(v4.sin_port));
+  }
+  if (address.ss_family != AF_INET6) return "";
+  const auto& v6 = reinterpret_cast<const sockaddr_in6&>(address);
+  if (IN6_IS_ADDR_V4MAPPED(&v6.sin6_addr)) {
+    ::inet_ntop(AF_INET, &v6.sin6_addr.s6_addr[12], text, sizeof text);
+    return absl::StrCat("ipv4:", text, ":", ntohs(v6.sin6_port));
+  }
+  ::inet_ntop(AF_INET6, &v6.sin6_addr, text, sizeof text);
+  return absl::StrCat("ipv6:[", text, "]:", ntohs(v6.sin6_port));
+}
+
+// With what has come and was not read yet: it would be looked at to the last call otherwise.
+void ShutDown(int descriptor) {
+  ::shutdown(descriptor, SHUT_RDWR);
+  char ignored[1 << 16];
+  while (::recv(descriptor, ignored, sizeof ignored, MSG_DONTWAIT | MSG_TRUNC) > 0) {
+  }
+}
+
+// gRPC has no call for this, so the connection is looked for among all open ones.
+void ShutDownConnectionOf(const std::string& peer) {
+  std::error_code error;
+  for (const auto& entry : std::filesystem::directory_iterator("/proc/self/fd", error)) {
+    const std::string name = entry.path().filename();
+    int descriptor = -1;
+    std::from_chars(name.data(), name.data() + name.size(), descriptor);
+    // A copy: by its number it could become another file meanwhile.
+    const int copy = ::dup(descriptor);
+    if (copy < 0) continue;
+    if (PeerOf(copy) == peer) ShutDown(copy);
+    ::close(copy);
+  }
+}
+
+class CallWatch final : public grpc::experimental::Interceptor {
+ public:
+  CallWatch(ResetLimit* limit, grpc::experimental::ServerRpcInfo* info)
+      : limit_(limit), info_(info), begun_(SteadyNow()) {}
+
+  void Intercept(grpc::experimental::InterceptorBatchMethods* methods) override {
+    if (methods->QueryInterceptionHookPoint(InterceptionHookPoints::POST_RECV_CLOSE)) Closed();
+    methods->Proceed();
+  }
+
+ private:
+  void Closed() const {
+    const absl::Time now = SteadyNow();
+    if (now - begun_ >= kEarlyReset || !info_->server_context()->IsCancelled()) return;
+    const std::string peer =
+        absl::StrReplaceAll(info_->server_context()->peer(), {{"%5B", "["}, {"%5D", "]"}});
+    if (peer.substr(0, 2) != "ip" || !limit_->Exceeded(peer, now)) return;
+    spdlog::warn("{} has begun and reset {} calls: its connection is shut down", peer,
+                 kEarlyResetsMax);
+    ShutDownConnectionOf(peer);
+  }
+
+  ResetLimit* const limit_;
+  grpc::experimental::ServerRpcInfo* const info_;
+  const absl::Time begun_;
+};
+
+class ResetGuard final : public grpc::experimental::ServerInterceptorFactoryInterface {
+ public:
+  grpc::experimental::Interceptor* CreateServerInterceptor(
+      grpc::experimental::ServerRpcInfo* info) override {
+    return new CallWatch(&limit_, info);
+  }
+
+ private:
+  ResetLimit limit_;
+};
+
+}  // namespace
+
+std::unique_ptr<grpc::experimental::ServerInterceptorFactoryInterface> MakeResetGuard() {
+  return std::make_unique<ResetGuard>();
+}
+
+double ResetLimit::Resetter::LeftAt(absl::Time now) const {
+  return std::max(0.0, resets - kEarlyResetsPerSecond * absl::ToDoubleSeconds(now - counted));
+}
+
+bool ResetLimit::Exceeded(const std::string& peer, absl::Time now) {
+  absl::MutexLock lock(&mutex_);
+  if (peers_.size() >= kResettersMax && !peers_.contains(peer)) MakeRoom(now);
+  Resetter& resetter = peers_.try_emplace(peer, Resetter{0.0, now}).first->second;
+  resetter = {resetter.LeftAt(now) + 1.0, now};
+  if (resetter.resets <= kEarlyResetsMax) return false;
+  peers_.erase(peer);
+  return true;
+}
+
+int ResetLimit::peers() const {
+  absl::MutexLock lock(&mutex_);
+  return static_cast<int>(peers_.size());
+}
+
+void ResetLimit::MakeRoom(absl::Time now) {
+  absl::erase_if(peers_, [now](const auto& entry) { return entry.second.LeftAt(now) == 0.0; });
+  // All of them new: whoever made that many connections paid for them.
+  if (peers_.size() >= kResettersMax) peers_.clear();
+}
+
+}  // namespace lorica

@@ -1,0 +1,49 @@
+// Who begins calls only to take them back loses the connection.
+//
+// A call costs the transport about 0.1 ms of processor time, also one that is reset at once, for
+// which its client pays 30 bytes (CVE-2023-44487). This gRPC has no limit to that and reads on
+// from such a client while others wait. So calls that are cancelled within kEarlyReset of their
+// begin are counted by connection, and one with too many is shut down. Calls that are cancelled
+// later are bounded by how many may be open. Connections within the process do not count.
+#pragma once
+
+#include <memory>
+#include <string>
+
+#include "absl/base/thread_annotations.h"
+#include "absl/container/flat_hash_map.h"
+#include "absl/synchronization/mutex.h"
+#include "absl/time/time.h"
+#include "grpcpp/support/server_interceptor.h"
+
+namespace lorica {
+
+inline constexpr absl::Duration kEarlyReset = absl::Seconds(1);
+inline constexpr int kEarlyResetsMax = 500;  // at once
+inline constexpr int kEarlyResetsPerSecond = 100;
+inline constexpr int kResettersMax = 4096;  // connections that are remembered
+
+// How many each connection has left. Thread-safe.
+class ResetLimit {
+ public:
+  // One more from `peer`. True: beyond the limit; it begins anew then.
+  bool Exceeded(const std::string& peer, absl::Time now);
+  int peers() const;
+
+ private:
+  struct Resetter {
+    double resets = 0.0;  // those of long ago taken off
+    absl::Time counted;
+
+    double LeftAt(absl::Time now) const;
+  };
+  void MakeRoom(absl::Time now) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+
+  mutable absl::Mutex mutex_;
+  absl::flat_hash_map<std::string, Resetter> peers_ ABSL_GUARDED_BY(mutex_);
+};
+
+// Give it to one grpc::ServerBuilder.
+std::unique_ptr<grpc::experimental::ServerInterceptorFactoryInterface> MakeResetGuard();
+
+}  // namespace lorica
