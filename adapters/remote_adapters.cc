@@ -21,6 +21,7 @@ constexpr char kWeightsFile[] = "adapter_model.safetensors";
 constexpr size_t kShownCommitDigits = 12;
 constexpr size_t kAccessDigits = 32;
 constexpr absl::Duration kBusyDelay = absl::Seconds(5);
+constexpr int kTenantRefreshesMax = 1;  // at a time
 
 std::string IdOf(const std::string& repo, const std::string& revision) {
   return revision == kDefaultRevision ? repo : absl::StrCat(repo, "@", revision);
@@ -131,16 +132,18 @@ void FetchTicket::End(const absl::StatusOr<GenerationPtr>& result) {
 }
 
 RemoteAdapters::RemoteAdapters(RemoteOptions options, RemoteSource* hub, const HfCache* cache,
-                               DiskTier* disk, const PeftLoader* loader, LoaderExecutor* executor,
-                               std::atomic<bool>* stopped)
+                               DiskTier* disk, const PeftLoader* loader,
+                               const RemoteThreads& threads, std::atomic<bool>* stopped)
     : options_(std::move(options)),
       hub_(hub),
       cache_(cache),
       disk_(disk),
       loader_(loader),
-      executor_(executor),
+      here_(threads.here),
       stopped_(stopped),
-      failures_(options_.failures_max, options_.failure_ttl, /*seed=*/1) {}
+      failures_(options_.failures_max, options_.failure_ttl, /*seed=*/1),
+      downloads_(threads.downloads, options_.tenant_downloads_max),
+      refresh_turns_(threads.refreshes, kTenantRefreshesMax) {}
 
 RemoteAdapters::~RemoteAdapters() { Stop(); }
 
@@ -185,59 +188,95 @@ absl::StatusOr<FoundAdapter> RemoteAdapters::Find(const RemoteName& name) {
   }
   const std::string key = OriginKey(OriginOf(name));
   FoundAdapter found;
-  {
-    absl::MutexLock lock(&mutex_);
-    if (const auto known = known_.find(key); known != known_.end()) {
-      found.generation = known->second.generation.lock();
-      if (IsObjectLocation(name.repo) &&
-          options_.clock() - known->second.looked >= kObjectLookLife) {
-        found.generation = nullptr;  // who names an object means what is there now
-      }
-      if (found.generation != nullptr) {
-        if (IsStale(name, known->second)) {
-          known->second.looked = options_.clock();
-          Start([this, name, key] { Refresh(name, key); });
-        }
-        return found;
-      }
+  absl::MutexLock lock(&mutex_);
+  if (const auto known = known_.find(key); known != known_.end()) {
+    found.generation = known->second.generation.lock();
+    if (IsObjectLocation(name.repo) && options_.clock() - known->second.looked >= kObjectLookLife) {
+      found.generation = nullptr;  // who names an object means what is there now
     }
-    if (const auto fetch = fetches_.find(key); fetch != fetches_.end()) {
-      found.ticket = fetch->second;
+    if (found.generation != nullptr) {
+      if (IsStale(name, known->second)) {
+        known->second.looked = options_.clock();
+        StartRefresh(name, key);
+      }
       return found;
     }
-    const absl::Time now = options_.clock();
-    failures_.Forget(now);
-    if (absl::Status failed = failures_.Find(key, now); !failed.ok()) return failed;
-    if (stopping_) return absl::UnavailableError("the server is shutting down");
-    if (running_ >= options_.fetches_max) {
-      return UnavailableFor("too many adapters are being fetched", kBusyDelay);
-    }
-    found.ticket = fetches_[key] = std::make_shared<FetchTicket>();
-    Start([this, name, key] { Run(name, key); });
   }
+  if (const auto fetch = fetches_.find(key); fetch != fetches_.end()) {
+    JoinFetch(fetch->second, key, name.tenant);
+    found.ticket = fetch->second.ticket;
+    return found;
+  }
+  absl::StatusOr<std::shared_ptr<FetchTicket>> ticket = StartFetch(name, key);
+  if (!ticket.ok()) return ticket.status();
+  found.ticket = *std::move(ticket);
   return found;
 }
 
 bool RemoteAdapters::IsStale(const RemoteName& name, const Held& known) const {
-  mutex_.AssertHeld();
-  return !options_.offline && !stopping_ && running_ < options_.fetches_max &&
+  return !options_.offline && !stopping_ && refreshes_ < options_.refreshes_max &&
          !ParseCommit(name.revision).ok() && options_.clock() - known.looked >= options_.refresh;
 }
 
-void RemoteAdapters::Start(std::function<void()> fetch) {
-  ++running_;
-  fetches_started_.fetch_add(1, std::memory_order_relaxed);
-  executor_->Run(std::move(fetch));
+int RemoteAdapters::FetchesOf(const std::string& tenant) const {
+  return static_cast<int>(std::count_if(
+      fetches_.begin(), fetches_.end(),
+      [&tenant](const auto& fetch) { return fetch.second.tenants.front() == tenant; }));
 }
 
-void RemoteAdapters::Run(const RemoteName& name, const std::string& key) {
-  Brought brought{absl::CancelledError("the server is shutting down")};
-  if (!stopped_->load()) brought = Bring(name);
+absl::StatusOr<std::shared_ptr<FetchTicket>> RemoteAdapters::StartFetch(const RemoteName& name,
+                                                                        const std::string& key) {
+  const absl::Time now = options_.clock();
+  failures_.Forget(now);
+  if (absl::Status failed = failures_.Find(key, now); !failed.ok()) return failed;
+  if (stopping_) return absl::UnavailableError("the server is shutting down");
+  if (std::ssize(fetches_) >= options_.fetches_max ||
+      FetchesOf(name.tenant) >= options_.tenant_fetches_max) {
+    return UnavailableFor("too many adapters are being fetched", kBusyDelay);
+  }
+  Fetch& fetch = fetches_[key];
+  fetch = {std::make_shared<FetchTicket>(), {name.tenant}};
+  ++running_;
+  fetches_started_.fetch_add(1, std::memory_order_relaxed);
+  here_->Run([this, name, key] { LookHere(name, key); });
+  return fetch.ticket;
+}
+
+void RemoteAdapters::JoinFetch(Fetch& fetch, const std::string& key, const std::string& tenant) {
+  if (std::find(fetch.tenants.begin(), fetch.tenants.end(), tenant) != fetch.tenants.end()) return;
+  fetch.tenants.push_back(tenant);
+  downloads_.Join(key, tenant);
+}
+
+void RemoteAdapters::StartRefresh(const RemoteName& name, const std::string& key) {
+  ++running_;
+  ++refreshes_;
+  fetches_started_.fetch_add(1, std::memory_order_relaxed);
+  refresh_turns_.Run(key, {name.tenant}, [this, name, key] { Refresh(name, key); });
+}
+
+void RemoteAdapters::LookHere(const RemoteName& name, const std::string& key) {
+  std::optional<Brought> here;
+  if (!stopped_->load()) here = FromHere(name);
+  if (here) return EndFetch(name, key, *std::move(here));
+  absl::MutexLock lock(&mutex_);
+  downloads_.Run(key, fetches_.at(key).tenants, [this, name, key] { LookThere(name, key); });
+}
+
+void RemoteAdapters::LookThere(const RemoteName& name, const std::string& key) {
+  const absl::Time looked = options_.clock();
+  if (stopped_->load()) {
+    return EndFetch(name, key, {absl::CancelledError("the server is shutting down")});
+  }
+  EndFetch(name, key, {FromHub(name), looked});
+}
+
+void RemoteAdapters::EndFetch(const RemoteName& name, const std::string& key, Brought brought) {
   if (!brought.result.ok()) brought.result = About(name, brought.result.status());
   std::shared_ptr<FetchTicket> ticket;
   {
     absl::MutexLock lock(&mutex_);
-    ticket = fetches_.extract(key).mapped();
+    ticket = fetches_.extract(key).mapped().ticket;
     Remember(key, brought);
   }
   ticket->End(brought.result);
@@ -250,6 +289,7 @@ void RemoteAdapters::Refresh(const RemoteName& name, const std::string& key) {
   const Result result = stopped_->load() ? absl::CancelledError() : FromHub(name);
   absl::MutexLock lock(&mutex_);
   if (result.ok()) known_[key].generation = *result;
+  --refreshes_;
   --running_;
 }
 
@@ -294,25 +334,21 @@ std::vector<std::string> RemoteAdapters::List() const {
   return ids;
 }
 
-// --- on a fetching thread ------------------------------------------------------------------
+// --- on threads that may wait --------------------------------------------------------------
 
-RemoteAdapters::Brought RemoteAdapters::Bring(const RemoteName& name) {
-  const RemoteOrigin origin = OriginOf(name);
+std::optional<RemoteAdapters::Brought> RemoteAdapters::FromHere(const RemoteName& name) {
   const bool is_object = IsObjectLocation(name.repo);
-  const auto lease = is_object ? std::nullopt : disk_->Find(origin);
+  const auto lease = is_object ? std::nullopt : disk_->Find(OriginOf(name));
   if (lease) {
     Result kept = FromDisk(*lease, name);
-    if (!absl::IsDataLoss(kept.status())) return {std::move(kept)};
+    if (!absl::IsDataLoss(kept.status())) return Brought{std::move(kept)};
   }
   if (cache_ != nullptr && name.token.empty()) {
     Result cached = FromCache(name);
-    if (!absl::IsNotFound(cached.status())) return {std::move(cached)};
+    if (!absl::IsNotFound(cached.status())) return Brought{std::move(cached)};
   }
-  if (options_.offline) {
-    return {absl::NotFoundError("it is not on this machine, and the server is offline")};
-  }
-  const absl::Time looked = options_.clock();
-  return {FromHub(name), looked};
+  if (!options_.offline) return std::nullopt;
+  return Brought{absl::NotFoundError("it is not on this machine, and the server is offline")};
 }
 
 RemoteAdapters::Result RemoteAdapters::FromDisk(const DiskLease& lease, const RemoteName& name) {

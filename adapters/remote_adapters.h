@@ -5,14 +5,16 @@
 // at the remote source, pins the revision to a commit, verifies and keeps what comes. What
 // failed is remembered for a short, jittered time. A branch that is in use is looked at
 // again from time to time, behind the calls that go on with what is here; where it has
-// moved, later calls get the new content, and where the look fails nothing changes. Thread-safe;
-// nothing but Stop waits.
+// moved, later calls get the new content, and where the look fails nothing changes. What is here
+// never waits for what has to be fetched, and no tenant for more of another's fetches than
+// tenant_downloads_max. Thread-safe; nothing but Stop waits.
 #pragma once
 
 #include <atomic>
 #include <cstdint>
 #include <functional>
 #include <memory>
+#include <optional>
 #include <string>
 #include <utility>
 #include <vector>
@@ -31,6 +33,7 @@
 #include "adapters/hub/remote_source.h"
 #include "adapters/hub/steady_now.h"
 #include "adapters/peft_loader.h"
+#include "adapters/tenant_turns.h"
 
 namespace lorica {
 
@@ -47,6 +50,9 @@ struct RemoteOptions {
   bool offline = false;                              // what is on this machine is all there is
   int64_t adapter_bytes_max = kAdapterFileBytesMax;  // of a weight file
   int fetches_max = 256;                             // tickets open at a time
+  int tenant_fetches_max = 256;                      // ... that one tenant was the first to want
+  int tenant_downloads_max = 2;                      // of one tenant at a time
+  int refreshes_max = 64;                            // waiting or under way; one of a tenant runs
   int known_max = 1'000'000;                         // remembered names
   int failures_max = 4096;
   absl::Duration failure_ttl = absl::Seconds(10);  // each lives 0.75 to 1.25 times this
@@ -59,7 +65,15 @@ struct RemoteName {
   std::string repo;  // of the hub, or an object's location
   std::string revision = kDefaultRevision;
   std::string token;   // whoever fetches with another one sees nothing of it; "" = the server's
-  std::string tenant;  // whose token it is; means nothing without one
+  std::string tenant;  // who asks, and whose token it is
+};
+
+// What runs where, so that a hub that hangs holds up nothing that is here. All outlive the
+// adapters.
+struct RemoteThreads {
+  LoaderExecutor* here = nullptr;       // disk tier and cache
+  LoaderExecutor* downloads = nullptr;  // looks at the remote source, downloads
+  LoaderExecutor* refreshes = nullptr;  // looks at branches that are served already
 };
 
 // A fetch under way. It ends once, with one result for all who wait.
@@ -96,7 +110,8 @@ class RemoteAdapters {
  public:
   // `cache` may be null. All outlive it. `stopped` is what the hub's own transfers look at.
   RemoteAdapters(RemoteOptions options, RemoteSource* hub, const HfCache* cache, DiskTier* disk,
-                 const PeftLoader* loader, LoaderExecutor* executor, std::atomic<bool>* stopped);
+                 const PeftLoader* loader, const RemoteThreads& threads,
+                 std::atomic<bool>* stopped);
   ~RemoteAdapters();
 
   // Locations that begin so come from there instead of the hub. Before any other call; it
@@ -104,7 +119,8 @@ class RemoteAdapters {
   void AddSource(const std::string& prefix, RemoteSource* source) { sources_[prefix] = source; }
 
   // NotFound: it may not be named, does not exist, or may not be read. Unavailable: too
-  // many fetches. Otherwise the error of a fetch that failed just before.
+  // many fetches, altogether or of this tenant. Otherwise the error of a fetch that failed just
+  // before.
   absl::StatusOr<FoundAdapter> Find(const RemoteName& name);
   bool Allows(const std::string& repo) const;
   KnownRemote Known(const RemoteName& name) const;
@@ -132,16 +148,32 @@ class RemoteAdapters {
     Result result;
     absl::Time looked = absl::InfinitePast();
   };
+  struct Fetch {
+    std::shared_ptr<FetchTicket> ticket;
+    std::vector<std::string> tenants;  // who want it, the first of them first
+  };
 
-  void Run(const RemoteName& name, const std::string& key);
+  absl::StatusOr<std::shared_ptr<FetchTicket>> StartFetch(const RemoteName& name,
+                                                          const std::string& key)
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  void StartRefresh(const RemoteName& name, const std::string& key)
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  void JoinFetch(Fetch& fetch, const std::string& key, const std::string& tenant)
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  int FetchesOf(const std::string& tenant) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  bool IsStale(const RemoteName& name, const Held& known) const
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  // The steps of a fetch: on this machine, then beyond it.
+  void LookHere(const RemoteName& name, const std::string& key);
+  void LookThere(const RemoteName& name, const std::string& key);
+  void EndFetch(const RemoteName& name, const std::string& key, Brought brought);
   void Refresh(const RemoteName& name, const std::string& key);
-  bool IsStale(const RemoteName& name, const Held& known) const;
-  void Start(std::function<void()> fetch) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void Remember(const std::string& key, const Brought& brought)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void Sweep() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
 
-  Brought Bring(const RemoteName& name);
+  // nullopt: it has to be fetched.
+  std::optional<Brought> FromHere(const RemoteName& name);
   Result FromDisk(const DiskLease& lease, const RemoteName& name);
   Result FromCache(const RemoteName& name);
   Result FromHub(const RemoteName& name);
@@ -154,16 +186,19 @@ class RemoteAdapters {
   const HfCache* const cache_;
   DiskTier* const disk_;
   const PeftLoader* const loader_;
-  LoaderExecutor* const executor_;
+  LoaderExecutor* const here_;
   std::atomic<bool>* const stopped_;
   std::atomic<int64_t> fetches_started_{0};
 
   mutable absl::Mutex mutex_;
   bool stopping_ ABSL_GUARDED_BY(mutex_) = false;
   int running_ ABSL_GUARDED_BY(mutex_) = 0;  // fetches, until all who waited have been told
-  absl::btree_map<std::string, std::shared_ptr<FetchTicket>> fetches_ ABSL_GUARDED_BY(mutex_);
+  int refreshes_ ABSL_GUARDED_BY(mutex_) = 0;
+  absl::btree_map<std::string, Fetch> fetches_ ABSL_GUARDED_BY(mutex_);
   absl::btree_map<std::string, Held> known_ ABSL_GUARDED_BY(mutex_);
   FailureMemory failures_ ABSL_GUARDED_BY(mutex_);
+  TenantTurns downloads_;  // last: their ends wait for what still runs
+  TenantTurns refresh_turns_;
 };
 
 }  // namespace lorica

@@ -45,7 +45,7 @@ struct Config {
   std::string s3_credentials_file;
   std::string mirror_allow;  // empty: nothing is fetched from there
   int64_t hub_adapter_bytes = int64_t{1} << 30;
-  int64_t hub_downloads = 4;
+  int64_t hub_downloads = 8;
   int64_t disk_bytes = int64_t{16} << 30;
   std::string grpc_address = "127.0.0.1:50051";
   std::string http_address;  // empty: gRPC alone
@@ -131,7 +131,8 @@ void VisitFlags(Config& config, Visitor&& visitor) {
                "'https://host/adapters/*'; needs --data-dir");
   visitor.Bytes("--hub-adapter-bytes", &config.hub_adapter_bytes, 1, 4 * (kTiB >> 10),
                 "Largest weight file that is fetched");
-  visitor.Count("--hub-downloads", &config.hub_downloads, 1, 64, "Downloads at a time");
+  visitor.Count("--hub-downloads", &config.hub_downloads, 1, 64,
+                "Downloads at a time; with --tenants-file at most 2 of one tenant");
   visitor.Bytes("--disk-bytes", &config.disk_bytes, 1, 1024 * kTiB,
                 "Disk for fetched adapters beneath --data-dir; the least recently used give way");
   visitor.Text("--grpc-address", &config.grpc_address, "HOST:PORT",

@@ -11,6 +11,10 @@
 namespace lorica {
 namespace {
 
+constexpr int kHereThreads = 2;
+constexpr int kRefreshThreads = 2;
+constexpr int kTenantDownloadsMax = 2;  // at a time, of --hub-downloads
+constexpr int kTenantFetchesPart = 4;   // of all that may wait or run, the fourth is one tenant's
 constexpr absl::Duration kBaseModelFetchMax = absl::Hours(12);
 
 absl::Status About(const char* flag, const absl::Status& status) {
@@ -76,10 +80,18 @@ absl::StatusOr<std::unique_ptr<RemoteParts>> RemoteParts::Build(const Config& co
       options.allow.push_back(std::move(pattern));
     }
   }
-  parts->threads_ = MakeLoaderThreads(static_cast<int>(config.hub_downloads));
+  const int downloads = static_cast<int>(config.hub_downloads);
+  const bool has_tenants = !config.tenants_file.empty();
+  options.tenant_downloads_max = has_tenants ? kTenantDownloadsMax : downloads;
+  if (has_tenants) options.tenant_fetches_max = options.fetches_max / kTenantFetchesPart;
+  parts->here_threads_ = MakeLoaderThreads(kHereThreads);
+  parts->download_threads_ = MakeLoaderThreads(downloads);
+  parts->refresh_threads_ = MakeLoaderThreads(kRefreshThreads);
   parts->adapters_ = std::make_unique<RemoteAdapters>(
       std::move(options), parts->hub_.get(), parts->cache_.get(), parts->disk_.get(), loader,
-      parts->threads_.get(), &parts->stopped_);
+      RemoteThreads{parts->here_threads_.get(), parts->download_threads_.get(),
+                    parts->refresh_threads_.get()},
+      &parts->stopped_);
   if (absl::Status s = parts->AddObjectSources(config); !s.ok()) return s;
   return parts;
 }

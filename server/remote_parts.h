@@ -38,7 +38,9 @@ class RemoteParts {
   std::unique_ptr<RemoteSource> mirror_;
   std::unique_ptr<HfCache> cache_;
   std::unique_ptr<DiskTier> disk_;
-  std::unique_ptr<LoaderExecutor> threads_;
+  std::unique_ptr<LoaderExecutor> here_threads_;
+  std::unique_ptr<LoaderExecutor> download_threads_;
+  std::unique_ptr<LoaderExecutor> refresh_threads_;
   std::unique_ptr<RemoteAdapters> adapters_;
 };
 

@@ -23,6 +23,7 @@ using ::testing::IsEmpty;
 using Result = absl::StatusOr<GenerationPtr>;
 
 constexpr int64_t kBlockBytes = 128 << 10;
+constexpr int kDownloads = 4;
 constexpr char kConfig[] = "adapter_config.json";
 constexpr char kWeights[] = "adapter_model.safetensors";
 
@@ -56,13 +57,16 @@ class RemoteAdaptersTest : public ::testing::Test {
     disk_ = *DiskTier::Open(folder_.path() + "/disk", disk_bytes_);
     source_ = *MakeHubSource(hub_options_);
     if (with_cache_) cache_ = *HfCache::Open(folder_.path() + "/hf");
-    threads_ = MakeLoaderThreads(4);
-    adapters_ = std::make_unique<RemoteAdapters>(options_, source_.get(), cache_.get(), disk_.get(),
-                                                 &loader_, threads_.get(), &stopped_);
+    here_ = MakeLoaderThreads(1);
+    downloads_ = MakeLoaderThreads(kDownloads);
+    refreshes_ = MakeLoaderThreads(1);
+    adapters_ = std::make_unique<RemoteAdapters>(
+        options_, source_.get(), cache_.get(), disk_.get(), &loader_,
+        RemoteThreads{here_.get(), downloads_.get(), refreshes_.get()}, &stopped_);
   }
   void Stop() {
     adapters_ = nullptr;
-    threads_ = nullptr;
+    for (auto* threads : {&here_, &downloads_, &refreshes_}) threads->reset();
     disk_ = nullptr;
   }
   Result Get(const RemoteName& name) {
@@ -105,7 +109,9 @@ class RemoteAdaptersTest : public ::testing::Test {
   std::unique_ptr<DiskTier> disk_;
   std::unique_ptr<RemoteSource> source_;
   std::unique_ptr<HfCache> cache_;
-  std::unique_ptr<LoaderExecutor> threads_;
+  std::unique_ptr<LoaderExecutor> here_;
+  std::unique_ptr<LoaderExecutor> downloads_;
+  std::unique_ptr<LoaderExecutor> refreshes_;
   std::unique_ptr<RemoteAdapters> adapters_;
 };
 
@@ -425,6 +431,80 @@ TEST_F(RemoteAdaptersTest, ASlowFetchHoldsUpNoOther) {
   EXPECT_LT(absl::Now() - stopped, absl::Seconds(3));
   EXPECT_TRUE(absl::IsCancelled(ended.status())) << ended.status();
   EXPECT_TRUE(absl::IsUnavailable(adapters_->Find({"org/other"}).status()));
+}
+
+RemoteName Of(const std::string& tenant, const std::string& repo) {
+  return {repo, kDefaultRevision, "", tenant};
+}
+
+TEST_F(RemoteAdaptersTest, StalledFetchesOfOneTenantHoldUpNoOther) {
+  ASSERT_TRUE(Get(Of("b", "org/a")).ok());
+  hub_.Commit("org/cold", files_);
+  hub_.AddFault({.target_part = "/org/stalls-", .times = -1, .stall_head = true});
+  Start();  // org/a is on disk alone
+  for (int i = 0; i < 3 * kDownloads; ++i) {
+    ASSERT_TRUE(adapters_->Find(Of("a", absl::StrCat("org/stalls-", i))).ok());
+  }
+  while (hub_.CountOf("/org/stalls-") < options_.tenant_downloads_max) {
+    absl::SleepFor(absl::Milliseconds(1));
+  }
+  const absl::Time begun = absl::Now();
+  EXPECT_TRUE(Get(Of("a", "org/a")).ok()) << "its own, which is here";
+  EXPECT_TRUE(Get(Of("b", "org/a")).ok());
+  EXPECT_TRUE(Get(Of("b", "org/cold")).ok());
+  EXPECT_LT(absl::Now() - begun, absl::Seconds(5));
+  EXPECT_EQ(hub_.CountOf("/org/stalls-"), options_.tenant_downloads_max);
+}
+
+TEST_F(RemoteAdaptersTest, WhatAnotherTenantWantsDoesNotWaitForMyTurn) {
+  hub_.Commit("org/cold", files_);
+  hub_.AddFault({.target_part = "/org/stalls-", .times = -1, .stall_head = true});
+  Start();
+  for (int i = 0; i < options_.tenant_downloads_max; ++i) {
+    ASSERT_TRUE(adapters_->Find(Of("a", absl::StrCat("org/stalls-", i))).ok());
+  }
+  const auto mine = adapters_->Find(Of("a", "org/cold"));
+  ASSERT_TRUE(mine.ok());
+  EXPECT_TRUE(Get(Of("b", "org/cold")).ok());
+  Result ended = GenerationPtr();
+  mine->ticket->WhenDone([&ended](const Result& result) { ended = result; });
+  EXPECT_TRUE(ended.ok() && *ended != nullptr) << "one fetch for both";
+}
+
+TEST_F(RemoteAdaptersTest, LooksAtBranchesThatHangHoldUpNoFetch) {
+  std::vector<GenerationPtr> held;
+  for (int i = 0; i < kDownloads; ++i) {
+    const std::string repo = absl::StrCat("org/branch-", i);
+    hub_.Commit(repo, FilesOf(SmallestAdapter(i)));
+    held.push_back(*Get(Of("a", repo)));
+  }
+  options_.refreshes_max = kDownloads - 1;
+  Start();
+  held.clear();
+  for (int i = 0; i < kDownloads; ++i) {
+    held.push_back(*Get(Of("a", absl::StrCat("org/branch-", i))));
+  }
+  hub_.AddFault({.target_part = "/org/branch-", .times = -1, .stall_head = true});
+  const int64_t started = adapters_->fetches_started();
+  for (int i = 0; i < kDownloads; ++i) {
+    EXPECT_TRUE(Get(Of("a", absl::StrCat("org/branch-", i))).ok());
+  }
+  EXPECT_EQ(adapters_->fetches_started() - started, options_.refreshes_max);
+  const absl::Time begun = absl::Now();
+  EXPECT_TRUE(Get(Of("a", "org/a")).ok());
+  EXPECT_LT(absl::Now() - begun, absl::Seconds(5));
+}
+
+TEST_F(RemoteAdaptersTest, BoundsTheFetchesOfATenant) {
+  options_.tenant_fetches_max = 3;
+  hub_.AddFault({.target_part = "/org/slow", .times = -1, .stall_head = true});
+  Start();
+  for (int i = 0; i < 3; ++i) {
+    EXPECT_TRUE(adapters_->Find(Of("a", absl::StrCat("org/slow-", i))).ok());
+  }
+  EXPECT_TRUE(absl::IsUnavailable(adapters_->Find(Of("a", "org/slow-3")).status()));
+  EXPECT_TRUE(adapters_->Find(Of("a", "org/slow-0")).ok());
+  EXPECT_TRUE(adapters_->Find(Of("b", "org/slow-3")).ok());
 }
 
 TEST_F(RemoteAdaptersTest, BoundsTheFetchesUnderWay) {
