@@ -64,7 +64,7 @@ struct Config {
   int64_t context_tokens = 0;  // 0 = the model's own
   int64_t batch_rows = 512;
   int64_t chunk_tokens = 256;
-  double step_stretch = 3;
+  double step_stretch = 2.5;
   std::string prefix_cache = "on";
   int64_t running_requests = 64;
   int64_t queue_requests = 1024;
@@ -90,7 +90,8 @@ void VisitFlags(Config& config, Visitor&& visitor) {
                "What requests call the base model; without it, what its files call it");
   visitor.Choice("--load-format", &config.load_format, {"auto", "dummy"},
                  "auto reads the weights; dummy needs a folder with config.json alone and makes "
-                 "random weights of that shape, for benchmarks: token ids only");
+                 "random weights of that shape, for benchmarks: token ids only, unless there is a "
+                 "tokenizer.json beside it");
   visitor.Text("--adapters-dir", &config.adapters_dir, "DIR",
                "Folder of PEFT adapters; a folder's name is its adapter id");
   visitor.Text("--data-dir", &config.data_dir, "DIR",

@@ -6,20 +6,30 @@
 
 namespace lorica::cuda {
 
+// In clusters of `cluster` blocks that follow each other in x.
 template <typename... Parameters, typename... Arguments>
-void LaunchDependent(void (*kernel)(Parameters...), dim3 grid, int threads, int shared_bytes,
-                     cudaStream_t stream, const Arguments&... arguments) {
-  cudaLaunchAttribute attribute{};
-  attribute.id = cudaLaunchAttributeProgrammaticStreamSerialization;
-  attribute.val.programmaticStreamSerializationAllowed = 1;
+void LaunchDependentClusters(int cluster, void (*kernel)(Parameters...), dim3 grid, int threads,
+                             int shared_bytes, cudaStream_t stream,
+                             const Arguments&... arguments) {
+  cudaLaunchAttribute attributes[2] = {};
+  attributes[0].id = cudaLaunchAttributeProgrammaticStreamSerialization;
+  attributes[0].val.programmaticStreamSerializationAllowed = 1;
+  attributes[1].id = cudaLaunchAttributeClusterDimension;
+  attributes[1].val.clusterDim = {static_cast<unsigned>(cluster), 1, 1};
   cudaLaunchConfig_t config{};
   config.gridDim = grid;
   config.blockDim = threads;
   config.dynamicSmemBytes = shared_bytes;
   config.stream = stream;
-  config.attrs = &attribute;
-  config.numAttrs = 1;
+  config.attrs = attributes;
+  config.numAttrs = cluster > 1 ? 2 : 1;
   cudaLaunchKernelEx(&config, kernel, arguments...);
+}
+
+template <typename... Parameters, typename... Arguments>
+void LaunchDependent(void (*kernel)(Parameters...), dim3 grid, int threads, int shared_bytes,
+                     cudaStream_t stream, const Arguments&... arguments) {
+  LaunchDependentClusters(1, kernel, grid, threads, shared_bytes, stream, arguments...);
 }
 
 }  // namespace lorica::cuda

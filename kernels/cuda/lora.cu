@@ -2,8 +2,12 @@
 // warps shrink and expand, see linear.cu.
 //
 // Many rows: a block takes a row tile and all its ranks, some at a time, since x is what has to be
-// read. Its warps share the inputs, and their sums are added in order. The expand is part of the
-// kernel behind the product (post_many.cu), which is bound by the bytes of the product.
+// read. Its warps share the inputs, and their sums are added in order. Where there are too few
+// tiles for all multiprocessors, the blocks of a cluster share a tile's inputs likewise. The expand
+// is part of the kernel behind the product (post_many.cu), which is bound by the bytes of the
+// product.
+#include <cooperative_groups.h>
+
 #include "kernels/cuda/launch_dependent.cuh"
 #include "kernels/cuda/lora.cuh"
 
@@ -230,13 +234,18 @@ __device__ __forceinline__ void MultiplyStage(float (&d)[kSlabTiles][kRowHalves]
   }
 }
 
-// The sums of a slab, while the next stages are on their way.
+// The sums of a slab over the part'th of kParts runs of inputs, while the next stages are on their
+// way.
+template <int kParts>
 __device__ __forceinline__ void MultiplySlab(float (&d)[kSlabTiles][kRowHalves][4],
                                              ManyShared& shared, const LoraWork& work,
-                                             const RowTile& tile) {
-  const int tiles = shared.slab_tiles, stages = (work.columns + kStageInputs - 1) / kStageInputs;
+                                             const RowTile& tile, int part) {
+  const int tiles = shared.slab_tiles, all = (work.columns + kStageInputs - 1) / kStageInputs;
+  const int first = all * part / kParts, stages = all * (part + 1) / kParts - first;
   const auto fill = [&](int i) {
-    if (i < stages) FillStage(shared.stages[i % kStages], shared, work, tile, i * kStageInputs);
+    if (i < stages) {
+      FillStage(shared.stages[i % kStages], shared, work, tile, (first + i) * kStageInputs);
+    }
     CommitCopies();
   };
   for (int i = 0; i < kStages - 1; ++i) fill(i);
@@ -251,10 +260,27 @@ __device__ __forceinline__ void MultiplySlab(float (&d)[kSlabTiles][kRowHalves][
   __syncthreads();
 }
 
+// Adds up what each of kParts blocks has in sums[0], each block a share of the numbers.
+template <int kParts, typename Store>
+__device__ __forceinline__ void AddParts(ManySums& sums, int rows, int ranks, int part,
+                                         const Store& store) {
+  const auto cluster = cooperative_groups::this_cluster();
+  cluster.sync();
+  for (int i = part * kManyThreads + threadIdx.x; i < rows * ranks; i += kParts * kManyThreads) {
+    const int row = i / ranks, rank = i % ranks;
+    float sum = 0.0f;
+#pragma unroll
+    for (int p = 0; p < kParts; ++p) sum += *cluster.map_shared_rank(&sums[0][row][rank], p);
+    store(row, rank, sum);
+  }
+  cluster.sync();  // all have read what is overwritten now
+}
+
 // Adds up the warps' sums and writes u: ranks [column, ...) of the tile's rows.
+template <int kParts>
 __device__ __forceinline__ void StoreSlab(const float (&d)[kSlabTiles][kRowHalves][4],
                                           ManyShared& shared, const LoraWork& work,
-                                          const RowTile& tile, int column) {
+                                          const RowTile& tile, int column, int part) {
   const int lane = threadIdx.x % 32, warp = threadIdx.x / 32, g = lane / 4, t = lane % 4;
   const int ranks = shared.slab_tiles * kTileRanks;
   ManySums& sums = reinterpret_cast<ManySums&>(shared.stages);
@@ -269,31 +295,50 @@ __device__ __forceinline__ void StoreSlab(const float (&d)[kSlabTiles][kRowHalve
     }
   }
   __syncthreads();
+  const auto store = [&](int row, int rank, float sum) {
+    work.many_u[tile.u_begin + int64_t{row} * tile.u_width + column + rank] = sum;
+  };
   for (int i = threadIdx.x; i < tile.row_count * ranks; i += kManyThreads) {
     const int row = i / ranks, rank = i % ranks;
     float sum = sums[0][row][rank];
 #pragma unroll
     for (int w = 1; w < kManyWarps; ++w) sum += sums[w][row][rank];
-    work.many_u[tile.u_begin + int64_t{row} * tile.u_width + column + rank] = sum;
+    if constexpr (kParts == 1) {
+      store(row, rank, sum);
+    } else {
+      sums[0][row][rank] = sum;
+    }
   }
+  if constexpr (kParts > 1) AddParts<kParts>(sums, tile.row_count, ranks, part, store);
   __syncthreads();
 }
 
+// Grid [parts of a tile, in a cluster, then tiles].
+template <int kParts>
 __global__ void __launch_bounds__(kManyThreads, 1)
     ShrinkManyKernel(const __grid_constant__ LoraWork work) {
   extern __shared__ __align__(128) std::byte memory[];
   ManyShared& shared = *reinterpret_cast<ManyShared*>(memory);
-  if (blockIdx.x >= work.counts->row_tiles) return;
-  const RowTile tile = work.tile_starts[blockIdx.x].tile;
+  const int at = blockIdx.x / kParts, part = blockIdx.x % kParts;
+  if (at >= work.counts->row_tiles) return;
+  const RowTile tile = work.tile_starts[at].tile;
   WaitForPredecessor();
   for (int first = 0;; first += kSlabTiles) {
     if (threadIdx.x == 0) shared.slab_tiles = FillSlab(shared.slab, work, tile, first);
     __syncthreads();
     if (shared.slab_tiles == 0) return;
     float d[kSlabTiles][kRowHalves][4] = {};
-    MultiplySlab(d, shared, work, tile);
-    StoreSlab(d, shared, work, tile, first * kTileRanks);
+    MultiplySlab<kParts>(d, shared, work, tile, part);
+    StoreSlab<kParts>(d, shared, work, tile, first * kTileRanks, part);
   }
+}
+
+template <int kParts>
+void LaunchShrinkParts(const LoraWork& work, int tiles, cudaStream_t stream) {
+  static const bool prepared = PrepareShared(ShrinkManyKernel<kParts>, sizeof(ManyShared));
+  static_cast<void>(prepared);
+  LaunchDependentClusters(kParts, ShrinkManyKernel<kParts>, tiles * kParts, kManyThreads,
+                          sizeof(ManyShared), stream, work);
 }
 
 }  // namespace
@@ -314,10 +359,12 @@ void LaunchLoraPlan(const StepTables& step, const LoraPlan& plan, int layers, cu
 
 void LaunchShrinkMany(const LoraArgs& args, const StepTables& step, const LoraPlan& plan, int tiles,
                       cudaStream_t stream) {
-  static const bool prepared = PrepareShared(ShrinkManyKernel, sizeof(ManyShared));
-  static_cast<void>(prepared);
-  LaunchDependent(ShrinkManyKernel, tiles, kManyThreads, sizeof(ManyShared), stream,
-                  MakeLoraWork(args, step, plan));
+  const LoraWork work = MakeLoraWork(args, step, plan);
+  const int blocks = MultiprocessorCount();  // at a time
+  if (tiles * 8 <= blocks) return LaunchShrinkParts<8>(work, tiles, stream);
+  if (tiles * 4 <= blocks) return LaunchShrinkParts<4>(work, tiles, stream);
+  if (tiles * 2 <= blocks) return LaunchShrinkParts<2>(work, tiles, stream);
+  LaunchShrinkParts<1>(work, tiles, stream);
 }
 
 }  // namespace lorica::cuda

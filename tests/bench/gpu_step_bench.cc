@@ -493,11 +493,16 @@ class Report {
 
 using Adapters = std::vector<const MountedAdapter*>;
 
-Adapters MountMany(Bench& bench, int count, const std::vector<int>& ranks, int64_t* bytes) {
+bool QAndV(LoraModule module) { return module == LoraModule::kQ || module == LoraModule::kV; }
+bool OOnly(LoraModule module) { return module == LoraModule::kO; }
+
+Adapters MountMany(Bench& bench, int count, const std::vector<int>& ranks, int64_t* bytes,
+                   const std::function<bool(LoraModule)>& wanted = AllModules) {
   bench.DropAdapters();
   Adapters out;
+  *bytes = 0;
   for (int i = 0; i < count; ++i) {
-    out.push_back(bench.Mount(ranks[i % ranks.size()], AllModules, bytes));
+    out.push_back(bench.Mount(ranks[i % ranks.size()], wanted, bytes));
   }
   return out;
 }
@@ -545,9 +550,12 @@ void Run(int argc, char** argv) {
   Adapters half(32, nullptr);
   for (int i = 0; i < 16; ++i) half[2 * i] = many[i];
   report.Steps(32, "16 base, 16 distinct r16", half, each * 16);
-  bytes = 0;
   many = MountMany(bench, 32, {8, 16, 32, 64}, &bytes);
   report.Steps(32, "32 distinct of r8/16/32/64", many, bytes);
+  many = MountMany(bench, 32, {16}, &bytes, QAndV);
+  report.Steps(32, "32 distinct r16, q and v alone", many, bytes);
+  many = MountMany(bench, 32, {16}, &bytes, OOnly);
+  report.Steps(32, "32 distinct r16, o alone", many, bytes);
 }
 
 }  // namespace

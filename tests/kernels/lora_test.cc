@@ -134,6 +134,11 @@ TEST_P(LoraTest, EveryPopularityPatternOverEveryRankEqualsDoubles) {
     CheckGlu({one(7, 40)});                        // identical
     CheckGlu({one(2, 1), one(5, 70), one(1, 1)});  // skewed
     CheckGlu({{3, {}}, one(2, 1), one(5, 133), {40, {}}, one(7, 65), one(1, 1)});  // many rows
+    for (const int single : {20, 40, 70}) {  // many rows, of ever more tiles
+      std::vector<Segment> tiles = {one(5, 133)};
+      for (int i = 0; i < single; ++i) tiles.push_back(one(i % 8, 1));
+      CheckGlu(tiles);
+    }
     CheckGlu({one(4, 0), one(5, 2), {3, {}}, one(6, 0), one(7, 1), one(1, 0)});
   }
 }

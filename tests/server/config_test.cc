@@ -115,7 +115,7 @@ TEST(Config, PrefixesAreKeptUnlessSwitchedOff) {
 }
 
 TEST(Config, PromptsMayStretchAStepByMoreThanNothing) {
-  EXPECT_EQ(Parse({}).config->step_stretch, 3);
+  EXPECT_EQ(Parse({}).config->step_stretch, 2.5);
   for (const char* good : {"1.1", "3", "1000"}) {
     EXPECT_TRUE(Parse({"--step-stretch", good}).config) << good;
   }
