@@ -39,6 +39,13 @@ std::string PartOf(CURLU* url, CURLUPart part, unsigned int flags = 0) {
   return copy;
 }
 
+// The library takes any byte that is written as %XX.
+bool IsPlainHost(const std::string& host) {
+  return std::all_of(host.begin(), host.end(), [](unsigned char c) {
+    return absl::ascii_isalnum(c) || c == '-' || c == '.' || c == '_' || c == ':';
+  });
+}
+
 absl::StatusOr<Url> Read(CURLU* handle) {
   Url url;
   url.scheme = absl::AsciiStrToLower(PartOf(handle, CURLUPART_SCHEME));
@@ -54,6 +61,7 @@ absl::StatusOr<Url> Read(CURLU* handle) {
     url.host = url.host.substr(1, url.host.size() - 2);
   }
   if (url.host.empty()) return Bad("names no host");
+  if (!IsPlainHost(url.host)) return Bad("names a host with odd characters");
   if (!absl::SimpleAtoi(PartOf(handle, CURLUPART_PORT, CURLU_DEFAULT_PORT), &url.port) ||
       url.port < 1 || url.port > 65535) {
     return Bad("has no valid port");
