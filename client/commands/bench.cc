@@ -16,6 +16,7 @@
 #include "client/commands/bench_report.h"
 #include "client/commands/command.h"
 #include "client/commands/interrupt.h"
+#include "client/commands/request_flags.h"
 #include "client/commands/terminal.h"
 #include "client/commands/work_queue.h"
 
@@ -49,6 +50,7 @@ struct BenchFlags {
   std::string adapters;
   std::string pattern = "distinct";
   std::string plot;
+  std::string schema;  // name of a file
   LoadOptions load;
 };
 
@@ -260,6 +262,7 @@ Json ConfigToJson(const CommandContext& context, const BenchFlags& flags) {
                  {"prompt_tokens", flags.load.prompt_tokens},
                  {"output_tokens", flags.load.output_tokens},
                  {"warmup_seconds", flags.warmup_s},
+                 {"json_schema", flags.schema},
                  {"seed", flags.load.seed}};
   if (flags.rate > 0) {
     config["rate"] = flags.rate;
@@ -278,7 +281,9 @@ std::string Title(const BenchFlags& flags) {
           ? "base model"
           : absl::StrCat(flags.pattern, " over ", flags.load.adapters.size(), " adapters");
   return absl::StrCat(loop, ", ", over, ", ", flags.load.prompt_tokens, " + ",
-                      flags.load.output_tokens, " tokens, seed ", flags.load.seed);
+                      flags.load.output_tokens, " tokens",
+                      flags.schema.empty() ? "" : ", half of it held to a schema", ", seed ",
+                      flags.load.seed);
 }
 
 int Print(const CommandContext& context, const BenchFlags& flags, const BenchReport& report) {
@@ -305,6 +310,9 @@ int Bench(const CommandContext& context, BenchFlags flags) {
   auto pattern = ParsePattern(flags.pattern);
   if (!pattern.ok()) return FailUsage(std::string(pattern.status().message()));
   flags.load.pattern = *pattern;
+  auto schema = flags.schema.empty() ? std::string() : ReadFormatFile(flags.schema);
+  if (!schema.ok()) return FailUsage(std::string(schema.status().message()));
+  flags.load.json_schema = *std::move(schema);
   BenchRun* running = nullptr;
   std::atomic<bool> interrupted = false;
   CommandContext once = context;
@@ -350,6 +358,10 @@ void AddLoadFlags(CLI::App* sub, BenchFlags* flags) {
   sub->add_option("--max-tokens", flags->load.output_tokens, "Tokens an answer")
       ->check(CLI::Range(1, 1 << 20))
       ->capture_default_str();
+  sub->add_option("--json-schema", flags->schema,
+                  "Every second stream's answers fit the schema in this file, and end when it "
+                  "is fulfilled")
+      ->type_name("FILE");
   sub->add_option("--seed", flags->load.seed, "Of prompts, adapters and arrivals")
       ->check(WholeNumber())
       ->capture_default_str();

@@ -77,7 +77,9 @@ v1::GenerateRequest LoadPlan::Request(int stream, int64_t number) const {
   }
   request.set_max_tokens(options_.output_tokens);
   request.set_temperature(0);
-  request.set_ignore_eos(true);
+  const bool shaped = !options_.json_schema.empty() && stream % 2 == 1;
+  if (shaped) request.mutable_response_format()->set_json_schema(options_.json_schema);
+  request.set_ignore_eos(!shaped);
   return request;
 }
 

@@ -41,6 +41,7 @@ struct LoadOptions {
   int prompt_tokens = 128;
   int output_tokens = 256;
   int vocabulary = 0;
+  std::string json_schema;  // the answers of every second stream fit it; empty: all are free
   uint64_t seed = 1;
 };
 
@@ -49,7 +50,8 @@ class LoadPlan {
  public:
   explicit LoadPlan(LoadOptions options);
 
-  // The `number`-th request of `stream`: random token ids, greedy, past the end token.
+  // The `number`-th request of `stream`: random token ids, greedy, past the end token unless
+  // the answer has to fit a schema.
   v1::GenerateRequest Request(int stream, int64_t number) const;
 
   // Seconds between arrival `number` - 1 and `number` at `rate` a second (exponential).

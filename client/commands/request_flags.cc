@@ -79,16 +79,9 @@ void AddFormatFlags(CLI::App* app, RequestFlags* flags) {
   }
 }
 
-absl::StatusOr<std::string> ReadFormat(const std::string& name) {
-  std::ifstream file(name, std::ios::binary);
-  std::string text((std::istreambuf_iterator<char>(file)), std::istreambuf_iterator<char>());
-  if (!file.fail() && !text.empty()) return text;
-  return absl::InvalidArgumentError(absl::StrCat(name, " is empty or cannot be read"));
-}
-
 absl::Status SetFormat(const RequestFlags& flags, v1::GenerateRequest* request) {
   const std::string& name = flags.json_schema.empty() ? flags.ebnf : flags.json_schema;
-  absl::StatusOr<std::string> text = name.empty() ? std::string() : ReadFormat(name);
+  absl::StatusOr<std::string> text = name.empty() ? std::string() : ReadFormatFile(name);
   if (!text.ok()) return text.status();
   if (flags.json_object) request->mutable_response_format()->mutable_json_object();
   if (!flags.regex.empty()) request->mutable_response_format()->set_regex(flags.regex);
@@ -120,6 +113,13 @@ void CopySampling(const RequestFlags& flags, v1::GenerateRequest* request) {
 }
 
 }  // namespace
+
+absl::StatusOr<std::string> ReadFormatFile(const std::string& name) {
+  std::ifstream file(name, std::ios::binary);
+  std::string text((std::istreambuf_iterator<char>(file)), std::istreambuf_iterator<char>());
+  if (!file.fail() && !text.empty()) return text;
+  return absl::InvalidArgumentError(absl::StrCat(name, " is empty or cannot be read"));
+}
 
 void AddRequestFlags(CLI::App* app, RequestFlags* flags) {
   CLI::Option* adapter =

@@ -45,6 +45,9 @@ void AddRequestFlags(CLI::App* app, RequestFlags* flags);
 // Everything but the input. InvalidArgument names the flag at fault.
 absl::StatusOr<v1::GenerateRequest> RequestFromFlags(const RequestFlags& flags);
 
+// The text of a schema or grammar; never empty.
+absl::StatusOr<std::string> ReadFormatFile(const std::string& name);
+
 // "a=0.7,b=0.3" or "a,b" (a missing weight is 1).
 absl::StatusOr<std::vector<v1::AdapterWeight>> ParseMix(absl::string_view text);
 

@@ -30,8 +30,9 @@ struct ModelText {
   std::vector<std::string> gguf_merges;
 };
 
-// kAuto reads what is in the file or folder. kDummy reads config.json alone, for the shape, and
-// makes random weights, seeded and the same on every device: for benchmarks.
+// kAuto reads what is in the file or folder. kDummy reads config.json, for the shape, and the
+// tokenizer if there is one, and makes random weights, seeded and the same on every device: for
+// benchmarks.
 enum class LoadFormat : uint8_t { kAuto, kDummy };
 
 class DecodeSteps;

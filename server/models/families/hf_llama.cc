@@ -430,7 +430,7 @@ absl::StatusOr<OpenedModel> OpenHfShape(const std::string& folder) {
   if (!json.ok()) return json.status();
   OpenedModel opened;
   absl::Status status = ReadConfig(*json, folder, &opened.config);
-  if (status.ok()) status = ReadEndTokens(folder, *json, &opened.config);
+  if (status.ok()) status = ReadText(folder, *json, &opened);
   if (!status.ok()) return status;
   opened.weight_format = "random BF16";
   return opened;

@@ -72,6 +72,16 @@ TEST(LoadPlan, RequestsAreGreedyAndOfFixedLength) {
   EXPECT_EQ(request.max_tokens(), 256);
 }
 
+TEST(LoadPlan, EverySecondStreamIsHeldToTheSchema) {
+  LoadOptions options = Over({}, Pattern::kNone);
+  options.json_schema = R"({"type":"integer"})";
+  const LoadPlan plan(options);
+  EXPECT_FALSE(plan.Request(0, 1).has_response_format());
+  EXPECT_TRUE(plan.Request(0, 1).ignore_eos());
+  EXPECT_EQ(plan.Request(1, 1).response_format().json_schema(), options.json_schema);
+  EXPECT_FALSE(plan.Request(1, 1).ignore_eos());
+}
+
 TEST(LoadPlan, PatternsSpreadAsTheySay) {
   const std::vector<std::string> ids = {"a", "b", "c"};
   EXPECT_EQ(Counts(LoadPlan(Over(ids, Pattern::kNone)), 4, 10),

@@ -5,6 +5,7 @@
 
 #include "kernels/noise.h"
 #include "server/models/model.h"
+#include "tests/fakes/temporary_folder.h"
 
 namespace lorica {
 namespace {
@@ -83,6 +84,13 @@ TEST(RandomWeights, AShapeAloneServesAndRepeats) {
   EXPECT_LT(size, 2.0);
   EXPECT_EQ(logits, LogitsOf(*second, {1, 17, 400}));
   EXPECT_NE(logits, LogitsOf(*second, {1, 17, 401}));
+}
+
+TEST(RandomWeights, TakeATokenizerThatLiesBesideTheShape) {
+  const TemporaryFolder folder;
+  std::filesystem::copy(kShapes + "/tiny", folder.path());
+  folder.Write("tokenizer.json", "{}");
+  EXPECT_EQ(Load(folder.path())->model->text().tokenizer_json, "{}");
 }
 
 TEST(RandomWeights, NeedAFolderWithAConfig) {
