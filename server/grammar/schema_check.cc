@@ -1,4 +1,5 @@
 #include <algorithm>
+#include <cmath>
 #include <cstdint>
 #include <functional>
 #include <initializer_list>
@@ -23,6 +24,14 @@ using Names = std::initializer_list<const char*>;
 
 constexpr Names kUnservedEscapes = {"\\\\", "\\x", "\\u", "\\n", "\\t",
                                     "\\r",  "\\f", "\\v", "\\0", "\\c"};
+
+// Formats of the standard that the compiler does not know or writes wrongly.
+constexpr Names kUnservedFormats = {"json-pointer", "relative-json-pointer", "regex",
+                                    "iri",          "iri-reference",         "idn-email",
+                                    "idn-hostname"};
+
+// Numbers are written with so many decimals at most.
+constexpr int kDecimalSteps = 1'000'000;
 
 // Dots, since what looks like a path of the host is left out of errors.
 std::string Inside(const std::string& path, absl::string_view name) {
@@ -96,6 +105,7 @@ class SchemaWalk {
     if (status.ok()) status = CheckAlone(schema, path);
     if (status.ok()) status = CheckValues(schema, path);
     if (status.ok()) status = CheckTyped(schema, path);
+    if (status.ok()) status = CheckNumber(schema, path);
     if (status.ok()) status = CheckString(schema, path);
     if (status.ok()) status = CheckObject(schema, path);
     if (status.ok()) status = CheckNames(schema, path);
@@ -183,12 +193,15 @@ class SchemaWalk {
     return value.is_number_unsigned() && value.get<uint64_t>() > INT64_MAX;
   }
 
-  // Texts of these patterns would have to be written otherwise in JSON, and are not.
+  // Texts of these patterns would have to be written otherwise in JSON, and are not. Of a format
+  // and a pattern the compiler takes the format alone.
   static absl::Status CheckString(const Json& schema, const std::string& path) {
     const auto format = schema.find("format");
-    if (format != schema.end() &&
-        (*format == "json-pointer" || *format == "relative-json-pointer")) {
-      return Refused(path, "this format is not served");
+    if (format != schema.end()) {
+      const bool served = std::none_of(kUnservedFormats.begin(), kUnservedFormats.end(),
+                                       [&](const char* one) { return *format == one; });
+      if (!served) return Refused(path, "this format is not served");
+      if (schema.contains("pattern")) return Refused(path, "pattern beside format is not served");
     }
     const auto pattern = schema.find("pattern");
     if (pattern == schema.end()) return absl::OkStatus();
@@ -202,9 +215,40 @@ class SchemaWalk {
     return Refused(path, "a pattern with quotes, backslashes or escaped characters is not served");
   }
 
+  // The compiler would let nothing be written where there is no number to write.
+  static absl::Status CheckNumber(const Json& schema, const std::string& path) {
+    double low = -HUGE_VAL, high = HUGE_VAL;
+    bool above = false, below = false;  // the bound itself is outside
+    const auto take = [&](const char* name, bool lower, bool outside) {
+      const auto bound = schema.find(name);
+      if (bound == schema.end() || !bound->is_number()) return;
+      const auto value = bound->get<double>();
+      if (lower ? value < low : value > high) return;
+      const bool same = lower ? value == low : value == high;
+      (lower ? above : below) = outside || (same && (lower ? above : below));
+      (lower ? low : high) = value;
+    };
+    take("minimum", true, false);
+    take("exclusiveMinimum", true, true);
+    take("maximum", false, false);
+    take("exclusiveMaximum", false, true);
+    if (high - low >= 1.0) return absl::OkStatus();
+    const double first = std::floor(low * kDecimalSteps);
+    for (double step = first; step <= high * kDecimalSteps + 1; ++step) {
+      const double value = step / kDecimalSteps;
+      if ((above ? value > low : value >= low) && (below ? value < high : value <= high)) {
+        return absl::OkStatus();
+      }
+    }
+    return Refused(path, "no number of six decimals lies between the bounds");
+  }
+
   // Without a type, these would hold nothing to anything.
   static absl::Status CheckTyped(const Json& schema, const std::string& path) {
-    if (schema.contains("type")) return absl::OkStatus();
+    if (schema.contains("type")) {
+      const bool none = schema["type"].is_array() && schema["type"].empty();
+      return none ? Refused(path, "type must name one") : absl::OkStatus();
+    }
     const bool object =
         HasAny(schema, {"properties", "additionalProperties", "unevaluatedProperties"});
     const bool array = HasAny(schema, {"items", "prefixItems", "unevaluatedItems"});

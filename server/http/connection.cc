@@ -70,7 +70,7 @@ Connection::~Connection() {
 }
 
 bool Connection::AwaitRequest(absl::Duration timeout) {
-  in_body_ = line_kept_ = false;
+  in_body_ = line_kept_ = named_ = false;
   request_line_.clear();
   line_bytes_ = part_bytes_ = written_bytes_ = 0;
   if (tls_ != nullptr && !greeted_ && !Greet(SteadyNow() + std::min(timeout, limits_.head_time))) {
@@ -155,10 +155,7 @@ void Connection::Linger() {
 
 bool Connection::is_readable() const { return fault_ == Fault::kNone; }
 
-bool Connection::is_writable() const {
-  return fault_ == Fault::kNone || fault_ == Fault::kHeadTooLarge ||
-         fault_ == Fault::kBodyTooLarge || fault_ == Fault::kTooSlow;
-}
+bool Connection::is_writable() const { return fault_ != Fault::kGone; }
 
 ssize_t Connection::Fail(Fault fault) {
   if (fault_ == Fault::kNone) fault_ = fault;
@@ -174,15 +171,26 @@ bool Connection::Fill(absl::Time deadline) {
   return count > 0;
 }
 
+// Of a line behind the request line: blanks before the colon, and lines that go on the one
+// before, are read in two ways by servers behind each other.
+bool Connection::IsWellFormed(char byte) {
+  if (!line_kept_ || named_) return true;
+  named_ = byte == ':' && line_bytes_ > 0;
+  return named_ || (byte != ' ' && byte != '\t' && byte != ':');
+}
+
 // The head ends with an empty line.
-bool Connection::Count(const char* bytes, size_t size) {
+Connection::Fault Connection::Count(const char* bytes, size_t size) {
   for (size_t i = 0; i < size && !in_body_; ++i) {
     ++part_bytes_;
     if (bytes[i] == '\n') {
-      line_kept_ = true;
       in_body_ = line_bytes_ == 0;
+      if (line_kept_ && !in_body_ && !named_) return Fault::kBadHead;
+      line_kept_ = true;
+      named_ = false;
       line_bytes_ = 0;
     } else if (bytes[i] != '\r') {
+      if (!IsWellFormed(bytes[i])) return Fault::kBadHead;
       ++line_bytes_;
       if (!line_kept_ && request_line_.size() < kKeptLineBytesMax) request_line_ += bytes[i];
     }
@@ -190,11 +198,11 @@ bool Connection::Count(const char* bytes, size_t size) {
       part_bytes_ = -static_cast<int64_t>(i) - 1;
       deadline_ = SteadyNow() + limits_.body_time;
     } else if (part_bytes_ > limits_.head_bytes) {
-      return false;
+      return Fault::kHeadTooLarge;
     }
   }
   if (in_body_) part_bytes_ += static_cast<int64_t>(size);
-  return !in_body_ || part_bytes_ <= limits_.body_bytes;
+  return in_body_ && part_bytes_ > limits_.body_bytes ? Fault::kBodyTooLarge : Fault::kNone;
 }
 
 ssize_t Connection::read(char* ptr, size_t size) {
@@ -204,7 +212,8 @@ ssize_t Connection::read(char* ptr, size_t size) {
   const size_t count = std::min(in_body_ ? size : 1, buffer_.size() - taken_);
   std::memcpy(ptr, buffer_.data() + taken_, count);
   taken_ += count;
-  if (!Count(ptr, count)) return Fail(in_body_ ? Fault::kBodyTooLarge : Fault::kHeadTooLarge);
+  const Fault fault = Count(ptr, count);
+  if (fault != Fault::kNone) return Fail(fault);
   return static_cast<ssize_t>(count);
 }
 

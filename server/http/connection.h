@@ -45,7 +45,7 @@ class Connection final : public httplib::Stream {
   // nothing for `timeout`.
   bool AwaitRequest(absl::Duration timeout);
 
-  enum class Fault : uint8_t { kNone, kHeadTooLarge, kBodyTooLarge, kTooSlow, kGone };
+  enum class Fault : uint8_t { kNone, kBadHead, kHeadTooLarge, kBodyTooLarge, kTooSlow, kGone };
   Fault fault() const { return fault_; }  // of this request; the connection is of no more use
   // The request line, as far as it came, at most kKeptLineBytesMax of it.
   const std::string& request_line() const { return request_line_; }
@@ -77,8 +77,9 @@ class Connection final : public httplib::Stream {
   ssize_t Receive(char* bytes, size_t size, absl::Time deadline);
   ssize_t SendSome(const char* bytes, size_t size, absl::Time deadline);
   bool Fill(absl::Time deadline);
-  // Counts what the reader has been given; false: too much.
-  bool Count(const char* bytes, size_t size);
+  // Counts what the reader has been given; kNone: it may go on.
+  Fault Count(const char* bytes, size_t size);
+  bool IsWellFormed(char byte);
   ssize_t Fail(Fault fault);
 
   const int socket_;
@@ -92,6 +93,7 @@ class Connection final : public httplib::Stream {
   bool in_body_ = false;
   std::string request_line_;
   bool line_kept_ = false;
+  bool named_ = false;  // the line's name has ended
   int64_t line_bytes_ = 0;
   int64_t part_bytes_ = 0;  // of head or body
   absl::Time deadline_;

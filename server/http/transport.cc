@@ -323,6 +323,7 @@ class HttpTransport::Library final : public httplib::Server {
     Current& now = current();
     if (!response.body.empty()) return;  // the route has said it
     const Connection::Fault fault = now.connection->fault();
+    if (fault == Connection::Fault::kBadHead) response.status = 400;
     if (fault == Connection::Fault::kHeadTooLarge) response.status = 431;
     if (fault == Connection::Fault::kBodyTooLarge) response.status = 413;
     if (fault == Connection::Fault::kTooSlow) response.status = 408;

@@ -70,6 +70,24 @@ TEST_F(TransportTest, BodiesComeWhole) {
   EXPECT_EQ(ParseAnswer(socket.Read(absl::Seconds(10))).body, "abcde");
 }
 
+// Else a body that a proxy took for one would be a request of its own here.
+TEST_F(TransportTest, HeadersThatServersReadDifferentlyEndTheConnection) {
+  const std::string hidden = "GET /id HTTP/1.1\r\nHost: x\r\n\r\n";
+  for (const std::string& line :
+       {absl::StrCat("Content-Length : ", hidden.size()), absl::StrCat("Content-Length\t: 5"),
+        absl::StrCat("X: y\r\n Content-Length: ", hidden.size()),
+        absl::StrCat("X: y\r\n\tContent-Length: ", hidden.size()),
+        std::string("Transfer-Encoding : chunked"), std::string("no colon"),
+        std::string(": no name")}) {
+    HttpSocket socket(port());
+    socket.Send("POST /echo HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n" + line +
+                "\r\n\r\n" + hidden);
+    const std::string answer = socket.Read(absl::Seconds(10));
+    EXPECT_EQ(ParseAnswer(answer).status, 400) << line;
+    EXPECT_EQ(answer.find("HTTP/1.1", 1), std::string::npos) << line << answer;
+  }
+}
+
 TEST_F(TransportTest, ConnectionsAreUsedAgain) {
   HttpSocket socket(port());
   for (int i = 0; i < 5; ++i) {
