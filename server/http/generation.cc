@@ -109,7 +109,7 @@ absl::StatusOr<TenantPtr> HttpContext::Authenticate(const HttpRequest& request,
 absl::StatusOr<std::shared_ptr<AnswerSet>> HttpContext::Generate(
     const HttpRequest& request, absl::Span<const GenerateCall> calls, int count,
     HttpReply& reply) const {
-  const std::string& adapter = calls[0].adapter_id;
+  const std::string adapter = AdaptersOf(calls[0]);
   reply.notes().adapter = adapter;
   const int running = generations_.fetch_add(1);
   GenerationSlot slot(&generations_);
@@ -149,9 +149,11 @@ void NoteEnd(const AnswerEnd& end, AccessNotes& notes) {
   if (!end.status.ok()) notes.code = absl::StatusCodeToString(end.status.code());
 }
 
-std::string AdapterNames(const std::vector<AdapterUse>& adapters) {
-  return absl::StrJoin(adapters, ",", [](std::string* out, const AdapterUse& use) {
-    absl::StrAppend(out, use.adapter_id);
+std::string AdaptersOf(const GenerateCall& call) {
+  if (!call.adapter_id.empty()) return call.adapter_id;
+  if (call.adapters.empty()) return absl::StrJoin(call.adapter_headers, ",");
+  return absl::StrJoin(call.adapters, ",", [](std::string* out, const AdapterChoice& one) {
+    absl::StrAppend(out, one.adapter_id);
   });
 }
 

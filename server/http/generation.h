@@ -123,7 +123,7 @@ class HttpContext {
 
 // Adds an ended answer to the line of the access log.
 void NoteEnd(const AnswerEnd& end, AccessNotes& notes);
-// The adapters of an answer, joined by commas; empty for the base model.
-std::string AdapterNames(const std::vector<AdapterUse>& adapters);
+// The adapters that a call names, in its body or its header, joined by commas; empty: none.
+std::string AdaptersOf(const GenerateCall& call);
 
 }  // namespace lorica

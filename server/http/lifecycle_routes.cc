@@ -150,6 +150,14 @@ void Load(const HttpContext& context, const HttpRequest& http, HttpReply& reply)
            registered->generation->digest, reply);
 }
 
+// Streams that use it end first. Another name's use keeps it, and its pin.
+void GiveBack(Gateway& gateway, const std::string& digest, const std::string& name) {
+  const auto ignore = [](const absl::Status&) {};
+  gateway.names()->Forget(digest, name);
+  if (gateway.names()->NamesOf(digest).empty()) gateway.pool()->Unpin(digest, ignore);
+  gateway.pool()->Evict(digest, AdapterTier::kSource, /*wait=*/true, ignore);
+}
+
 void Unload(const HttpContext& context, const HttpRequest& http, HttpReply& reply) {
   const auto tenant = context.Authenticate(http, reply);
   if (!tenant.ok()) return Refuse(http, "", tenant.status(), reply);
@@ -163,9 +171,7 @@ void Unload(const HttpContext& context, const HttpRequest& http, HttpReply& repl
       const auto entry = catalog->Get((*tenant)->name, move->name);
       const absl::Status deleted = catalog->Delete((*tenant)->name, move->name);
       if (deleted.ok() && entry.ok() && entry->generation != nullptr) {
-        // Streams that use it end first; a pin, or another name's use, keeps it.
-        context.gateway()->pool()->Evict(entry->generation->digest, AdapterTier::kSource,
-                                         /*wait=*/true, [](const absl::Status&) {});
+        GiveBack(*context.gateway(), entry->generation->digest, move->name);
       }
       return deleted;
     });

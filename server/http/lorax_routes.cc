@@ -30,9 +30,11 @@ int64_t Whole(absl::Duration duration) { return absl::ToInt64Milliseconds(durati
 void SetEarlyHeaders(const HttpContext& context, const LoraxRequest& request, HttpReply& reply) {
   reply.SetHeader("x-compute-type",
                   context.facts().device.starts_with("cpu") ? "cpu" : "gpu+optimized");
-  reply.SetHeader("x-compute-characters", absl::StrCat(request.input.size()));
+  const auto begins = [](char c) { return (static_cast<unsigned char>(c) & 0xC0) != 0x80; };
+  reply.SetHeader("x-compute-characters",
+                  absl::StrCat(std::count_if(request.input.begin(), request.input.end(), begins)));
   reply.SetHeader("x-model-id", context.facts().model);
-  const std::string& adapter = request.call.adapter_id;
+  const std::string adapter = AdaptersOf(request.call);
   if (adapter.empty() || adapter == context.facts().model) return;
   reply.SetHeader("x-adapter-id", adapter);
   reply.SetHeader("x-adapter-source",

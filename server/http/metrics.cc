@@ -97,14 +97,13 @@ AdapterLists ListAdapters(Gateway& gateway, int64_t block_bytes) {
   });
   AdapterLists lists;
   for (const PoolEntryInfo& entry : entries) {
-    const std::string name = gateway.names()->NameOf(entry.digest);
-    if (entry.tier != AdapterTier::kDevice) {
-      AddName(name, &lists.waiting);
-      continue;
+    const bool there = entry.tier == AdapterTier::kDevice;
+    for (const std::string& name : gateway.names()->NamesOf(entry.digest)) {
+      AddName(name, there ? &lists.running : &lists.waiting);
     }
+    if (!there) continue;
     ++lists.resident;
     lists.resident_blocks += entry.device_bytes / std::max<int64_t>(1, block_bytes);
-    AddName(name, &lists.running);
   }
   return lists;
 }

@@ -18,9 +18,9 @@ void ReadModel(Fields& fields, const std::string& base_name, OpenAiRequest* requ
   const auto model = fields.Text("model");
   if (!model) return fields.Refuse("model", "is missing: name the base model or an adapter");
   request->model = model->empty() ? base_name : *model;
-  if (request->model == base_name) return;
-  if (!CheckAdapterId(request->model).ok()) return fields.Add(NoSuchModel(request->model));
-  call->adapter_id = request->model;
+  const bool known = request->model == base_name || CheckAdapterId(request->model).ok();
+  if (!known) return fields.Add(NoSuchModel(request->model));
+  call->adapter_id = *model;
 }
 
 void ReadBias(Fields& fields, GenerateCall* call) {

@@ -173,6 +173,8 @@ void Generate(const HttpContext& context, bool chat, const HttpRequest& http, Ht
     // Templates print them: with the keys in the client's order.
     if (!call.tools.empty()) call.tools = Dump(OrderedJson::parse(http.body)["tools"]);
   }
+  const std::string named = AdaptersOf(request->calls[0]);
+  if (!named.empty()) request->model = named;
   auto answers = context.Generate(http, request->calls, request->samples, reply);
   if (!answers.ok()) return Refuse(AsModelError(answers.status(), request->model), reply);
   auto exchange = std::make_shared<Exchange>(&context, *std::move(request), *std::move(answers),

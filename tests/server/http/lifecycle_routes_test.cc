@@ -109,6 +109,14 @@ TEST_F(LifecycleRoutesTest, SglangsNamesDoTheSameAndPin) {
   ASSERT_TRUE(server_.admin().GetAdapter(&context, request, &response).ok());
   EXPECT_EQ(response.adapter().pinned(), v1::TIER_DEVICE);
   EXPECT_EQ(Post(port(), "/unload_lora_adapter", {{"lora_name", "mine"}}).status, 200);
+  // The content has another name, which shows that the pin is gone.
+  request.set_adapter_id("plain");
+  const absl::Time end = absl::Now() + absl::Seconds(10);
+  do {
+    Context again;
+    ASSERT_TRUE(server_.admin().GetAdapter(&again, request, &response).ok());
+  } while (response.adapter().pinned() == v1::TIER_DEVICE && absl::Now() < end);
+  EXPECT_NE(response.adapter().pinned(), v1::TIER_DEVICE);
 }
 
 // Waits for health, compares the list of models, loads and unloads; repeats for ever and
