@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <limits>
 
+#include "absl/strings/ascii.h"
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "adapters/adapter.h"
@@ -66,10 +67,17 @@ void ReadSampling(Fields& fields, GenerateCall* call) {
   call->truncate = fields.Int("truncate_prompt_tokens");
 }
 
+// What a client sends that fills in its defaults.
+bool IsNothing(const Json& value) {
+  return value == false || value == 0 || value == "" || (value.is_structured() && value.empty());
+}
+
 void RefuseUnserved(Fields& fields) {
-  for (const char* name : {"guided_json", "guided_regex", "guided_choice", "guided_grammar",
-                           "structured_outputs", "functions", "audio", "prediction"}) {
-    if (fields.Has(name)) fields.Refuse(name, "is not served");
+  for (const char* name :
+       {"functions", "audio", "prediction", "use_beam_search", "min_tokens", "allowed_token_ids",
+        "bad_words", "continue_final_message", "chat_template", "merged_adapters"}) {
+    const Json* value = fields.Find(name);
+    if (value != nullptr && !IsNothing(*value)) fields.Refuse(name, "is not served");
   }
 }
 
@@ -93,11 +101,21 @@ void ReadCounts(Fields& fields, OpenAiRequest* request) {
   }
 }
 
+// LoRAX's two, which its own routes for OpenAI's clients take as well.
+void ReadSource(Fields& fields, GenerateCall* call) {
+  const std::string source = absl::AsciiStrToLower(fields.Text("adapter_source").value_or("hub"));
+  if (source != "hub" && source != "local") {
+    fields.Refuse("adapter_source", "must be hub or local");
+  }
+  call->hub_token = fields.Text("api_token").value_or("");
+}
+
 // Fields of completions and chats alike.
 void ReadWhatBothHave(Fields& fields, std::string_view text, const std::string& base_name,
                       OpenAiRequest* request, GenerateCall* call) {
   ReadModel(fields, base_name, request, call);
   ReadCounts(fields, request);
+  ReadSource(fields, call);
   ReadSampling(fields, call);
   call->format = ReadOpenAiFormat(fields, text);
   RefuseUnserved(fields);

@@ -236,7 +236,14 @@ TEST_F(OpenAiRoutesTest, FaultsNameTheirField) {
         {"ignore_eos", false}},
        "response_format"},
       {{{"response_format", {{"type", "json_object"}}}, {"ignore_eos", true}}, "response_format"},
-      {{{"guided_json", Json::object()}}, "guided_json"}};
+      {{{"response_format", {{"type", "regex"}}}}, "response_format.regex"},
+      {{{"guided_regex", "a"}, {"guided_choice", {"b"}}}, "guided_choice"},
+      {{{"guided_regex", "a"}, {"response_format", {{"type", "json_object"}}}}, "guided_json"},
+      {{{"structured_outputs", {{"regex", ""}}}}, "structured_outputs.regex"},
+      {{{"guided_choice", Json::array()}}, "guided_choice"},
+      {{{"min_tokens", 3}}, "min_tokens"},
+      {{{"adapter_source", "bogus"}}, "adapter_source"},
+      {{{"use_beam_search", true}}, "use_beam_search"}};
   for (const auto& [more, field] : wrong) {
     ExpectError(Complete(Completion(more)), 400, "invalid_value", field);
   }
@@ -269,6 +276,32 @@ TEST_F(OpenAiRoutesTest, AnAnswerHasTheFormThatWasAskedFor) {
   EXPECT_EQ(choice["text"].get<std::string>().front(), '{');
   const Json text = {{"response_format", {{"type", "text"}}}};
   EXPECT_EQ(Complete(Completion(text)).json()["choices"], Complete(Completion()).json()["choices"]);
+}
+
+TEST_F(OpenAiRoutesTest, FormsMayBeAskedForInVllmsWords) {
+  const Json schema = {{"const", "ab"}};
+  const std::pair<Json, std::string> cases[] = {
+      {{{"response_format", {{"type", "regex"}, {"regex", "ab"}}}}, "ab"},
+      {{{"response_format", {{"type", "grammar"}, {"grammar", "root ::= \"ab\""}}}}, "ab"},
+      {{{"guided_json", schema}}, "\"ab\""},
+      {{{"guided_json", schema.dump()}}, "\"ab\""},
+      {{{"guided_regex", "ab"}}, "ab"},
+      {{{"guided_grammar", "root ::= \"ab\""}}, "ab"},
+      {{{"guided_choice", {"a \"q\"\n"}}}, "a \"q\"\n"},
+      {{{"structured_outputs", {{"json", schema}}}}, "\"ab\""},
+      {{{"structured_outputs", {{"regex", "ab"}}}}, "ab"},
+      {{{"structured_outputs", {{"choice", {"ab"}}}}}, "ab"}};
+  for (auto [more, text] : cases) {
+    more["ignore_eos"] = false;
+    more["max_tokens"] = 20;
+    const Json answer = Complete(Completion(more)).json();
+    EXPECT_EQ(answer["choices"][0]["text"], text) << more << answer;
+  }
+}
+
+TEST_F(OpenAiRoutesTest, DefaultsOfWhatIsNotServedAreTaken) {
+  const Json more = {{"use_beam_search", false}, {"min_tokens", 0}, {"bad_words", Json::array()}};
+  EXPECT_EQ(Complete(Completion(more)).status, 200);
 }
 
 TEST_F(OpenAiRoutesTest, TheHeaderMayNameTheAdapterToo) {
