@@ -3,15 +3,12 @@
 #include <algorithm>
 #include <cmath>
 
-#include "absl/strings/cord.h"
 #include "absl/strings/str_cat.h"
 #include "server/api/field_error.h"
 #include "server/api/status_map.h"
 
 namespace lorica {
 namespace {
-
-constexpr absl::string_view kTemplatePayload = "lorica/template";
 
 struct Class {
   int status = 500;
@@ -22,7 +19,7 @@ struct Class {
 Class LoraxClass(const absl::Status& status) {
   switch (status.code()) {
     case absl::StatusCode::kInvalidArgument:
-      return {422, status.GetPayload(kTemplatePayload) ? "template_error" : "validation"};
+      return {422, "validation"};
     case absl::StatusCode::kUnavailable:  // 503 lets a proxy ask another server
     case absl::StatusCode::kResourceExhausted:
       return {MeansElsewhere(status) ? 503 : 429, "overloaded"};
@@ -145,11 +142,6 @@ void SendError(const HttpError& error, const absl::Status& status, HttpReply& re
   if (error.status == 401) reply.SetHeader("WWW-Authenticate", "Bearer");
   reply.notes().code = absl::StatusCodeToString(status.code());
   reply.Send(error.status, Dump(error.body));
-}
-
-absl::Status MarkTemplateError(absl::Status status) {
-  if (absl::IsInvalidArgument(status)) status.SetPayload(kTemplatePayload, absl::Cord("1"));
-  return status;
 }
 
 }  // namespace lorica

@@ -31,7 +31,4 @@ std::string TransportError(int http_status);
 // Sends it, with Retry-After where it helps, and notes the code.
 void SendError(const HttpError& error, const absl::Status& status, HttpReply& reply);
 
-// A mark for errors that come from the chat template, which LoRAX tells apart.
-absl::Status MarkTemplateError(absl::Status status);
-
 }  // namespace lorica

@@ -13,6 +13,9 @@
 
 namespace lorica {
 
+// Of one event: a client that reads lines by Python's asyncio gives up at 131,072 bytes.
+inline constexpr int64_t kLoraxEventBytesMax = 131'000;
+
 class LoraxAnswer {
  public:
   // `request` outlives it. `index`: which of several samples.

@@ -138,16 +138,28 @@ class TokenStream {
   }
   bool End() {
     const absl::Status& status = answer_.end()->status;
-    if (!status.ok() || held_.is_null()) {
-      const bool written = Flush();
-      return written &&
-             events_.Write(ErrorEvent(
-                 status.ok() ? absl::InternalError("the stream has no end") : status, notes_));
+    if (!status.ok()) return Flush() && events_.Write(EndOfError(status));
+    if (held_.is_null()) {
+      return events_.Write(EndOfError(absl::UnavailableError("the stream has no end")));
     }
     OrderedJson event = Event(std::move(held_));
     event["generated_text"] = answer_.text();
     if (request_.details) event["details"] = answer_.Details(/*of_stream=*/true);
-    return events_.Write(Dump(event));
+    std::string line = Dump(event);
+    if (std::ssize(line) > kLoraxEventBytesMax) {  // the tokens had it all
+      event["generated_text"] = nullptr;
+      line = Dump(event);
+    }
+    return events_.Write(line);
+  }
+  // Whoever has tokens already and gets no more has half an answer.
+  std::string EndOfError(const absl::Status& status) {
+    notes_.code = absl::StatusCodeToString(status.code());
+    OrderedJson body = LoraxError(status).body;
+    if (absl::IsUnavailable(status) && !answer_.text().empty()) {
+      body["error_type"] = "incomplete_generation";
+    }
+    return Dump(body);
   }
 
   const LoraxRequest& request_;

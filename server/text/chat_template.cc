@@ -6,6 +6,7 @@
 #include <stdexcept>
 #include <utility>
 
+#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_replace.h"
 #include "jinja/lexer.h"
@@ -71,8 +72,8 @@ value MessageList(absl::Span<const ChatTurn> messages) {
 
 class GuardedTemplate final : public ChatTemplate {
  public:
-  GuardedTemplate(jinja::program program, TemplateTokens tokens)
-      : program_(std::move(program)), tokens_(std::move(tokens)) {}
+  GuardedTemplate(jinja::program program, TemplateTokens tokens, bool reads_tools)
+      : program_(std::move(program)), tokens_(std::move(tokens)), reads_tools_(reads_tools) {}
 
   absl::StatusOr<std::vector<PromptPart>> Render(absl::Span<const ChatTurn> messages,
                                                  bool add_generation_prompt,
@@ -82,6 +83,10 @@ class GuardedTemplate final : public ChatTemplate {
       return absl::InvalidArgumentError(absl::StrCat("messages has ", messages.size(),
                                                      " items, limit ", kChatMessagesMax,
                                                      ": send less of the history"));
+    }
+    if (!tools.empty() && !reads_tools_) {
+      return absl::InvalidArgumentError(
+          "tools are unknown to this model's chat template: leave them out");
     }
     RenderState state;
     try {
@@ -120,6 +125,7 @@ class GuardedTemplate final : public ChatTemplate {
 
   const jinja::program program_;
   const TemplateTokens tokens_;
+  const bool reads_tools_;
 };
 
 }  // namespace
@@ -137,7 +143,8 @@ absl::StatusOr<std::unique_ptr<ChatTemplate>> MakeChatTemplate(std::string_view 
     if (auto status = CheckTemplateTokens(lexed); !status.ok()) return status;
     jinja::program program = jinja::parse_from_tokens(lexed);
     GuardProgram(&program, CountTemplateNames(lexed));
-    return std::make_unique<GuardedTemplate>(std::move(program), tokens);
+    return std::make_unique<GuardedTemplate>(std::move(program), tokens,
+                                             absl::StrContains(lines, "tools"));
   } catch (const std::exception& error) {
     return absl::FailedPreconditionError(absl::StrCat(
         "the chat template does not parse: ", std::string(error.what()).substr(0, kErrorBytesMax)));

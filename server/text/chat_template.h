@@ -51,8 +51,8 @@ class ChatTemplate {
  public:
   virtual ~ChatTemplate() = default;
   // `tools`: what the template calls so, a JSON array; empty: none. Whatever it holds counts as
-  // message text. InvalidArgument: no messages, too many, no JSON where it should be, the
-  // template raised, or a cap was hit.
+  // message text. InvalidArgument: no messages, too many, no JSON where it should be,
+  // tools for a template that reads none, the template raised, or a cap was hit.
   virtual absl::StatusOr<std::vector<PromptPart>> Render(absl::Span<const ChatTurn> messages,
                                                          bool add_generation_prompt,
                                                          std::string_view tools = "") const = 0;

@@ -3,6 +3,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "gmock/gmock.h"
+#include "server/http/lorax_answer.h"
 #include "tests/server/api/tiny_server.h"
 #include "tests/server/http/http_call.h"
 
@@ -350,6 +351,21 @@ TEST_F(LoraxRoutesTest, MergesThatCannotBeMadeSayWhy) {
   const std::vector<double> weights(ids.size(), 0.1);
   Error(Generate(ClientBody({{"merged_adapters", {{"ids", ids}, {"weights", weights}}}})), 422,
         "validation");
+}
+
+// The tokens were sent one by one; the whole text would be a line that some clients refuse.
+TEST_F(LoraxRoutesTest, NoEventIsLongerThanClientsRead) {
+  for (const int bytes : {1000, 140'000}) {
+    const Json body = {
+        {"inputs", std::string(bytes, 'x')},
+        {"parameters", {{"max_new_tokens", 3}, {"truncate", 16}, {"return_full_text", true}}}};
+    const std::vector<std::string> events = Post(port(), "/generate_stream", body).events();
+    ASSERT_FALSE(events.empty());
+    for (const std::string& event : events) EXPECT_LE(std::ssize(event), kLoraxEventBytesMax);
+    const Json last = Json::parse(events.back());
+    EXPECT_EQ(last["generated_text"].is_null(), bytes > kLoraxEventBytesMax) << bytes;
+    EXPECT_TRUE(last["token"].is_object());
+  }
 }
 
 TEST_F(LoraxRoutesTest, FaultsOfStreamsAreEvents) {

@@ -247,6 +247,11 @@ TEST(ChatTemplateTest, ToolsAndFurtherMembersAreMessageText) {
             "[{<s>}]({<eos>}42)");
   EXPECT_EQ(Marked(*made->Render(messages, false)), "({<eos>}42)");
   EXPECT_EQ(made->Render(messages, false, "[").status().code(), absl::StatusCode::kInvalidArgument);
+  // Where they would be left out silently they are refused.
+  const auto without = Make("{% for m in messages %}{{ m.content }}{% endfor %}");
+  EXPECT_TRUE(without->Render(messages, false).ok());
+  EXPECT_EQ(without->Render(messages, false, "[{}]").status().code(),
+            absl::StatusCode::kInvalidArgument);
 }
 
 }  // namespace
