@@ -246,7 +246,7 @@ absl::StatusOr<Gateway::Prepared> Gateway::Prepare(const Tenant& tenant, const G
                                    call.max_tokens ? wanted : 1, " more are to be generated, and ",
                                    "the context holds ", limits_.context_tokens));
   }
-  auto constraint = ConstraintOf(call);
+  auto constraint = ConstraintOf(tenant, call);
   if (!constraint.ok()) return constraint.status();
   AnswerOptions options{tokenizer_, call.skip_special_tokens, call.stop, call.include_stop};
   options.end_ids.insert(call.stop_token_ids.begin(), call.stop_token_ids.end());
@@ -274,7 +274,7 @@ absl::StatusOr<Gateway::Prepared> Gateway::Prepare(const Tenant& tenant, const G
 }
 
 absl::StatusOr<std::shared_ptr<TokenConstraint>> Gateway::ConstraintOf(
-    const GenerateCall& call) const {
+    const Tenant& tenant, const GenerateCall& call) const {
   if (!call.format) return std::shared_ptr<TokenConstraint>();
   if (grammars_ == nullptr) {
     return absl::FailedPreconditionError(
@@ -282,7 +282,7 @@ absl::StatusOr<std::shared_ptr<TokenConstraint>> Gateway::ConstraintOf(
         "token, or lorica-grammar is not beside loricad");
   }
   auto constraint = grammars_->Constrain(
-      *call.format, [engine = engine_] { engine->Wake(); }, FormatFault);
+      tenant.name, *call.format, [engine = engine_] { engine->Wake(); }, FormatFault);
   return constraint.ok() ? constraint : FormatFault(constraint.status());
 }
 

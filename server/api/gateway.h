@@ -67,7 +67,7 @@ struct GenerateCall {
   std::vector<std::string> adapter_headers;  // every x-adapter-id that came
   std::string adapter_id;
   std::vector<AdapterChoice> adapters;
-  std::string hub_token;  // for adapters that must be fetched; never logged
+  std::string hub_token;           // for adapters that must be fetched; never logged
   std::optional<MergeRule> merge;  // of `adapters`, to one adapter, instead of a mix
   std::optional<std::string> prompt;
   std::vector<ChatTurn> messages;
@@ -233,7 +233,8 @@ class Gateway {
   absl::StatusOr<Prepared> Prepare(const Tenant& tenant, const GenerateCall& call,
                                    std::vector<int32_t> prompt, std::shared_ptr<Charge> charge,
                                    absl::Time now) const;
-  absl::StatusOr<std::shared_ptr<TokenConstraint>> ConstraintOf(const GenerateCall& call) const;
+  absl::StatusOr<std::shared_ptr<TokenConstraint>> ConstraintOf(const Tenant& tenant,
+                                                                const GenerateCall& call) const;
   absl::Status Start(Prepared& prepared, const Mix& mix);
   absl::Status Wait(Prepared& prepared, const Adapters& adapters);
 

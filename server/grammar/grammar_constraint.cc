@@ -24,7 +24,7 @@ absl::Duration ThreadCpu() {
 bool MaskThreads::Run(std::function<void()> work) {
   absl::MutexLock lock(&mutex_);
   if (threads_ == nullptr) return false;
-  threads_->Run([work = std::move(work)](int) { work(); });
+  threads_->Run("", [work = std::move(work)](int) { work(); });
   return true;
 }
 

@@ -59,29 +59,32 @@ GrammarStore::GrammarStore(const GrammarVocabulary& vocabulary, std::string tria
       maker_(vocabulary),
       mask_threads_(std::make_shared<MaskThreads>(MaskThreadCount(mask_threads))) {
   for (int i = 0; i < kCompileThreads; ++i) {
-    trials_.push_back(
-        std::make_unique<GrammarTrial>(trial_program, shared_vocabulary, limits.trial));
+    TrialBounds bounds = limits.trial;
+    if (i + 1 < kCompileThreads) bounds.cpu = std::min(bounds.cpu, kShortCompileCpu);
+    trials_.push_back(std::make_unique<GrammarTrial>(trial_program, shared_vocabulary, bounds));
   }
   compile_threads_ = std::make_unique<WorkThreads>(kCompileThreads);
 }
 
 GrammarStore::~GrammarStore() {
-  compile_threads_.reset();
+  compile_threads_->Stop();
   mask_threads_->Stop();
 }
 
 absl::StatusOr<std::shared_ptr<TokenConstraint>> GrammarStore::Constrain(
-    const ResponseFormat& format, std::function<void()> wake, Explain explain) {
+    const std::string& tenant, const ResponseFormat& format, std::function<void()> wake,
+    Explain explain) {
   auto constraint = std::make_shared<GrammarConstraint>(mask_threads_, maker_.mask_words(),
                                                         limits_.mask_cpu, std::move(wake), explain);
-  const absl::StatusOr<EntryPtr> finished = Join(format, constraint);
+  const absl::StatusOr<EntryPtr> finished = Join(tenant, format, constraint);
   if (!finished.ok()) return finished.status();
   if (*finished != nullptr) constraint->Begin((*finished)->made);
   return constraint;
 }
 
 absl::StatusOr<GrammarStore::EntryPtr> GrammarStore::Join(
-    const ResponseFormat& format, const std::shared_ptr<GrammarConstraint>& constraint) {
+    const std::string& tenant, const ResponseFormat& format,
+    const std::shared_ptr<GrammarConstraint>& constraint) {
   const std::string key = KeyOf(format);
   absl::MutexLock lock(&mutex_);
   if (const auto found = entries_.find(key); found != entries_.end()) {
@@ -104,14 +107,23 @@ absl::StatusOr<GrammarStore::EntryPtr> GrammarStore::Join(
   entry->key = key;
   entry->waiting.push_back(constraint);
   entries_.emplace(key, entry);
-  compile_threads_->Run([this, entry, format](int thread) { Compile(entry, format, thread); });
+  compile_threads_->Run(tenant, [this, tenant, entry, format](int thread) {
+    Compile(tenant, entry, format, thread);
+  });
   return EntryPtr();
 }
 
-void GrammarStore::Compile(const EntryPtr& entry, const ResponseFormat& format, int thread) {
+void GrammarStore::Compile(const std::string& tenant, const EntryPtr& entry,
+                           const ResponseFormat& format, int thread) {
   GiveWay();
   const absl::Time began = absl::Now();
   GrammarOr made = TryAndMake(format, thread);
+  const bool had_all =
+      thread + 1 == compile_threads_->count() || limits_.trial.cpu <= kShortCompileCpu;
+  if (absl::IsResourceExhausted(made.status()) && !had_all) {
+    return compile_threads_->RunLong(
+        tenant, [this, tenant, entry, format](int last) { Compile(tenant, entry, format, last); });
+  }
   std::vector<std::shared_ptr<GrammarConstraint>> waiting;
   {
     absl::MutexLock lock(&mutex_);

@@ -31,6 +31,8 @@ inline constexpr int kGrammarEntriesMax = 256;                   // that are rem
 inline constexpr int64_t kGrammarBytesMax = int64_t{256} << 20;  // of those, together
 inline constexpr int kCompilesWaitingMax = 64;                   // more are Unavailable
 inline constexpr int kCompileThreads = 2;
+// Computing that all threads but the last give a grammar; the last one takes those that need more.
+inline constexpr absl::Duration kShortCompileCpu = absl::Seconds(1);
 inline constexpr int kMaskThreadsMax = 8;
 // Computing for one mask. A grammar that takes longer ends its answer, and begins no other.
 inline constexpr absl::Duration kMaskCpuMax = absl::Seconds(1);
@@ -71,13 +73,14 @@ class GrammarStore {
                                                             int mask_threads = 0);
   ~GrammarStore();
 
-  // A constraint of one answer. It is ready once its grammar is compiled and its first mask is
-  // made. `wake` is called on another thread when there is a mask that was asked for in vain; it
-  // must not block. The constraint's errors are what `explain` makes of InvalidArgument: no
-  // grammar, not served, beyond the bounds, or it led to where nothing fits. Unavailable: too many
-  // wait to be compiled. REQUIRES: CheckSchema passed.
+  // A constraint of one answer. Grammars of several tenants are compiled in turns. It is ready once
+  // its grammar is compiled and its first mask is made. `wake` is called on another thread when
+  // there is a mask that was asked for in vain; it must not block. The constraint's errors are what
+  // `explain` makes of InvalidArgument: no grammar, not served, beyond the bounds, or it led to
+  // where nothing fits. Unavailable: too many wait to be compiled. REQUIRES: CheckSchema passed.
   using Explain = absl::Status (*)(const absl::Status&);
-  absl::StatusOr<std::shared_ptr<TokenConstraint>> Constrain(const ResponseFormat& format,
+  absl::StatusOr<std::shared_ptr<TokenConstraint>> Constrain(const std::string& tenant,
+                                                             const ResponseFormat& format,
                                                              std::function<void()> wake,
                                                              Explain explain);
   GrammarStats stats() const;
@@ -91,9 +94,10 @@ class GrammarStore {
                std::shared_ptr<const SharedVocabulary> shared_vocabulary, GrammarLimits limits,
                int mask_threads);
   // The entry when it is finished; null: the constraint will hear of it.
-  absl::StatusOr<EntryPtr> Join(const ResponseFormat& format,
+  absl::StatusOr<EntryPtr> Join(const std::string& tenant, const ResponseFormat& format,
                                 const std::shared_ptr<GrammarConstraint>& constraint);
-  void Compile(const EntryPtr& entry, const ResponseFormat& format, int thread);
+  void Compile(const std::string& tenant, const EntryPtr& entry, const ResponseFormat& format,
+               int thread);
   GrammarOr TryAndMake(const ResponseFormat& format, int thread);
   static GrammarOr AsFault(GrammarOr made);
   void Remember(const EntryPtr& entry, GrammarOr made, absl::Duration took)
