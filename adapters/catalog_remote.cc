@@ -48,6 +48,10 @@ absl::StatusOr<FoundAdapter> AdapterCatalog::Find(const std::string& tenant,
     name->tenant = tenant;
     return remote_->Find(*name);
   }
+  if (IsObjectLocation(adapter_id)) {
+    return absl::NotFoundError(
+        absl::StrCat(Quoted(adapter_id), " is none that this server may fetch from"));
+  }
   absl::StatusOr<GenerationPtr> generation = ResolveHere(tenant, adapter_id);
   if (!generation.ok()) return generation.status();
   return FoundAdapter{*std::move(generation), nullptr};

@@ -67,8 +67,9 @@ struct GenerateCall {
   std::vector<std::string> adapter_headers;  // every x-adapter-id that came
   std::string adapter_id;
   std::vector<AdapterChoice> adapters;
-  std::string hub_token;           // for adapters that must be fetched; never logged
-  std::optional<MergeRule> merge;  // of `adapters`, to one adapter, instead of a mix
+  bool adapter_by_location = false;  // adapter_id is a place in a bucket: s3://bucket/name
+  std::string hub_token;             // for adapters that must be fetched; never logged
+  std::optional<MergeRule> merge;    // of `adapters`, to one adapter, instead of a mix
   std::optional<std::string> prompt;
   std::vector<ChatTurn> messages;
   std::string tools;  // with messages: what their template calls so, a JSON array

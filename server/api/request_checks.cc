@@ -9,6 +9,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/string_view.h"
 #include "adapters/hub/hub_source.h"
+#include "adapters/hub/object_source.h"
 #include "server/api/field_error.h"
 #include "server/text/utf8.h"
 
@@ -248,6 +249,11 @@ absl::Status CheckFields(const GenerateCall& call, const GatewayLimits& limits) 
   return CheckText(call.prompt, call.messages);
 }
 
+absl::Status CheckPlace(const std::string& location) {
+  if (IsObjectLocation(location)) return absl::OkStatus();
+  return FieldError("adapter_id", "is no place in a bucket; name it as s3://bucket/name");
+}
+
 absl::StatusOr<std::vector<AdapterChoice>> ChooseAdapters(const GenerateCall& call,
                                                           const std::string& base_name) {
   if (call.adapter_headers.size() > 1) {
@@ -255,7 +261,9 @@ absl::StatusOr<std::vector<AdapterChoice>> ChooseAdapters(const GenerateCall& ca
   }
   const std::string header = call.adapter_headers.empty() ? "" : call.adapter_headers[0];
   // The message first: most clients repeat its id in the header.
-  absl::Status status = CheckChoice("adapter_id", call.adapter_id, base_name);
+  absl::Status status = call.adapter_by_location
+                            ? CheckPlace(call.adapter_id)
+                            : CheckChoice("adapter_id", call.adapter_id, base_name);
   if (status.ok()) status = CheckChoice("x-adapter-id", header, base_name);
   if (status.ok()) status = CheckMix(call.adapters, base_name);
   if (!status.ok()) return status;

@@ -23,6 +23,10 @@ absl::Status CheckFields(const GenerateCall& call, const GatewayLimits& limits);
 absl::Status CheckText(const std::optional<std::string>& prompt,
                        absl::Span<const ChatTurn> messages);
 
+// InvalidArgument: not of the form s3://bucket/name or https://host/name. Whether adapters may be
+// fetched from there is the catalog's to say.
+absl::Status CheckPlace(const std::string& location);
+
 // The adapters a call names, headers and fields brought together, in order; empty = base.
 // Grammar, conflicts, weights and doubles are checked; a weight of 0 stays in the list.
 absl::StatusOr<std::vector<AdapterChoice>> ChooseAdapters(const GenerateCall& call,

@@ -4,11 +4,13 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "absl/strings/strip.h"
 #include "absl/synchronization/mutex.h"
 #include "absl/time/clock.h"
 #include "adapters/hub/steady_now.h"
 #include "server/api/field_error.h"
 #include "server/api/refusal_log.h"
+#include "server/api/request_checks.h"
 #include "server/http/errors.h"
 #include "server/http/fields.h"
 #include "server/http/lorax_request.h"
@@ -62,14 +64,17 @@ absl::StatusOr<Move> ParseMove(const std::string& body, bool load,
                              : FieldError("lora_path",
                                           "is an absolute path that is not beneath "
                                           "--adapters-dir"));
-    if (location.ok()) move.location = *std::move(location);
+    if (location.ok()) {
+      move.location = std::string(absl::StripPrefix(*location, "huggingface://"));
+    }
     move.replace = fields.Bool("load_inplace").value_or(false);
     move.pin = fields.Bool("pinned").value_or(false);
   }
   fields.Text("base_model_name");  // controllers' own name of the base
   for (const auto& [field, text] :
        {std::pair("lora_name", move.name), std::pair("lora_path", move.location)}) {
-    const absl::Status status = text.empty() ? absl::OkStatus() : CheckAdapterId(text);
+    const bool passes = text.empty() || (text == move.location && CheckPlace(text).ok());
+    const absl::Status status = passes ? absl::OkStatus() : CheckAdapterId(text);
     if (!status.ok()) fields.Refuse(field, absl::StrCat("is not valid: ", status.message()));
   }
   if (!fields.status().ok()) return fields.status();

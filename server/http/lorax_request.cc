@@ -7,6 +7,7 @@
 #include <system_error>
 
 #include "absl/strings/ascii.h"
+#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "server/api/field_error.h"
 #include "server/http/fields.h"
@@ -30,10 +31,18 @@ void ReadAdapter(Fields& fields, const std::string& adapters_dir, LoraxRequest* 
     auto id = AdapterBeneath(request->call.adapter_id, adapters_dir);
     if (id.ok()) request->call.adapter_id = *std::move(id);
     fields.Add(id.status());
+  } else if (source == "s3") {
+    std::string& id = request->call.adapter_id;
+    if (!absl::StartsWith(id, "s3://")) id = absl::StrCat("s3://", id);
+    request->call.adapter_by_location = true;
+  } else if (source == "pbase") {
+    fields.Add(absl::FailedPreconditionError(absl::StrCat(
+        "adapter ", request->call.adapter_id,
+        ": Predibase's own store (pbase) is not served; this server takes local, hub and s3")));
   } else if (source != "" && source != "hub") {
     fields.Add(absl::FailedPreconditionError(
         absl::StrCat("invalid source ", source, " when downloading adapter ",
-                     request->call.adapter_id, "; this server takes local and hub")));
+                     request->call.adapter_id, "; this server takes local, hub and s3")));
   }
 }
 

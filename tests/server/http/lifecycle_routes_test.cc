@@ -81,9 +81,14 @@ TEST_F(LifecycleRoutesTest, PathsAreHeldBeneathTheRoot) {
   EXPECT_EQ(Load({{"lora_name", "mine"}, {"lora_path", root + "/other/../plain"}}).status, 200);
   for (const std::string path : {std::string("/etc"), root + "/../x", root, std::string("../x"),
                                  std::string("http://169.254.169.254/x"),
-                                 std::string("file:///etc/passwd"), std::string("s3://b/x")}) {
+                                 std::string("file:///etc/passwd"), std::string("s3://b/../x")}) {
     ExpectError(Load({{"lora_name", "bad"}, {"lora_path", path}}), 400);
   }
+  // Places that may be in what an operator allows; here is nothing.
+  for (const char* place : {"s3://bucket/x", "https://files.example/x"}) {
+    ExpectError(Load({{"lora_name", "bad"}, {"lora_path", place}}), 404);
+  }
+  EXPECT_EQ(Load({{"lora_name", "mine"}, {"lora_path", "huggingface://plain"}}).status, 200);
   EXPECT_FALSE(Models().contains("bad"));
 }
 

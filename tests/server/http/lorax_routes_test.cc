@@ -220,8 +220,16 @@ TEST_F(LoraxRoutesTest, EveryFaultHasItsClass) {
   EXPECT_THAT(Error(Generate(ClientBody({{"adapter_id", "missing"}})), 424, "generation"),
               StartsWith("Request failed during generation: Server error: "));
   Error(Generate(ClientBody({{"adapter_id", "broken"}})), 424, "generation");
-  Error(Generate(ClientBody({{"adapter_id", "x"}, {"adapter_source", "pbase"}})), 424,
-        "generation");
+  EXPECT_THAT(Error(Generate(ClientBody({{"adapter_id", "x"}, {"adapter_source", "pbase"}})), 424,
+                    "generation"),
+              HasSubstr("pbase"));
+  for (const char* place : {"s3://bucket/team/x", "bucket/team/x"}) {  // no prefix is allowed here
+    EXPECT_THAT(Error(Generate(ClientBody({{"adapter_id", place}, {"adapter_source", "s3"}})), 424,
+                      "generation"),
+                HasSubstr("s3://bucket/team/x"));
+  }
+  Error(Generate(ClientBody({{"adapter_id", "../x"}, {"adapter_source", "s3"}})), 422,
+        "validation");
   const std::vector<Json> invalid = {
       {{"temperature", -1.0}},
       {{"top_k", 0}},
