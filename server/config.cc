@@ -277,6 +277,11 @@ absl::Status CheckConfig(const Config& config) {
   if (absl::Status s = CheckTls(config); !s.ok()) return s;
   const absl::Status grpc = CheckAddress(config, "--grpc-address", config.grpc_address);
   if (!grpc.ok() || config.http_address.empty()) return grpc;
+  if (const std::string& prefix = config.http_prefix;
+      !prefix.empty() && (!prefix.starts_with('/') || prefix.ends_with('/'))) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("--http-prefix '", prefix, "' must begin with / and not end with one"));
+  }
   return CheckAddress(config, "--http-address", config.http_address);
 }
 

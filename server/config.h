@@ -51,6 +51,7 @@ struct Config {
   std::string http_address;  // empty: gRPC alone
   int64_t http_generations = 256;
   std::string http_access_log;  // empty: none
+  std::string http_prefix;      // of all paths; empty: none
   std::string port_file;
   std::string tenants_file;  // empty: nobody needs a key
   std::string tls_cert;      // empty: plain
@@ -143,6 +144,8 @@ void VisitFlags(Config& config, Visitor&& visitor) {
                "takes a free one");
   visitor.Count("--http-generations", &config.http_generations, 1, 4096,
                 "Generations over HTTP at a time; more are refused with 429");
+  visitor.Text("--http-prefix", &config.http_prefix, "/PATH",
+               "Serve all paths beneath this one too, for clients whose base URL has a path");
   visitor.Text("--http-access-log", &config.http_access_log, "FILE",
                "A line of JSON for each HTTP request; - is standard output");
   visitor.Text("--port-file", &config.port_file, "FILE",

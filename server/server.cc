@@ -460,6 +460,7 @@ absl::Status Server::ListenHttp() {
   HttpOptions options;
   options.address = config_.http_address;
   options.access_log = config_.http_access_log;
+  options.prefix = config_.http_prefix;
   HttpFacts& facts = options.facts;
   facts.version = LORICA_VERSION;
   facts.model = base_name();

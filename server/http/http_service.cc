@@ -35,6 +35,7 @@ absl::StatusOr<std::unique_ptr<HttpService>> HttpService::Start(HttpOptions opti
   std::unique_ptr<HttpService> service(new HttpService);
   TransportOptions transport_options;
   transport_options.address = options.address;
+  transport_options.prefix = options.prefix;
   transport_options.connections_max = options.facts.generations_max + kSpareConnections;
   if (options.tls != nullptr) {
     transport_options.tls = [tls = options.tls] { return tls->context(); };

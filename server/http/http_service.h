@@ -25,6 +25,7 @@ inline constexpr int kSpareConnections = 64;  // beyond those that generate
 struct HttpOptions {
   std::string address = "127.0.0.1:8080";  // port 0: any free one
   std::string access_log;                  // a file, "-", or none
+  std::string prefix;                      // see TransportOptions
   const ServerTls* tls = nullptr;          // null: plain; outlives the service
   HttpFacts facts;
   Metrics* metrics = nullptr;               // shown at /metrics; outlives the service

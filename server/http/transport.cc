@@ -203,7 +203,10 @@ class HttpTransport::Library final : public httplib::Server {
   }
 
   // Answers are neither compressed nor cut into ranges.
-  static void SetUp(httplib::Request& request) {
+  void SetUp(httplib::Request& request) const {
+    current().exchange.entry.path = request.path;
+    const std::string_view inside = Inside(request.path);
+    request.path = inside.empty() ? "/" : std::string(inside);
     request.headers.erase("Accept-Encoding");
     request.ranges.clear();
     Exchange& exchange = current().exchange;
@@ -219,7 +222,14 @@ class HttpTransport::Library final : public httplib::Server {
     exchange.entry.request_id = ours.id;
     exchange.entry.peer = ours.peer;
     exchange.entry.method = ours.method;
-    exchange.entry.path = ours.path;
+  }
+
+  // What of a path is behind the prefix, if it begins with that.
+  std::string_view Inside(std::string_view path) const {
+    const size_t size = options_.prefix.size();
+    const bool beneath =
+        path.starts_with(options_.prefix) && (path.size() == size || path[size] == '/');
+    return beneath ? path.substr(size) : path;
   }
 
   // Everything that can be said without the body.

@@ -25,6 +25,7 @@ inline constexpr absl::Duration kHttpKeepAlive = absl::Seconds(75);
 
 struct TransportOptions {
   std::string address;
+  std::string prefix;  // "/tenant/x": paths beneath it are served as if they stood at the root
   int connections_max = 320;
   int64_t body_bytes = kHttpBodyBytesMax;
   absl::Duration keep_alive = kHttpKeepAlive;

@@ -139,6 +139,15 @@ TEST(Config, OnACardTheArenaTakesWhatIsLeftUnlessItIsGiven) {
   }
 }
 
+TEST(Config, APrefixOfPathsBeginsAtTheRoot) {
+  EXPECT_EQ(Parse({"--http-address", "127.0.0.1:0", "--http-prefix", "/a/b"}).config->http_prefix,
+            "/a/b");
+  for (const char* bad : {"a", "/a/", "/"}) {
+    EXPECT_THAT(Parse({"--http-address", "127.0.0.1:0", "--http-prefix", bad}).text,
+                HasSubstr("prefix"));
+  }
+}
+
 TEST(Config, LoadFormatsAreNamed) {
   EXPECT_EQ(Parse({"--load-format", "dummy"}).config->load_format, "dummy");
   EXPECT_THAT(Parse({"--load-format", "pickle"}).text, HasSubstr("dummy"));

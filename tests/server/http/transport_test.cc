@@ -222,6 +222,17 @@ TEST_F(TransportTest, AReaderThatDoesNotReadIsCut) {
   EXPECT_LT(written_.load(), 1'000'000);
 }
 
+TEST_F(TransportTest, PathsBeneathAPrefixAreServedAsAtTheRoot) {
+  TransportOptions options;
+  options.prefix = "/tenant/x";
+  Start(options);
+  EXPECT_EQ(HttpCall(port(), "POST", "/tenant/x/echo", "1").body, "1");
+  EXPECT_EQ(HttpCall(port(), "POST", "/echo", "1").body, "1");
+  for (const char* path : {"/tenant/xecho", "/tenant/x", "/tenant/x/", "/tenant/x/tenant/x/echo"}) {
+    EXPECT_EQ(HttpCall(port(), "POST", path, "1").status, 404) << path;
+  }
+}
+
 TEST_F(TransportTest, IdleConnectionsGiveWayToNewOnes) {
   TransportOptions options;
   options.connections_max = 4;
