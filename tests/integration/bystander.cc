@@ -4,6 +4,7 @@
 #include <fstream>
 #include <iterator>
 
+#include "absl/strings/str_cat.h"
 #include "server/grammar/grammar_store.h"
 
 namespace lorica {
@@ -13,17 +14,17 @@ constexpr char kBystandersAdapter[] = "other";
 constexpr int kBystandersTokens = 24;
 constexpr int kThreadsOfGrpc = 16;  // its pool grows and shrinks as it likes
 
+}  // namespace
+
 template <typename Call>
-grpc::Status Timed(const Call& call) {
+grpc::Status BystanderTest::Timed(const Call& call) const {
   const absl::Time begun = absl::Now();
   const grpc::Status status = call();
-  EXPECT_LT(absl::Now() - begun, kAnswerMax) << status.error_message();
+  EXPECT_LT(absl::Now() - begun, answer_max_) << status.error_message();
   EXPECT_LE(status.error_message().size(), 1024u);
   for (const char c : status.error_message()) EXPECT_TRUE(c >= 0x20 && c < 0x7f) << int{c};
   return status;
 }
-
-}  // namespace
 
 int BystanderTest::CountOf(const std::string& folder) {
   int count = 0;
@@ -122,7 +123,7 @@ std::vector<int32_t> BystanderTest::TokensOf(const std::string& adapter) {
   TinyServer& asked = server();
   const absl::Time begun = absl::Now();
   std::vector<int32_t> tokens = TokensFrom(asked, adapter);
-  EXPECT_LT(absl::Now() - begun, kAnswerMax);
+  EXPECT_LT(absl::Now() - begun, answer_max_);
   return tokens;
 }
 
@@ -134,6 +135,22 @@ std::vector<int32_t> BystanderTest::TokensFrom(TinyServer& server, const std::st
   const grpc::Status status = server.inference().Generate(&context, request, &response);
   EXPECT_TRUE(status.ok()) << status.error_message();
   return {response.token_ids().begin(), response.token_ids().end()};
+}
+
+void BystanderTest::AskForMany(const std::string& stem, int count, int callers) {
+  std::vector<std::thread> threads;
+  std::atomic<int> next = 0;
+  for (int caller = 0; caller < callers; ++caller) {
+    threads.emplace_back([&] {
+      for (int i = next++; i < count; i = next++) {
+        const grpc::StatusCode code = CodeOfAdapter(absl::StrCat(stem, i));
+        // Unavailable: too many are being looked for at a time.
+        EXPECT_TRUE(code == grpc::StatusCode::NOT_FOUND || code == grpc::StatusCode::UNAVAILABLE)
+            << code;
+      }
+    });
+  }
+  for (std::thread& thread : threads) thread.join();
 }
 
 int64_t BystanderTest::ResidentBytes() { return server().Status().resident_bytes(); }

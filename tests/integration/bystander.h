@@ -24,6 +24,10 @@
 namespace lorica {
 
 inline constexpr absl::Duration kAnswerMax = absl::Seconds(5);
+// Where a hub has to be asked: its threads have the lowest priority and give way to whatever else
+// the machine has to do.
+inline constexpr absl::Duration kFetchedAnswerMax = absl::Seconds(15);
+inline constexpr int64_t kGrowthBytesMax = 48 << 20;  // of the process, whoever asked for what
 
 class BystanderTest : public ::testing::Test {
  protected:
@@ -31,6 +35,7 @@ class BystanderTest : public ::testing::Test {
   void TearDown() override;
 
   Config& config() { return config_; }  // to change before the server is first used
+  void AnswersWithin(absl::Duration limit) { answer_max_ = limit; }  // before the first call
   // For --data-dir; beyond the server's life.
   const std::string& data() const { return data_.path(); }
   TinyServer& server() {
@@ -38,7 +43,7 @@ class BystanderTest : public ::testing::Test {
     return *server_;
   }
   using Headers = std::vector<std::pair<std::string, std::string>>;
-  // Each within kAnswerMax.
+  // Each within the limit, kAnswerMax unless told otherwise.
   grpc::Status Generate(const v1::GenerateRequest& request, const Headers& headers = {},
                         v1::GenerateResponse* response = nullptr);
   grpc::Status Raw(const std::string& method, const std::string& message);
@@ -46,6 +51,8 @@ class BystanderTest : public ::testing::Test {
   grpc::StatusCode CodeOf(const std::function<void(v1::GenerateRequest&)>& change);
   grpc::StatusCode CodeOfAdapter(const std::string& id);
   std::vector<int32_t> TokensOf(const std::string& adapter);
+  // For stem0, stem1 and so on, which nobody has, by several callers at once.
+  void AskForMany(const std::string& stem, int count, int callers);
   int64_t ResidentBytes();
 
  private:
@@ -61,8 +68,11 @@ class BystanderTest : public ::testing::Test {
   static int Children();
   Held HeldNow();
   void Watch();
+  template <typename Call>
+  grpc::Status Timed(const Call& call) const;
 
   Config config_;
+  absl::Duration answer_max_ = kAnswerMax;
   TemporaryFolder data_;
   std::once_flag started_;
   std::unique_ptr<TinyServer> server_;

@@ -307,6 +307,24 @@ TEST_F(HostileAdapters, NamesOfTensors) {
   EXPECT_LT(absl::Now() - begun, absl::Seconds(1));
 }
 
+TEST_F(HostileAdapters, VocabulariesOfOtherModels) {
+  constexpr int kRows = 272;
+  const std::string embedding = "base_model.model.model.embed_tokens.lora_embedding_";
+  const std::string head = "base_model.model.lm_head.lora_";
+  const auto code = [&](bool of_head, int rows) {
+    return of_head ? CodeOfTensors({Floats(head + "A.weight", {kRank, kHidden}),
+                                    Floats(head + "B.weight", {rows, kRank})})
+                   : CodeOfTensors({Floats(embedding + "A", {kRank, rows}),
+                                    Floats(embedding + "B", {kHidden, kRank})});
+  };
+  for (const bool of_head : {false, true}) {
+    for (const int rows : {1, kRows - 1, kRows + 1, 100'000}) {
+      EXPECT_EQ(code(of_head, rows), kNotServable) << of_head << " " << rows;
+    }
+    EXPECT_EQ(code(of_head, kRows), StatusCode::OK) << of_head;
+  }
+}
+
 TEST_F(HostileAdapters, PairsThatAreNone) {
   const std::vector<TensorToWrite> pair = Pair();
   EXPECT_EQ(CodeOfTensors({pair[0]}), kNotServable);

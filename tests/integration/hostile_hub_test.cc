@@ -16,11 +16,11 @@ using testing::AnyOf;
 class HostileHub : public BystanderTest {
  protected:
   HostileHub() {
+    AnswersWithin(kFetchedAnswerMax);
     config().hub_allow = "org/*";
     config().hub_endpoint = hub_.endpoint();
     config().hub_redirect_hosts = hub_.cdn_place();
     config().data_dir = data();
-    files_ = FakeHub::FilesOf(server().adapters().path() + "/plain");
   }
   // Of a repository that nobody has asked for yet, with this fault for ever.
   StatusCode CodeWith(HubFault fault) {
@@ -40,14 +40,20 @@ class HostileHub : public BystanderTest {
   }
   std::string NewRepo() {
     const std::string repo = absl::StrCat("org/new-", repos_++);
-    hub_.Commit(repo, files_);
+    hub_.Commit(repo, FakeHub::FilesOf(server().adapters().path() + "/plain"));
     return repo;
   }
 
   FakeHub hub_;
-  FakeHub::Files files_;
   int repos_ = 0;
 };
+
+// Row 74.
+TEST_F(HostileHub, WhatIsTooLargeIsRefusedBeforeItsDownload) {
+  config().hub_adapter_bytes = 1000;
+  EXPECT_EQ(CodeOfAdapter(NewRepo()), StatusCode::FAILED_PRECONDITION);
+  EXPECT_EQ(hub_.CountOf("/blobs/", "GET"), 0);
+}
 
 // Row 76.
 TEST_F(HostileHub, Refusals) {

@@ -147,6 +147,7 @@ TEST_F(HostileLifecycle, AJumpOfTheWallClockEndsNothing) {
 }
 
 TEST_F(HostileLifecycle, AHubIsNeverListed) {
+  AnswersWithin(kFetchedAnswerMax);
   FakeHub hub;
   FakeHub::Files files = FakeHub::FilesOf(TinyServer().adapters().path() + "/plain");
   for (int i = 0; i < 2000; ++i) files[absl::StrCat("junk-", i, ".txt")] = "x";
