@@ -24,8 +24,8 @@
 namespace lorica {
 
 inline constexpr absl::Duration kAnswerMax = absl::Seconds(5);
-// Where a hub has to be asked: its threads have the lowest priority and give way to whatever else
-// the machine has to do.
+// Where hubs are asked or adapters loaded again and again: those threads have the lowest priority
+// and give way to whatever else the machine has to do.
 inline constexpr absl::Duration kFetchedAnswerMax = absl::Seconds(15);
 inline constexpr int64_t kGrowthBytesMax = 48 << 20;  // of the process, whoever asked for what
 
