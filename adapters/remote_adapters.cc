@@ -6,6 +6,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_split.h"
 #include "absl/strings/strip.h"
+#include "adapters/hub/allow_pattern.h"
 #include "adapters/hub/hub_reply.h"
 #include "adapters/hub/hub_source.h"
 #include "adapters/hub/object_source.h"
@@ -34,11 +35,6 @@ absl::Status About(const RemoteName& name, const absl::Status& status) {
   const absl::string_view kind = absl::IsFailedPrecondition(status) ? " cannot be served: " : ": ";
   return WithText(status, absl::StrCat("adapter ", Quoted(IdOf(name.repo, name.revision)), kind,
                                        status.message()));
-}
-
-bool Matches(absl::string_view pattern, absl::string_view repo) {
-  if (absl::ConsumeSuffix(&pattern, "*")) return absl::StartsWith(repo, pattern);
-  return repo == pattern;
 }
 
 // Hashes what passes, and keeps the beginning of it.
@@ -155,24 +151,27 @@ void RemoteAdapters::Stop() {
       +[](int* running) { return *running == 0; }, &running_));
 }
 
-std::pair<std::string, RemoteSource*> RemoteAdapters::SourceOf(const std::string& repo) const {
-  for (const auto& source : sources_) {
-    if (absl::StartsWith(repo, source.first)) return source;
+const RemoteAdapters::ObjectPlace* RemoteAdapters::ObjectsOf(const std::string& repo) const {
+  for (const auto& [prefix, place] : objects_) {
+    if (absl::StartsWith(repo, prefix)) return &place;
   }
-  return {"", hub_};
+  return nullptr;
+}
+
+RemoteSource* RemoteAdapters::SourceOf(const std::string& repo) const {
+  const ObjectPlace* objects = ObjectsOf(repo);
+  return objects == nullptr ? hub_ : objects->source;
 }
 
 bool RemoteAdapters::Allows(const std::string& repo) const {
-  const std::string prefix = SourceOf(repo).first;
-  if (prefix.empty() ? !IsRepoName(repo) : !IsObjectLocation(repo)) return false;
-  // "*" means all of the hub, and nothing beyond.
-  return std::any_of(options_.allow.begin(), options_.allow.end(), [&](const auto& pattern) {
-    return absl::StartsWith(pattern, prefix) && Matches(pattern, repo);
-  });
+  if (const ObjectPlace* objects = ObjectsOf(repo)) {
+    return IsObjectLocation(repo) && IsAllowed(objects->allow, repo);
+  }
+  return IsRepoName(repo) && IsAllowed(options_.allow, repo);
 }
 
 RemoteOrigin RemoteAdapters::OriginOf(const RemoteName& name) const {
-  RemoteOrigin origin{SourceOf(name.repo).second->name(), name.repo, name.revision};
+  RemoteOrigin origin{SourceOf(name.repo)->name(), name.repo, name.revision};
   if (!name.token.empty()) {
     Sha256 hash;
     hash.Update(absl::StrCat(name.tenant, "\n", name.token));
@@ -372,7 +371,7 @@ RemoteAdapters::Result RemoteAdapters::FromCache(const RemoteName& name) {
 }
 
 RemoteAdapters::Result RemoteAdapters::FromHub(const RemoteName& name) {
-  auto session = SourceOf(name.repo).second->Begin(name.repo, name.revision, name.token);
+  auto session = SourceOf(name.repo)->Begin(name.repo, name.revision, name.token);
   if (!session.ok()) return session.status();
   const auto config = (*session)->Look(kConfigFile);
   if (!config.ok()) return config.status();

@@ -44,8 +44,7 @@ inline constexpr char kDefaultRevision[] = "main";
 inline constexpr absl::Duration kObjectLookLife = absl::Seconds(10);
 
 struct RemoteOptions {
-  // Which repositories and locations may be named: "org/name", "s3://bucket/a", or all that
-  // begin so when "*" ends it.
+  // Which repositories of the hub may be named (hub/allow_pattern.h).
   std::vector<std::string> allow;
   bool offline = false;                              // what is on this machine is all there is
   int64_t adapter_bytes_max = kAdapterFileBytesMax;  // of a weight file
@@ -114,9 +113,11 @@ class RemoteAdapters {
                  std::atomic<bool>* stopped);
   ~RemoteAdapters();
 
-  // Locations that begin so come from there instead of the hub. Before any other call; it
-  // outlives the adapters.
-  void AddSource(const std::string& prefix, RemoteSource* source) { sources_[prefix] = source; }
+  // Locations that begin so come from there instead of the hub, where `allow` lets them be
+  // named. Before any other call; the source outlives the adapters.
+  void AddSource(const std::string& prefix, RemoteSource* source, std::vector<std::string> allow) {
+    objects_[prefix] = {source, std::move(allow)};
+  }
 
   // NotFound: it may not be named, does not exist, or may not be read. Unavailable: too
   // many fetches, altogether or of this tenant. Otherwise the error of a fetch that failed just
@@ -136,8 +137,12 @@ class RemoteAdapters {
  private:
   using Result = absl::StatusOr<GenerationPtr>;
 
-  // With the prefix that its locations begin with; the hub has none.
-  std::pair<std::string, RemoteSource*> SourceOf(const std::string& repo) const;
+  struct ObjectPlace {
+    RemoteSource* source;
+    std::vector<std::string> allow;
+  };
+  const ObjectPlace* ObjectsOf(const std::string& repo) const;  // null: the hub's
+  RemoteSource* SourceOf(const std::string& repo) const;
   RemoteOrigin OriginOf(const RemoteName& name) const;
   struct Held {
     std::weak_ptr<const Generation> generation;
@@ -182,7 +187,7 @@ class RemoteAdapters {
 
   const RemoteOptions options_;
   RemoteSource* const hub_;
-  absl::btree_map<std::string, RemoteSource*> sources_;  // by prefix
+  absl::btree_map<std::string, ObjectPlace> objects_;  // by prefix
   const HfCache* const cache_;
   DiskTier* const disk_;
   const PeftLoader* const loader_;

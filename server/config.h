@@ -129,7 +129,7 @@ void VisitFlags(Config& config, Visitor&& visitor) {
                "Keys for S3, as in ~/.aws/credentials, profile [default]; read anew for each "
                "fetch. Without it requests are not signed");
   visitor.Text("--mirror-allow", &config.mirror_allow, "LIST",
-               "Web servers that adapters may be registered from, e.g. "
+               "Web servers, each named whole, that adapters may be registered from, e.g. "
                "'https://host/adapters/*'; needs --data-dir");
   visitor.Bytes("--hub-adapter-bytes", &config.hub_adapter_bytes, 1, 4 * (kTiB >> 10),
                 "Largest weight file that is fetched");

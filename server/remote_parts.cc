@@ -1,9 +1,9 @@
 #include "server/remote_parts.h"
 
-#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_split.h"
 #include "absl/strings/strip.h"
+#include "adapters/hub/allow_pattern.h"
 #include "adapters/hub/hub_source.h"
 #include "adapters/hub/object_source.h"
 #include "server/base_model.h"
@@ -29,6 +29,15 @@ HubOptions HubOptionsOf(const Config& config, const std::atomic<bool>* stopped) 
   options.http.ca_file = config.hub_ca_file;
   options.http.stopped = stopped;
   return options;
+}
+
+absl::StatusOr<std::vector<std::string>> AllowList(const char* flag, AllowKind kind,
+                                                   const std::string& text) {
+  std::vector<std::string> patterns = SplitList(text);
+  for (const std::string& pattern : patterns) {
+    if (absl::Status s = CheckAllowPattern(kind, pattern); !s.ok()) return About(flag, s);
+  }
+  return patterns;
 }
 
 }  // namespace
@@ -64,22 +73,13 @@ absl::StatusOr<std::unique_ptr<RemoteParts>> RemoteParts::Build(const Config& co
     parts->cache_ = *std::move(cache);
   }
   RemoteOptions options;
-  options.allow = SplitList(config.hub_allow);
+  auto allow = AllowList("--hub-allow", AllowKind::kRepository, config.hub_allow);
+  if (!allow.ok()) return allow.status();
+  options.allow = *std::move(allow);
   options.offline = config.hub_offline;
   options.refresh = config.hub_refresh_seconds == 0 ? absl::InfiniteDuration()
                                                     : absl::Seconds(config.hub_refresh_seconds);
   options.adapter_bytes_max = config.hub_adapter_bytes;
-  for (const std::string* list : {&config.s3_allow, &config.mirror_allow}) {
-    const bool s3 = list == &config.s3_allow;
-    for (std::string& pattern : SplitList(*list)) {
-      if (absl::StartsWith(pattern, "s3://") != s3) {
-        return absl::InvalidArgumentError(absl::StrCat(s3 ? "--s3-allow" : "--mirror-allow", ": ",
-                                                       pattern, " must begin with ",
-                                                       s3 ? "s3://" : "https://"));
-      }
-      options.allow.push_back(std::move(pattern));
-    }
-  }
   const int downloads = static_cast<int>(config.hub_downloads);
   const bool has_tenants = !config.tenants_file.empty();
   options.tenant_downloads_max = has_tenants ? kTenantDownloadsMax : downloads;
@@ -124,9 +124,13 @@ absl::Status RemoteParts::AddObjectSources(const Config& config) {
     return About(keys ? "--s3-credentials-file" : "--s3-endpoint", s3.status());
   }
   s3_ = *std::move(s3);
-  adapters_->AddSource("s3://", s3_.get());
-  adapters_->AddSource("https://", mirror_.get());
-  adapters_->AddSource("http://", mirror_.get());
+  auto buckets = AllowList("--s3-allow", AllowKind::kBucket, config.s3_allow);
+  if (!buckets.ok()) return buckets.status();
+  auto mirrors = AllowList("--mirror-allow", AllowKind::kMirror, config.mirror_allow);
+  if (!mirrors.ok()) return mirrors.status();
+  adapters_->AddSource("s3://", s3_.get(), *std::move(buckets));
+  adapters_->AddSource("https://", mirror_.get(), *mirrors);
+  adapters_->AddSource("http://", mirror_.get(), *mirrors);
   return absl::OkStatus();
 }
 

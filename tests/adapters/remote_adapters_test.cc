@@ -270,10 +270,24 @@ TEST_F(RemoteAdaptersTest, OnlyWhatIsAllowedMayBeNamed) {
   EXPECT_FALSE(allows({"org/*"}, "organisation/a"));
   EXPECT_FALSE(allows({"*"}, "a--b"));
   EXPECT_FALSE(allows({"*"}, "../a"));
+  EXPECT_FALSE(allows({"*"}, "https://files.example/a"));
   options_.allow = {"other/*"};
   Start();
   EXPECT_TRUE(absl::IsNotFound(Get("org/a").status()));
   EXPECT_THAT(hub_.requests(), IsEmpty());
+}
+
+TEST_F(RemoteAdaptersTest, WhatOneKindAllowsOpensNoOther) {
+  options_.allow = {};
+  Start();
+  adapters_->AddSource("s3://", source_.get(), {"s3://bucket/*"});
+  adapters_->AddSource("https://", source_.get(), {"*", "https://files.example/*"});
+  EXPECT_FALSE(adapters_->Allows("org/a"));
+  EXPECT_TRUE(adapters_->Allows("s3://bucket/a"));
+  EXPECT_FALSE(adapters_->Allows("s3://bucket2/a"));
+  EXPECT_FALSE(adapters_->Allows("s3://bucket/../a"));
+  EXPECT_TRUE(adapters_->Allows("https://files.example/a"));
+  EXPECT_FALSE(adapters_->Allows("http://127.0.0.1/a")) << "no source of that kind";
 }
 
 TEST_F(RemoteAdaptersTest, SaysWhyARepositoryIsNotServed) {
