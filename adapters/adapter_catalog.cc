@@ -130,8 +130,9 @@ absl::StatusOr<GenerationPtr> AdapterCatalog::ResolveHere(const std::string& ten
 }
 
 absl::StatusOr<CatalogEntry> AdapterCatalog::Get(const std::string& tenant,
-                                                 const std::string& adapter_id) {
-  if (MayFetch(tenant, adapter_id)) return GetRemote(tenant, adapter_id);
+                                                 const std::string& adapter_id,
+                                                 const std::string& token) {
+  if (MayFetch(tenant, adapter_id)) return GetRemote(tenant, adapter_id, token);
   if (absl::Status s = CheckPlainId(adapter_id); !s.ok()) return s;
   const absl::StatusOr<Place> place = PlaceOf(tenant, adapter_id);
   if (!place.ok()) return place.status();
@@ -193,21 +194,36 @@ absl::StatusOr<std::vector<CatalogEntry>> AdapterCatalog::List(const std::string
        ++id) {
     if (std::ssize(entries) >= limit || !absl::StartsWith(*id, prefix)) break;
     if (*id == after) continue;
-    if (std::binary_search(remote_ids.begin(), remote_ids.end(), *id)) {
-      auto entry = GetRemote(tenant, *id);
-      if (entry.ok()) entries.push_back(*std::move(entry));
-      continue;
-    }
-    const absl::StatusOr<Place> place = PlaceOf(tenant, *id);
-    if (place.ok()) entries.push_back(EntryOf(*id, *place, Last(*place)));
+    auto entry = std::binary_search(remote_ids.begin(), remote_ids.end(), *id)
+                     ? GetRemote(tenant, *id)
+                     : ListEntry(tenant, *id);
+    if (entry.ok()) entries.push_back(*std::move(entry));
   }
   return entries;
 }
 
+absl::StatusOr<CatalogEntry> AdapterCatalog::ListEntry(const std::string& tenant,
+                                                       const std::string& id) const {
+  const absl::StatusOr<Place> place = PlaceOf(tenant, id);
+  const auto named = Named({tenant, id});
+  if (!named.has_value() || named->kind != NameKind::kAlias) {
+    if (!place.ok()) return place.status();
+    return EntryOf(id, *place, Last(*place));
+  }
+  if (MayFetch(tenant, id)) return GetRemote(tenant, id);
+  const bool here =
+      place.ok() && (place->registered || root_->Open(place->location, "adapter_config.json").ok());
+  if (here) return EntryOf(id, *place, Last(*place));
+  return EntryOf(id, {named->target, "", named->target, false},
+                 absl::NotFoundError(
+                     absl::StrCat(Quoted(named->target), ", which it is an alias of, is gone")));
+}
+
 absl::StatusOr<AdapterPlan> AdapterCatalog::Check(const std::string& tenant,
-                                                  const std::string& location_or_id) {
+                                                  const std::string& location_or_id,
+                                                  const std::string& token) {
   if (MayFetch(tenant, location_or_id)) {
-    absl::StatusOr<GenerationPtr> fetched = Resolve(tenant, location_or_id);
+    absl::StatusOr<GenerationPtr> fetched = Resolve(tenant, location_or_id, token);
     if (!fetched.ok()) return fetched.status();
     return loader_->Plan(*(*fetched)->source, (*fetched)->location);
   }

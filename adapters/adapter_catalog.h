@@ -71,6 +71,11 @@ class AdapterCatalog {
   using Scope = std::function<bool(const std::string& tenant, const std::string& location)>;
   void SetScope(Scope scope) { scope_ = std::move(scope); }
 
+  // A tenant's own token for the hub, "" where it has none; asked for at each fetch and look, so
+  // never for a transport's thread. The call's own comes before it.
+  using TokenOfTenant = std::function<absl::StatusOr<std::string>(const std::string& tenant)>;
+  void SetTokens(TokenOfTenant token_of) { token_of_ = std::move(token_of); }
+
   // What is neither registered nor a folder may be fetched from there: "org/name", or
   // "org/name@revision". It outlives the catalog.
   void SetRemote(RemoteAdapters* remote) { remote_ = remote; }
@@ -79,7 +84,8 @@ class AdapterCatalog {
   void SetMerged(MergedAdapters* merged) { merged_ = merged; }
 
   // Like Resolve; an adapter that has to be fetched first is a ticket. `token`: the caller's own
-  // for a hub, whose fetches are then seen by that tenant with that token alone.
+  // for a hub, whose fetches are then seen by that tenant with that token alone; without it the
+  // tenant's, if it has one.
   absl::StatusOr<FoundAdapter> Find(const std::string& tenant, const std::string& adapter_id,
                                     const std::string& token = "");
   // The merge of adapters that the tenant may use; a ticket while it is being made. Also the
@@ -100,7 +106,7 @@ class AdapterCatalog {
   struct RegisterOptions {
     std::string location;  // empty = adapter_id
     bool replace = false;
-    std::string expected_generation;  // empty = none
+    std::string expected_generation;  // or its first 8 digits and more; empty = none
     std::string token;                // as for Find
   };
   struct Registered {
@@ -121,8 +127,9 @@ class AdapterCatalog {
   absl::StatusOr<GenerationPtr> Rollback(const std::string& tenant, const std::string& adapter_id,
                                          const std::string& to,
                                          const std::string& expected_generation);
-  // AlreadyExists: the name is an adapter's, or an alias of another target (unless
-  // `replace`). InvalidArgument: the target is an alias itself.
+  // The target may also be a hub's, once it has been fetched (else Unavailable). AlreadyExists: the
+  // name is an adapter's, or an alias of another target (unless `replace`). InvalidArgument: the
+  // target is an alias itself.
   absl::Status SetAlias(const std::string& tenant, const std::string& alias,
                         const std::string& target, bool replace);
   // The name is unknown from then on, also where a folder has that name, until it is
@@ -130,15 +137,18 @@ class AdapterCatalog {
   absl::Status Delete(const std::string& tenant, const std::string& adapter_id);
 
   // Looks at the content, like Resolve; what is wrong with it is the entry's error.
-  absl::StatusOr<CatalogEntry> Get(const std::string& tenant, const std::string& adapter_id);
+  absl::StatusOr<CatalogEntry> Get(const std::string& tenant, const std::string& adapter_id,
+                                   const std::string& token = "");
   // What a registered name stands and stood for; NotFound when it is not registered.
   absl::StatusOr<RegisteredName> History(const std::string& tenant,
                                          const std::string& adapter_id) const;
-  // Sorted by id, strictly after `after`, only ids with `prefix`. Does not hash.
+  // Sorted by id, strictly after `after`, only ids with `prefix`. Does not hash. An alias whose
+  // target is gone has an error.
   absl::StatusOr<std::vector<CatalogEntry>> List(const std::string& tenant,
                                                  const std::string& prefix,
                                                  const std::string& after, int limit);
-  absl::StatusOr<AdapterPlan> Check(const std::string& tenant, const std::string& location_or_id);
+  absl::StatusOr<AdapterPlan> Check(const std::string& tenant, const std::string& location_or_id,
+                                    const std::string& token = "");
 
  private:
   using NameKey = std::pair<std::string, std::string>;  // tenant, adapter id
@@ -174,6 +184,9 @@ class AdapterCatalog {
                              const std::string& expected) const;
   absl::Status CheckMove(const NameKey& key, const Generation& wanted,
                          const RegisterOptions& options);
+  // To new content, or to the same content from elsewhere.
+  absl::Status PutMoved(RegisteredName name, const Generation& wanted, const std::string& location)
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(change_mutex_);
   // Both: on disk, then for all to see, then content nobody names any more goes.
   absl::Status Put(const RegisteredName& name) ABSL_EXCLUSIVE_LOCKS_REQUIRED(change_mutex_);
   absl::Status Erase(const NameKey& key) ABSL_EXCLUSIVE_LOCKS_REQUIRED(change_mutex_);
@@ -182,6 +195,7 @@ class AdapterCatalog {
   void CountContent(const RegisteredName& name, int by)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(change_mutex_);
   void DropContent() ABSL_EXCLUSIVE_LOCKS_REQUIRED(change_mutex_);
+  absl::StatusOr<CatalogEntry> ListEntry(const std::string& tenant, const std::string& id) const;
   CatalogEntry EntryOf(const std::string& id, const Place& place,
                        absl::StatusOr<GenerationPtr> looked) const;
 
@@ -192,8 +206,11 @@ class AdapterCatalog {
   // A folder's generation, or that of what was fetched under that name.
   absl::StatusOr<GenerationPtr> LookAt(const std::string& tenant, const std::string& location,
                                        const std::string& token);
-  absl::StatusOr<CatalogEntry> GetRemote(const std::string& tenant,
-                                         const std::string& adapter_id) const;
+  // Adds the token to use: the call's, the tenant's or none.
+  absl::Status Authorise(const std::string& tenant, const std::string& token,
+                         RemoteName* name) const;
+  absl::StatusOr<CatalogEntry> GetRemote(const std::string& tenant, const std::string& adapter_id,
+                                         const std::string& token = "") const;
   std::vector<std::string> RemoteIds(const std::string& tenant) const;
 
   const std::shared_ptr<Source> root_;
@@ -204,6 +221,7 @@ class AdapterCatalog {
   RemoteAdapters* remote_ = nullptr;
   MergedAdapters* merged_ = nullptr;
   Scope scope_;
+  TokenOfTenant token_of_;
   GenerationCache cache_;
   std::unique_ptr<GenerationCache> kept_;  // of content_; null without
 

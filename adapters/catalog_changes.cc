@@ -18,26 +18,9 @@ absl::Status Full() {
       absl::StrCat("the catalog holds ", kCatalogNamesMax, " names already"));
 }
 
-absl::Status IsAlias(const RegisteredName& name) {
-  return absl::AlreadyExistsError(absl::StrCat(Quoted(name.name), " is an alias of ",
-                                               Quoted(name.target), ": delete the alias first"));
-}
-
-// The name once it stands for `generation`: one more in its history, the oldest dropped.
-RegisteredName Moved(RegisteredName name, const Generation& generation,
-                     const std::string& location) {
-  NamedGeneration next{
-      .digest = generation.digest, .location = location, .registered_at = absl::Now()};
-  next.number = name.generations.empty() ? 1 : name.generations.back().number + 1;
-  std::erase_if(name.generations,
-                [&](const NamedGeneration& one) { return one.digest == next.digest; });
-  if (std::ssize(name.generations) >= kGenerationsKeptMax) {
-    name.generations.erase(name.generations.begin());
-  }
-  name.kind = NameKind::kAdapter;
-  name.current = next.number;
-  name.generations.push_back(std::move(next));
-  return name;
+absl::Status IsAlias(const RegisteredName& name, absl::string_view advice) {
+  return absl::AlreadyExistsError(
+      absl::StrCat(Quoted(name.name), " is an alias of ", Quoted(name.target), ": ", advice));
 }
 
 }  // namespace
@@ -156,7 +139,10 @@ absl::Status AdapterCatalog::CheckCase(const NameKey& key) const {
 
 absl::Status AdapterCatalog::CheckExpected(const std::string& id, const std::string& digest,
                                            const std::string& expected) const {
-  if (expected.empty() || digest == expected) return absl::OkStatus();
+  const bool long_enough = expected.size() >= kRevisionDigitsMin;
+  if (expected.empty() || (long_enough && absl::StartsWith(digest, expected))) {
+    return absl::OkStatus();
+  }
   return absl::AbortedError(
       absl::StrCat("adapter ", Quoted(id), " is at generation ", digest.empty() ? "(none)" : digest,
                    ", not at the expected ", Quoted(expected), ": look again"));
@@ -166,7 +152,9 @@ absl::Status AdapterCatalog::CheckExpected(const std::string& id, const std::str
 absl::Status AdapterCatalog::CheckMove(const NameKey& key, const Generation& wanted,
                                        const RegisterOptions& options) {
   const auto named = Named(key);
-  if (named.has_value() && named->kind == NameKind::kAlias) return IsAlias(*named);
+  if (named.has_value() && named->kind == NameKind::kAlias) {
+    return IsAlias(*named, "delete the alias first");
+  }
   std::string digest;
   if (named.has_value() && named->kind == NameKind::kAdapter) {
     digest = named->now().digest;
@@ -231,9 +219,7 @@ absl::StatusOr<AdapterCatalog::Registered> AdapterCatalog::RegisterAs(
   RegisteredName name = Named(key).value_or(RegisteredName{.tenant = tenant, .name = adapter_id});
   const bool created = name.generations.empty();
   if (status.ok()) HoldMerge(location, *generation);
-  if (status.ok() && (created || name.now().digest != (*generation)->digest)) {
-    status = Put(Moved(std::move(name), **generation, location));
-  }
+  if (status.ok()) status = PutMoved(std::move(name), **generation, location);
   if (!status.ok()) {
     DropContent();
     return status;
@@ -243,6 +229,18 @@ absl::StatusOr<AdapterCatalog::Registered> AdapterCatalog::RegisterAs(
   return Registered{*std::move(generation), created};
 }
 
+absl::Status AdapterCatalog::PutMoved(RegisteredName name, const Generation& wanted,
+                                      const std::string& location) {
+  if (name.generations.empty() || name.now().digest != wanted.digest) {
+    name.MoveTo(wanted.digest, location, absl::Now());
+  } else if (name.now().location != location) {
+    name.Relocate(location);
+  } else {
+    return absl::OkStatus();
+  }
+  return Put(name);
+}
+
 absl::StatusOr<GenerationPtr> AdapterCatalog::Rollback(const std::string& tenant,
                                                        const std::string& adapter_id,
                                                        const std::string& to,
@@ -250,7 +248,9 @@ absl::StatusOr<GenerationPtr> AdapterCatalog::Rollback(const std::string& tenant
   if (absl::Status s = CheckPlainId(adapter_id); !s.ok()) return s;
   absl::MutexLock changes(&change_mutex_);
   std::optional<RegisteredName> name = Named({tenant, adapter_id});
-  if (name.has_value() && name->kind == NameKind::kAlias) return IsAlias(*name);
+  if (name.has_value() && name->kind == NameKind::kAlias) {
+    return IsAlias(*name, absl::StrCat("roll back ", Quoted(name->target), " instead"));
+  }
   if (!name.has_value() || name->kind != NameKind::kAdapter ||
       !MayUse(tenant, name->now().location)) {
     return absl::NotFoundError(absl::StrCat("adapter ", Quoted(adapter_id),
@@ -258,12 +258,9 @@ absl::StatusOr<GenerationPtr> AdapterCatalog::Rollback(const std::string& tenant
   }
   absl::Status status = CheckExpected(adapter_id, name->now().digest, expected_generation);
   if (!status.ok()) return status;
-  const NamedGeneration* target = nullptr;
+  const NamedGeneration* target = to.empty() ? name->Numbered(name->now().previous) : nullptr;
   for (const NamedGeneration& one : name->generations) {
-    const bool wanted = to.empty()
-                            ? one.number < name->current
-                            : to.size() >= kRevisionDigitsMin && absl::StartsWith(one.digest, to);
-    if (wanted) target = &one;
+    if (to.size() >= kRevisionDigitsMin && absl::StartsWith(one.digest, to)) target = &one;
   }
   if (target == nullptr) {
     return absl::NotFoundError(
@@ -273,7 +270,7 @@ absl::StatusOr<GenerationPtr> AdapterCatalog::Rollback(const std::string& tenant
   }
   absl::StatusOr<GenerationPtr> generation = Look({target->location, target->digest, "", true});
   if (!generation.ok()) return AboutAdapter(adapter_id, generation.status());
-  name->current = target->number;
+  name->MoveBackTo(target->number);
   status = Put(*name);
   if (!status.ok()) return status;
   return generation;
@@ -315,7 +312,8 @@ absl::Status AdapterCatalog::SetAlias(const std::string& tenant, const std::stri
     return absl::InvalidArgumentError(
         absl::StrCat(Quoted(target), " is an alias itself: name what it stands for"));
   }
-  absl::StatusOr<GenerationPtr> looked = Look(*place);
+  absl::StatusOr<GenerationPtr> looked =
+      MayFetch(tenant, target) ? Resolve(tenant, target) : Look(*place);
   if (!looked.ok()) return AboutAdapter(target, looked.status());
   if (absl::Status s = CheckCase(key); !s.ok()) return s;
   if (absl::Status s = CheckFree(key, target, replace); !s.ok()) return s;

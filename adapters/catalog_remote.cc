@@ -40,12 +40,23 @@ bool AdapterCatalog::MayFetch(const std::string& tenant, const std::string& adap
   return RemoteNameOf(tenant, adapter_id).has_value();
 }
 
+absl::Status AdapterCatalog::Authorise(const std::string& tenant, const std::string& token,
+                                       RemoteName* name) const {
+  name->tenant = tenant;
+  name->token = token;
+  if (!token.empty() || token_of_ == nullptr || IsObjectLocation(name->repo)) {
+    return absl::OkStatus();
+  }
+  absl::StatusOr<std::string> own = token_of_(tenant);
+  if (own.ok()) name->token = *std::move(own);
+  return own.status();
+}
+
 absl::StatusOr<FoundAdapter> AdapterCatalog::Find(const std::string& tenant,
                                                   const std::string& adapter_id,
                                                   const std::string& token) {
   if (auto name = RemoteNameOf(tenant, adapter_id)) {
-    name->token = token;
-    name->tenant = tenant;
+    if (absl::Status s = Authorise(tenant, token, &*name); !s.ok()) return s;
     return remote_->Find(*name);
   }
   if (IsObjectLocation(adapter_id)) {
@@ -77,17 +88,22 @@ absl::StatusOr<GenerationPtr> AdapterCatalog::LookAt(const std::string& tenant,
 }
 
 absl::StatusOr<CatalogEntry> AdapterCatalog::GetRemote(const std::string& tenant,
-                                                       const std::string& adapter_id) const {
-  const auto name = RemoteNameOf(tenant, adapter_id);
+                                                       const std::string& adapter_id,
+                                                       const std::string& token) const {
+  auto name = RemoteNameOf(tenant, adapter_id);
   if (!name) return UnknownAdapter(adapter_id);
+  if (absl::Status s = Authorise(tenant, token, &*name); !s.ok()) return s;
   const KnownRemote known = remote_->Known(*name);
-  if (known.generation == nullptr && known.error.ok() && !known.fetching) {
+  const auto named = Named({tenant, SplitId(adapter_id).name});
+  const std::string alias_of = named.has_value() ? named->target : "";
+  if (known.generation == nullptr && known.error.ok() && !known.fetching && alias_of.empty()) {
     return UnknownAdapter(adapter_id);
   }
   CatalogEntry entry{.adapter_id = adapter_id,
                      .location = absl::StrCat(name->repo, "@", name->revision),
                      .generation = known.generation,
                      .error = known.generation == nullptr ? known.error : absl::OkStatus(),
+                     .alias_of = alias_of,
                      .fetching = known.fetching};
   if (known.generation != nullptr) entry.location = known.generation->location;
   return entry;

@@ -34,8 +34,16 @@ constexpr char kSchema[] =
     " target TEXT NOT NULL, current INTEGER NOT NULL, PRIMARY KEY (tenant, name)) WITHOUT ROWID;"
     "CREATE TABLE generations (tenant TEXT NOT NULL, name TEXT NOT NULL,"
     " number INTEGER NOT NULL, digest TEXT NOT NULL, location TEXT NOT NULL,"
-    " registered_at_us INTEGER NOT NULL, PRIMARY KEY (tenant, name, number),"
+    " registered_at_us INTEGER NOT NULL, previous INTEGER NOT NULL DEFAULT 0,"
+    " PRIMARY KEY (tenant, name, number),"
     " FOREIGN KEY (tenant, name) REFERENCES names ON DELETE CASCADE) WITHOUT ROWID;";
+
+// From schema 1, where a rollback went to the number below.
+constexpr char kUpgrade[] =
+    "ALTER TABLE generations ADD COLUMN previous INTEGER NOT NULL DEFAULT 0;"
+    "UPDATE generations SET previous = coalesce((SELECT max(older.number) FROM generations older"
+    " WHERE older.tenant = generations.tenant AND older.name = generations.name"
+    " AND older.number < generations.number), 0);";
 
 absl::Status Unusable(absl::string_view path, absl::string_view why) {
   return absl::FailedPreconditionError(
@@ -104,14 +112,6 @@ absl::Status MakeFile(const std::string& path, struct stat* info) {
 }
 
 }  // namespace
-
-const NamedGeneration& RegisteredName::now() const {
-  const auto found =
-      std::find_if(generations.begin(), generations.end(),
-                   [this](const NamedGeneration& one) { return one.number == current; });
-  LORICA_CHECK(found != generations.end(), "name", name, "current", current);
-  return *found;
-}
 
 struct Registry::Impl {
   using Database = std::unique_ptr<sqlite3, CloseDatabase>;
@@ -188,10 +188,11 @@ absl::Status Registry::Impl::CheckDatabase() {
   }
   const bool complete =
       Pragma("SELECT count(*) FROM sqlite_schema WHERE name IN ('names', 'generations')") == 2;
-  if (schema < kRegistrySchema || !complete) return Unusable(path, "lacks a table");
+  if (schema < 1 || !complete) return Unusable(path, "lacks a table");
   // Shows at the start, not at the first registration, that nothing can be written.
-  return Change([this] {
-    const std::string sql = absl::StrCat("PRAGMA user_version=", kRegistrySchema);
+  return Change([this, schema] {
+    const std::string sql =
+        absl::StrCat(schema == 1 ? kUpgrade : "", "PRAGMA user_version=", kRegistrySchema);
     return sqlite3_exec(db.get(), sql.c_str(), nullptr, nullptr, nullptr);
   });
 }
@@ -252,13 +253,14 @@ int Registry::Impl::WriteRow(const RegisteredName& name) {
              .Finish();
   for (const NamedGeneration& one : name.generations) {
     if (code != SQLITE_OK) return code;
-    code = Statement(db.get(), "INSERT INTO generations VALUES (?, ?, ?, ?, ?, ?)")
+    code = Statement(db.get(), "INSERT INTO generations VALUES (?, ?, ?, ?, ?, ?, ?)")
                .Bind(name.tenant)
                .Bind(name.name)
                .Bind(one.number)
                .Bind(one.digest)
                .Bind(one.location)
                .Bind(absl::ToUnixMicros(one.registered_at))
+               .Bind(one.previous)
                .Finish();
   }
   return code;
@@ -277,7 +279,7 @@ absl::StatusOr<std::vector<RegisteredName>> Registry::Impl::LoadAll() {
   }
   if (rows.Finish() != SQLITE_OK) return Unusable(path, sqlite3_errmsg(db.get()));
   Statement more(db.get(),
-                 "SELECT tenant, name, number, digest, location, registered_at_us "
+                 "SELECT tenant, name, number, digest, location, registered_at_us, previous "
                  "FROM generations ORDER BY tenant, name, number");
   auto owner = names.begin();
   while (more.Step()) {
@@ -289,15 +291,13 @@ absl::StatusOr<std::vector<RegisteredName>> Registry::Impl::LoadAll() {
     owner->generations.push_back({.number = more.Number(2),
                                   .digest = more.Text(3),
                                   .location = more.Text(4),
-                                  .registered_at = absl::FromUnixMicros(more.Number(5))});
+                                  .registered_at = absl::FromUnixMicros(more.Number(5)),
+                                  .previous = more.Number(6)});
   }
   if (more.Finish() != SQLITE_OK) return Unusable(path, sqlite3_errmsg(db.get()));
   for (const RegisteredName& name : names) {
     if (name.kind > NameKind::kHidden) return Unusable(path, "has a name of an unknown kind");
-    const bool has_current =
-        std::any_of(name.generations.begin(), name.generations.end(),
-                    [&](const NamedGeneration& one) { return one.number == name.current; });
-    if (name.kind == NameKind::kAdapter && !has_current) {
+    if (name.kind == NameKind::kAdapter && name.Numbered(name.current) == nullptr) {
       return Unusable(path, absl::StrCat("has no generation for the name ", name.name));
     }
   }

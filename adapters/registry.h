@@ -20,34 +20,12 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
+#include "adapters/registered_name.h"
 
 namespace lorica {
 
-inline constexpr int kRegistrySchema = 1;
-inline constexpr int kGenerationsKeptMax = 8;  // of a name, the current one included
+inline constexpr int kRegistrySchema = 2;  // older ones are brought up to it
 inline constexpr absl::Duration kRegistryBusyWait = absl::Seconds(5);
-
-// One generation that a name stood for.
-struct NamedGeneration {
-  int64_t number = 0;    // grows with each move of the name to new content
-  std::string digest;    // 64 hex digits
-  std::string location;  // in the adapters' source, when it was registered
-  absl::Time registered_at;
-};
-
-enum class NameKind : uint8_t { kAdapter = 0, kAlias = 1, kHidden = 2 };
-
-struct RegisteredName {
-  std::string tenant;
-  std::string name;
-  NameKind kind = NameKind::kAdapter;
-  std::string target;                        // of an alias: a name of the same tenant
-  int64_t current = 0;                       // of an adapter: its generation's number
-  std::vector<NamedGeneration> generations;  // of an adapter, by number; at most
-                                             // kGenerationsKeptMax
-  // REQUIRES: kind is kAdapter.
-  const NamedGeneration& now() const;
-};
 
 class Registry {
  public:

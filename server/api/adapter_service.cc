@@ -163,7 +163,8 @@ bool AdapterService::DoWorkLater(const Job& job, const Work& work) {
 // The adapter as it is now; on the work pool.
 template <typename Response>
 absl::Status AdapterService::AnswerNow(const Job& job, Response* response) {
-  auto adapter = DescribeAdapter(job.tenant, job.adapter_id, catalog_, *pool_, SteadyNow());
+  auto adapter =
+      DescribeAdapter(job.tenant, job.adapter_id, catalog_, *pool_, SteadyNow(), job.hub_token);
   if (!adapter.ok()) return adapter.status();
   job.reply->Succeed([&] { *response->mutable_adapter() = *std::move(adapter); });
   return absl::OkStatus();
@@ -247,8 +248,9 @@ grpc::ServerUnaryReactor* AdapterService::RollbackAdapter(grpc::CallbackServerCo
 grpc::ServerUnaryReactor* AdapterService::SetAlias(grpc::CallbackServerContext* context,
                                                    const v1::SetAliasRequest* request,
                                                    v1::SetAliasResponse* response) {
-  const Job call{"SetAlias", request->alias(), Reply::Make(), CredentialsOf(*context),
-                 TenantRole::kManager};
+  Job call{"SetAlias", request->alias(), MakeWaitReply(), CredentialsOf(*context),
+           TenantRole::kManager};
+  call.fetch = request->adapter_id();
   return Run(call, [this, response, target = request->adapter_id(),
                     replace = request->replace()](const Job& job) {
     absl::Status status = CheckId(target);
@@ -264,10 +266,12 @@ grpc::ServerUnaryReactor* AdapterService::CheckAdapter(grpc::CallbackServerConte
   Job call{"CheckAdapter", request->source(), MakeWaitReply(), CredentialsOf(*context),
            TenantRole::kUser};
   call.fetch = request->source();
+  call.hub_token = request->hub_token();
   return Run(call, [this, response](const Job& job) {
     const absl::Status status = CheckSource(job.adapter_id);
     if (!status.ok()) return status;
-    auto explained = ExplainAdapter(job.tenant, job.adapter_id, catalog_, block_bytes_);
+    auto explained =
+        ExplainAdapter(job.tenant, job.adapter_id, job.hub_token, catalog_, block_bytes_);
     if (!explained.ok()) return explained.status();
     job.reply->Succeed([&] { *response = *std::move(explained); });
     return absl::OkStatus();
@@ -329,12 +333,13 @@ grpc::ServerUnaryReactor* AdapterService::LoadAdapter(grpc::CallbackServerContex
   Job call{"LoadAdapter", request->adapter_id(), MakeWaitReply(), CredentialsOf(*context),
            TenantRole::kManager};
   call.fetch = request->adapter_id();
+  call.hub_token = request->hub_token();
   return Run(call, [this, response, wanted = request->tier()](const Job& job) {
     const absl::Status status = CheckId(job.adapter_id);
     if (!status.ok()) return status;
     const auto tier = UpperTier(wanted);
     if (!tier.ok()) return tier.status();
-    const auto generation = catalog_->Resolve(job.tenant, job.adapter_id);
+    const auto generation = catalog_->Resolve(job.tenant, job.adapter_id, job.hub_token);
     if (!generation.ok()) return generation.status();
     pool_->Load(*generation, *tier, AnswerWithAdapter(job, response));
     return absl::OkStatus();

@@ -151,6 +151,46 @@ TEST_F(CatalogNamesTest, RollsBackStepByStepOrToAGeneration) {
   EXPECT_TRUE(absl::IsInvalidArgument(Rollback("app@x")));
 }
 
+TEST_F(CatalogNamesTest, ARollbackNeverLeadsToWhatWasRolledBackFrom) {
+  ASSERT_TRUE(Register("app", "v1").ok());
+  ASSERT_TRUE(Register("app", "v2", true).ok());
+  ASSERT_TRUE(Rollback("app").ok());
+  Start();
+  ASSERT_TRUE(Register("app", "v3", true).ok());
+  Start();
+  ASSERT_TRUE(Rollback("app").ok());
+  EXPECT_EQ(Digest("app"), digests_[0]);
+  EXPECT_TRUE(absl::IsNotFound(Rollback("app")));
+}
+
+TEST_F(CatalogNamesTest, TheSameContentFromElsewhereIsKnownToComeFromThere) {
+  std::string open = "v1";
+  catalog_->SetScope([&](const std::string&, const std::string& location) {
+    return location == open || open.empty();
+  });
+  ASSERT_TRUE(Register("app", "v1").ok());
+  SmallestAdapter(1).WriteTo(folder_, "copy");
+  open = "copy";
+  EXPECT_THAT(Digest("app"), HasSubstr("NOT_FOUND"));
+  ASSERT_TRUE(Register("app", "copy").ok());
+  EXPECT_EQ(Digest("app"), digests_[0]);
+  Start();
+  const RegisteredName name = *catalog_->History(kTenant, "app");
+  ASSERT_EQ(name.generations.size(), 1u);
+  EXPECT_EQ(name.now().location, "copy");
+  EXPECT_EQ(name.now().number, 1);
+}
+
+TEST_F(CatalogNamesTest, AnExpectedGenerationMayBeCutToEightDigits) {
+  ASSERT_TRUE(Register("app", "v1").ok());
+  EXPECT_TRUE(absl::IsAborted(Register("app", "v2", false, digests_[0].substr(0, 7))));
+  EXPECT_TRUE(absl::IsAborted(Register("app", "v2", false, digests_[0] + "0")));
+  EXPECT_TRUE(absl::IsAborted(Register("app", "v2", false, digests_[1].substr(0, 8))));
+  ASSERT_TRUE(Register("app", "v2", false, digests_[0].substr(0, 8)).ok());
+  EXPECT_TRUE(absl::IsAborted(Rollback("app", "", digests_[1].substr(0, 7))));
+  EXPECT_TRUE(Rollback("app", "", digests_[1].substr(0, 12)).ok());
+}
+
 TEST_F(CatalogNamesTest, EarlierGenerationsCanBeAskedForByRevision) {
   ASSERT_TRUE(Register("app", "v1").ok());
   ASSERT_TRUE(Register("app", "v2", true).ok());
@@ -227,9 +267,33 @@ TEST_F(CatalogNamesTest, AliasesPointAtNamesOfTheirTenant) {
   EXPECT_TRUE(absl::IsNotFound(catalog_->SetAlias("other", "x", "absent", false)));
   EXPECT_TRUE(absl::IsAlreadyExists(Register("live", "v1", true)));
   EXPECT_TRUE(absl::IsAlreadyExists(Rollback("live")));
+  EXPECT_THAT(std::string(Rollback("live").message()), HasSubstr("roll back 'v2' instead"));
   ASSERT_TRUE(catalog_->Delete(kTenant, "live").ok());
   EXPECT_THAT(Digest("live"), HasSubstr("NOT_FOUND"));
   EXPECT_EQ(Digest("v2"), digests_[1]);
+}
+
+TEST_F(CatalogNamesTest, AnAliasWhoseTargetIsGoneSaysSo) {
+  ASSERT_TRUE(Register("app", "v1").ok());
+  ASSERT_TRUE(catalog_->SetAlias(kTenant, "live", "app", false).ok());
+  ASSERT_TRUE(catalog_->SetAlias(kTenant, "two", "v2", false).ok());
+  ASSERT_TRUE(catalog_->SetAlias(kTenant, "three", "v3", false).ok());
+  const auto error = [this](const std::string& id) {
+    const auto entries = catalog_->List(kTenant, id, "", 1);
+    if (!entries.ok() || entries->size() != 1 || entries->front().adapter_id != id) {
+      return std::string("not listed");
+    }
+    return std::string(entries->front().error.message());
+  };
+  for (const char* alias : {"live", "two", "three"}) EXPECT_EQ(error(alias), "") << alias;
+  ASSERT_TRUE(catalog_->Delete(kTenant, "app").ok());
+  ASSERT_TRUE(catalog_->Delete(kTenant, "v2").ok());
+  RemoveFolder("v3");
+  EXPECT_THAT(error("live"), HasSubstr("'app', which it is an alias of, is gone"));
+  EXPECT_THAT(error("two"), HasSubstr("'v2', which it is an alias of, is gone"));
+  EXPECT_THAT(error("three"), HasSubstr("'v3', which it is an alias of, is gone"));
+  ASSERT_TRUE(Register("app", "v1").ok());
+  EXPECT_EQ(error("live"), "");
 }
 
 TEST_F(CatalogNamesTest, ADeletedFolderSaysSo) {

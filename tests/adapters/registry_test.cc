@@ -27,7 +27,8 @@ RegisteredName Adapter(const std::string& name, int generations, const std::stri
     row.generations.push_back({.number = i,
                                .digest = std::string(64, static_cast<char>('a' + i)),
                                .location = absl::StrCat("folder", i),
-                               .registered_at = absl::FromUnixMicros(1'700'000'000'000'001 + i)});
+                               .registered_at = absl::FromUnixMicros(1'700'000'000'000'001 + i),
+                               .previous = i - 1});
   }
   return row;
 }
@@ -37,7 +38,7 @@ std::string Show(const RegisteredName& row) {
                                   row.target, " ", row.current);
   for (const NamedGeneration& one : row.generations) {
     absl::StrAppend(&text, " ", one.number, ":", one.digest, "@", one.location, "@",
-                    absl::ToUnixMicros(one.registered_at));
+                    absl::ToUnixMicros(one.registered_at), "<", one.previous);
   }
   return text;
 }
@@ -160,6 +161,35 @@ TEST_F(RegistryTest, RefusesANewerSchemaAndMissingTables) {
   EXPECT_EQ(Rows().size(), 1u);
   Sql("DROP TABLE generations");
   EXPECT_THAT(Refusal(), HasSubstr("lacks a table"));
+}
+
+// What loricad wrote before generations knew where a rollback leads.
+constexpr char kSchema1[] =
+    "CREATE TABLE names (tenant TEXT NOT NULL, name TEXT NOT NULL, kind INTEGER NOT NULL,"
+    " target TEXT NOT NULL, current INTEGER NOT NULL, PRIMARY KEY (tenant, name)) WITHOUT ROWID;"
+    "CREATE TABLE generations (tenant TEXT NOT NULL, name TEXT NOT NULL,"
+    " number INTEGER NOT NULL, digest TEXT NOT NULL, location TEXT NOT NULL,"
+    " registered_at_us INTEGER NOT NULL, PRIMARY KEY (tenant, name, number),"
+    " FOREIGN KEY (tenant, name) REFERENCES names ON DELETE CASCADE) WITHOUT ROWID;"
+    "PRAGMA application_id=1282372193; PRAGMA user_version=1;";
+
+TEST_F(RegistryTest, TakesOverRegistriesOfSchema1) {
+  Sql(kSchema1);
+  for (const RegisteredName& row : {Adapter("a", 3), Adapter("b", 1), Adapter("a", 2, "s")}) {
+    Sql(absl::StrCat("INSERT INTO names VALUES ('", row.tenant, "', '", row.name, "', 0, '', ",
+                     row.current, ")"));
+    for (const NamedGeneration& one : row.generations) {
+      Sql(absl::StrCat("INSERT INTO generations VALUES ('", row.tenant, "', '", row.name, "', ",
+                       one.number, ", '", one.digest, "', '", one.location, "', ",
+                       absl::ToUnixMicros(one.registered_at), ")"));
+    }
+  }
+  for (int start = 0; start < 2; ++start) {
+    EXPECT_THAT(Rows(), ElementsAre(Show(Adapter("a", 2, "s")), Show(Adapter("a", 3)),
+                                    Show(Adapter("b", 1))));
+  }
+  ASSERT_TRUE(Open()->Put(Adapter("b", 2)).ok());
+  EXPECT_THAT(Rows().back(), Show(Adapter("b", 2)));
 }
 
 TEST_F(RegistryTest, RefusesRowsThatMakeNoSense) {

@@ -76,7 +76,7 @@ TEST(HubReply, ReadsHowLongToWait) {
 TEST(HubReply, RefusalsHaveTheirCodes) {
   const auto code = [](int status, const std::string& error = "", const std::string& text = "") {
     HttpReply reply{status, {{"x-error-code", error}, {"x-error-message", text}}};
-    return RefusalOf(reply, "repository 'a/b'", absl::UnixEpoch()).code();
+    return RefusalOf(reply, "repository 'a/b'", TokenOwner::kServer, absl::UnixEpoch()).code();
   };
   using absl::StatusCode;
   EXPECT_EQ(code(404, "RepoNotFound"), StatusCode::kNotFound);
@@ -97,9 +97,21 @@ TEST(HubReply, RefusalsHaveTheirCodes) {
   }
 }
 
+TEST(HubReply, SaysWhoseTokenIsNotAccepted) {
+  const auto text = [](int status, const std::string& message, TokenOwner owner) {
+    const HttpReply reply{status, {{"x-error-message", message}}};
+    return std::string(RefusalOf(reply, "x", owner, absl::UnixEpoch()).message());
+  };
+  const std::string bad = "Invalid credentials in Authorization header";
+  EXPECT_THAT(text(401, bad, TokenOwner::kServer), HasSubstr("this server's token"));
+  EXPECT_THAT(text(401, bad, TokenOwner::kCaller), HasSubstr("the caller's own token"));
+  EXPECT_THAT(text(403, "no", TokenOwner::kCaller), HasSubstr("does not let the caller read"));
+}
+
 TEST(HubReply, ARefusalCarriesTheDelayAndNotTheHubsWords) {
   HttpReply reply{429, {{"retry-after", "20"}, {"x-error-message", "secret\r\nwords"}}};
-  const absl::Status status = RefusalOf(reply, "repository 'a/b'", absl::UnixEpoch());
+  const absl::Status status =
+      RefusalOf(reply, "repository 'a/b'", TokenOwner::kServer, absl::UnixEpoch());
   EXPECT_EQ(RetryDelayIn(status), absl::Seconds(20));
   EXPECT_EQ(status.message().find("secret"), absl::string_view::npos);
 }
