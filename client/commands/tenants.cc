@@ -6,10 +6,14 @@
 #include <cstdio>
 #include <iostream>
 #include <string>
+#include <vector>
 
 #include "absl/strings/escaping.h"
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
+#include "absl/strings/str_split.h"
 #include "client/commands/command.h"
+#include "client/commands/secret_file.h"
 #include "client/commands/terminal.h"
 
 namespace lorica {
@@ -20,10 +24,10 @@ constexpr char kUsageExamples[] = R"(Examples:
   lorica --api-key-file key usage --json | jq '[.rows[].completion_tokens] | add'
 
 Tokens by tenant and generation of the adapter, across restarts of a server with a data
-folder. Operators see all tenants.)";
+folder; a mix of several has a row of its own. Operators see all tenants.)";
 
 constexpr char kKeyExamples[] = R"(Examples:
-  lorica key > acme.key           the key into the file, its hash on the terminal
+  lorica key --out acme.key       the key into a new file that you alone can read
   lorica key --hash < acme.key    the hash of a key that is there
 
 The hash goes into the server's --tenants-file, the key to whoever calls. The server
@@ -34,8 +38,17 @@ constexpr size_t kKeyRandomBytes = 32;
 
 struct TenantFlags {
   std::string of;
+  std::string out;
   bool hash = false;
 };
+
+// A mix has the digests of all, with "+" between them.
+std::string ShortGenerations(const std::string& row) {
+  if (row.empty()) return "(base)";
+  std::vector<std::string> parts = absl::StrSplit(row, '+');
+  for (std::string& part : parts) part = part.substr(0, kShortDigest);
+  return absl::StrJoin(parts, "+");
+}
 
 int ShowUsage(const CommandContext& context, const TenantFlags& flags) {
   v1::GetUsageRequest request;
@@ -48,8 +61,7 @@ int ShowUsage(const CommandContext& context, const TenantFlags& flags) {
   }
   Table table({"tenant", "generation", ">requests", ">prompt", ">cached", ">completion"});
   for (const v1::UsageRow& row : response->rows()) {
-    table.AddRow({Printable(row.tenant()),
-                  row.generation().empty() ? "(base)" : row.generation().substr(0, kShortDigest),
+    table.AddRow({Printable(row.tenant()), ShortGenerations(row.generation()),
                   HumanCount(row.requests()), HumanCount(row.prompt_tokens()),
                   HumanCount(row.cached_tokens()), HumanCount(row.completion_tokens())});
   }
@@ -78,7 +90,11 @@ int Key(const TenantFlags& flags) {
     return FailUsage("this machine gives no random bytes");
   }
   key = absl::StrCat("lorica-", absl::WebSafeBase64Escape(random));
-  std::printf("%s\n", key.c_str());
+  if (flags.out.empty()) {
+    std::printf("%s\n", key.c_str());
+  } else if (absl::Status s = WriteSecretFile(flags.out, key + "\n"); !s.ok()) {
+    return FailUsage(std::string(s.message()));
+  }
   std::fprintf(stderr, "sha256 for the tenants' file: %s\n", HashOf(key).c_str());
   return kExitOk;
 }
@@ -96,7 +112,11 @@ void AddUsage(CLI::App* app, const CommandContext* context, Action* action) {
 void AddKey(CLI::App* app, const CommandContext*, Action* action) {
   CLI::App* sub = app->add_subcommand("key", "A new key for a tenant, and its hash");
   auto flags = std::make_shared<TenantFlags>();
-  sub->add_flag("--hash", flags->hash, "Only the hash, of the key on standard input");
+  CLI::Option* hash =
+      sub->add_flag("--hash", flags->hash, "Only the hash, of the key on standard input");
+  sub->add_option("--out", flags->out, "A new file for the key, instead of standard output")
+      ->type_name("FILE")
+      ->excludes(hash);
   sub->footer(kKeyExamples);
   sub->callback([=] { *action = [=] { return Key(*flags); }; });
 }

@@ -4,6 +4,7 @@
 
 #include "absl/strings/cord.h"
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
 #include "absl/strings/string_view.h"
 #include "adapters/hub/quoted.h"
 #include "server/api/field_error.h"
@@ -29,6 +30,12 @@ void Usage::Add(const Usage& other) {
   prompt_tokens += other.prompt_tokens;
   completion_tokens += other.completion_tokens;
   cached_tokens += other.cached_tokens;
+}
+
+std::string BillKey(std::vector<std::string> generations) {
+  std::sort(generations.begin(), generations.end());
+  generations.erase(std::unique(generations.begin(), generations.end()), generations.end());
+  return absl::StrJoin(generations, "+");
 }
 
 // --- Charge ------------------------------------------------------------------------------

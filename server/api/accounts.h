@@ -3,8 +3,10 @@
 // A call that is let in holds a Charge until it has ended. Requests and tokens are
 // counted in buckets that hold one minute's worth and fill evenly; tokens are taken as
 // they come, so a bucket may go below zero and then lets nobody in until it is above.
-// The bill is by tenant and generation and adds up exactly: prompt tokens once, when they
-// were computed, and the tokens that the answer says it has. Preemption changes neither.
+// The bill is by tenant and generation (BillKey) and adds up exactly: each prompt token once, when
+// a step was launched for it or for what comes behind it (then its KV was there already, and it
+// counts as cached too), and the tokens that the answer says it has. What was cancelled before its
+// turn is not on the bill. Preemption changes nothing.
 // In memory; server/usage_file.h keeps it. Thread-safe.
 #pragma once
 
@@ -29,8 +31,6 @@ inline constexpr int kUsageRowsMax = 100'000;
 inline constexpr int kTenantTotalsMax = 64;  // tenants that charts tell apart
 // Stands for the generation of what no row is left for.
 inline constexpr char kUsageOther[] = "other";
-// ... of a mix of several adapters.
-inline constexpr char kUsageMix[] = "mix";
 
 struct Usage {
   int64_t requests = 0;  // that were answered, wholly or in part
@@ -43,9 +43,14 @@ struct Usage {
 
 struct UsageRow {
   std::string tenant;
-  std::string generation;  // digest; empty: the base model
+  std::string generation;  // a BillKey
   Usage usage;
 };
+
+// Which row an answer of these adapters is on: the digest of the one; of a mix the digests,
+// sorted, each once, with "+" between them, whatever its order and weights; none: the base model's,
+// which is "".
+std::string BillKey(std::vector<std::string> generations);
 
 class Accounts;
 

@@ -288,9 +288,9 @@ absl::StatusOr<std::shared_ptr<TokenConstraint>> Gateway::ConstraintOf(
 
 // Once for each: the request moves on.
 absl::Status Gateway::Start(Prepared& prepared, const Mix& mix) {
-  prepared.charge->SetGeneration(mix.uses.empty()      ? ""
-                                 : mix.uses.size() > 1 ? kUsageMix
-                                                       : mix.uses[0].generation);
+  std::vector<std::string> generations;
+  for (const AdapterUse& use : mix.uses) generations.push_back(use.generation);
+  prepared.charge->SetGeneration(BillKey(std::move(generations)));
   prepared.answer->SetAdapters(mix.uses);
   const int64_t prompt_tokens = std::ssize(prepared.request.prompt);
   prepared.request.mix = mix.terms;

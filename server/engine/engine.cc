@@ -343,10 +343,9 @@ void Engine::Impl::End(RequestId id, absl::Status status, StopReason reason) {
   FinishEvent event;
   event.status = std::move(status);
   event.reason = reason;
-  event.prompt_tokens = static_cast<int32_t>(request.request.prompt.size());
+  event.prompt_tokens = request.prompt_reached;
   event.completion_tokens = static_cast<int32_t>(request.output.size());
   event.cached_tokens = request.cached_tokens;
-  event.was_scheduled = request.was_scheduled;
   event.timings = request.timings;
   event.timings.total = options.clock() - request.submitted;
   if (!request.was_scheduled) event.timings.queue = event.timings.total;
@@ -381,7 +380,6 @@ void Engine::Impl::LeaveQueue(RequestState& request) {
   left_queue.requests += share.requests;
   left_queue.tokens += share.tokens;
   left_queue.bytes += share.bytes;
-  if (request.was_scheduled) totals.prompt_tokens += request.request.prompt.size();
 }
 
 // --- books -------------------------------------------------------------------------------
@@ -409,6 +407,7 @@ EngineStats Engine::Impl::Stats() const {
   stats.preemptions = scheduler.preemptions();
   for (const auto& [id, request] : scheduler.requests()) stats.paused += request->paused;
   stats.free_blocks = arena->free_blocks();
+  stats.prompt_tokens = scheduler.prompt_tokens();
   stats.cached_tokens = scheduler.cached_tokens();
   stats.kv_blocks = arena->blocks_of(UnitKind::kKv) + scheduler.prefix().held_blocks();
   stats.prefix_blocks = scheduler.prefix().idle_blocks();

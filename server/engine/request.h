@@ -46,10 +46,11 @@ struct TokenEvent {
 struct FinishEvent {
   absl::Status status;
   StopReason reason = StopReason::kNone;
+  // Of the prompt, as far as steps were launched for it: all of it once there is a first token.
+  // Each counts once, whatever was preempted.
   int32_t prompt_tokens = 0;
   int32_t completion_tokens = 0;
-  int32_t cached_tokens = 0;
-  bool was_scheduled = false;  // else its prompt was never computed
+  int32_t cached_tokens = 0;  // of prompt_tokens, not computed: their KV was there
   RequestTimings timings;
 };
 

@@ -34,18 +34,19 @@ struct RequestState {
   bool paused = false;
   bool running = false;              // holds leases, KV and a slot
   std::vector<AdapterLease> leases;  // one a term; some, while the mix loads
-  PrefixChain prefix;          // the KV it shares,
-  UnitId kv = 0;               // its own behind that,
-  std::vector<BlockId> pages;  // and the blocks of both, in order of position
+  PrefixChain prefix;                // the KV it shares,
+  UnitId kv = 0;                     // its own behind that,
+  std::vector<BlockId> pages;        // and the blocks of both, in order of position
   int32_t slot = -1;
   int32_t scheduled = 0;   // positions whose K and V are launched
   int32_t pending = 0;     // samples launched and not collected
   uint64_t last_step = 0;  // the last launched step that names it
   uint64_t admitted_step = 0;
-  int32_t cached_tokens = 0;  // of the prompt, whose K and V were there when it came
-  int64_t room_steps = 0;  // steps it has waited for room
-  bool prepared = false;   // its adapters were asked for when it came
-  bool mask_late = false;  // its last row was computed in vain: the mask was not there
+  int32_t prompt_reached = 0;  // tokens of the prompt that launched steps have come to, at most
+  int32_t cached_tokens = 0;   // of them, whose K and V were there already
+  int64_t room_steps = 0;      // steps it has waited for room
+  bool prepared = false;       // its adapters were asked for when it came
+  bool mask_late = false;      // its last row was computed in vain: the mask was not there
 
   bool in_queue = true;  // counts against the queue's limits
   bool was_scheduled = false;

@@ -140,11 +140,24 @@ void Scheduler::OrderSpans(StepPlan& plan) const {
 void Scheduler::Launched(const StepPlan& plan) {
   for (const Span& span : plan.spans) {
     RequestState& request = *Find(span.request);
+    CountPrompt(request, span);
     request.scheduled += span.token_count;
     request.pending += span.samples ? 1 : 0;
     if (span.samples) queue_.ChargeToken(request);
     request.last_step = plan.step;
   }
+}
+
+// What lies between what it had reached and the span was there already.
+void Scheduler::CountPrompt(RequestState& request, const Span& span) {
+  const auto prompt = static_cast<int32_t>(request.request.prompt.size());
+  const int32_t end = std::min(span.position_begin + span.token_count, prompt);
+  if (end <= request.prompt_reached) return;
+  const int32_t cached = std::max(0, span.position_begin - request.prompt_reached);
+  prompt_tokens_ += end - request.prompt_reached;
+  cached_tokens_ += cached;
+  request.cached_tokens += cached;
+  request.prompt_reached = end;
 }
 
 void Scheduler::Repeat(RequestState& request) {
@@ -301,8 +314,7 @@ bool Scheduler::TakeKv(RequestState& request) {
   for (int32_t i = 0; i < shared; ++i) request.pages.push_back(request.prefix[i + 1]->block);
   const absl::Span<const BlockId> blocks = arena_->blocks(request.kv);
   request.pages.insert(request.pages.end(), blocks.begin(), blocks.end());
-  request.scheduled = 0;
-  Skip(request, shared);
+  request.scheduled = shared * kBlockTokens;
   return true;
 }
 
@@ -334,15 +346,7 @@ void Scheduler::Adopt(RequestState& request) {
   const int32_t blocks = Reach(request, request.prefix);
   if (blocks * kBlockTokens <= request.scheduled) return;
   while (std::ssize(request.prefix) <= blocks) ShareNextBlock(request);
-  Skip(request, blocks);
-}
-
-void Scheduler::Skip(RequestState& request, int32_t blocks) {
-  const int32_t tokens = blocks * kBlockTokens - request.scheduled;
-  request.scheduled += tokens;
-  if (request.timings.preemptions > 0) return;
-  request.cached_tokens += tokens;
-  cached_tokens_ += tokens;
+  request.scheduled = blocks * kBlockTokens;
 }
 
 void Scheduler::Verified(RequestState& request) {

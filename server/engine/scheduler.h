@@ -84,7 +84,9 @@ class Scheduler {
   int32_t waiting_for_adapter() const { return waiting_for_adapter_; }
   int64_t preemptions() const { return preemptions_; }
   const PrefixCache& prefix() const { return prefix_; }
-  // Prompt tokens of requests in their first life that were not computed.
+  // Prompt tokens that launched steps have reached, each once, whatever was preempted; of them,
+  // those whose KV was there when the request came to them.
+  int64_t prompt_tokens() const { return prompt_tokens_; }
   int64_t cached_tokens() const { return cached_tokens_; }
   void CheckInvariants() const;
 
@@ -117,6 +119,7 @@ class Scheduler {
   void ForEachRunnable(const std::function<void(RequestState&)>& visit);
   void PlaceDecodeRows(Budget& budget, StepPlan& plan);
   void PlaceChunks(Budget& budget, StepPlan& plan);
+  void CountPrompt(RequestState& request, const Span& span);
   void PlaceSpan(RequestState& request, int32_t tokens, StepPlan& plan);
   void OrderSpans(StepPlan& plan) const;
 
@@ -139,7 +142,6 @@ class Scheduler {
   int32_t Reach(const RequestState& request, const PrefixChain& chain) const;
   void Adopt(RequestState& request);
   void ShareNextBlock(RequestState& request);
-  void Skip(RequestState& request, int32_t blocks);
 
   bool InFlight(const RequestState& request) const { return request.last_step > collected_; }
   void Preempt(RequestState& request);
@@ -169,6 +171,7 @@ class Scheduler {
   RequestId senior_ = 0;  // the first that waited for room in the last step; 0 = none
   int32_t waiting_for_adapter_ = 0;
   int64_t preemptions_ = 0;
+  int64_t prompt_tokens_ = 0;
   int64_t cached_tokens_ = 0;
   uint64_t step_ = 0;                         // that is being scheduled
   std::vector<Failure>* failures_ = nullptr;  // during Schedule

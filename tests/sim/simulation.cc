@@ -89,6 +89,7 @@ struct Simulation::Tracked {
   bool cancelled = false;
   bool finish_asked = false;
   std::vector<int32_t> tokens;
+  int32_t prompt_reached = 0;  // by launched plans
   int finishes = 0;
   FinishEvent finish;
 };
@@ -310,6 +311,12 @@ void Simulation::StepOnce() {
   const StepReport report = engine_->Step(now_);
   ++totals_.steps;
   LORICA_CHECK(report.device.ok(), report.device.ToString());
+  for (const Span& span : report.plan.spans) {
+    Tracked& tracked = *live_.at(span.request);
+    const auto prompt = static_cast<int32_t>(tracked.request.prompt.size());
+    tracked.prompt_reached =
+        std::max(tracked.prompt_reached, std::min(prompt, span.position_begin + span.token_count));
+  }
   CheckBooks();
   CheckProgress(report);
   for (auto it = live_.begin(); it != live_.end();) {
@@ -375,7 +382,10 @@ void Simulation::CheckFinished(Tracked& tracked) {
   LORICA_CHECK(tracked.finishes == 1, "request", tracked.id, "finished", tracked.finishes);
   LORICA_CHECK(tracked.finish.completion_tokens == static_cast<int32_t>(tracked.tokens.size()));
   const int32_t cached = tracked.finish.cached_tokens;
-  LORICA_CHECK(cached >= 0 && cached < tracked.finish.prompt_tokens, "cached", cached);
+  const int32_t reached = tracked.prompt_reached;
+  LORICA_CHECK(tracked.finish.prompt_tokens == reached, "request", tracked.id, "says",
+               tracked.finish.prompt_tokens, "of", reached);
+  LORICA_CHECK(cached >= 0 && cached <= std::max(0, reached - 1), "cached", cached);
   LORICA_CHECK(cached == 0 || config_->engine.prefix_cache, "cached", cached);
   const std::vector<int32_t> alone = fakes::TokensAlone(tracked.request, kVocabulary);
   const bool prefix = tracked.tokens.size() <= alone.size() &&

@@ -105,6 +105,13 @@ TEST_F(AccountsTest, AClockThatGoesBackGivesNothing) {
   EXPECT_EQ(Enter(tenant, 3), 0);
 }
 
+TEST(BillKey, IsThatOfTheMixWhateverItsOrder) {
+  EXPECT_EQ(BillKey({}), "");
+  EXPECT_EQ(BillKey({"b"}), "b");
+  EXPECT_EQ(BillKey({"b", "a"}), "a+b");
+  EXPECT_EQ(BillKey({"b", "a", "b"}), "a+b");
+}
+
 TEST_F(AccountsTest, EachAnswerIsBilledOnce) {
   const TenantPtr tenant = Make({});
   ASSERT_EQ(Enter(tenant, 2), 2);

@@ -1,16 +1,22 @@
 // Goal: the bill adds up to the last token, whatever happens to requests. Method: seeded
-// lives of a gateway over the fake device: tenants whose calls end by length, by end
-// token, by a stop string, by cancelling in the queue or in the middle, by deadline, or
-// that nobody reads to the end; an arena so small that running ones are preempted.
+// lives of a gateway over the fake device: tenants whose calls name adapters, mixes and a
+// name that moves, and end by length, by end token, by a stop string, by cancelling in the
+// queue, in the prompt or behind it, by deadline, or that nobody reads to the end; an arena
+// so small that running ones are preempted. What prompts cost is read off the launched
+// plans, and who they are of is noted when they are admitted.
+#include <algorithm>
 #include <map>
 #include <random>
+#include <set>
 
+#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
 #include "gtest/gtest.h"
 #include "server/api/gateway.h"
 #include "tests/fakes/fake_device.h"
 #include "tests/fakes/fake_loader.h"
-#include "tests/fakes/temporary_folder.h"
+#include "tests/fakes/made_adapter.h"
 #include "tests/server/api/fake_tokenizer.h"
 
 namespace lorica {
@@ -48,104 +54,248 @@ struct World {
   fakes::FakeExecutor executor;
   BlockArena arena;
   KvCache cache{nullptr, fakes::kFakeBlockBytes, {}};
-  PeftLoader loader{{}, &backend, fakes::kFakeBlockBytes};
+  LittleModel model;
+  FakeBackend files_backend;
+  PeftLoader loader{model.targets(), &files_backend, 128 << 10};
   AdapterCatalog catalog{*MakeLocalSource(folder.path()), &loader, "base"};
   fakes::HeldExecutor loads;
-  AdapterPool pool{{}, &loader, &loads, &backend, cache, &arena};
+  fakes::FakeImageLoader images;
+  AdapterPool pool{{}, &images, &loads, &backend, cache, &arena};
   Engine engine{Options(), &executor, &pool, &arena};
   FakeTokenizer tokenizer;
   std::unique_ptr<Gateway> gateway;
 };
 
+using RowKey = std::pair<std::string, std::string>;  // tenant, BillKey
+
+// What launched plans say: the positions of prompts that steps were launched for.
+class Ledger {
+ public:
+  void Admitted(RequestId id, RowKey row, int64_t prompt) { requests_[id] = {row, prompt}; }
+  void Launched(const StepPlan& plan) {
+    for (const Span& span : plan.spans) {
+      auto& one = requests_.at(span.request);
+      // What is computed again after a preemption was on the bill before.
+      const int64_t reached = one.computed.empty() ? 0 : *one.computed.rbegin() + 1;
+      const int64_t end = std::min<int64_t>(one.prompt, span.position_begin + span.token_count);
+      for (int64_t i = std::max<int64_t>(reached, span.position_begin); i < end; ++i) {
+        one.computed.insert(i);
+      }
+    }
+  }
+  // Requests, prompt tokens and cached ones of each row. Those that no step was launched for
+  // are on none.
+  std::map<RowKey, Usage> Rows() const {
+    std::map<RowKey, Usage> rows;
+    for (const auto& [id, one] : requests_) {
+      if (one.computed.empty()) continue;
+      const int64_t reached = *one.computed.rbegin() + 1;
+      rows[one.row].Add({.requests = 1,
+                         .prompt_tokens = reached,
+                         .cached_tokens = reached - std::ssize(one.computed)});
+    }
+    return rows;
+  }
+  // Those that were cancelled within their prompts.
+  int64_t cut_short() const {
+    return std::count_if(requests_.begin(), requests_.end(), [](const auto& entry) {
+      const auto& [id, one] = entry;
+      return !one.computed.empty() && *one.computed.rbegin() + 1 < one.prompt;
+    });
+  }
+
+ private:
+  struct Entry {
+    RowKey row;
+    int64_t prompt = 0;
+    std::set<int64_t> computed;  // when the request first came to them
+  };
+  std::map<RequestId, Entry> requests_;
+};
+
 struct Running {
-  std::string tenant;
+  RowKey row;
   std::shared_ptr<Answer> answer;
   bool is_read = true;
-  int cancel_at = -1;  // after so many tokens
+  int cancel_after_steps = -1;
+  int cancel_after_tokens = -1;
   int tokens = 0;
 };
 
-struct Sums {
-  int64_t completion = 0;  // what ends said
-  int64_t prompt = 0;      // of those that were scheduled
+class Life {
+ public:
+  explicit Life(int seed) : random_(seed), world_(Draw(24, 32), seed % 2) {
+    for (uint32_t version = 1; version <= 3; ++version) {
+      const std::string folder = absl::StrCat("v", version);
+      SmallestAdapter(version).WriteTo(world_.folder, folder);
+      digests_.push_back((*world_.catalog.Resolve("", folder))->digest);
+    }
+    for (const char* tenant : kTenants) Move(tenant);
+  }
+
+  void Run() {
+    int calls = 0;
+    for (int step = 0; step < 6000 && (calls < kCalls || !running_.empty()); ++step) {
+      if (calls < kCalls && Draw(0, 3) == 0) {
+        ++calls;
+        Call();
+      }
+      if (Draw(0, 7) == 0) Move(kTenants[Draw(0, 2)]);
+      world_.now += absl::Milliseconds(1);
+      if (Draw(0, 1) == 0) world_.loads.RunAll();
+      ledger_.Launched(world_.engine.Step(world_.now).plan);
+      std::erase_if(running_, [this](Running& one) { return ReadOne(one); });
+    }
+    ASSERT_TRUE(running_.empty());
+    for (int i = 0; i < 10; ++i) ledger_.Launched(world_.engine.Step(world_.now).plan);
+  }
+
+  void Check() {
+    std::map<RowKey, Usage> wanted = ledger_.Rows();
+    int64_t prompt_tokens = 0;
+    for (const UsageRow& row : world_.gateway->accounts().Bill("")) {
+      SCOPED_TRACE(absl::StrCat(row.tenant, " ", row.generation));
+      const Usage usage = wanted[{row.tenant, row.generation}];
+      EXPECT_EQ(row.usage.requests, usage.requests);
+      EXPECT_EQ(row.usage.prompt_tokens, usage.prompt_tokens);
+      EXPECT_EQ(row.usage.cached_tokens, usage.cached_tokens);
+      const int64_t told = told_[{row.tenant, row.generation}];
+      EXPECT_GE(row.usage.completion_tokens, told);
+      if (all_read_) EXPECT_EQ(row.usage.completion_tokens, told);
+      prompt_tokens += usage.prompt_tokens;
+      mixes_ += absl::StrContains(row.generation, '+');
+      wanted.erase({row.tenant, row.generation});
+    }
+    EXPECT_TRUE(wanted.empty()) << "computed for nobody";
+    EXPECT_EQ(world_.engine.stats().prompt_tokens, prompt_tokens);
+  }
+
+  World& world() { return world_; }
+  int64_t cut_short() const { return ledger_.cut_short(); }
+  int64_t mixes() const { return mixes_; }
+
+ private:
+  static constexpr const char* kTenants[] = {"tenant0", "tenant1", "tenant2"};
+
+  int Draw(int low, int high) {
+    return low + static_cast<int>(random_() % static_cast<uint64_t>(high - low + 1));
+  }
+
+  // The tenant's name "app" to other content.
+  void Move(const std::string& tenant) {
+    const int version = Draw(0, 2);
+    ASSERT_TRUE(
+        world_.catalog
+            .Register(tenant, "app", {.location = absl::StrCat("v", version + 1), .replace = true})
+            .ok());
+    app_[tenant] = digests_[version];
+  }
+
+  // A draw of adapters, and the row that it belongs on.
+  std::string Choose(const std::string& tenant, GenerateCall& call) {
+    std::vector<std::string> generations;
+    const int count = std::max(0, Draw(-1, 3));
+    for (int i = 0; i < count; ++i) {
+      const int which = Draw(0, 3);
+      call.adapters.push_back({which == 3 ? "app" : absl::StrCat("v", which + 1), 0.5f});
+      generations.push_back(which == 3 ? app_[tenant] : digests_[which]);
+    }
+    std::set<std::string> distinct(generations.begin(), generations.end());
+    return absl::StrJoin(distinct, "+");
+  }
+
+  void Call() {
+    GenerateCall call;
+    call.prompt = std::string(Draw(1, 100), 'p');
+    call.max_tokens = Draw(1, 120);
+    call.seed = random_();
+    call.ignore_eos = Draw(0, 1) == 0;
+    if (Draw(0, 3) == 0) call.stop = {std::string(1, static_cast<char>(Draw('a', 'z')))};
+    if (Draw(0, 9) == 0) call.deadline = world_.now + absl::Milliseconds(Draw(1, 100));
+    const std::string name = kTenants[Draw(0, 2)];
+    Running one{{name, Choose(name, call)}};
+    const auto tenant = std::make_shared<const Tenant>(Tenant{.name = name});
+    auto answer = world_.gateway->GenerateFor(tenant, call);
+    if (!answer.ok()) return;
+    ledger_.Admitted(++last_id_, one.row, std::ssize(*call.prompt));
+    one.answer = *std::move(answer);
+    one.is_read = Draw(0, 7) != 0;
+    if (Draw(0, 3) == 0) one.cancel_after_steps = Draw(0, 12);
+    if (Draw(0, 3) == 0) one.cancel_after_tokens = Draw(1, 30);
+    running_.push_back(std::move(one));
+  }
+
+  // True: it has ended.
+  bool ReadOne(Running& one) {
+    const bool late = one.cancel_after_steps >= 0 && one.cancel_after_steps-- == 0;
+    const bool enough = one.cancel_after_tokens >= 0 && one.tokens >= one.cancel_after_tokens;
+    if (late || enough) one.answer->Cancel();
+    if (!one.is_read) {  // a transport that lost its client
+      one.answer->Cancel();
+      all_read_ = false;
+      return true;
+    }
+    AnswerChunk chunk;
+    std::optional<AnswerEnd> end;
+    one.answer->Take(&chunk, &end);
+    one.tokens += static_cast<int>(chunk.tokens.size());
+    if (!end) return false;
+    EXPECT_EQ(end->completion_tokens, one.tokens);
+    told_[one.row] += end->completion_tokens;
+    return true;
+  }
+
+  std::mt19937_64 random_;
+  World world_;
+  std::vector<std::string> digests_;
+  std::map<std::string, std::string> app_;  // by tenant
+  std::vector<Running> running_;
+  Ledger ledger_;
+  RequestId last_id_ = 0;
+  std::map<RowKey, int64_t> told_;  // completion tokens
+  bool all_read_ = true;
+  int64_t mixes_ = 0;
 };
 
-TEST(GatewayBilling, EveryTokenIsOnTheBillOnceAndNoOther) {
+TEST(GatewayBilling, EveryTokenIsOnItsRowOnceAndNoOther) {
   int64_t preemptions = 0;
   int64_t cancelled = 0;
+  int64_t cut_short = 0;
+  int64_t mixes = 0;
   for (int seed = 1; seed <= kLives; ++seed) {
     SCOPED_TRACE(absl::StrCat("seed ", seed));
-    std::mt19937_64 random(seed);
-    const auto draw = [&](int low, int high) {
-      return low + static_cast<int>(random() % static_cast<uint64_t>(high - low + 1));
-    };
-    World world(draw(20, 28), seed % 2);
-    std::vector<Running> running;
-    std::map<std::string, Sums> told;
-    bool all_read = true;
-    int calls = 0;
-    for (int step = 0; step < 4000 && (calls < kCalls || !running.empty()); ++step) {
-      if (calls < kCalls && draw(0, 3) == 0) {
-        ++calls;
-        GenerateCall call;
-        call.prompt = std::string(draw(1, 100), 'p');
-        call.max_tokens = draw(1, 120);
-        call.seed = random();
-        call.ignore_eos = draw(0, 1) == 0;
-        if (draw(0, 3) == 0) call.stop = {std::string(1, static_cast<char>(draw('a', 'z')))};
-        if (draw(0, 9) == 0) call.deadline = world.now + absl::Milliseconds(draw(1, 100));
-        Running one{absl::StrCat("tenant", draw(0, 2))};
-        const auto tenant = std::make_shared<const Tenant>(Tenant{.name = one.tenant});
-        auto answer = world.gateway->GenerateFor(tenant, call);
-        if (answer.ok()) {
-          one.answer = *std::move(answer);
-          one.is_read = draw(0, 7) != 0;
-          if (draw(0, 3) == 0) one.cancel_at = draw(0, 30);
-          running.push_back(std::move(one));
-        }
-      }
-      world.now += absl::Milliseconds(1);
-      world.engine.Step(world.now);
-      std::erase_if(running, [&](Running& one) {
-        if (one.cancel_at >= 0 && one.tokens >= one.cancel_at) one.answer->Cancel();
-        if (!one.is_read) {  // a transport that lost its client
-          one.answer->Cancel();
-          all_read = false;
-          return true;
-        }
-        AnswerChunk chunk;
-        std::optional<AnswerEnd> end;
-        one.answer->Take(&chunk, &end);
-        one.tokens += static_cast<int>(chunk.tokens.size());
-        if (!end) return false;
-        EXPECT_EQ(end->completion_tokens, one.tokens);
-        told[one.tenant].completion += end->completion_tokens;
-        return true;
-      });
-    }
-    ASSERT_TRUE(running.empty());
-    for (int i = 0; i < 10; ++i) world.engine.Step(world.now);
-
-    const EngineStats stats = world.engine.stats();
-    Usage sum;
-    for (const UsageRow& row : world.gateway->accounts().Bill("")) {
-      EXPECT_EQ(row.generation, "");
-      EXPECT_GE(row.usage.completion_tokens, told[row.tenant].completion);
-      if (all_read) {
-        EXPECT_EQ(row.usage.completion_tokens, told[row.tenant].completion);
-      }
-      sum.requests += row.usage.requests;
-      sum.prompt_tokens += row.usage.prompt_tokens;
-      sum.completion_tokens += row.usage.completion_tokens;
-    }
-    EXPECT_EQ(sum.prompt_tokens, stats.prompt_tokens) << "computed once, billed once";
-    EXPECT_LE(sum.completion_tokens, stats.generated_tokens);
-    EXPECT_LE(sum.requests, stats.accepted);
-    preemptions += stats.preemptions;
-    cancelled += stats.cancelled;
+    Life life(seed);
+    life.Run();
+    life.Check();
+    preemptions += life.world().engine.stats().preemptions;
+    cancelled += life.world().engine.stats().cancelled;
+    cut_short += life.cut_short();
+    mixes += life.mixes();
   }
   EXPECT_GT(preemptions, 50);
   EXPECT_GT(cancelled, 200);
+  EXPECT_GT(cut_short, 50);
+  EXPECT_GT(mixes, 50);
+}
+
+TEST(GatewayBilling, APromptThatIsCutShortCostsWhatWasComputed) {
+  World world(60, 0);
+  GenerateCall call;
+  call.prompt = std::string(200, 'p');
+  call.max_tokens = 5;
+  const auto tenant = std::make_shared<const Tenant>(Tenant{.name = "t"});
+  const auto answer = *world.gateway->GenerateFor(tenant, call);
+  for (int i = 0; i < 2; ++i) world.engine.Step(world.now);
+  answer->Cancel();
+  for (int i = 0; i < 3; ++i) world.engine.Step(world.now);
+  AnswerChunk chunk;
+  std::optional<AnswerEnd> end;
+  answer->Take(&chunk, &end);
+  ASSERT_TRUE(end);
+  EXPECT_EQ(end->prompt_tokens, 2 * World::Options().chunk_tokens) << "the answer says so too";
+  const std::vector<UsageRow> rows = world.gateway->accounts().Bill("t");
+  ASSERT_EQ(rows.size(), 1u);
+  EXPECT_EQ(rows[0].usage.prompt_tokens, 2 * World::Options().chunk_tokens);
 }
 
 // Without stop strings nothing is made that is not delivered: then the sums are equal.
@@ -176,7 +326,6 @@ TEST(GatewayBilling, WithoutStopStringsTheBillIsWhatTheEngineMade) {
     const std::vector<UsageRow> rows = world.gateway->accounts().Bill("");
     ASSERT_EQ(rows.size(), 1u);
     EXPECT_EQ(rows[0].usage.completion_tokens, world.engine.stats().generated_tokens);
-    EXPECT_EQ(rows[0].usage.prompt_tokens, world.engine.stats().prompt_tokens);
   }
 }
 
