@@ -263,6 +263,10 @@ absl::Status CheckConfig(const Config& config) {
         "--hub-allow, --s3-allow and --mirror-allow need --data-dir: fetched adapters are kept "
         "there");
   }
+  if (!config.hf_cache.empty() && config.hub_allow.empty()) {
+    return absl::InvalidArgumentError(
+        "--hf-cache is read for what --hub-allow lets be named, and that is nothing: give both");
+  }
   if (config.running_requests > config.batch_rows) {
     return absl::InvalidArgumentError(absl::StrCat("--running-requests ", config.running_requests,
                                                    " needs a row each in a "

@@ -36,6 +36,7 @@
 #include "server/http/metrics.h"
 #include "server/models/model.h"
 #include "server/remote_parts.h"
+#include "server/secret_files.h"
 #include "server/text/chat_template.h"
 #include "server/text/tokenizer.h"
 #include "server/usage_file.h"
@@ -161,18 +162,22 @@ absl::Status Server::Build() {
   return status;
 }
 
+absl::Status Server::LoadTenants() {
+  if (config_.tenants_file.empty()) return absl::OkStatus();
+  const absl::Status status = parts_->tenants->LoadFile(config_.tenants_file);
+  if (status.ok()) return status;
+  return absl::Status(status.code(), absl::StrCat("--tenants-file ", status.message()));
+}
+
 absl::Status Server::BuildKeys() {
-  if (!config_.tenants_file.empty()) {
-    const absl::Status status = parts_->tenants->LoadFile(config_.tenants_file);
-    if (!status.ok()) {
-      return absl::Status(status.code(), absl::StrCat("--tenants-file ", status.message()));
-    }
-  }
+  absl::Status status = LoadTenants();
   if (!config_.tls_cert.empty()) {
     auto tls = ServerTls::Read({config_.tls_cert, config_.tls_key, config_.tls_client_ca});
-    if (!tls.ok()) return tls.status();
-    parts_->tls = *std::move(tls);
+    status = BothOf(status, tls.status());
+    if (tls.ok()) parts_->tls = *std::move(tls);
   }
+  if (!status.ok()) return status;
+  WarnOfOpenSecrets(config_, *parts_->tenants);
   const bool open_grpc = !IsLoopback(config_.grpc_address);
   const bool open_http = !config_.http_address.empty() && !IsLoopback(config_.http_address);
   if (parts_->tls == nullptr && parts_->tenants->needs_keys() && (open_grpc || open_http)) {
@@ -185,11 +190,10 @@ absl::Status Server::BuildKeys() {
 }
 
 absl::Status Server::Reload() {
-  absl::Status tenants;
-  absl::Status tls;
-  if (!config_.tenants_file.empty()) tenants = parts_->tenants->LoadFile(config_.tenants_file);
-  if (parts_->tls != nullptr) tls = parts_->tls->Reload();
-  return tenants.ok() ? tls : tenants;
+  const absl::Status tenants = LoadTenants();
+  const absl::Status tls = parts_->tls == nullptr ? absl::OkStatus() : parts_->tls->Reload();
+  WarnOfOpenSecrets(config_, *parts_->tenants);
+  return BothOf(tenants, tls);
 }
 
 absl::Status Server::BuildModel() {
@@ -282,6 +286,8 @@ absl::Status Server::BuildAdapters() {
         const TenantPtr tenant = tenants->Find(name);
         return tenant != nullptr && tenant->MayUse(location);
       });
+  parts.catalog->SetTokens(
+      [tenants = parts.tenants](const std::string& name) { return tenants->HubTokenOf(name); });
   if (parts.data_dir != nullptr) {
     if (absl::Status s = RestoreNames(); !s.ok()) return s;
   }

@@ -55,6 +55,7 @@ class Server {
   absl::Status BuildText();
   absl::Status BuildAdapters();
   absl::Status RestoreNames();
+  absl::Status LoadTenants();
   absl::Status BuildKeys();
   absl::Status CaptureSteps();
   absl::Status BuildGrammars();

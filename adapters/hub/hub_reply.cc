@@ -68,18 +68,21 @@ absl::Status NotNow(const HttpReply& reply, const std::string& what, absl::Time 
   return delay ? UnavailableFor(text, *delay) : absl::UnavailableError(text);
 }
 
-absl::Status Unauthorised(const HttpReply& reply, const std::string& what) {
+absl::Status Unauthorised(const HttpReply& reply, const std::string& what, TokenOwner owner) {
+  const bool servers = owner == TokenOwner::kServer;
   if (reply.Header("x-error-code") == "GatedRepo") {
     return absl::PermissionDeniedError(absl::StrCat(
         what, " is gated: its terms must be accepted on the hub by the owner of the token"));
   }
   if (absl::StrContains(reply.Header("x-error-message"), kBadToken)) {
-    return absl::FailedPreconditionError(
-        "the hub does not accept this server's token: it may have been revoked");
+    return absl::FailedPreconditionError(absl::StrCat(
+        "the hub does not accept ",
+        servers ? "this server's token" : "the caller's own token (the call's or its tenant's)",
+        ": it may have been revoked"));
   }
   if (reply.status == 403) {
-    return absl::PermissionDeniedError(
-        absl::StrCat("the hub does not let this server read ", what));
+    return absl::PermissionDeniedError(absl::StrCat(
+        "the hub does not let ", servers ? "this server" : "the caller", " read ", what));
   }
   return absl::NotFoundError(absl::StrCat("the hub has no ", what, ", or keeps it private"));
 }
@@ -138,11 +141,12 @@ bool IsEntryMissing(const HttpReply& reply) {
   return reply.status == 404 && reply.Header("x-error-code") == "EntryNotFound";
 }
 
-absl::Status RefusalOf(const HttpReply& reply, const std::string& what, absl::Time now) {
+absl::Status RefusalOf(const HttpReply& reply, const std::string& what, TokenOwner owner,
+                       absl::Time now) {
   switch (reply.status) {
     case 401:
     case 403:
-      return Unauthorised(reply, what);
+      return Unauthorised(reply, what, owner);
     case 404:
       if (reply.Header("x-error-code") == "RevisionNotFound") {
         return absl::NotFoundError(absl::StrCat("the hub has no such revision of ", what));

@@ -39,8 +39,15 @@ std::optional<absl::Duration> RetryDelay(const HttpReply& reply, absl::Time now)
 bool IsRedirect(int status);
 // It exists, and has no file of that name.
 bool IsEntryMissing(const HttpReply& reply);
+// Whose token the hub was shown.
+enum class TokenOwner : uint8_t {
+  kServer,  // its --hub-token-file
+  kCaller,  // the call's own, or its tenant's
+};
+
 // Why the answer is a refusal. `what` names what was asked for. REQUIRES: it is none of
 // 200, 206.
-absl::Status RefusalOf(const HttpReply& reply, const std::string& what, absl::Time now);
+absl::Status RefusalOf(const HttpReply& reply, const std::string& what, TokenOwner owner,
+                       absl::Time now);
 
 }  // namespace lorica

@@ -44,12 +44,13 @@ struct Answer {
 class HubSession : public RemoteSession {
  public:
   HubSession(const HubOptions& options, const Url& endpoint, std::string repo, std::string revision,
-             std::string token)
+             std::string token, TokenOwner owner)
       : options_(options),
         endpoint_(endpoint),
         repo_(std::move(repo)),
         revision_(std::move(revision)),
         token_(std::move(token)),
+        owner_(owner),
         client_(options.http) {}
 
   absl::StatusOr<std::optional<RemoteFile>> Look(const std::string& file) override {
@@ -86,6 +87,7 @@ class HubSession : public RemoteSession {
   const std::string repo_;
   const std::string revision_;
   const std::string token_;
+  const TokenOwner owner_;
   std::string commit_;
   HttpClient client_;
 };
@@ -146,7 +148,7 @@ absl::StatusOr<HttpReply> HubSession::LookOnce(const Url& url) {
   if (status == 200 || IsRedirect(status) || IsEntryMissing(answer->reply)) {
     return std::move(answer->reply);
   }
-  return RefusalOf(answer->reply, What(), absl::Now());
+  return RefusalOf(answer->reply, What(), owner_, absl::Now());
 }
 
 absl::StatusOr<std::optional<RemoteFile>> HubSession::LookAt(const std::string& file) {
@@ -196,7 +198,7 @@ absl::Status HubSession::DownloadOnce(const Url& url, VerifiedBody& body) {
   if (status == 403 && answer->url.place() != endpoint_.place()) {
     return absl::UnavailableError(absl::StrCat("the files of ", What(), " cannot be had now"));
   }
-  return RefusalOf(answer->reply, What(), absl::Now());
+  return RefusalOf(answer->reply, What(), owner_, absl::Now());
 }
 
 absl::Status HubSession::DownloadAll(const RemoteFile& file, DownloadSink& sink) {
@@ -232,7 +234,8 @@ class HubSource : public RemoteSource {
       if (!own.ok()) return own.status();
       used = *std::move(own);
     }
-    return std::make_unique<HubSession>(options_, endpoint_, repo, revision, std::move(used));
+    return std::make_unique<HubSession>(options_, endpoint_, repo, revision, std::move(used),
+                                        token.empty() ? TokenOwner::kServer : TokenOwner::kCaller);
   }
 
  private:

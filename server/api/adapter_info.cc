@@ -111,8 +111,9 @@ v1::Adapter DescribeEntry(const CatalogEntry& entry, const AdapterPool& pool, ab
 
 absl::StatusOr<v1::Adapter> DescribeAdapter(const std::string& tenant,
                                             const std::string& adapter_id, AdapterCatalog* catalog,
-                                            const AdapterPool& pool, absl::Time now) {
-  const absl::StatusOr<CatalogEntry> entry = catalog->Get(tenant, adapter_id);
+                                            const AdapterPool& pool, absl::Time now,
+                                            const std::string& hub_token) {
+  const absl::StatusOr<CatalogEntry> entry = catalog->Get(tenant, adapter_id, hub_token);
   if (!entry.ok()) return entry.status();
   return DescribeEntry(*entry, pool, now);
 }
@@ -130,13 +131,14 @@ void FillHistory(const RegisteredName& name, v1::GetAdapterResponse* response) {
 
 absl::StatusOr<v1::CheckAdapterResponse> ExplainAdapter(const std::string& tenant,
                                                         const std::string& source,
+                                                        const std::string& hub_token,
                                                         AdapterCatalog* catalog,
                                                         int64_t block_bytes) {
   v1::CheckAdapterResponse response;
   response.set_block_bytes(block_bytes);
   response.mutable_adapter()->set_adapter_id(source);
   response.mutable_adapter()->set_source(source);
-  const absl::StatusOr<AdapterPlan> plan = catalog->Check(tenant, source);
+  const absl::StatusOr<AdapterPlan> plan = catalog->Check(tenant, source, hub_token);
   if (plan.ok()) {
     response.set_servable(true);
     FillPlan(*plan, &response);

@@ -19,7 +19,8 @@ v1::Adapter DescribeEntry(const CatalogEntry& entry, const AdapterPool& pool, ab
 // NotFound: no such adapter.
 absl::StatusOr<v1::Adapter> DescribeAdapter(const std::string& tenant,
                                             const std::string& adapter_id, AdapterCatalog* catalog,
-                                            const AdapterPool& pool, absl::Time now);
+                                            const AdapterPool& pool, absl::Time now,
+                                            const std::string& hub_token = "");
 
 // What a registered name stood for, oldest first.
 void FillHistory(const RegisteredName& name, v1::GetAdapterResponse* response);
@@ -28,6 +29,7 @@ void FillHistory(const RegisteredName& name, v1::GetAdapterResponse* response);
 // to is part of the answer; NotFound and InvalidArgument are errors.
 absl::StatusOr<v1::CheckAdapterResponse> ExplainAdapter(const std::string& tenant,
                                                         const std::string& source,
+                                                        const std::string& hub_token,
                                                         AdapterCatalog* catalog,
                                                         int64_t block_bytes);
 

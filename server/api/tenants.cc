@@ -15,6 +15,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/strip.h"
 #include "adapters/adapter.h"
+#include "adapters/hub/hub_source.h"
 #include "adapters/hub/quoted.h"
 #include "adapters/sha256.h"
 #include "server/api/field_error.h"
@@ -129,6 +130,18 @@ absl::Status ReadLimits(const Json& object, const std::string& where, Tenant* te
   return status;
 }
 
+// Looks into it, so that a path that is wrong shows when the table is read.
+absl::Status ReadHubToken(const Json& object, const std::string& where, Tenant* tenant) {
+  const auto found = object.find("hub_token_file");
+  if (found == object.end()) return absl::OkStatus();
+  if (!found->is_string() || *found == "") {
+    return Bad(where, "hub_token_file must be the path of a file");
+  }
+  tenant->hub_token_file = found->get<std::string>();
+  const absl::Status read = ReadTokenFile(tenant->hub_token_file).status();
+  return read.ok() ? read : Bad(where, absl::StrCat("hub_token_file: ", read.message()));
+}
+
 absl::StatusOr<Key> ReadKey(const Json& entry, const std::string& where) {
   Key key;
   Json hash = entry;
@@ -168,10 +181,11 @@ struct Tenants::Table {
     where = absl::StrCat("tenant ", Quoted(tenant.name));
     status = OnlyFields(entry, where,
                         {"name", "keys", "role", "adapters", "weight", "requests_per_minute",
-                         "tokens_per_minute", "streams"});
+                         "tokens_per_minute", "streams", "hub_token_file"});
     if (status.ok()) status = ReadRole(entry, where, &tenant);
     if (status.ok()) status = ReadAdapters(entry, where, &tenant);
     if (status.ok()) status = ReadLimits(entry, where, &tenant);
+    if (status.ok()) status = ReadHubToken(entry, where, &tenant);
     if (!status.ok()) return status;
     auto shared = std::make_shared<const Tenant>(std::move(tenant));
     if (!by_name.emplace(shared->name, shared).second) return Bad(where, "is there twice");
@@ -257,6 +271,25 @@ TenantPtr Tenants::Find(const std::string& name) const {
   }
   const auto found = current->by_name.find(name);
   return found == current->by_name.end() ? nullptr : found->second;
+}
+
+absl::StatusOr<std::string> Tenants::HubTokenOf(const std::string& name) const {
+  const TenantPtr tenant = Find(name);
+  if (tenant == nullptr || tenant->hub_token_file.empty()) return std::string();
+  absl::StatusOr<std::string> token = ReadTokenFile(tenant->hub_token_file);
+  if (token.ok()) return token;
+  return absl::FailedPreconditionError(
+      absl::StrCat("the hub's token of tenant ", Quoted(name), ": ", token.status().message()));
+}
+
+std::vector<std::string> Tenants::HubTokenFiles() const {
+  std::vector<std::string> paths;
+  const auto current = table();
+  if (current == nullptr) return paths;
+  for (const auto& [name, tenant] : current->by_name) {
+    if (!tenant->hub_token_file.empty()) paths.push_back(tenant->hub_token_file);
+  }
+  return paths;
 }
 
 absl::StatusOr<TenantPtr> Tenants::Authenticate(const Credentials& credentials,

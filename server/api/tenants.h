@@ -54,6 +54,9 @@ struct Tenant {
   int64_t requests_per_minute = 0;  // 0 = as many as it likes, here and below
   int64_t tokens_per_minute = 0;    // prompt and answer
   int64_t streams = 0;              // at a time
+  // Its own token for the hub, read anew for each fetch; empty: the server's. What it brings is
+  // seen by this tenant alone.
+  std::string hub_token_file;
 
   bool MayUse(absl::string_view location) const;
 };
@@ -70,7 +73,8 @@ class Tenants {
   //   {"tenants": [{"name": "acme", "keys": ["<SHA-256 of the key, hex>",
   //                  {"sha256": "...", "expires": "2027-01-31T00:00:00Z"}],
   //                 "role": "manager", "adapters": ["acme/*", "shared"], "weight": 2,
-  //                 "requests_per_minute": 600, "tokens_per_minute": 100000, "streams": 8}]}
+  //                 "requests_per_minute": 600, "tokens_per_minute": 100000, "streams": 8,
+  //                 "hub_token_file": "/etc/lorica/acme.token"}]}
   absl::Status LoadFile(const std::string& path);
   absl::Status Load(const std::string& json);
 
@@ -80,6 +84,9 @@ class Tenants {
   absl::StatusOr<TenantPtr> Authenticate(const Credentials& credentials, absl::Time now) const;
   // Null: no such tenant.
   TenantPtr Find(const std::string& name) const;
+  // What its hub_token_file holds now; "" without one. FailedPrecondition: it cannot be read.
+  absl::StatusOr<std::string> HubTokenOf(const std::string& name) const;
+  std::vector<std::string> HubTokenFiles() const;
 
  private:
   struct Table;

@@ -161,7 +161,7 @@ void Headers(std::string_view input) {
     if (const auto delay = RetryDelay(reply, now)) {
       LORICA_CHECK(*delay >= absl::ZeroDuration() && *delay <= kRetryDelayMax);
     }
-    LORICA_CHECK(!RefusalOf(reply, "what", now).ok());
+    LORICA_CHECK(!RefusalOf(reply, "what", TokenOwner::kServer, now).ok());
     const auto url = ResolveUrl(base, line);
     if (!url.ok()) continue;
     LORICA_CHECK(url->scheme == "https" || url->scheme == "http", url->text);

@@ -96,6 +96,11 @@ TEST(Config, FlagsThatDoNotGoTogetherAreNamed) {
       Parse({"--running-requests", "64", "--chunk-tokens", "64", "--batch-rows", "64"}).config);
 }
 
+TEST(Config, ACacheThatNothingMayBeReadFromIsAMistake) {
+  EXPECT_THAT(Parse({"--hf-cache", "/c", "--data-dir", "/d"}).text, HasSubstr("--hub-allow"));
+  EXPECT_TRUE(Parse({"--hf-cache", "/c", "--data-dir", "/d", "--hub-allow", "a/*"}).config);
+}
+
 TEST(Config, OnACardDefaultsAreLargerAndWhatIsGivenStays) {
   const Config config = *Parse({"--device", "cuda"}).config;
   EXPECT_EQ(config.batch_rows, 2304);

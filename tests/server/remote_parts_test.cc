@@ -13,6 +13,7 @@
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/synchronization/notification.h"
+#include "adapters/sha256.h"
 #include "gmock/gmock.h"
 #include "spdlog/sinks/ostream_sink.h"
 #include "spdlog/spdlog.h"
@@ -401,6 +402,75 @@ TEST_F(RemotePartsTest, ACallsOwnTokenIsUsedForItsFetchAloneAndNeverLogged) {
   }
 }
 
+TEST_F(RemotePartsTest, ATenantsOwnTokenIsUsedForItsCallsAndOpensNothingForOthers) {
+  constexpr char kToken[] = "hf_of_the_tenant";
+  hub_.SetAccess("org/a", HubAccess::kPrivate, kToken);
+  data_.Write("token", kToken);
+  const auto entry = [](const std::string& name, const std::string& more) {
+    Sha256 hash;
+    hash.Update("key-" + name);
+    return absl::StrCat("{\"name\": \"", name,
+                        "\", \"role\": \"operator\", \"adapters\": [\"*\"], ", "\"keys\": [\"",
+                        hash.Finish(), "\"]", more, "}");
+  };
+  data_.Write("tenants.json", absl::StrCat("{\"tenants\": [",
+                                           entry("with", absl::StrCat(", \"hub_token_file\": \"",
+                                                                      data_.path(), "/token\"")),
+                                           ",", entry("without", ""), "]}"));
+  config_.tenants_file = data_.path() + "/tenants.json";
+  Restart();
+  const auto call = [this](const std::string& who, const std::string& token = "") {
+    v1::GenerateRequest request = TokensRequest(2);
+    request.set_adapter_id("org/a");
+    request.set_hub_token(token);
+    Context context;
+    context.AddMetadata("authorization", "Bearer key-" + who);
+    v1::GenerateResponse response;
+    return server_->inference().Generate(&context, request, &response);
+  };
+  EXPECT_EQ(call("without").error_code(), grpc::StatusCode::NOT_FOUND);
+  EXPECT_TRUE(call("with").ok()) << call("with").error_message();
+  EXPECT_EQ(call("without").error_code(), grpc::StatusCode::NOT_FOUND) << "not for all";
+  const grpc::Status wrong = call("with", "hf_wrong");
+  EXPECT_EQ(wrong.error_code(), grpc::StatusCode::FAILED_PRECONDITION) << "the call's comes first";
+  EXPECT_THAT(wrong.error_message(), HasSubstr("the caller's own token"));
+  {
+    Context context;
+    context.AddMetadata("authorization", "Bearer key-with");
+    v1::SetAliasRequest request;
+    request.set_alias("live");
+    request.set_adapter_id("org/a");
+    v1::SetAliasResponse response;
+    const grpc::Status status = server_->admin().SetAlias(&context, request, &response);
+    EXPECT_TRUE(status.ok()) << status.error_message();
+    EXPECT_EQ(response.adapter().alias_of(), "org/a");
+    EXPECT_FALSE(response.adapter().generation().empty());
+  }
+  data_.Write("token", "hf_of_somebody_else");
+  EXPECT_EQ(call("with").error_code(), grpc::StatusCode::FAILED_PRECONDITION) << "read anew";
+}
+
+TEST_F(RemotePartsTest, AnAliasOfARepositoryIsServedAndListed) {
+  Context context;
+  v1::SetAliasRequest request;
+  request.set_alias("live");
+  request.set_adapter_id("org/a");
+  v1::SetAliasResponse response;
+  const grpc::Status status = server_->admin().SetAlias(&context, request, &response);
+  ASSERT_TRUE(status.ok()) << status.error_message();
+  EXPECT_EQ(Generate("live").tokens, Generate("plain").tokens);
+  Restart();
+  Context listing;
+  v1::ListAdaptersRequest list;
+  list.set_prefix("live");
+  v1::ListAdaptersResponse adapters;
+  ASSERT_TRUE(server_->admin().ListAdapters(&listing, list, &adapters).ok());
+  ASSERT_EQ(adapters.adapters_size(), 1);
+  EXPECT_EQ(adapters.adapters(0).alias_of(), "org/a");
+  EXPECT_EQ(adapters.adapters(0).error(), "") << "not looked at since the start, but no error";
+  EXPECT_EQ(Generate("live").tokens, Generate("plain").tokens);
+}
+
 TEST(RemoteParts, FlagsThatCannotBeAreErrors) {
   TemporaryFolder folder;
   const auto build = [&](const std::function<void(Config&)>& change) {
@@ -420,8 +490,14 @@ TEST(RemoteParts, FlagsThatCannotBeAreErrors) {
   EXPECT_THAT(build([](Config& config) { config.data_dir = "/dev/null"; }),
               HasSubstr("--data-dir: "));
   EXPECT_THAT(build([](Config& config) { config.s3_allow = "bucket/*"; }), HasSubstr("--s3-allow"));
-  EXPECT_THAT(build([](Config& config) { config.mirror_allow = "s3://b/*"; }),
-              HasSubstr("--mirror-allow"));
+  for (const char* list : {"s3://b/*", "*", "https://files.example*", "https://a/*,http://*"}) {
+    EXPECT_THAT(build([&](Config& config) { config.mirror_allow = list; }),
+                HasSubstr("--mirror-allow: "));
+  }
+  for (const char* list : {"https://x/*", "team", "org/*,team/*/x"}) {
+    EXPECT_THAT(build([&](Config& config) { config.hub_allow = list; }),
+                HasSubstr("--hub-allow: "));
+  }
   EXPECT_THAT(build([](Config& config) { config.s3_endpoint = "http://s3.example"; }),
               HasSubstr("--s3-endpoint: "));
   EXPECT_THAT(build([](Config& config) { config.s3_credentials_file = "/missing"; }),

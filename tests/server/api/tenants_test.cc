@@ -51,6 +51,32 @@ TEST(TenantsTest, WithoutAFileEverybodyIsTheDefaultTenantAndMayAll) {
   }
 }
 
+TEST(TenantsTest, AHubTokenIsReadAnewForEachLook) {
+  TemporaryFolder folder;
+  folder.Write("token", "hf_first\n");
+  const std::string field = absl::StrCat(", \"hub_token_file\": \"", folder.path(), "/token\"");
+  Tenants tenants;
+  EXPECT_EQ(tenants.HubTokenOf(kDefaultTenant).value(), "");
+  ASSERT_TRUE(
+      tenants.Load(File(Entry("a", "key-of-a", field) + "," + Entry("b", "key-of-b"))).ok());
+  EXPECT_EQ(tenants.HubTokenOf("a").value(), "hf_first");
+  EXPECT_EQ(tenants.HubTokenOf("b").value(), "");
+  EXPECT_EQ(tenants.HubTokenOf("nobody").value(), "");
+  EXPECT_EQ(tenants.HubTokenFiles(), std::vector<std::string>{folder.path() + "/token"});
+  folder.Write("token", "hf_second");
+  EXPECT_EQ(tenants.HubTokenOf("a").value(), "hf_second");
+  folder.Write("token", "two words");
+  const absl::Status broken = tenants.HubTokenOf("a").status();
+  EXPECT_TRUE(absl::IsFailedPrecondition(broken)) << broken;
+  EXPECT_THAT(std::string(broken.message()), HasSubstr("the hub's token of tenant 'a'"));
+  for (const char* wrong : {"\"\"", "7", "\"/missing\""}) {
+    const absl::Status status =
+        tenants.Load(File(Entry("a", "k", absl::StrCat(", \"hub_token_file\": ", wrong))));
+    EXPECT_TRUE(absl::IsInvalidArgument(status)) << wrong;
+    EXPECT_THAT(std::string(status.message()), HasSubstr("hub_token_file")) << wrong;
+  }
+}
+
 TEST(TenantsTest, AKeyNamesItsTenantAndNothingElseDoes) {
   Tenants tenants;
   ASSERT_TRUE(tenants.Load(File(Entry("a", "key-of-a") + "," + Entry("b", "key-of-b"))).ok());

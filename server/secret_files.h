@@ -1,0 +1,16 @@
+// Files that nobody else should read: the hub's tokens, keys of buckets and of TLS.
+#pragma once
+
+#include "absl/status/status.h"
+#include "server/api/tenants.h"
+#include "server/config.h"
+
+namespace lorica {
+
+// Logs a warning for each that the group or everybody may read.
+void WarnOfOpenSecrets(const Config& config, const Tenants& tenants);
+
+// What is wrong with either, or both in one sentence after the other.
+absl::Status BothOf(const absl::Status& one, const absl::Status& other);
+
+}  // namespace lorica
