@@ -56,7 +56,7 @@ absl::Status NoServer(const ClientOptions& options) {
       "no server at ", server, ": start one with `loricad --model MODEL --adapters-dir DIR",
       " --grpc-address ", server, "`, or name another with --server HOST:PORT or LORICA_SERVER",
       UsesTls(options.tls) ? ". Or it does not speak TLS, or not with a certificate of --tls-ca"
-                           : ""));
+                           : ". Or it speaks TLS: add --tls, or --tls-ca FILE"));
   status.SetPayload(kNoServerUrl, absl::Cord());
   return status;
 }

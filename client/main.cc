@@ -2,7 +2,6 @@
 #include <google/protobuf/stubs/logging.h>
 #include <stdlib.h>
 
-#include <algorithm>
 #include <exception>
 #include <fstream>
 #include <string>
@@ -10,6 +9,7 @@
 
 #include "CLI/CLI.hpp"
 #include "client/commands/command.h"
+#include "client/commands/secret_file.h"
 
 namespace {
 
@@ -23,41 +23,38 @@ Exit codes: 0 done · 1 the server refused or failed · 2 the command line is wr
 3 nobody answers at the address · 4 `status`: the server is not SERVING.
 Results go to stdout, all else to stderr. NO_COLOR=1 switches colours off.)";
 
-constexpr size_t kKeyFileBytesMax = 1 << 20;
+using Reader = absl::StatusOr<std::string> (*)(const std::string& path);
+
+absl::StatusOr<std::string> ReadPublicFile(const std::string& path) {
+  std::ifstream file(path, std::ios::binary);
+  std::string content(lorica::kSecretFileBytesMax + 1, '\0');
+  file.read(content.data(), static_cast<std::streamsize>(content.size()));
+  content.resize(static_cast<size_t>(file.gcount()));
+  if (!content.empty() && content.size() <= lorica::kSecretFileBytesMax) return content;
+  return absl::InvalidArgumentError(path + " cannot be read, is empty or too large");
+}
 
 // An option that names a file and keeps its text.
 void AddFile(CLI::App* app, const char* name, const char* environment, std::string* text,
-             const char* help) {
-  const auto read = [name, text](const std::string& path) {
-    std::ifstream file(path, std::ios::binary);
-    std::string content(kKeyFileBytesMax + 1, '\0');
-    file.read(content.data(), static_cast<std::streamsize>(content.size()));
-    content.resize(static_cast<size_t>(file.gcount()));
-    if (content.empty() || content.size() > kKeyFileBytesMax) {
-      throw CLI::ValidationError(name, path + " cannot be read, is empty or too large");
-    }
-    *text = std::move(content);
+             const char* help, Reader reader = ReadPublicFile) {
+  const auto read = [name, text, reader](const std::string& path) {
+    absl::StatusOr<std::string> content = reader(path);
+    if (!content.ok()) throw CLI::ValidationError(name, std::string(content.status().message()));
+    *text = *std::move(content);
   };
   app->add_option_function<std::string>(name, read, help)->type_name("FILE")->envname(environment);
 }
 
 void AddSecurity(CLI::App* app, lorica::CommandContext* context) {
-  AddFile(app, "--api-key-file", "LORICA_API_KEY_FILE", &context->api_key,
-          "Key to show the server");
+  AddFile(app, "--api-key-file", "LORICA_API_KEY_FILE", &context->api_key, "Key to show the server",
+          lorica::ReadSecretWord);
   app->add_option("--tenant", context->tenant, "Operators: act for this tenant");
   AddFile(app, "--tls-ca", "LORICA_TLS_CA", &context->tls.ca,
           "Speak TLS; who may have signed the server's certificate (PEM)");
   AddFile(app, "--tls-cert", "LORICA_TLS_CERT", &context->tls.cert, "Own certificate (PEM)");
-  AddFile(app, "--tls-key", "LORICA_TLS_KEY", &context->tls.key, "Its private key (PEM)");
+  AddFile(app, "--tls-key", "LORICA_TLS_KEY", &context->tls.key, "Its private key (PEM)",
+          lorica::ReadSecretFile);
   app->add_flag("--tls", context->tls.use, "Speak TLS with the system's authorities");
-}
-
-// A key file may end with a line feed; anything else that is no text is a mistake.
-std::string KeyProblem(std::string* key) {
-  while (!key->empty() && (key->back() == '\n' || key->back() == '\r')) key->pop_back();
-  const bool text =
-      std::all_of(key->begin(), key->end(), [](unsigned char c) { return c > 0x20 && c < 0x7f; });
-  return text ? "" : "--api-key-file does not hold one key: printable characters without blanks";
 }
 
 void AddGlobals(CLI::App* app, lorica::CommandContext* context) {
@@ -102,9 +99,6 @@ int Main(int argc, char** argv) {
     app.parse(argc, argv);
   } catch (const CLI::ParseError& error) {
     return app.exit(error) == 0 ? lorica::kExitOk : lorica::kExitUsage;
-  }
-  if (const std::string problem = KeyProblem(&context.api_key); !problem.empty()) {
-    return lorica::FailUsage(problem);
   }
   // Not require_subcommand: it would hide that a word is none of the commands.
   if (!action) return lorica::FailUsage("a command is missing: lorica --help lists them");

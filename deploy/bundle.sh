@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Makes a folder that runs where Lorica was not built: bin/, lib/ with the shared libraries that
-# they need, licenses/. Left out are glibc, the NVIDIA driver and CUDA's own libraries, which
+# they need, share/ with manual pages and bash's completion, licenses/. Left out are glibc, the NVIDIA driver and CUDA's own libraries, which
 # the other machine has; its glibc must be no older than this one's.
 #
 #   deploy/bundle.sh [options]
@@ -87,6 +87,11 @@ for library in $libraries; do
   copy_license "$library"
 done
 cp LICENSE NOTICE "$output/licenses/"
+mkdir -p "$output/share/man/man1" "$output/share/bash-completion/completions"
+for program in lorica loricad; do
+  deploy/man_page.sh "$from/bin/$program" >"$output/share/man/man1/$program.1"
+done
+cp client/lorica.bash "$output/share/bash-completion/completions/lorica"
 
 # Every library must come from the folder itself or be one that stays behind.
 for file in "$output"/bin/*; do

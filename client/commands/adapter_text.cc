@@ -57,7 +57,8 @@ std::string AdapterTable(const std::vector<v1::Adapter>& adapters, FILE* stream)
   Table table({"adapter", "generation", "where", "pinned", ">rank", ">device", ">streams", ">hits",
                ">loads", ">last used"});
   for (const v1::Adapter& adapter : adapters) {
-    table.AddRow({Printable(adapter.adapter_id()), Digest(adapter), Where(adapter),
+    const std::string alias = adapter.alias_of().empty() ? "" : " = " + adapter.alias_of();
+    table.AddRow({Printable(adapter.adapter_id() + alias), Digest(adapter), Where(adapter),
                   Word(adapter, "pinned"), Rank(adapter), Bytes(adapter.device_bytes()),
                   HumanCount(adapter.lease_count()), HumanCount(adapter.hit_count()),
                   HumanCount(adapter.load_count()), LastUsed(adapter)});
@@ -77,6 +78,10 @@ std::string AdapterLine(const v1::Adapter& adapter) {
   if (adapter.rank_max() > 0) absl::StrAppend(&line, ", rank ", Rank(adapter));
   if (adapter.device_bytes() > 0) {
     absl::StrAppend(&line, ", ", HumanBytes(adapter.device_bytes()), " on device");
+  }
+  if (adapter.fetch_bytes_total() > 0) {
+    absl::StrAppend(&line, ", ", HumanBytes(adapter.fetched_bytes()), " of ",
+                    HumanBytes(adapter.fetch_bytes_total()), " fetched");
   }
   if (!adapter.error().empty()) absl::StrAppend(&line, ": ", Printable(adapter.error()));
   return line;

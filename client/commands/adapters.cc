@@ -10,7 +10,9 @@
 #include "absl/strings/str_join.h"
 #include "client/commands/adapter_text.h"
 #include "client/commands/command.h"
+#include "client/commands/fetch_progress.h"
 #include "client/commands/request_flags.h"
+#include "client/commands/secret_file.h"
 #include "client/commands/terminal.h"
 
 namespace lorica {
@@ -21,6 +23,7 @@ constexpr char kExamples[] = R"(Examples:
   lorica adapters check ticket-triage          what the loader would say; changes nothing
   lorica adapters register support --source ticket-triage
   lorica adapters register support --source ticket-triage-v2 --replace
+  lorica adapters register support --source my-team/support@v2 --hub-token-file token
   lorica adapters merge both support=0.7 intent=0.3 --method ties --density 0.5
   lorica adapters rollback support             back to the one before
   lorica adapters alias live support           another name for it
@@ -30,13 +33,16 @@ constexpr char kExamples[] = R"(Examples:
   lorica adapters evict support --down-to source --wait-for-streams
   lorica adapters watch --json
 
-Tiers: source (a folder), host (images in memory), device (ready to run).)";
+A source is a folder beneath the server's --adapters-dir, a repository of the hub or an
+object in a bucket or on a web server, each where the server allows it.
+Tiers: source (where it came from, or the server's disk), host (images in memory), device (ready to run).)";
 
 struct AdapterFlags {
   std::vector<std::string> ids;
   std::string name;
   std::string source;
   std::string prefix;
+  std::string hub_token_file;
   std::string tier = "device";
   std::string down_to = "source";
   std::string expected_generation;
@@ -94,10 +100,21 @@ int Get(const CommandContext& context, const AdapterFlags& flags) {
   return kExitOk;
 }
 
+// "" without the flag.
+absl::StatusOr<std::string> HubTokenOf(const AdapterFlags& flags) {
+  return flags.hub_token_file.empty() ? std::string() : ReadSecretWord(flags.hub_token_file);
+}
+
 int Check(const CommandContext& context, const AdapterFlags& flags) {
+  const absl::StatusOr<std::string> token = HubTokenOf(flags);
+  if (!token.ok()) return FailUsage(std::string(token.status().message()));
   v1::CheckAdapterRequest request;
   request.set_source(flags.ids.front());
-  auto response = context.MakeClient()->CheckAdapter(request, context.Call());
+  request.set_hub_token(*token);
+  absl::StatusOr<v1::CheckAdapterResponse> response;
+  WithFetchProgress(context, "checking", flags.ids.front(), [&] {
+    response = context.MakeClient()->CheckAdapter(request, context.Call());
+  });
   if (!response.ok()) return Fail(context, response.status());
   if (context.json) {
     PrintJson(MessageToJson(*response));
@@ -108,12 +125,18 @@ int Check(const CommandContext& context, const AdapterFlags& flags) {
 }
 
 int Register(const CommandContext& context, const AdapterFlags& flags) {
+  const absl::StatusOr<std::string> token = HubTokenOf(flags);
+  if (!token.ok()) return FailUsage(std::string(token.status().message()));
   v1::RegisterAdapterRequest request;
+  request.set_hub_token(*token);
   request.set_adapter_id(flags.ids.front());
   request.set_source(flags.source);
   request.set_replace(flags.replace);
   request.set_expected_generation(flags.expected_generation);
-  auto response = context.MakeClient()->RegisterAdapter(request, context.Call());
+  absl::StatusOr<v1::RegisterAdapterResponse> response;
+  WithFetchProgress(
+      context, "registering", flags.source.empty() ? flags.ids.front() : flags.source,
+      [&] { response = context.MakeClient()->RegisterAdapter(request, context.Call()); });
   if (!response.ok()) return Fail(context, response.status());
   if (context.json) {
     PrintJson(MessageToJson(*response));
@@ -153,7 +176,10 @@ int Merge(const CommandContext& context, const AdapterFlags& flags) {
   request.set_seed(flags.seed);
   request.set_replace(flags.replace);
   request.set_expected_generation(flags.expected_generation);
-  auto response = context.MakeClient()->MergeAdapters(request, context.Call());
+  absl::StatusOr<v1::MergeAdaptersResponse> response;
+  WithFetchProgress(context, "merging", flags.name, [&] {
+    response = context.MakeClient()->MergeAdapters(request, context.Call());
+  });
   if (!response.ok()) return Fail(context, response.status());
   if (context.json) {
     PrintJson(MessageToJson(*response));
@@ -175,7 +201,7 @@ int ForEach(const CommandContext& context, const AdapterFlags& flags, const std:
   ProgressBar progress(verb);
   for (size_t i = 0; i < flags.ids.size(); ++i) {
     const std::string& id = flags.ids[i];
-    progress.Update(static_cast<double>(i) / flags.ids.size(), id);
+    if (flags.ids.size() > 1) progress.Update(static_cast<double>(i) / flags.ids.size(), id);
     absl::StatusOr<v1::Adapter> adapter = call(id);
     progress.Clear();
     if (!adapter.ok()) {
@@ -228,6 +254,11 @@ int Alias(const CommandContext& context, const AdapterFlags& flags) {
   return kExitOk;
 }
 
+// A folder of the server's, under its own name; what came from a hub or was made is none.
+bool IsFolder(const v1::Adapter& adapter) {
+  return adapter.alias_of().empty() && adapter.source() == adapter.adapter_id();
+}
+
 // Registers each folder of a group under its own name, or that without the group.
 int Import(const CommandContext& context, const AdapterFlags& flags) {
   auto client = context.MakeClient();
@@ -236,7 +267,8 @@ int Import(const CommandContext& context, const AdapterFlags& flags) {
   if (!found.ok()) return Fail(context, found.status());
   AdapterFlags each = flags;
   for (const v1::Adapter& adapter : *found) {
-    if (!adapter.registered()) each.ids.push_back(adapter.adapter_id());
+    const bool wanted = !adapter.registered() || flags.replace || flags.strip_group;
+    if (IsFolder(adapter) && wanted) each.ids.push_back(adapter.adapter_id());
   }
   if (each.ids.empty()) {
     std::fprintf(stderr, "nothing to import: no folder%s that is not registered yet\n",
@@ -252,12 +284,18 @@ int Import(const CommandContext& context, const AdapterFlags& flags) {
 }
 
 int Load(const CommandContext& context, const AdapterFlags& flags) {
+  const absl::StatusOr<std::string> token = HubTokenOf(flags);
+  if (!token.ok()) return FailUsage(std::string(token.status().message()));
   auto client = context.MakeClient();
   return ForEach(context, flags, "loaded", [&](const std::string& id) {
     v1::LoadAdapterRequest request;
     request.set_adapter_id(id);
     request.set_tier(Tiers().at(flags.tier));
-    return AdapterOf(client->LoadAdapter(request, context.Call()));
+    request.set_hub_token(*token);
+    absl::StatusOr<v1::Adapter> adapter;
+    WithFetchProgress(context, "loading", id,
+                      [&] { adapter = AdapterOf(client->LoadAdapter(request, context.Call())); });
+    return adapter;
   });
 }
 
@@ -278,7 +316,10 @@ int Pin(const CommandContext& context, const AdapterFlags& flags) {
     v1::PinAdapterRequest request;
     request.set_adapter_id(id);
     request.set_tier(Tiers().at(flags.tier));
-    return AdapterOf(client->PinAdapter(request, context.Call()));
+    absl::StatusOr<v1::Adapter> adapter;
+    WithFetchProgress(context, "loading", id,
+                      [&] { adapter = AdapterOf(client->PinAdapter(request, context.Call())); });
+    return adapter;
   });
 }
 
@@ -365,6 +406,11 @@ class Declare {
         ->check(CLI::IsMember(names))
         ->capture_default_str();
   }
+  void HubToken(CLI::App* sub) {
+    sub->add_option("--hub-token-file", flags_->hub_token_file,
+                    "Your own token for the hub, where it has to be fetched")
+        ->type_name("FILE");
+  }
   AdapterFlags* flags() { return flags_.get(); }
 
  private:
@@ -375,18 +421,22 @@ class Declare {
 };
 
 void DeclareNaming(Declare* declare) {
-  CLI::App* add = declare->OneId("register", "The name to give", "Give a folder a name", Register);
+  CLI::App* add =
+      declare->OneId("register", "The name to give", "Give an adapter a name that stays", Register);
   add->add_option("--source", declare->flags()->source,
-                  "Folder beneath the adapters root (default: the one called like the name)");
+                  "Folder beneath the adapters root, org/name[@revision] of the hub, "
+                  "s3://bucket/path or https://host/path (default: what the name says)");
+  declare->HubToken(add);
   add->add_flag("--replace", declare->flags()->replace,
                 "Move the name to other content; running streams keep the old");
   add->add_option("--expected-generation", declare->flags()->expected_generation,
-                  "Only if the name has this content now");
+                  "Only if the name has this content now: its digest, or 8 digits of it");
   CLI::App* list = declare->Sub("list", "All adapters and where they are", List);
   list->add_option("--prefix", declare->flags()->prefix, "Only ids that start so");
   declare->OneId("get", "Adapter id", "Everything about one adapter", Get);
-  declare->OneId("check", "Folder beneath the root, or adapter id",
-                 "Dry run of the loader; 0 only when it can be served", Check);
+  declare->HubToken(declare->OneId("check",
+                                   "Folder beneath the root, adapter id, or repository of the hub",
+                                   "Dry run of the loader; 0 only when it can be served", Check));
   declare->ManyIds("delete", "Remove names; a folder's own name stays hidden", Delete);
 }
 
@@ -430,6 +480,7 @@ void DeclareMovingNames(Declare* declare) {
 void DeclareMoving(Declare* declare) {
   CLI::App* load = declare->ManyIds("load", "Bring to a tier and wait until there", Load);
   declare->Tier(load, "--tier", &AdapterFlags::tier, "Where to", {"host", "device"});
+  declare->HubToken(load);
   CLI::App* evict = declare->ManyIds("evict", "Take down to a tier", Evict);
   declare->Tier(evict, "--down-to", &AdapterFlags::down_to, "Where to", {"source", "host"});
   evict->add_flag("--wait-for-streams", declare->flags()->wait_for_streams,

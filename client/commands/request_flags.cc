@@ -9,6 +9,7 @@
 #include "absl/strings/str_split.h"
 #include "absl/strings/strip.h"
 #include "client/commands/command.h"
+#include "client/commands/secret_file.h"
 
 namespace lorica {
 namespace {
@@ -132,6 +133,9 @@ void AddRequestFlags(CLI::App* app, RequestFlags* flags) {
               ""));
   app->add_option("--mix", flags->mix, "Several adapters at once, weighted: a=0.7,b=0.3")
       ->excludes(adapter);
+  app->add_option("--hub-token-file", flags->hub_token_file,
+                  "Your own token for the hub, where an adapter has to be fetched")
+      ->type_name("FILE");
   AddSamplingFlags(app, flags);
   AddEndingFlags(app, flags);
   AddFormatFlags(app, flags);
@@ -144,6 +148,11 @@ absl::StatusOr<v1::GenerateRequest> RequestFromFlags(const RequestFlags& flags) 
     auto mix = ParseMix(flags.mix);
     if (!mix.ok()) return mix.status();
     request.mutable_adapters()->Assign(mix->begin(), mix->end());
+  }
+  if (!flags.hub_token_file.empty()) {
+    absl::StatusOr<std::string> token = ReadSecretWord(flags.hub_token_file);
+    if (!token.ok()) return token.status();
+    request.set_hub_token(*std::move(token));
   }
   for (const std::string& text : flags.logit_bias) {
     auto bias = ParseLogitBias(text);

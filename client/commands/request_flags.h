@@ -18,6 +18,7 @@ namespace lorica {
 struct RequestFlags {
   std::string adapter;
   std::string mix;
+  std::string hub_token_file;
   std::optional<int32_t> max_tokens;
   std::optional<double> temperature;
   std::optional<int32_t> top_k;

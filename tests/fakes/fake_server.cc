@@ -170,14 +170,21 @@ class FakeServer::Adapters : public v1::AdapterService::Service {
                                v1::RegisterAdapterResponse* response) override {
     const std::string& id = request->adapter_id();
     absl::ReleasableMutexLock lock(&fake_->mutex_);
-    const bool known = fake_->adapters_.count(id) > 0;
+    const auto found = fake_->adapters_.find(id);
+    const bool known = found != fake_->adapters_.end() && found->second.registered();
     lock.Release();
     if (known && !request->replace()) {
       return grpc::Status(grpc::ALREADY_EXISTS, absl::StrCat(id, " has other content"));
     }
-    *response->mutable_adapter() = fake_->AddAdapter(id);
+    fake_->AddAdapter(id);
     response->set_created(!known);
-    return grpc::Status::OK;
+    return Change(
+        id,
+        [&](v1::Adapter* a) {
+          a->set_registered(true);
+          if (!request->source().empty()) a->set_source(request->source());
+        },
+        response->mutable_adapter());
   }
 
   grpc::Status MergeAdapters(grpc::ServerContext*, const v1::MergeAdaptersRequest* request,
@@ -394,6 +401,7 @@ v1::Adapter FakeServer::AddAdapter(const std::string& id) {
   absl::MutexLock lock(&mutex_);
   v1::Adapter& adapter = adapters_[id];
   adapter.set_adapter_id(id);
+  adapter.set_source(id);
   adapter.set_generation("0123456789abcdef");
   adapter.set_state(v1::ADAPTER_STATE_AVAILABLE);
   adapter.set_tier(v1::TIER_SOURCE);

@@ -50,7 +50,7 @@ read -r endpoint cdn <hub.out
 
 declare -A hashes
 for tenant in acme trial boss; do
-  lorica key >"$tenant.key" 2>/dev/null
+  lorica key --out "$tenant.key" 2>/dev/null
   hashes[$tenant]=$(lorica key --hash <"$tenant.key")
 done
 cat >tenants.json <<JSON

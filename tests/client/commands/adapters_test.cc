@@ -98,6 +98,7 @@ TEST(Adapters, RollsBackAliasesAndShowsTheHistory) {
   EXPECT_EQ(Adapters(server, {"rollback", "x"}).code, 1);
   EXPECT_THAT(Adapters(server, {"alias", "live", "a"}).output,
               HasSubstr("live is live@01234567 = a"));
+  EXPECT_THAT(Adapters(server, {"list"}).output, HasSubstr("live = a  01234567"));
   EXPECT_EQ(Adapters(server, {"alias", "live"}).code, 2);
   EXPECT_THAT(Adapters(server, {"get", "a"}).output, HasSubstr("3  01234567    folder"));
   EXPECT_EQ(Json::parse(Adapters(server, {"get", "a", "--json"}).output)["history"][0]["number"],
@@ -118,6 +119,23 @@ TEST(Adapters, ImportsTheFoldersOfAGroup) {
   const RunResult none = Adapters(server, {"import", "nobody"});
   EXPECT_EQ(none.code, 0);
   EXPECT_THAT(none.error, HasSubstr("nothing to import"));
+}
+
+TEST(Adapters, ImportLeavesWhatIsNoFolderAloneAndReplaceTakesWhatIsRegistered) {
+  FakeServer server;
+  server.AddAdapter("acme/x");
+  EXPECT_THAT(Adapters(server, {"register", "acme/hub", "--source", "org/a@main"}).output,
+              HasSubstr("registered acme/hub"));
+  EXPECT_THAT(Adapters(server, {"alias", "acme/live", "acme/x"}).output, HasSubstr("= acme/x"));
+  const RunResult first = Adapters(server, {"import", "acme"});
+  EXPECT_THAT(first.output, HasSubstr("registered acme/x@"));
+  EXPECT_THAT(first.output, Not(HasSubstr("hub")));
+  EXPECT_THAT(first.output, Not(HasSubstr("live")));
+  EXPECT_THAT(Adapters(server, {"import", "acme"}).error, HasSubstr("nothing to import"));
+  const RunResult again = Adapters(server, {"import", "acme", "--replace"});
+  EXPECT_EQ(again.code, 0) << again.error;
+  EXPECT_THAT(again.output, HasSubstr("acme/x@"));
+  EXPECT_THAT(Adapters(server, {"import", "acme", "--strip-group"}).output, HasSubstr(" x@"));
 }
 
 TEST(Adapters, CheckEndsWithZeroOnlyWhenServable) {

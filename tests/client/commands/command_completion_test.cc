@@ -38,5 +38,30 @@ TEST(Completion, OffersCommandsOptionsAndAdapters) {
   EXPECT_THAT(Complete(server, "''"), Not(HasSubstr("rollback")));
 }
 
+TEST(Completion, OffersTheValuesOfOptions) {
+  FakeServer server;
+  server.AddAdapter("ticket-triage");
+  server.AddAdapter("headline");
+  EXPECT_EQ(Complete(server, "adapters pin headline --tier ''"), "host\ndevice\n");
+  EXPECT_EQ(Complete(server, "adapters pin headline --tier = h"), "host\n");
+  EXPECT_EQ(Complete(server, "adapters merge both --method dare_t"), "dare_ties\n");
+  EXPECT_EQ(Complete(server, "adapters evict headline --down-to s"), "source\n");
+  EXPECT_EQ(Complete(server, "adapters rollback headline --to ''"), "0123456789abcdef\n");
+  EXPECT_EQ(Complete(server, "generate --mix h"), "headline=\n");
+  EXPECT_EQ(Complete(server, "generate --mix headline = 0.7,t"), "0.7,ticket-triage=\n");
+  EXPECT_EQ(Complete(server, "adapters register x --source ''"), "\n") << "it may be anything";
+  EXPECT_EQ(Complete(server, "adapters register x --replace ''"), "headline\nticket-triage\n");
+}
+
+TEST(ManPage, HasEveryCommandAndOption) {
+  const RunResult run = RunToEnd({LORICA_SOURCE_DIR "/deploy/man_page.sh", LORICA_BINARY});
+  EXPECT_EQ(run.code, 0) << run.error;
+  EXPECT_THAT(run.output, HasSubstr(".TH LORICA 1"));
+  for (const char* part : {".SH LORICA GENERATE\n", ".SH LORICA ADAPTERS ROLLBACK\n",
+                           "\\-\\-api\\-key\\-file", "\\-\\-strip\\-group", "NO_COLOR"}) {
+    EXPECT_THAT(run.output, HasSubstr(part));
+  }
+}
+
 }  // namespace
 }  // namespace lorica

@@ -1,0 +1,36 @@
+// A bar for calls that make a server fetch an adapter: how much of it is there, how fast, how long.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <string>
+
+#include "absl/time/time.h"
+#include "client/commands/command.h"
+
+namespace lorica {
+
+// What a bar says of a fetch, from what the server said of it again and again.
+class FetchProgress {
+ public:
+  // A total of 0: nothing is being fetched, or nobody knows yet.
+  void Saw(int64_t bytes, int64_t total, absl::Time now);
+  // Of the whole, from 0 to 1; below zero while it is not known.
+  double fraction() const;
+  // "12.0 MiB of 40.0 MiB, 3.0 MiB/s, 9.3 s left"; what is not known is left out.
+  std::string note() const;
+
+ private:
+  int64_t bytes_ = 0;
+  int64_t total_ = 0;
+  int64_t first_bytes_ = 0;
+  absl::Time first_;
+  absl::Time last_;
+};
+
+// Runs `call`, which fetches what `id` names. Where stderr is a terminal, another thread asks the
+// server meanwhile how far that is and draws it behind `label`.
+void WithFetchProgress(const CommandContext& context, const std::string& label,
+                       const std::string& id, const std::function<void()>& call);
+
+}  // namespace lorica
