@@ -45,11 +45,13 @@ struct CatalogEntry {
   std::string adapter_id;
   std::string location;
   bool registered = false;
-  GenerationPtr generation;  // null while nobody has looked at the content
-  absl::Status error;        // of the last look
-  std::string digest;        // of a registered name, also while nobody has looked
-  std::string alias_of;      // empty: no alias
-  bool fetching = false;     // on its way to this machine
+  GenerationPtr generation;       // null while nobody has looked at the content
+  absl::Status error;             // of the last look
+  std::string digest;             // of a registered name, also while nobody has looked
+  std::string alias_of;           // empty: no alias
+  bool fetching = false;          // on its way to this machine,
+  int64_t fetched_bytes = 0;      // so much of it is here
+  int64_t fetch_bytes_total = 0;  // 0: nobody knows yet
 };
 
 // A merge as it is asked for: adapters by name, in order, with their weights.

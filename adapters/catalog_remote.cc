@@ -104,7 +104,9 @@ absl::StatusOr<CatalogEntry> AdapterCatalog::GetRemote(const std::string& tenant
                      .generation = known.generation,
                      .error = known.generation == nullptr ? known.error : absl::OkStatus(),
                      .alias_of = alias_of,
-                     .fetching = known.fetching};
+                     .fetching = known.fetching,
+                     .fetched_bytes = known.fetched_bytes,
+                     .fetch_bytes_total = known.fetch_bytes_total};
   if (known.generation != nullptr) entry.location = known.generation->location;
   return entry;
 }

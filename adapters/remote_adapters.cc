@@ -37,19 +37,21 @@ absl::Status About(const RemoteName& name, const absl::Status& status) {
                                        status.message()));
 }
 
-// Hashes what passes, and keeps the beginning of it.
+// Hashes what passes, keeps the beginning of it, and tells a ticket how much came.
 class HashingSink : public DownloadSink {
  public:
-  HashingSink(DownloadSink* out, int64_t head_bytes_max)
-      : out_(out), head_bytes_max_(head_bytes_max) {}
+  HashingSink(DownloadSink* out, int64_t head_bytes_max, FetchTicket* ticket)
+      : out_(out), head_bytes_max_(head_bytes_max), ticket_(ticket) {}
 
   absl::Status Append(std::string_view bytes) override {
+    Came(std::ssize(bytes));
     hash_.Update(bytes);
     const int64_t room = head_bytes_max_ - std::ssize(head_);
     head_ += bytes.substr(0, std::max<int64_t>(0, room));
     return out_->Append(bytes);
   }
   absl::Status Restart() override {
+    Came(-came_);
     hash_ = Sha256();
     head_.clear();
     return out_->Restart();
@@ -58,8 +60,15 @@ class HashingSink : public DownloadSink {
   std::string Finish() { return hash_.Finish(); }
 
  private:
+  void Came(int64_t bytes) {
+    came_ += bytes;
+    if (ticket_ != nullptr) ticket_->Came(bytes);
+  }
+
   DownloadSink* const out_;
   const int64_t head_bytes_max_;
+  FetchTicket* const ticket_;
+  int64_t came_ = 0;
   Sha256 hash_;
   std::string head_;
 };
@@ -89,10 +98,11 @@ absl::Status WithoutWeights(RemoteSession& session, const std::string& repo) {
 }
 
 absl::StatusOr<std::string> DownloadTo(RemoteSession& session, const RemoteFile& file,
-                                       DiskTier::Staging& staging, std::string* head) {
+                                       DiskTier::Staging& staging, FetchTicket* ticket,
+                                       std::string* head) {
   auto out = staging.Create(file.name);
   if (!out.ok()) return out.status();
-  HashingSink sink(out->get(), head != nullptr ? kAdapterConfigBytesMax : 0);
+  HashingSink sink(out->get(), head != nullptr ? kAdapterConfigBytesMax : 0, ticket);
   if (absl::Status s = session.Download(file, sink); !s.ok()) return s;
   if (head != nullptr) *head = sink.head();
   return sink.Finish();
@@ -316,20 +326,28 @@ KnownRemote RemoteAdapters::Known(const RemoteName& name) const {
   if (const auto found = known_.find(key); found != known_.end()) {
     known.generation = found->second.generation.lock();
   }
-  known.fetching = fetches_.contains(key);
+  if (const auto fetch = fetches_.find(key); fetch != fetches_.end()) {
+    known.fetching = true;
+    known.fetched_bytes = fetch->second.ticket->bytes();
+    known.fetch_bytes_total = fetch->second.ticket->bytes_total();
+  }
   known.error = failures_.LastError(key);
   return known;
 }
 
 std::vector<std::string> RemoteAdapters::List() const {
   std::vector<std::string> ids;
+  const auto add = [&ids](const std::string& key) {
+    const std::vector<std::string> parts = absl::StrSplit(key, '\n');
+    if (parts[3].empty()) ids.push_back(IdOf(parts[1], parts[2]));
+  };
   absl::MutexLock lock(&mutex_);
   for (const auto& [key, known] : known_) {
-    const std::vector<std::string> parts = absl::StrSplit(key, '\n');
-    if (!parts[3].empty() || known.generation.expired()) continue;
-    ids.push_back(IdOf(parts[1], parts[2]));
+    if (!known.generation.expired()) add(key);
   }
+  for (const auto& [key, fetch] : fetches_) add(key);
   std::sort(ids.begin(), ids.end());
+  ids.erase(std::unique(ids.begin(), ids.end()), ids.end());
   return ids;
 }
 
@@ -390,6 +408,13 @@ RemoteAdapters::Result RemoteAdapters::FromHub(const RemoteName& name) {
   return Download(**session, **config, **weights, origin, name);
 }
 
+std::shared_ptr<FetchTicket> RemoteAdapters::TicketOf(const RemoteName& name) const {
+  const std::string key = OriginKey(OriginOf(name));
+  absl::MutexLock lock(&mutex_);
+  const auto fetch = fetches_.find(key);
+  return fetch == fetches_.end() ? nullptr : fetch->second.ticket;
+}
+
 RemoteAdapters::Result RemoteAdapters::Download(RemoteSession& session, const RemoteFile& config,
                                                 const RemoteFile& weights,
                                                 const RemoteOrigin& origin,
@@ -397,12 +422,14 @@ RemoteAdapters::Result RemoteAdapters::Download(RemoteSession& session, const Re
   if (absl::Status s = CheckSizes(config, weights, options_.adapter_bytes_max); !s.ok()) return s;
   auto staging = disk_->Stage(config.size_bytes + weights.size_bytes);
   if (!staging.ok()) return staging.status();
+  const std::shared_ptr<FetchTicket> ticket = TicketOf(name);
+  if (ticket != nullptr) ticket->SetTotal(config.size_bytes + weights.size_bytes);
   std::string text;
-  const auto config_sha256 = DownloadTo(session, config, **staging, &text);
+  const auto config_sha256 = DownloadTo(session, config, **staging, ticket.get(), &text);
   if (!config_sha256.ok()) return config_sha256.status();
   // What will not be served is not worth its weights.
   if (auto parsed = ParseAdapterConfig(text); !parsed.ok()) return parsed.status();
-  const auto weights_sha256 = DownloadTo(session, weights, **staging, nullptr);
+  const auto weights_sha256 = DownloadTo(session, weights, **staging, ticket.get(), nullptr);
   if (!weights_sha256.ok()) return weights_sha256.status();
   const auto lease = disk_->Publish(*std::move(staging),
                                     GenerationDigest(*config_sha256, *weights_sha256), origin);

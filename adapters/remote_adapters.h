@@ -85,7 +85,16 @@ class FetchTicket {
   // Once, by whoever fetches.
   void End(const absl::StatusOr<GenerationPtr>& result);
 
+  // How far it is. A total of 0: nobody knows yet. Any thread.
+  int64_t bytes() const { return bytes_.load(std::memory_order_relaxed); }
+  int64_t bytes_total() const { return bytes_total_.load(std::memory_order_relaxed); }
+  // By whoever fetches; a download that begins again takes back what it had.
+  void SetTotal(int64_t bytes) { bytes_total_.store(bytes, std::memory_order_relaxed); }
+  void Came(int64_t bytes) { bytes_.fetch_add(bytes, std::memory_order_relaxed); }
+
  private:
+  std::atomic<int64_t> bytes_{0};
+  std::atomic<int64_t> bytes_total_{0};
   absl::Mutex mutex_;
   bool ended_ ABSL_GUARDED_BY(mutex_) = false;
   absl::StatusOr<GenerationPtr> result_ ABSL_GUARDED_BY(mutex_) = GenerationPtr();
@@ -103,6 +112,8 @@ struct KnownRemote {
   GenerationPtr generation;  // null while nobody uses it
   absl::Status error;        // of the last fetch, while it is remembered
   bool fetching = false;
+  int64_t fetched_bytes = 0;      // while it is on its way
+  int64_t fetch_bytes_total = 0;  // 0: not known yet
 };
 
 class RemoteAdapters {
@@ -126,7 +137,7 @@ class RemoteAdapters {
   bool Allows(const std::string& repo) const;
   KnownRemote Known(const RemoteName& name) const;
   // Names without revision "main" as "repo", others as "repo@revision"; sorted. Only what
-  // the server's own token brought here.
+  // the server's own token brought here or is bringing.
   std::vector<std::string> List() const;
   // Ends what is under way (its tickets with Cancelled), and starts nothing more. Waits for
   // it. Idempotent.
@@ -181,6 +192,8 @@ class RemoteAdapters {
   std::optional<Brought> FromHere(const RemoteName& name);
   Result FromDisk(const DiskLease& lease, const RemoteName& name);
   Result FromCache(const RemoteName& name);
+  // Null: a look that nobody waits for.
+  std::shared_ptr<FetchTicket> TicketOf(const RemoteName& name) const;
   Result FromHub(const RemoteName& name);
   Result Download(RemoteSession& session, const RemoteFile& config, const RemoteFile& weights,
                   const RemoteOrigin& origin, const RemoteName& name);

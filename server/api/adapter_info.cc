@@ -94,7 +94,9 @@ v1::Adapter DescribeEntry(const CatalogEntry& entry, const AdapterPool& pool, ab
   message.set_registered(entry.registered);
   message.set_tier(v1::TIER_SOURCE);
   message.set_last_used_seconds_ago(-1.0);
-  bool loading = false;
+  message.set_fetched_bytes(entry.fetched_bytes);
+  message.set_fetch_bytes_total(entry.fetch_bytes_total);
+  bool loading = entry.fetching;
   message.set_generation(entry.digest);
   if (entry.generation != nullptr) FillGeneration(*entry.generation, &message);
   if (!message.generation().empty()) {

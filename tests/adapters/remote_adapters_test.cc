@@ -178,6 +178,41 @@ TEST_F(RemoteAdaptersTest, OneFailureForAllAndThenItIsTriedAgain) {
   EXPECT_TRUE(later.ok()) << later;
 }
 
+TEST_F(RemoteAdaptersTest, SaysHowFarAFetchIs) {
+  Start();
+  absl::Notification asked;
+  absl::Notification go_on;
+  const auto wait = [&] {
+    asked.Notify();
+    go_on.WaitForNotification();
+  };
+  hub_.AddFault({.target_part = kWeights, .method = "GET", .before = wait});
+  const RemoteName name{"org/a"};
+  const auto found = adapters_->Find(name);
+  ASSERT_TRUE(found.ok() && found->ticket != nullptr);
+  asked.WaitForNotification();
+  const KnownRemote under_way = adapters_->Known(name);
+  EXPECT_TRUE(under_way.fetching);
+  EXPECT_EQ(under_way.fetched_bytes, std::ssize(files_.at(kConfig)));
+  EXPECT_EQ(under_way.fetch_bytes_total, BytesOf(files_));
+  EXPECT_THAT(adapters_->List(), ElementsAre("org/a"));
+  go_on.Notify();
+  const Result got = Get(name);
+  ASSERT_TRUE(got.ok()) << got.status();
+  EXPECT_EQ(found->ticket->bytes(), BytesOf(files_));
+  EXPECT_FALSE(adapters_->Known(name).fetching);
+  EXPECT_EQ(adapters_->Known(name).fetch_bytes_total, 0);
+}
+
+TEST_F(RemoteAdaptersTest, WhatComesTwiceCountsOnce) {
+  hub_.AddFault({.target_part = "/blobs/", .times = 1, .corrupt_at = 10});
+  Start();
+  const auto found = adapters_->Find({"org/a"});
+  ASSERT_TRUE(found.ok() && found->ticket != nullptr);
+  ASSERT_TRUE(Get("org/a").ok());
+  EXPECT_EQ(found->ticket->bytes(), BytesOf(files_));
+}
+
 TEST_F(RemoteAdaptersTest, ARevisionStaysAtItsCommitForNow) {
   const std::string digest = (*Get("org/a"))->digest;
   const FakeHub::Files newer = FilesOf(SmallestAdapter(2));

@@ -214,9 +214,10 @@ class FakeServer::Adapters : public v1::AdapterService::Service {
 
   grpc::Status SetAlias(grpc::ServerContext*, const v1::SetAliasRequest* request,
                         v1::SetAliasResponse* response) override {
-    *response->mutable_adapter() = fake_->AddAdapter(request->alias());
-    response->mutable_adapter()->set_alias_of(request->adapter_id());
-    return grpc::Status::OK;
+    fake_->AddAdapter(request->alias());
+    return Change(
+        request->alias(), [&](v1::Adapter* a) { a->set_alias_of(request->adapter_id()); },
+        response->mutable_adapter());
   }
 
   grpc::Status CheckAdapter(grpc::ServerContext*, const v1::CheckAdapterRequest* request,

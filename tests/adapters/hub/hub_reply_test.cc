@@ -1,11 +1,14 @@
 #include "adapters/hub/hub_reply.h"
 
+#include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
 #include "adapters/hub/retry_delay.h"
 
 namespace lorica {
 namespace {
+
+using ::testing::HasSubstr;
 
 const std::string kSha256(64, 'a');
 const std::string kSha1(40, 'b');
