@@ -216,6 +216,9 @@ function adapterRow(adapter) {
 }
 
 function showAdapters(list) {
+  // What somebody is selecting stays until they are done.
+  const selection = getSelection();
+  if (!selection.isCollapsed && $("rows").contains(selection.anchorNode)) return;
   // A row whose button has the focus keeps it.
   const focused = document.activeElement?.getAttribute("aria-label");
   const inTable = $("rows").contains(document.activeElement);
@@ -329,8 +332,10 @@ $("help").addEventListener("click", () => $("help-dialog").showModal());
 $("theme").addEventListener("click", () => {
   const dark = document.documentElement.dataset.theme
     ? document.documentElement.dataset.theme === "dark" : matchMedia("(prefers-color-scheme: dark)").matches;
-  document.documentElement.dataset.theme = dark ? "light" : "dark";
+  localStorage.setItem("lorica-theme", document.documentElement.dataset.theme = dark ? "light" : "dark");
 });
+const theme = localStorage.getItem("lorica-theme");
+if (theme) document.documentElement.dataset.theme = theme;
 document.addEventListener("keydown", (event) => {
   if (event.key === "Escape" && !document.querySelector("dialog[open]")) return stopPrompt();
   if (event.key === "Enter" && (event.ctrlKey || event.metaKey) && $("play").reportValidity()) return runPrompt();
