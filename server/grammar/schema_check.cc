@@ -311,7 +311,8 @@ class SchemaWalk {
   absl::Status CheckInside(const Json& schema, const std::string& path) {
     if (schema.contains("propertyNames") && schema["propertyNames"].is_object()) {
       Json names = schema["propertyNames"];
-      names.emplace("type", "string");  // what all of them are
+      const bool elsewhere = HasAny(names, {"$ref", "anyOf", "oneOf", "allOf"});
+      if (!elsewhere) names.emplace("type", "string");  // what all of them are
       const absl::Status status = Check(names, Inside(path, "propertyNames"));
       if (!status.ok()) return status;
     }
