@@ -114,6 +114,7 @@ class AdapterCatalog {
   struct Registered {
     GenerationPtr generation;
     bool created = false;
+    std::string replaced;  // the digest that the name stood for, where it has moved
   };
   // AlreadyExists: other content, an alias, or an id that differs only by case.
   // Aborted: stale expected_generation. Also the errors of Registry and ContentStore.

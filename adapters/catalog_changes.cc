@@ -218,6 +218,7 @@ absl::StatusOr<AdapterCatalog::Registered> AdapterCatalog::RegisterAs(
   if (status.ok() && content_ != nullptr) status = content_->Keep(**generation);
   RegisteredName name = Named(key).value_or(RegisteredName{.tenant = tenant, .name = adapter_id});
   const bool created = name.generations.empty();
+  const std::string before = created ? "" : name.now().digest;
   if (status.ok()) HoldMerge(location, *generation);
   if (status.ok()) status = PutMoved(std::move(name), **generation, location);
   if (!status.ok()) {
@@ -226,7 +227,20 @@ absl::StatusOr<AdapterCatalog::Registered> AdapterCatalog::RegisterAs(
   }
   generation = Look({location, (*generation)->digest, "", true});
   if (!generation.ok()) return AboutAdapter(adapter_id, generation.status());
-  return Registered{*std::move(generation), created};
+  const bool moved = before != (*generation)->digest;
+  return Registered{*std::move(generation), created, moved ? before : ""};
+}
+
+absl::Status AdapterCatalog::PutMoved(RegisteredName name, const Generation& wanted,
+                                      const std::string& location) {
+  if (name.generations.empty() || name.now().digest != wanted.digest) {
+    name.MoveTo(wanted.digest, location, absl::Now());
+  } else if (name.now().location != location) {
+    name.Relocate(location);
+  } else {
+    return absl::OkStatus();
+  }
+  return Put(name);
 }
 
 absl::Status AdapterCatalog::PutMoved(RegisteredName name, const Generation& wanted,
@@ -321,6 +335,10 @@ absl::Status AdapterCatalog::SetAlias(const std::string& tenant, const std::stri
 }
 
 absl::Status AdapterCatalog::Delete(const std::string& tenant, const std::string& adapter_id) {
+  if (!Named({tenant, SplitId(adapter_id).name}).has_value()) {
+    const auto remote = RemoteNameOf(tenant, adapter_id);
+    if (remote) return ForgetRemote(adapter_id, *remote);
+  }
   if (absl::Status s = CheckPlainId(adapter_id); !s.ok()) return s;
   absl::MutexLock changes(&change_mutex_);
   const NameKey key(tenant, adapter_id);

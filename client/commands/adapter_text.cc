@@ -17,9 +17,7 @@ std::string Word(const v1::Adapter& adapter, const char* field) {
   return value.is_string() ? value.get<std::string>() : "";
 }
 
-std::string Digest(const v1::Adapter& adapter) {
-  return adapter.generation().substr(0, kShortDigest);
-}
+std::string Digest(const v1::Adapter& adapter) { return ShortGeneration(adapter.generation()); }
 
 std::string Where(const v1::Adapter& adapter) {
   if (adapter.state() == v1::ADAPTER_STATE_LOADING) return "loading";
@@ -52,6 +50,10 @@ void Row(const std::string& label, const std::string& value, FILE* stream, std::
 }
 
 }  // namespace
+
+std::string ShortGeneration(const std::string& generation) {
+  return generation.substr(0, kShortDigest);
+}
 
 std::string AdapterTable(const std::vector<v1::Adapter>& adapters, FILE* stream) {
   Table table({"adapter", "generation", "where", "pinned", ">rank", ">device", ">streams", ">hits",
@@ -116,7 +118,7 @@ std::string HistoryText(const v1::GetAdapterResponse& response, FILE* stream) {
   for (const v1::RegisteredGeneration& one : response.history()) {
     const absl::Time when = absl::FromUnixMillis(one.registered_unix_ms());
     table.AddRow({one.current() ? "*" : "", absl::StrCat(one.number()),
-                  one.generation().substr(0, kShortDigest), Printable(one.source()),
+                  ShortGeneration(one.generation()), Printable(one.source()),
                   absl::FormatTime("%Y-%m-%d %H:%M:%S", when, absl::LocalTimeZone())});
   }
   return table.ToString(stream);

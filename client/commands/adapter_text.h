@@ -9,6 +9,9 @@
 
 namespace lorica {
 
+// The first digits of a generation.
+std::string ShortGeneration(const std::string& generation);
+
 // One row each, in the order given; headers in bold when `stream` is a terminal.
 std::string AdapterTable(const std::vector<v1::Adapter>& adapters, FILE* stream);
 

@@ -124,6 +124,14 @@ int Check(const CommandContext& context, const AdapterFlags& flags) {
   return response->servable() ? kExitOk : kExitFailed;
 }
 
+// `Response`: of RegisterAdapter or MergeAdapters.
+template <typename Response>
+std::string WhatRegisteringDid(const std::string& created, const Response& response) {
+  if (response.created()) return created;
+  if (response.replaced().empty()) return "unchanged:";
+  return absl::StrCat("replaced ", ShortGeneration(response.replaced()), " by");
+}
+
 int Register(const CommandContext& context, const AdapterFlags& flags) {
   const absl::StatusOr<std::string> token = HubTokenOf(flags);
   if (!token.ok()) return FailUsage(std::string(token.status().message()));
@@ -141,7 +149,7 @@ int Register(const CommandContext& context, const AdapterFlags& flags) {
   if (context.json) {
     PrintJson(MessageToJson(*response));
   } else {
-    std::printf("%s %s\n", response->created() ? "registered" : "already there:",
+    std::printf("%s %s\n", WhatRegisteringDid("registered", *response).c_str(),
                 AdapterLine(response->adapter()).c_str());
   }
   return kExitOk;
@@ -184,7 +192,7 @@ int Merge(const CommandContext& context, const AdapterFlags& flags) {
   if (context.json) {
     PrintJson(MessageToJson(*response));
   } else {
-    std::printf("%s %s\n", response->created() ? "merged" : "already there:",
+    std::printf("%s %s\n", WhatRegisteringDid("merged", *response).c_str(),
                 AdapterLine(response->adapter()).c_str());
   }
   return kExitOk;

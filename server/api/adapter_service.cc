@@ -202,6 +202,7 @@ grpc::ServerUnaryReactor* AdapterService::RegisterAdapter(grpc::CallbackServerCo
     job.reply->Succeed([&] {
       *response->mutable_adapter() = *std::move(adapter);
       response->set_created(registered->created);
+      response->set_replaced(registered->replaced);
     });
     return absl::OkStatus();
   });
@@ -227,6 +228,7 @@ grpc::ServerUnaryReactor* AdapterService::MergeAdapters(grpc::CallbackServerCont
     job.reply->Succeed([&] {
       *response->mutable_adapter() = *std::move(adapter);
       response->set_created(merged->created);
+      response->set_replaced(merged->replaced);
     });
     return absl::OkStatus();
   });

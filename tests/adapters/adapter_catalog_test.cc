@@ -252,6 +252,7 @@ TEST_F(AdapterCatalogTest, RegistersANameForAFolder) {
   const auto again = Register("alias", {.location = "owner/a"});
   ASSERT_TRUE(again.ok()) << again.status();
   EXPECT_FALSE(again->created);
+  EXPECT_EQ(again->replaced, "");
   EXPECT_TRUE(absl::IsNotFound(Register("x", {.location = "absent"}).status()));
   EXPECT_TRUE(absl::IsNotFound(Resolve("x").status()));
 }
@@ -264,8 +265,12 @@ TEST_F(AdapterCatalogTest, ANameMovesOnlyWhenAsked) {
   EXPECT_TRUE(absl::IsAlreadyExists(Register("app", {.location = "v2"}).status()));
   EXPECT_EQ(Digest("app"), Digest("v1"));
   EXPECT_TRUE(Register("app", {.location = "copy"}).ok());  // the same content
-  ASSERT_TRUE(Register("app", {.location = "v2", .replace = true}).ok());
+  const auto moved = Register("app", {.location = "v2", .replace = true});
+  ASSERT_TRUE(moved.ok()) << moved.status();
+  EXPECT_EQ(moved->replaced, Digest("v1"));
+  EXPECT_FALSE(moved->created);
   EXPECT_EQ(Digest("app"), Digest("v2"));
+  EXPECT_EQ(Register("app", {.location = "v2", .replace = true})->replaced, "");
 }
 
 TEST_F(AdapterCatalogTest, ExpectedGenerationIsCompareAndSet) {

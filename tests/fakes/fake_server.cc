@@ -178,6 +178,7 @@ class FakeServer::Adapters : public v1::AdapterService::Service {
     }
     fake_->AddAdapter(id);
     response->set_created(!known);
+    if (known && request->source() != "same") response->set_replaced(std::string(64, '7'));
     return Change(
         id,
         [&](v1::Adapter* a) {

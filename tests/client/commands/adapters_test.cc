@@ -71,7 +71,10 @@ TEST(Adapters, RegistersAndDeletes) {
   const RunResult again = Adapters(server, {"register", "new"});
   EXPECT_EQ(again.code, 1);
   EXPECT_THAT(again.error, HasSubstr("ALREADY_EXISTS"));
-  EXPECT_EQ(Adapters(server, {"register", "new", "--replace"}).code, 0);
+  EXPECT_THAT(Adapters(server, {"register", "new", "--replace"}).output,
+              HasSubstr("replaced 77777777 by new@01234567"));
+  EXPECT_THAT(Adapters(server, {"register", "new", "--replace", "--source", "same"}).output,
+              HasSubstr("unchanged: new@01234567"));
   EXPECT_EQ(Adapters(server, {"delete", "new"}).code, 0);
   EXPECT_EQ(Adapters(server, {"get", "new"}).code, 1);
 }
