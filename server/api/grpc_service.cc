@@ -5,6 +5,8 @@
 #include <vector>
 
 #include "absl/strings/str_cat.h"
+#include "absl/time/clock.h"
+#include "adapters/hub/steady_now.h"
 #include "grpcpp/ext/proto_server_reflection_plugin.h"
 #include "grpcpp/health_check_service_interface.h"
 #include "grpcpp/impl/server_builder_option.h"
@@ -22,6 +24,7 @@
 namespace lorica {
 namespace {
 
+constexpr absl::Duration kStopPoll = absl::Milliseconds(5);
 constexpr const char* kHealthNames[] = {"lorica.v1.InferenceService", "lorica.v1.AdapterService",
                                         "lorica.v1.ServerService"};
 
@@ -33,6 +36,20 @@ class WithoutReflection final : public grpc::ServerBuilderOption {
     std::erase_if(*plugins,
                   [](const auto& plugin) { return plugin->name() == "proto_server_reflection"; });
   }
+};
+
+// Counts calls from their beginning to the end of their last write.
+class OpenCalls final : public grpc::ContextAllocator {
+ public:
+  explicit OpenCalls(std::atomic<int>* count) : count_(*count) {}
+  grpc::CallbackServerContext* NewCallbackServerContext() override {
+    ++count_;
+    return nullptr;  // the library has room for one itself
+  }
+  void Release(grpc::CallbackServerContext*) override { --count_; }
+
+ private:
+  std::atomic<int>& count_;
 };
 
 void SetLimits(const GrpcOptions& options, grpc::ServerBuilder* builder) {
@@ -79,6 +96,7 @@ struct GrpcService::Parts {
   InferenceService inference;
   AdapterService adapters;
   ServerService status;
+  std::atomic<int> open_calls{0};
   std::unique_ptr<grpc::Server> server;
 };
 
@@ -113,6 +131,7 @@ absl::Status GrpcService::Listen(const GrpcOptions& options) {
   interceptors.push_back(MakeParseRefusals());
   interceptors.push_back(MakeResetGuard());
   builder.experimental().SetInterceptorCreators(std::move(interceptors));
+  builder.SetContextAllocator(std::make_unique<OpenCalls>(&parts_->open_calls));
   parts_->server = builder.BuildAndStart();
   if (parts_->server == nullptr || port_ == 0) {
     parts_->server = nullptr;
@@ -145,7 +164,10 @@ void GrpcService::StartDrain() {
 
 void GrpcService::Stop(absl::Duration grace) {
   if (parts_->server == nullptr) return;
-  parts_->server->Shutdown(std::chrono::system_clock::now() + absl::ToChronoMilliseconds(grace));
+  // With a deadline the library would wait for connections, also for those without a call.
+  const absl::Time end = SteadyNow() + grace;
+  while (parts_->open_calls.load() > 0 && SteadyNow() < end) absl::SleepFor(kStopPoll);
+  parts_->server->Shutdown(std::chrono::system_clock::now());
   parts_->server->Wait();
   parts_->server = nullptr;
 }

@@ -61,7 +61,7 @@ class GrpcService {
   std::shared_ptr<grpc::Channel> InProcess();
   // Ends watches; Generate refuses through the gateway.
   void StartDrain();
-  // Ends the transport: calls that are still open after `grace` are cut.
+  // Ends the transport as soon as no call is open; those that are after `grace` are cut.
   void Stop(absl::Duration grace);
 
  private:

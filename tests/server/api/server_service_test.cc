@@ -53,6 +53,21 @@ TEST(ServerService, StatusShowsModelLimitsAndCounters) {
   EXPECT_EQ(after.counters().generated_tokens(), 5);
 }
 
+TEST(ServerService, ConnectionsWithoutACallHoldUpNoStop) {
+  TinyServer server;
+  server.Status();  // connects
+  Context context;
+  v1::GenerateRequest request = TokensRequest(4);
+  auto reader = server.inference().GenerateStream(&context, request);
+  v1::GenerateStreamResponse chunk;
+  while (reader->Read(&chunk)) {
+  }
+  EXPECT_TRUE(reader->Finish().ok());
+  const absl::Time began = absl::Now();
+  server.server().Stop();
+  EXPECT_LT(absl::Now() - began, kStopGrace / 2);
+}
+
 TEST(ServerService, HealthKnowsItsServices) {
   TinyServer server;
   for (const char* name : {"", "lorica.v1.InferenceService", "lorica.v1.AdapterService"}) {
