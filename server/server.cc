@@ -209,7 +209,7 @@ absl::Status Server::BuildModel() {
   Model::Options options;
   options.context_tokens = config_.context_tokens;
   options.rows_max = static_cast<int>(config_.batch_rows);
-  options.samples_max = static_cast<int>(config_.running_requests);
+  options.samples_max = static_cast<int>(config_.running_requests) + kScoredRowsMax;
   options.load_format = config_.load_format == "dummy" ? LoadFormat::kDummy : LoadFormat::kAuto;
   auto path = BringBaseModel(config_);
   auto model = path.ok() ? Model::Load(*path, parts_->backend.get(), options) : path.status();
@@ -328,7 +328,8 @@ absl::Status Server::CaptureSteps() {
     spdlog::warn("products of many rows are as the library makes them: {}", chosen.ToString());
   }
   const double choosing_seconds = absl::ToDoubleSeconds(absl::Now() - began);
-  const absl::Status status = model.CaptureSteps(parts_->cache);
+  const absl::Status status =
+      model.CaptureSteps(parts_->cache, static_cast<int>(config_.running_requests));
   if (!status.ok()) return status;
   const DeviceMemory memory = parts_->backend->memory();
   if (memory.total_bytes == 0) return absl::OkStatus();

@@ -23,6 +23,7 @@ void AnswerPrinter::Add(const v1::GenerateStreamResponse& chunk) {
   response_.mutable_text()->append(chunk.text());
   response_.mutable_token_ids()->MergeFrom(chunk.token_ids());
   response_.mutable_logprobs()->MergeFrom(chunk.logprobs());
+  response_.mutable_prompt_logprobs()->MergeFrom(chunk.prompt_logprobs());
   if (chunk.has_finish()) {
     response_.set_finish_reason(chunk.finish().finish_reason());
     *response_.mutable_adapter() = chunk.finish().adapter();

@@ -297,6 +297,7 @@ Json ResultToJson(const v1::GenerateResponse& response) {
   json["usage"] = MessageToJson(response.usage());
   json["timings"] = MessageToJson(response.timings());
   if (response.logprobs().empty()) json.erase("logprobs");
+  if (response.prompt_logprobs().empty()) json.erase("prompt_logprobs");
   return json;
 }
 

@@ -40,7 +40,8 @@ absl::StatusOr<v1::GenerateRequest> RequestFromJson(absl::string_view text);
 Json MessageToJson(const google::protobuf::Message& message);
 
 // {"token_ids", "text", "finish_reason", "adapter": {"adapter_id", "generation", "weight"?,
-//  "mix"?}, "usage", "timings", "logprobs"?}. The base model and a mix of several have an empty
+//  "mix"?}, "usage", "timings", "logprobs"?,
+//  "prompt_logprobs"?}. The base model and a mix of several have an empty
 // adapter_id and no weight; the entries of a mix have all three.
 Json ResultToJson(const v1::GenerateResponse& response);
 

@@ -41,6 +41,8 @@ void AddSamplingFlags(CLI::App* app, RequestFlags* flags) {
       ->check(WholeNumber());
   AddOptional(app, "--logprobs", &flags->logprobs,
               "Log-probabilities of the chosen token and of this many best ones, 0 to 20");
+  AddOptional(app, "--prompt-logprobs", &flags->prompt_logprobs,
+              "The same for each token of the prompt, with --json");
 }
 
 void AddEndingFlags(CLI::App* app, RequestFlags* flags) {
@@ -107,6 +109,7 @@ void CopySampling(const RequestFlags& flags, v1::GenerateRequest* request) {
   Copy(flags.frequency_penalty, [&](double v) { request->set_frequency_penalty(v); });
   Copy(flags.seed, [&](uint64_t v) { request->set_seed(v); });
   Copy(flags.logprobs, [&](int32_t v) { request->set_logprobs(v); });
+  Copy(flags.prompt_logprobs, [&](int32_t v) { request->set_prompt_logprobs(v); });
   for (const std::string& stop : flags.stop) request->add_stop(stop);
   for (const int32_t id : flags.stop_token_ids) request->add_stop_token_ids(id);
   request->set_ignore_eos(flags.ignore_eos);

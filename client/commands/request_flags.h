@@ -30,6 +30,7 @@ struct RequestFlags {
   std::optional<uint64_t> seed;
   std::vector<std::string> logit_bias;  // "ID=BIAS"
   std::optional<int32_t> logprobs;
+  std::optional<int32_t> prompt_logprobs;
   std::vector<std::string> stop;
   std::vector<int32_t> stop_token_ids;
   bool ignore_eos = false;

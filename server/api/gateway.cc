@@ -246,6 +246,8 @@ absl::StatusOr<Gateway::Prepared> Gateway::Prepare(const Tenant& tenant, const G
                                    call.max_tokens ? wanted : 1, " more are to be generated, and ",
                                    "the context holds ", limits_.context_tokens));
   }
+  const absl::Status scores = CheckPromptLogprobs(call, std::ssize(prompt));
+  if (!scores.ok()) return scores;
   auto constraint = ConstraintOf(tenant, call);
   if (!constraint.ok()) return constraint.status();
   AnswerOptions options{tokenizer_, call.skip_special_tokens, call.stop, call.include_stop};
@@ -263,6 +265,7 @@ absl::StatusOr<Gateway::Prepared> Gateway::Prepare(const Tenant& tenant, const G
   request.prompt = std::move(prompt);
   request.max_tokens = static_cast<int32_t>(wanted);
   request.params = ToSampleParams(call, NextSeed());
+  request.prompt_logprobs = call.prompt_logprobs.value_or(-1);
   request.logit_bias = ToTokenBias(call);
   request.end_tokens = limits_.end_tokens;
   request.stop_token_ids = call.stop_token_ids;

@@ -51,6 +51,8 @@ inline constexpr double kTemperatureGreedy = 1e-4;
 inline constexpr double kRepetitionPenaltyMin = 0.01;
 inline constexpr double kPenaltyMax = 100.0;
 inline constexpr double kBiasMax = 100.0;
+// Log-probabilities of a prompt: its tokens times (1 + prompt_logprobs).
+inline constexpr int64_t kPromptLogprobsMax = 65536;
 inline constexpr double kAdapterWeightMax = 100.0;
 // Longest life of a call, whatever deadline its client set.
 inline constexpr absl::Duration kGenerateDeadlineMax = absl::Minutes(10);
@@ -87,6 +89,7 @@ struct GenerateCall {
   std::optional<uint64_t> seed;
   std::vector<std::pair<int32_t, double>> logit_bias;
   std::optional<int32_t> logprobs;
+  std::optional<int32_t> prompt_logprobs;
   std::vector<std::string> stop;
   bool include_stop = false;  // the stop string that ends the answer is part of its text
   std::vector<int32_t> stop_token_ids;
@@ -104,6 +107,7 @@ struct AdapterUse {
 
 // One piece of an answer, text already cut to whole characters and stop strings.
 struct AnswerChunk {
+  std::vector<TokenEvent::Token> prompt;  // as in TokenEvent
   std::vector<TokenEvent::Token> tokens;
   std::string text;
   bool last = false;  // no token comes after these; the end may still be on its way

@@ -107,6 +107,7 @@ GenerateCall ToCall(const v1::GenerateRequest& request) {
     call.logit_bias.emplace_back(bias.token_id(), bias.bias());
   }
   if (request.has_logprobs()) call.logprobs = request.logprobs();
+  if (request.has_prompt_logprobs()) call.prompt_logprobs = request.prompt_logprobs();
   call.stop = ToVector<std::string>(request.stop());
   call.stop_token_ids = ToVector<int32_t>(request.stop_token_ids());
   call.ignore_eos = request.ignore_eos();
@@ -117,6 +118,9 @@ GenerateCall ToCall(const v1::GenerateRequest& request) {
 
 template <typename Message>
 void AppendChunk(const AnswerChunk& chunk, bool with_logprobs, Message* message) {
+  for (size_t i = 1; i < chunk.prompt.size(); ++i) {
+    FillLogprob(chunk.prompt[i], message->add_prompt_logprobs());
+  }
   for (const TokenEvent::Token& token : chunk.tokens) {
     message->add_token_ids(token.id);
     if (with_logprobs) FillLogprob(token, message->add_logprobs());

@@ -57,6 +57,7 @@ absl::Status CheckSampling(const GenerateCall& call) {
       {"presence_penalty", call.presence_penalty, -kPenaltyMax, kPenaltyMax},
       {"frequency_penalty", call.frequency_penalty, -kPenaltyMax, kPenaltyMax},
       {"logprobs", call.logprobs, 0.0, kLogprobsMax},
+      {"prompt_logprobs", call.prompt_logprobs, 0.0, kLogprobsMax},
   };
   for (const auto& range : ranges) {
     const absl::Status status = CheckRange(range.field, range.value, range.low, range.high);
@@ -252,6 +253,16 @@ absl::Status CheckFields(const GenerateCall& call, const GatewayLimits& limits) 
 absl::Status CheckPlace(const std::string& location) {
   if (IsObjectLocation(location)) return absl::OkStatus();
   return FieldError("adapter_id", "is no place in a bucket; name it as s3://bucket/name");
+}
+
+absl::Status CheckPromptLogprobs(const GenerateCall& call, int64_t prompt_tokens) {
+  if (!call.prompt_logprobs) return absl::OkStatus();
+  const int64_t count = prompt_tokens * (1 + *call.prompt_logprobs);
+  if (count <= kPromptLogprobsMax) return absl::OkStatus();
+  return FieldError("prompt_logprobs",
+                    absl::StrCat("are too many: ", prompt_tokens, " prompt tokens, each with ",
+                                 *call.prompt_logprobs, " best ones, make ", count, "; at most ",
+                                 kPromptLogprobsMax, " are given"));
 }
 
 absl::StatusOr<std::vector<AdapterChoice>> ChooseAdapters(const GenerateCall& call,

@@ -19,6 +19,9 @@ absl::Status CheckHubToken(const std::string& token);
 // Field ranges, list sizes, exactly one input, UTF-8.
 absl::Status CheckFields(const GenerateCall& call, const GatewayLimits& limits);
 
+// Whether the prompt is short enough for the log-probabilities that are asked for.
+absl::Status CheckPromptLogprobs(const GenerateCall& call, int64_t prompt_tokens);
+
 // prompt or messages (one of them), their sizes and their UTF-8.
 absl::Status CheckText(const std::optional<std::string>& prompt,
                        absl::Span<const ChatTurn> messages);

@@ -57,6 +57,7 @@ void RunningAnswer::OnTokens(const TokenEvent& event) {
     absl::MutexLock lock(&mutex_);
     if (stop_found_) return;
     if (charge_ != nullptr) charge_->Tokens(std::ssize(event.tokens));
+    if (!event.prompt.empty()) prompt_ = event.prompt;
     pending_.insert(pending_.end(), event.tokens.begin(), event.tokens.end());
     if (!paused_ && pending_.size() > kPendingTokensMax) {
       paused_ = true;
@@ -92,6 +93,7 @@ bool RunningAnswer::Take(AnswerChunk* chunk, std::optional<AnswerEnd>* end) {
     absl::MutexLock lock(&mutex_);
     if (ended_) return false;
     tokens.swap(pending_);
+    chunk->prompt = std::exchange(prompt_, {});
     finish = finish_;
     waiting_since_.reset();
     if (paused_ && !too_slow_) {

@@ -100,6 +100,7 @@ class RunningAnswer final : public Answer, public TokenSink {
   bool admitted_ ABSL_GUARDED_BY(mutex_) = false;
   bool cancelled_ ABSL_GUARDED_BY(mutex_) = false;  // before it was admitted
   std::vector<Token> pending_ ABSL_GUARDED_BY(mutex_);
+  std::vector<Token> prompt_ ABSL_GUARDED_BY(mutex_);  // until it is taken
   std::optional<FinishEvent> finish_ ABSL_GUARDED_BY(mutex_);
   std::function<void()> ready_ ABSL_GUARDED_BY(mutex_);
   std::function<void()> stalled_ ABSL_GUARDED_BY(mutex_);

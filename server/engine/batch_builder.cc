@@ -24,6 +24,20 @@ void AddAttention(const Span& span, absl::Span<const BlockId> blocks, StepBatch&
   batch.pages.insert(batch.pages.end(), blocks.begin(), blocks.begin() + pages);
 }
 
+// Nobody reads their slot, which is behind those of requests.
+void AddScores(const Span& span, const RequestState& request, int32_t slot, StepBatch& batch) {
+  const int32_t span_row = static_cast<int32_t>(batch.rows()) - span.token_count;
+  for (int32_t i = 0; i < span.score_count; ++i) {
+    const int32_t position = span.score_begin + i;
+    SampleRow& sample = batch.samples.emplace_back();
+    sample.row = span_row + position - span.position_begin;
+    sample.slot = slot;
+    sample.params.logprobs = request.request.prompt_logprobs;
+    sample.bias = &request.scored_tokens[position + 1];
+    sample.bias_count = 1;
+  }
+}
+
 void AddSample(const RequestState& request, StepBatch& batch) {
   SampleRow sample;
   sample.row = static_cast<int32_t>(batch.rows()) - 1;
@@ -72,6 +86,7 @@ std::unique_ptr<StepBatch> BuildBatch(const StepPlan& plan, const Scheduler& sch
     AddRows(span, request, *batch);
     AddAttention(span, request.pages, *batch);
     if (span.tile_list >= 0) AddSegment(plan, span, span.tile_list == tiles_before, *batch);
+    AddScores(span, request, scheduler.spare_slot(), *batch);
     if (span.samples) AddSample(request, *batch);
     tiles_before = span.tile_list;
   }

@@ -9,6 +9,7 @@
 
 namespace lorica {
 
+// A row that scores a prompt token is a greedy one whose bias, kScoringBias, decides.
 // REQUIRES: the plan comes from this scheduler's last Schedule and is not yet Launched.
 // Sample rows borrow histories, biases and masks of the requests, which stay where they are until
 // the step has been collected; outputs may grow behind what the row counts, and masks

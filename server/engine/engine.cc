@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <deque>
+#include <limits>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -19,15 +20,25 @@ constexpr absl::Duration kLaunchLead = absl::Milliseconds(1);
 constexpr int kLingerWakesMax = 16;  // far below kAskedPolls
 constexpr RequestId kNobody = 0;
 
+absl::Status NotFinite() {
+  return absl::InternalError(
+      "the model's output for this request is not finite, or every token is banned; an adapter "
+      "may be broken");
+}
+
 }  // namespace
 
 struct Engine::Impl {
+  struct Sampled {
+    RequestId request = 0;
+    bool scores = false;  // a token of the prompt
+  };
   // A step on the device and whose tokens it samples, in order.
   struct Flight {
     uint64_t step = 0;
     int32_t prompt_tokens = 0;
     absl::Time launched;
-    std::vector<RequestId> samples;
+    std::vector<Sampled> samples;
   };
 
   Impl(EngineOptions options, Executor* executor, AdapterPool* pool, BlockArena* arena);
@@ -45,6 +56,7 @@ struct Engine::Impl {
   bool TakeMask(RequestState& request, absl::Time end);
   bool CollectDue(bool launched);
   void Deliver(const Flight& flight, const std::vector<SampleResult>& results);
+  void DeliverScore(RequestState& request, const SampleResult& result);
   void DeliverToken(RequestState& request, const SampleResult& result);
   StopReason ReasonToStop(const RequestState& request, int32_t token) const;
   void End(RequestId id, absl::Status status, StopReason reason);
@@ -210,7 +222,8 @@ void Engine::Impl::Launch(const StepPlan& plan) {
   flight.step = plan.step;
   flight.prompt_tokens = plan.rows - plan.decode_rows;
   for (const Span& span : plan.spans) {
-    if (span.samples) flight.samples.push_back(span.request);
+    flight.samples.insert(flight.samples.end(), span.score_count, {span.request, true});
+    if (span.samples) flight.samples.push_back({span.request});
   }
   ++totals.steps;
   totals.rows += plan.rows;
@@ -236,10 +249,10 @@ void Engine::Impl::TakeMasks() {
   if (flights.size() > 1) CollectDue(/*launched=*/true);
   if (!device.ok()) return;
   const absl::Time end = absl::Now() + options.mask_patience;
-  for (RequestId& id : flights.back().samples) {
-    RequestState* request = scheduler.Find(id);
-    if (request == nullptr || request->request.constraint == nullptr) continue;
-    if (!TakeMask(*request, end)) id = kNobody;
+  for (Sampled& sampled : flights.back().samples) {
+    RequestState* request = scheduler.Find(sampled.request);
+    if (sampled.scores || request == nullptr || request->request.constraint == nullptr) continue;
+    if (!TakeMask(*request, end)) sampled.request = kNobody;
   }
 }
 
@@ -286,33 +299,42 @@ void Engine::Impl::Deliver(const Flight& flight, const std::vector<SampleResult>
   delivering = true;
   for (size_t i = 0; i < results.size(); ++i) {
     // Who ended since the launch gets nothing: its last token was surplus.
-    RequestState* request = scheduler.Find(flight.samples[i]);
-    if (request != nullptr) DeliverToken(*request, results[i]);
+    RequestState* request = scheduler.Find(flight.samples[i].request);
+    if (request == nullptr) continue;
+    if (flight.samples[i].scores) {
+      DeliverScore(*request, results[i]);
+    } else {
+      DeliverToken(*request, results[i]);
+    }
   }
   delivering = false;
 }
 
 // --- one request -----------------------------------------------------------------------
 
+void Engine::Impl::DeliverScore(RequestState& request, const SampleResult& result) {
+  if (!result.finite) return End(request.id, NotFinite(), StopReason::kNone);
+  const int32_t token = request.request.prompt[request.scored++];
+  // Only a logit of minus infinity is chosen by no bias.
+  const float logprob =
+      result.token == token ? result.logprob : -std::numeric_limits<float>::infinity();
+  request.scores.push_back({token, logprob, result.top});
+}
+
 void Engine::Impl::DeliverToken(RequestState& request, const SampleResult& result) {
   --request.pending;
-  if (!result.finite) {
-    End(request.id,
-        absl::InternalError("the model's output for this request is not finite, or every token "
-                            "is banned; an adapter may be broken"),
-        StopReason::kNone);
-    return;
-  }
+  if (!result.finite) return End(request.id, NotFinite(), StopReason::kNone);
   scheduler.Verified(request);
   request.output.push_back(result.token);
   ++totals.generated_tokens;
   const StopReason reason = ReasonToStop(request, result.token);
   TokenConstraint* const constraint = request.request.constraint.get();
   if (constraint != nullptr && reason == StopReason::kNone) constraint->Accept(result.token);
+  TokenEvent event;
   if (!std::exchange(request.has_first_token, true)) {
     request.timings.first_token = options.clock() - request.submitted;
+    event.prompt = std::move(request.scores);
   }
-  TokenEvent event;
   event.tokens.push_back({result.token, result.logprob, result.top});
   request.request.sink->OnTokens(event);
   if (reason != StopReason::kNone) End(request.id, absl::OkStatus(), reason);

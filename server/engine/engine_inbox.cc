@@ -16,7 +16,9 @@ QueueShare ShareOf(const EngineRequest& request) {
       sizeof(RequestState) + request.tenant.size() +
       sizeof(int32_t) *
           (request.prompt.size() + request.end_tokens.size() + request.stop_token_ids.size()) +
-      sizeof(TokenBias) * request.logit_bias.size() + sizeof(MixTerm) * request.mix.size());
+      sizeof(TokenBias) *
+          (request.logit_bias.size() + (request.prompt_logprobs >= 0 ? request.prompt.size() : 0)) +
+      sizeof(MixTerm) * request.mix.size());
   return share;
 }
 

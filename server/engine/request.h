@@ -40,6 +40,9 @@ struct TokenEvent {
     std::vector<Logprob> top;
   };
   std::vector<Token> tokens;
+  // With the first token, where prompt_logprobs was asked for: the whole prompt. The log
+  // probability of its first token, which nothing predicts, is NaN.
+  std::vector<Token> prompt;
 };
 
 // The one final event. Status OK: `reason` says why it ended.
@@ -70,6 +73,7 @@ struct EngineRequest {
   std::vector<int32_t> prompt;  // not empty
   int32_t max_tokens = 0;       // >= 1
   SampleParams params;
+  int32_t prompt_logprobs = -1;  // of each prompt token, and of so many best; -1 = none
   std::vector<TokenBias> logit_bias;
   std::vector<int32_t> end_tokens;      // any of them ends it, unless ignore_end
   std::vector<int32_t> stop_token_ids;  // these end it even with ignore_end

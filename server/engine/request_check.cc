@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 #include <cstring>
+#include <limits>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -60,6 +61,12 @@ std::string TileKey(const std::vector<MixTerm>& mix) {
   return key;
 }
 
+void PrepareScores(RequestState& state) {
+  const std::vector<int32_t>& prompt = state.request.prompt;
+  for (const int32_t token : prompt) state.scored_tokens.push_back({token, kScoringBias});
+  state.scores.push_back({prompt.front(), std::numeric_limits<float>::quiet_NaN()});
+}
+
 void NameGenerations(RequestState& state) {
   for (const MixTerm& term : state.request.mix) {
     const bool known =
@@ -89,6 +96,7 @@ absl::StatusOr<std::unique_ptr<RequestState>> CheckRequest(EngineRequest request
   state->request = std::move(request);
   state->submitted = now;
   if (state->request.constraint != nullptr) state->mask.resize((options.vocabulary + 31) / 32);
+  if (state->request.prompt_logprobs >= 0) PrepareScores(*state);
   NameGenerations(*state);
   const int64_t blocks = state->adapter_blocks + (positions + kBlockTokens - 1) / kBlockTokens;
   if (blocks > arena_blocks) {

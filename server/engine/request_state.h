@@ -20,6 +20,16 @@ inline int32_t KvBlocksFor(int64_t tokens) {
 
 struct FairLane;
 
+// A greedy row with this bias on one token chooses that one, and so tells its log probability,
+// which is that of the raw logits.
+inline constexpr float kScoringBias = 1e30f;
+
+// Positions of a request whose rows score the prompt token behind them.
+struct ScoredRows {
+  int32_t begin = 0;
+  int32_t count = 0;
+};
+
 struct RequestState {
   RequestId id = 0;  // ids grow with arrival: smaller is older
   EngineRequest request;
@@ -28,6 +38,9 @@ struct RequestState {
   int32_t adapter_blocks = 0;              // of those
   std::vector<int32_t> output;             // tokens delivered
   std::vector<int32_t> mask;               // of its next token; empty without a constraint
+  std::vector<TokenBias> scored_tokens;    // the prompt's, where it is to be scored
+  std::vector<TokenEvent::Token> scores;   // of the prompt, until its first token is delivered
+  int32_t scored = 1;                      // prompt tokens whose score has come or is not needed
 
   FairLane* lane = nullptr;  // of its tenant
 
@@ -71,6 +84,15 @@ struct RequestState {
     if (position < prompt) return request.prompt[position];
     if (position < known()) return output[position - prompt];
     return -1 - slot;
+  }
+  bool wants_scores() const { return scored < static_cast<int32_t>(scored_tokens.size()); }
+  // Of the next `tokens` positions.
+  ScoredRows ScoredAmong(int32_t tokens) const {
+    if (!wants_scores()) return {};
+    const int32_t begin = std::max(scheduled, scored - 1);
+    const int32_t end =
+        std::min(scheduled + tokens, static_cast<int32_t>(scored_tokens.size()) - 1);
+    return {begin, std::max(0, end - begin)};
   }
   // Of a whole block whose tokens are known.
   BlockTokenIds BlockTokensAt(int32_t block) const {

@@ -59,12 +59,13 @@ StepPlan Scheduler::Schedule(uint64_t step, absl::Time now, std::vector<Failure>
   failures_ = failures;
   StepPlan plan;
   plan.step = step_ = step;
-  Budget budget{options_.rows_max, options_.chunk_tokens};
+  Budget budget{.rows = options_.rows_max, .chunk = options_.chunk_tokens};
   MakeRoomForSenior();
   PlaceDecodeRows(budget, plan);
   plan.decode_rows = plan.rows;
   if (plan.decode_rows > 0) budget.chunk = std::min(budget.chunk, pace_.TokensBeside());
   Admit(now);
+  budget.scores = options_.running_max + kScoredRowsMax - running_count();
   PlaceChunks(budget, plan);
   pace_.Planned(plan.decode_rows, plan.rows - plan.decode_rows);
   OrderSpans(plan);
@@ -100,19 +101,31 @@ void Scheduler::PlaceChunks(Budget& budget, StepPlan& plan) {
     const bool decodes = request.feeds_one() && request.admitted_step != step_;
     if (decodes) return;
     Adopt(request);
-    const int tokens = std::min({request.remaining(), budget.rows, budget.chunk});
+    const int32_t tokens = ChunkOf(request, budget);
     if (tokens == 0) return;
+    budget.scores -= request.ScoredAmong(tokens).count;
     PlaceSpan(request, tokens, plan);
     budget.rows -= tokens;
     budget.chunk -= tokens;
   });
 }
 
+// As many of its next tokens as the step has room for, and for their scores.
+int32_t Scheduler::ChunkOf(const RequestState& request, const Budget& budget) const {
+  const int32_t tokens = std::min({request.remaining(), budget.rows, budget.chunk});
+  const ScoredRows scores = request.ScoredAmong(tokens);
+  if (scores.count <= budget.scores) return tokens;
+  return scores.begin + budget.scores - request.scheduled;
+}
+
 void Scheduler::PlaceSpan(RequestState& request, int32_t tokens, StepPlan& plan) {
+  const ScoredRows scores = request.ScoredAmong(tokens);
   plan.spans.push_back({.request = request.id,
                         .position_begin = request.scheduled,
                         .token_count = tokens,
-                        .samples = tokens == request.remaining()});
+                        .samples = tokens == request.remaining(),
+                        .score_begin = scores.begin,
+                        .score_count = scores.count});
   plan.rows += tokens;
 }
 
@@ -329,10 +342,11 @@ void Scheduler::Fail(const RequestState& request, absl::Status status) {
 // --- prefixes ----------------------------------------------------------------------------
 
 // How many of its first blocks are in the cache, going on at the end of `chain`. The last
-// token is not asked for: it is computed for its logits.
+// token is not asked for: it is computed for its logits, and so is a prompt that is scored.
 int32_t Scheduler::Reach(const RequestState& request, const PrefixChain& chain) const {
   if (chain.empty()) return 0;
   auto blocks = static_cast<int32_t>(chain.size()) - 1;
+  if (request.wants_scores()) return blocks;
   const int32_t most = (request.known() - 1) / kBlockTokens;
   const PrefixNode* node = chain.back();
   for (; blocks < most; ++blocks) {

@@ -13,6 +13,9 @@
 // computed again (PrefixCache), but for the last token, which gives the logits. A request that
 // has begun its prompt goes on behind what another has computed meanwhile.
 //
+// A request whose prompt is to be scored shares no earlier KV until it has been, since every
+// position must be a row; its chunks are as long as the step has room for such rows.
+//
 // What a request holds is released when the last launched step that names it has been
 // collected. One thread, the engine's.
 #pragma once
@@ -80,6 +83,8 @@ class Scheduler {
   }
   // What a tenant was served, as FairQueue counts it.
   double served(const std::string& tenant) const { return queue_.counter(tenant); }
+  // A token slot that no request has.
+  int32_t spare_slot() const { return options_.running_max; }
   int32_t running_count() const { return static_cast<int32_t>(running_.size()); }
   int32_t waiting_for_adapter() const { return waiting_for_adapter_; }
   int64_t preemptions() const { return preemptions_; }
@@ -103,6 +108,7 @@ class Scheduler {
   struct Budget {
     int rows = 0;
     int chunk = 0;
+    int scores = 0;
   };
   // What a launched step still reads: of a preempted or of a removed request.
   struct Grave {
@@ -119,6 +125,7 @@ class Scheduler {
   void ForEachRunnable(const std::function<void(RequestState&)>& visit);
   void PlaceDecodeRows(Budget& budget, StepPlan& plan);
   void PlaceChunks(Budget& budget, StepPlan& plan);
+  int32_t ChunkOf(const RequestState& request, const Budget& budget) const;
   void CountPrompt(RequestState& request, const Span& span);
   void PlaceSpan(RequestState& request, int32_t tokens, StepPlan& plan);
   void OrderSpans(StepPlan& plan) const;

@@ -11,13 +11,20 @@
 
 namespace lorica {
 
+// Sample rows of a step beside one for each running request, for prompts that are scored: an
+// executor takes running_max + kScoredRowsMax.
+inline constexpr int kScoredRowsMax = 32;
+
 // Consecutive tokens of one request. Spans of one request follow each other in
-// position; a span that reaches the request's last known token samples the next.
+// position; a span that reaches the request's last known token samples the next. Rows of
+// score_count positions from score_begin tell how likely the prompt token behind each was.
 struct Span {
   RequestId request = 0;
   int32_t position_begin = 0;
   int32_t token_count = 0;
   bool samples = false;
+  int32_t score_begin = 0;
+  int32_t score_count = 0;
   int32_t tile_list = -1;  // index into StepPlan::tile_lists; -1 = base
 };
 

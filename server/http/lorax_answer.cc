@@ -1,6 +1,7 @@
 #include "server/http/lorax_answer.h"
 
 #include <algorithm>
+#include <cmath>
 
 namespace lorica {
 namespace {
@@ -34,6 +35,16 @@ OrderedJson LoraxAnswer::Alternatives(const TokenEvent::Token& token) const {
   return alternatives;
 }
 
+OrderedJson LoraxAnswer::PrefillJson(const TokenEvent::Token& token) const {
+  const int32_t ids[] = {token.id};
+  OrderedJson json;
+  json["id"] = token.id;
+  json["text"] = gateway_.tokenizer() ? Decode(*gateway_.tokenizer(), ids, false) : "";
+  json["logprob"] =
+      std::isnan(token.logprob) ? OrderedJson() : OrderedJson(LogprobNumber(token.logprob));
+  return json;
+}
+
 OrderedJson LoraxAnswer::TokenJson(const TokenEvent::Token& token) {
   OrderedJson json;
   json["id"] = token.id;
@@ -47,6 +58,7 @@ OrderedJson LoraxAnswer::TokenJson(const TokenEvent::Token& token) {
 
 std::vector<OrderedJson> LoraxAnswer::Add(const AnswerChunk& chunk) {
   text_ += chunk.text;
+  for (const TokenEvent::Token& token : chunk.prompt) prefill_.push_back(PrefillJson(token));
   std::vector<OrderedJson> tokens;
   for (const TokenEvent::Token& token : chunk.tokens) {
     logprob_sum_ += token.logprob;
@@ -78,7 +90,7 @@ OrderedJson LoraxAnswer::Details(bool of_stream) const {
   if (!of_stream) details["skipped_tokens"] = 0;
   details["seed"] = Seed();
   if (of_stream) return details;
-  details["prefill"] = OrderedJson::array();
+  details["prefill"] = prefill_;
   details["tokens"] = tokens_;
   return details;
 }
@@ -89,7 +101,7 @@ OrderedJson LoraxAnswer::Sequence() const {
   sequence["finish_reason"] = FinishReason();
   sequence["generated_tokens"] = end_->completion_tokens;
   sequence["seed"] = Seed();
-  sequence["prefill"] = OrderedJson::array();
+  sequence["prefill"] = prefill_;
   sequence["tokens"] = tokens_;
   return sequence;
 }

@@ -35,6 +35,7 @@ class LoraxAnswer {
   OrderedJson Sequence() const;
 
  private:
+  OrderedJson PrefillJson(const TokenEvent::Token& token) const;
   OrderedJson TokenJson(const TokenEvent::Token& token);
   const char* FinishReason() const;
   OrderedJson Seed() const;
@@ -46,6 +47,7 @@ class LoraxAnswer {
   const bool keeps_tokens_;
   std::optional<Detokenizer> detokenizer_;
   std::string text_;
+  OrderedJson prefill_ = OrderedJson::array();
   OrderedJson tokens_ = OrderedJson::array();
   double logprob_sum_ = 0.0;
   std::optional<AnswerEnd> end_;

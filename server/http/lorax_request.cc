@@ -144,9 +144,11 @@ void ReadOutput(Fields& fields, LoraxRequest* request) {
     fields.Refuse("return_k_alternatives", "must be strictly positive");
   }
   if (fields.Bool("decoder_input_details").value_or(false)) {
-    fields.Refuse("decoder_input_details", request->stream
-                                               ? "is not supported when streaming"
-                                               : "is not served: prompts get no log-probabilities");
+    if (request->stream) {
+      fields.Refuse("decoder_input_details", "is not supported when streaming");
+    }
+    request->details = true;
+    call.prompt_logprobs = 0;
   }
   if (request->details || request->stream || alternatives || request->best_of > 1) {
     call.logprobs = alternatives.value_or(0);

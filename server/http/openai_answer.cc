@@ -1,6 +1,7 @@
 #include "server/http/openai_answer.h"
 
 #include <algorithm>
+#include <cmath>
 #include <utility>
 
 #include "absl/strings/match.h"
@@ -14,7 +15,11 @@ namespace {
 constexpr float kLogprobMin = -9999.0f;
 constexpr char kReplacement[] = "\xEF\xBF\xBD";
 
-double LogprobNumber(float logprob) { return ShortDouble(std::max(logprob, kLogprobMin)); }
+// Null where there is none: for a prompt's first token.
+OrderedJson LogprobNumber(float logprob) {
+  if (std::isnan(logprob)) return nullptr;
+  return ShortDouble(std::max(logprob, kLogprobMin));
+}
 
 int64_t Characters(std::string_view text) {
   return std::count_if(text.begin(), text.end(), [](char c) { return (c & 0xC0) != 0x80; });
@@ -27,6 +32,7 @@ OpenAiChoice::OpenAiChoice(const OpenAiRequest* request, const Gateway* gateway,
 
 void OpenAiChoice::Add(const AnswerChunk& chunk) {
   text_ += chunk.text;
+  tokens_.insert(tokens_.end(), chunk.prompt.begin(), chunk.prompt.end());
   for (const TokenEvent::Token& token : chunk.tokens) {
     logprob_sum_ += token.logprob;
     if (request_.logprobs) tokens_.push_back(token);
@@ -95,6 +101,7 @@ OrderedJson OpenAiChoice::CompletionLogprobs() const {
       top[TokenText(entry.token)] = LogprobNumber(entry.logprob);
     }
     top[text] = LogprobNumber(token.logprob);
+    if (std::isnan(token.logprob)) top = nullptr;
     logprobs["top_logprobs"].push_back(std::move(top));
     logprobs["text_offset"].push_back(offset);
     if (tokenizer_ != nullptr) offset += Characters(tokenizer_->TokenBytes(token.id));

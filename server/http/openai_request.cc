@@ -73,6 +73,9 @@ bool IsNothing(const Json& value) {
 }
 
 void RefuseUnserved(Fields& fields) {
+  if (fields.Has("prompt_logprobs")) {
+    fields.Refuse("prompt_logprobs", "is not served; completions take echo together with logprobs");
+  }
   for (const char* name :
        {"functions", "audio", "prediction", "use_beam_search", "min_tokens", "allowed_token_ids",
         "bad_words", "continue_final_message", "chat_template", "merged_adapters"}) {
@@ -152,12 +155,14 @@ void ReadPrompts(Fields& fields, const GenerateCall& call, OpenAiRequest* reques
 void ReadEcho(Fields& fields, OpenAiRequest* request) {
   request->echoed.resize(request->calls.size());
   if (!fields.Bool("echo").value_or(false)) return;
-  if (request->logprobs) {
-    return fields.Refuse("echo", "together with logprobs is not served: prompts get none");
+  if (request->logprobs && request->calls[0].truncate) {
+    return fields.Refuse("truncate_prompt_tokens", "cannot go with both echo and logprobs");
   }
   for (size_t i = 0; i < request->calls.size(); ++i) {
-    if (!request->calls[i].prompt) return fields.Refuse("echo", "needs prompts that are text");
-    request->echoed[i] = *request->calls[i].prompt;
+    GenerateCall& call = request->calls[i];
+    if (!call.prompt) return fields.Refuse("echo", "needs prompts that are text");
+    request->echoed[i] = *call.prompt;
+    if (request->logprobs) call.prompt_logprobs = call.logprobs;
   }
 }
 

@@ -81,15 +81,13 @@ void Model::RunVerbs(int64_t rows, int64_t samples, const KvCache& cache) {
 
 absl::Status Model::ChooseProducts() {
   const LayerWeights& layer = weights_->layers.front();
-  const Weight* weights[] = {layer.qkv.get(), layer.o.get(), layer.gate_up.get(),
-                             layer.down.get()};
+  const Weight* weights[] = {layer.qkv.get(), layer.o.get(), layer.gate_up.get(), layer.down.get()};
   return backend_->ChooseProducts(weights);
 }
 
-absl::Status Model::CaptureSteps(const KvCache& cache) {
-  const auto rows_max = static_cast<int>(std::min(buffers_->rows_max, buffers_->samples_max));
-  return captured_->Capture(*backend_, cache, rows_max,
-                            [&](int rows) { RunVerbs(rows, rows, cache); });
+absl::Status Model::CaptureSteps(const KvCache& cache, int rows) {
+  LORICA_CHECK(rows <= buffers_->rows_max && rows <= buffers_->samples_max, rows);
+  return captured_->Capture(*backend_, cache, rows, [&](int rows) { RunVerbs(rows, rows, cache); });
 }
 
 int Model::captured_steps() const { return captured_->count(); }

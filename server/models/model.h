@@ -63,9 +63,10 @@ class Model {
 
   // See Backend::ChooseProducts. Before CaptureSteps.
   absl::Status ChooseProducts();
-  // Where the device keeps captured steps: captures those of up to samples_max rows, so that
-  // Forward replays them. Before the first Forward; `cache` is that of every Forward.
-  absl::Status CaptureSteps(const KvCache& cache);
+  // Where the device keeps captured steps: captures those of up to `rows` rows, so that Forward
+  // replays them. Before the first Forward; `cache` is that of every Forward.
+  // REQUIRES: rows <= rows_max and samples_max.
+  absl::Status CaptureSteps(const KvCache& cache, int rows);
   int captured_steps() const;
 
   // The decoder pass over a batch. Afterwards logits() has a row for each sample.

@@ -44,6 +44,10 @@ best = client.generate(prompt, best_of=2, **sampled)
 assert len(best.details.best_of_sequences) == 1
 several = client.generate(prompt, return_k_alternatives=3, max_new_tokens=2)
 assert [len(token.alternative_tokens) for token in several.details.tokens] == [3, 3]
+scored = client.generate(prompt, decoder_input_details=True, max_new_tokens=1).details
+assert len(scored.prefill) == scored.prompt_tokens and scored.prefill[0].logprob is None
+assert all(token.logprob <= 0 for token in scored.prefill[1:])
+assert "".join(token.text for token in scored.prefill) == prompt
 stopped = client.generate(prompt, max_new_tokens=64, stop_sequences=[base.generated_text[-2:]])
 assert stopped.generated_text.endswith(base.generated_text[-2:])
 

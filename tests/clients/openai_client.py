@@ -36,6 +36,11 @@ assert (again.prompt_tokens, again.completion_tokens) == (
 assert whole.usage.prompt_tokens_details.cached_tokens == 0
 assert again.prompt_tokens_details.cached_tokens > 0
 
+scored = client.completions.create(**(asked | dict(max_tokens=1)), echo=True, logprobs=1).choices[0]
+assert scored.text.startswith(prompt) and scored.logprobs.token_logprobs[0] is None
+assert len(scored.logprobs.token_logprobs) == whole.usage.prompt_tokens + 1
+assert all(logprob <= 0 for logprob in scored.logprobs.token_logprobs[1:])
+
 messages = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Hello!"}]
 chat = client.chat.completions.create(model=base, messages=messages, max_tokens=12,
                                       temperature=0, logprobs=True, top_logprobs=2)

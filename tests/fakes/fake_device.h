@@ -25,7 +25,7 @@
 #include "kernels/backend.h"
 #include "kernels/check.h"
 #include "server/engine/executor.h"
-#include "server/engine/request.h"
+#include "server/engine/request_state.h"
 
 namespace lorica::fakes {
 
@@ -219,6 +219,11 @@ class FakeBackend : public Backend {
   std::vector<std::shared_ptr<Copy>> copies_;
 };
 
+// Of a token behind the positions whose words make up `kv`.
+inline float FakeLogprob(uint64_t kv, int32_t token) {
+  return -static_cast<float>(Mix(kv, token) % 4096) / 64.0f;
+}
+
 // What the fake draws a token from.
 struct FakeSample {
   uint64_t kv = 0;  // all words of the request
@@ -230,6 +235,7 @@ struct FakeSample {
   absl::Span<const int32_t> mask;  // empty: all are allowed
 
   int32_t Draw(int32_t vocabulary) const {
+    if (bias.size() == 1 && bias[0].bias >= kScoringBias) return bias[0].token;
     uint64_t hash = Mix(Mix(kv, params->seed), token_index);
     hash = Mix(Mix(hash, FloatBits(params->repetition_penalty)), prompt.size());
     for (int32_t token : prompt) hash = Mix(hash, token);
@@ -256,6 +262,7 @@ class FakeExecutor : public Executor {
   std::set<uint64_t> poisoned;  // adapters (HashAdapter) whose rows are not finite
   absl::Status device;          // not OK: what Collect says from now on
   int64_t rows_max = 1 << 30;
+  size_t samples_max = 1 << 30;
   // What a step takes on the device, one after the other; `clock` is moved to its end. Absent: no
   // time.
   std::function<absl::Duration(const StepBatch&)> cost;
@@ -301,6 +308,7 @@ class FakeExecutor : public Executor {
 
   void CheckShape(const StepBatch& batch) const {
     LORICA_CHECK(batch.rows() > 0 && batch.rows() <= rows_max, "rows", batch.rows());
+    LORICA_CHECK(batch.samples.size() <= samples_max, "samples", batch.samples.size());
     int32_t row = 0;
     std::map<BlockId, int> readers;
     std::set<BlockId> written;
@@ -397,6 +405,7 @@ class FakeExecutor : public Executor {
     sample.mask = {row.allowed_mask, static_cast<size_t>(row.allowed_words)};
     result.token = sample.Draw(vocabulary_);
     result.finite = result.token >= 0;
+    if (row.params.logprobs >= 0) result.logprob = FakeLogprob(sample.kv, result.token);
     return result;
   }
 
@@ -419,13 +428,32 @@ class PureConstraint : public TokenConstraint {
   virtual std::vector<int32_t> MaskAfter(absl::Span<const int32_t> tokens) const = 0;
 };
 
-// The tokens a request gets when it runs alone, end token included.
-inline std::vector<int32_t> TokensAlone(const EngineRequest& request, int32_t vocabulary) {
+inline uint64_t TermsAlone(const EngineRequest& request) {
   uint64_t terms = 0;
   for (const MixTerm& term : request.mix) {
     const Generation& generation = *term.generation;
     terms = AddTerm(terms, HashAdapter(generation.digest, generation.block_count), term.weight);
   }
+  return terms;
+}
+
+// Log probabilities of a prompt's tokens but the first.
+inline std::vector<float> ScoresAlone(const EngineRequest& request) {
+  const uint64_t terms = TermsAlone(request);
+  std::vector<float> scores;
+  uint64_t word = 0;
+  uint64_t all = 0;
+  for (int32_t position = 0; position + 1 < std::ssize(request.prompt); ++position) {
+    word = KvWord(word, request.prompt[position], position, terms);
+    all = Mix(all, word);
+    scores.push_back(FakeLogprob(all, request.prompt[position + 1]));
+  }
+  return scores;
+}
+
+// The tokens a request gets when it runs alone, end token included.
+inline std::vector<int32_t> TokensAlone(const EngineRequest& request, int32_t vocabulary) {
+  const uint64_t terms = TermsAlone(request);
   const auto has = [](const std::vector<int32_t>& ids, int32_t id) {
     return std::find(ids.begin(), ids.end(), id) != ids.end();
   };

@@ -158,5 +158,34 @@ TEST_F(Goldens, LogprobsOfTheReferenceAreMet) {
   EXPECT_GE(seen.size(), 6u);
 }
 
+// The reference's answers, given as prompts, are as likely as the reference found them.
+TEST_F(Goldens, ScoredAnswersHaveTheLogprobsOfTheReference) {
+  std::ifstream file(std::string(LORICA_TEST_DATA) + "/goldens.json");
+  std::set<std::string> seen;
+  for (const Json& entry : Json::parse(file)) {
+    const std::string adapter = entry.at("adapter");
+    if (adapter.find("ner-json") != std::string::npos || !seen.insert(adapter).second) continue;
+    v1::GenerateRequest request;
+    for (const char* part : {"prompt_ids", "output_ids"}) {
+      for (const Json& id : entry.at(part)) request.add_token_ids(id);
+    }
+    request.set_max_tokens(1);
+    request.set_prompt_logprobs(5);
+    NameAdapters(adapter, &request);
+    auto response = server_->NewClient()->Generate(request);
+    ASSERT_TRUE(response.ok()) << response.status();
+    const int begin = static_cast<int>(entry.at("prompt_ids").size()) - 1;
+    const int count = static_cast<int>(entry.at("output_ids").size());
+    ASSERT_EQ(response->prompt_logprobs_size(), begin + count);
+    for (int step = 0; step < count; ++step) {
+      const auto& scored = response->prompt_logprobs(begin + step);
+      EXPECT_EQ(scored.token_id(), entry.at("output_ids")[step].get<int>());
+      EXPECT_NEAR(scored.logprob(), entry.at("logprobs")[step].get<double>(), 2e-3) << adapter;
+      EXPECT_NEAR(scored.top(0).logprob(), entry.at("top5")[step][0][1].get<double>(), 2e-3);
+    }
+  }
+  EXPECT_GE(seen.size(), 6u);
+}
+
 }  // namespace
 }  // namespace lorica

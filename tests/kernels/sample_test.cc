@@ -305,6 +305,30 @@ TEST_P(SampleTest, AMaskIsReadWhenTheStepSamples) {
   EXPECT_EQ(results[2].token, std::max_element(row, row + 70) - row);
 }
 
+// So prompts are scored.
+TEST_P(SampleTest, ABiasAboveAllLogitsTellsTheLogprobOfItsToken) {
+  constexpr int kVocabulary = 5000;
+  const auto logits = Normals(3 * kVocabulary, 30.0f);
+  const TokenBias given[] = {{17, 1e30f}, {4999, 1e30f}, {0, 1e30f}};
+  std::vector<SampleRow> rows(3);
+  for (int i = 0; i < 3; ++i) {
+    rows[i].params.logprobs = 2;
+    rows[i].bias = &given[i];
+    rows[i].bias_count = 1;
+  }
+  const auto results = Sample(logits, rows);
+  for (int i = 0; i < 3; ++i) {
+    const auto begin = logits.begin() + i * kVocabulary;
+    const double max = *std::max_element(begin, begin + kVocabulary);
+    double total = 0;
+    for (int t = 0; t < kVocabulary; ++t) total += std::exp(begin[t] - max);
+    EXPECT_EQ(results[i].token, given[i].token);
+    EXPECT_NEAR(results[i].logprob, begin[given[i].token] - max - std::log(total), 1e-4);
+    ASSERT_EQ(results[i].top.size(), 2u);
+    EXPECT_NEAR(results[i].top[0].logprob, -std::log(total), 1e-4);
+  }
+}
+
 TEST_P(SampleTest, LogprobsComeFromTheRawLogits) {
   const auto logits = Normals(5000);
   SampleRow row;

@@ -89,6 +89,7 @@ struct Simulation::Tracked {
   bool cancelled = false;
   bool finish_asked = false;
   std::vector<int32_t> tokens;
+  std::vector<float> scores;  // of the prompt
   int32_t prompt_reached = 0;  // by launched plans
   int finishes = 0;
   FinishEvent finish;
@@ -100,6 +101,7 @@ class Simulation::Sink : public TokenSink {
   void OnTokens(const TokenEvent& event) override {
     LORICA_CHECK(tracked_->finishes == 0, "tokens after the end of", tracked_->id);
     for (const TokenEvent::Token& token : event.tokens) tracked_->tokens.push_back(token.id);
+    for (const TokenEvent::Token& token : event.prompt) tracked_->scores.push_back(token.logprob);
   }
   void OnFinish(const FinishEvent& event) override {
     ++tracked_->finishes;
@@ -224,6 +226,7 @@ EngineRequest Simulation::DrawRequest() {
     request.tenant = absl::StrCat("tenant", tenant);
     request.tenant_weight = 1 << tenant;
   }
+  if (Chance(0.15)) request.prompt_logprobs = 0;
   if (Chance(0.1)) request.deadline = now_ + absl::Milliseconds(Draw(0, 500));
   if (Chance(config_->constrained)) {
     auto constraint = std::make_shared<fakes::FakeConstraint>(
@@ -391,6 +394,7 @@ void Simulation::CheckFinished(Tracked& tracked) {
   const bool prefix = tracked.tokens.size() <= alone.size() &&
                       std::equal(tracked.tokens.begin(), tracked.tokens.end(), alone.begin());
   LORICA_CHECK(prefix, "request", tracked.id, "got a wrong token among", tracked.tokens.size());
+  if (!tracked.tokens.empty()) CheckScores(tracked);
   if (!tracked.finish.status.ok()) {
     CheckError(tracked);
     return;
@@ -402,6 +406,15 @@ void Simulation::CheckFinished(Tracked& tracked) {
   LORICA_CHECK(tracked.tokens.size() == alone.size(), "request", tracked.id, "got",
                tracked.tokens.size(), "of", alone.size());
   ++totals_.complete;
+}
+
+void Simulation::CheckScores(const Tracked& tracked) const {
+  std::vector<float> alone;
+  if (tracked.request.prompt_logprobs >= 0) alone = fakes::ScoresAlone(tracked.request);
+  const size_t first = tracked.scores.empty() ? 0 : 1;
+  LORICA_CHECK(
+      std::equal(tracked.scores.begin() + first, tracked.scores.end(), alone.begin(), alone.end()),
+      "request", tracked.id, "got wrong scores");
 }
 
 void Simulation::CheckError(const Tracked& tracked) const {

@@ -64,6 +64,7 @@ class Simulation {
   void CheckProgress(const StepReport& report);
   bool WaitsForLoad(const Tracked& tracked) const;
   void CheckFinished(Tracked& tracked);
+  void CheckScores(const Tracked& tracked) const;
   void CheckError(const Tracked& tracked) const;
   void Drain();
 

@@ -70,7 +70,7 @@ TEST_F(CapturedSteps, GiveTheBitsOfTheSameStepUncaptured) {
   const std::vector<int> counts = {1, 2, 3, 8, 9, 13, 16, 17, 33, 40};
   std::vector<std::vector<float>> uncaptured;
   for (const int rows : counts) uncaptured.push_back(Logits(rows));
-  ASSERT_TRUE(model_->CaptureSteps(cache_).ok());
+  ASSERT_TRUE(model_->CaptureSteps(cache_, kRowsMax).ok());
   EXPECT_EQ(model_->captured_steps(), 16);
   for (size_t i = 0; i < counts.size(); ++i) {
     EXPECT_EQ(Logits(counts[i]), uncaptured[i]) << counts[i] << " rows";
@@ -79,7 +79,7 @@ TEST_F(CapturedSteps, GiveTheBitsOfTheSameStepUncaptured) {
 
 // Steps in flight are awaited one by one, in order, each with results of its own.
 TEST_F(CapturedSteps, StepsAreAwaitedInTurn) {
-  ASSERT_TRUE(model_->CaptureSteps(cache_).ok());
+  ASSERT_TRUE(model_->CaptureSteps(cache_, kRowsMax).ok());
   const auto vocabulary = static_cast<int32_t>(model_->config().vocabulary);
   constexpr int kSteps = 6;
   std::vector<StepBatch> batches;

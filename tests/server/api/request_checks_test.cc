@@ -153,6 +153,9 @@ const std::vector<FieldCase>& FieldCases() {
       {"", [](GenerateCall& c) { c.logprobs = kLogprobsMax; }},
       {"logprobs", [](GenerateCall& c) { c.logprobs = kLogprobsMax + 1; }},
       {"logprobs", [](GenerateCall& c) { c.logprobs = -1; }},
+      {"", [](GenerateCall& c) { c.prompt_logprobs = kLogprobsMax; }},
+      {"prompt_logprobs", [](GenerateCall& c) { c.prompt_logprobs = kLogprobsMax + 1; }},
+      {"prompt_logprobs", [](GenerateCall& c) { c.prompt_logprobs = -1; }},
       {"", [](GenerateCall& c) { c.seed = UINT64_MAX; }},
       // Logit bias.
       {"", [](GenerateCall& c) { c.logit_bias = Biases(kVocabulary); }},
@@ -222,6 +225,17 @@ TEST(RequestChecks, EveryFieldHasItsBoundsAndTheErrorNamesIt) {
 }
 
 std::string Long(int bytes) { return std::string(bytes, 'a'); }
+
+TEST(RequestChecks, LogprobsOfAPromptAreBoundedTogether) {
+  GenerateCall call;
+  EXPECT_TRUE(CheckPromptLogprobs(call, kPromptLogprobsMax + 1).ok());
+  call.prompt_logprobs = 0;
+  EXPECT_TRUE(CheckPromptLogprobs(call, kPromptLogprobsMax).ok());
+  EXPECT_TRUE(absl::IsInvalidArgument(CheckPromptLogprobs(call, kPromptLogprobsMax + 1)));
+  call.prompt_logprobs = 3;
+  EXPECT_TRUE(CheckPromptLogprobs(call, kPromptLogprobsMax / 4).ok());
+  EXPECT_TRUE(absl::IsInvalidArgument(CheckPromptLogprobs(call, kPromptLogprobsMax / 4 + 1)));
+}
 
 TEST(RequestChecks, BadAdapterIdsAreRefusedWhereverTheyStand) {
   const std::string bad[] = {"../../etc/passwd",

@@ -16,10 +16,12 @@ inline constexpr int32_t kTestVocabulary = 1000;
 
 struct RecordingSink : TokenSink {
   std::vector<int32_t> tokens;
+  std::vector<TokenEvent::Token> prompt;
   int finishes = 0;
   FinishEvent finish;
   void OnTokens(const TokenEvent& event) override {
     for (const TokenEvent::Token& token : event.tokens) tokens.push_back(token.id);
+    prompt.insert(prompt.end(), event.prompt.begin(), event.prompt.end());
   }
   void OnFinish(const FinishEvent& event) override {
     ++finishes;
@@ -41,6 +43,7 @@ struct EngineWorld {
         backend(&memory),
         arena(options.arena_blocks),
         executor(&memory, options.depth, kTestVocabulary) {
+    executor.samples_max = options.engine.running_max + kScoredRowsMax;
     options.engine.clock = options.clock ? options.clock : [this] { return now; };
     if (options.engine.vocabulary == 0) options.engine.vocabulary = kTestVocabulary;
     KvCache cache;

@@ -98,6 +98,35 @@ TEST_F(LoraxRoutesTest, TheAnswerIsThatOfGrpc) {
   }
 }
 
+TEST_F(LoraxRoutesTest, InputDetailsHoldThePromptAsGrpcScoresIt) {
+  v1::GenerateRequest request;
+  request.set_prompt("hi there");
+  request.set_adapter_id("plain");
+  request.set_max_tokens(6);
+  request.set_ignore_eos(true);
+  request.set_prompt_logprobs(0);
+  Context context;
+  v1::GenerateResponse expected;
+  ASSERT_TRUE(server_.inference().Generate(&context, request, &expected).ok());
+  Json body =
+      ClientBody({{"adapter_id", "plain"}, {"decoder_input_details", true}, {"details", false}});
+  body["inputs"] = "hi there";
+  const Json prefill = Generate(body).json()[0]["details"]["prefill"];
+  ASSERT_EQ(prefill.size(), 8u);
+  EXPECT_EQ(prefill[0], Json({{"id", 'h'}, {"text", "h"}, {"logprob", nullptr}}));
+  for (int i = 1; i < 8; ++i) {
+    const v1::TokenLogprob& scored = expected.prompt_logprobs(i - 1);
+    EXPECT_EQ(prefill[i]["id"], scored.token_id());
+    EXPECT_FLOAT_EQ(prefill[i]["logprob"].get<double>(), scored.logprob());
+  }
+  EXPECT_EQ(prefill[7]["text"], "e");
+  body["parameters"]["best_of"] = 2;
+  body["parameters"]["do_sample"] = true;
+  const Json details = Generate(body).json()[0]["details"];
+  EXPECT_EQ(details["prefill"], prefill);
+  EXPECT_EQ(details["best_of_sequences"][0]["prefill"], prefill);
+}
+
 TEST_F(LoraxRoutesTest, HeadersCountAndTime) {
   HttpAnswer answer = Generate(ClientBody({{"adapter_id", "plain"}}));
   EXPECT_EQ(answer.headers["x-prompt-tokens"], "2");
@@ -250,7 +279,6 @@ TEST_F(LoraxRoutesTest, EveryFaultHasItsClass) {
       {{"stop", std::vector<std::string>(kStopStringsMax + 1, "x")}},
       {{"seed", -1}},
       {{"details", "yes"}},
-      {{"decoder_input_details", true}},
       {{"adapter_id", "../x"}},
       {{"adapter_id", "a"}, {"merged_adapters", {{"ids", {"b"}}, {"weights", {1.0}}}}},
       {{"merged_adapters", {{"ids", {"a", "b"}}, {"weights", {1.0}}}}},

@@ -142,6 +142,34 @@ TEST_F(OpenAiRoutesTest, CompletionLogprobsLineUp) {
   }
 }
 
+TEST_F(OpenAiRoutesTest, EchoedPromptsHaveLogprobsToo) {
+  const Json body = Completion({{"logprobs", 2}, {"echo", true}, {"prompt", "hi th"}});
+  const Json choice = Complete(body).json()["choices"][0];
+  const Json& logprobs = choice["logprobs"];
+  for (const char* list : {"tokens", "token_logprobs", "top_logprobs", "text_offset"}) {
+    ASSERT_EQ(logprobs[list].size(), 11u) << list;
+  }
+  EXPECT_THAT(choice["text"].get<std::string>(), StartsWith("hi th"));
+  EXPECT_EQ(logprobs["tokens"][4], "h");
+  EXPECT_EQ(logprobs["text_offset"][5], 5);
+  EXPECT_TRUE(logprobs["token_logprobs"][0].is_null());
+  EXPECT_TRUE(logprobs["top_logprobs"][0].is_null());
+  for (int i = 1; i < 11; ++i) {
+    const Json& top = logprobs["top_logprobs"][i];
+    EXPECT_GE(top.size(), 2u);
+    EXPECT_EQ(top[logprobs["tokens"][i].get<std::string>()], logprobs["token_logprobs"][i]);
+  }
+  Json streamed = body;
+  streamed["stream"] = true;
+  Json tokens = Json::array();
+  for (const Json& chunk : Chunks(Complete(streamed))) {
+    const Json& part = chunk["choices"][0]["logprobs"];
+    if (part.is_null()) continue;
+    tokens.insert(tokens.end(), part["token_logprobs"].begin(), part["token_logprobs"].end());
+  }
+  EXPECT_EQ(tokens, logprobs["token_logprobs"]);
+}
+
 TEST_F(OpenAiRoutesTest, ChatsAnswerAsTheTemplateSays) {
   const HttpAnswer answer = Converse(Chat({{"logprobs", true}, {"top_logprobs", 2}}));
   ASSERT_EQ(answer.status, 200) << answer.body;
@@ -243,7 +271,9 @@ TEST_F(OpenAiRoutesTest, FaultsNameTheirField) {
       {{{"guided_choice", Json::array()}}, "guided_choice"},
       {{{"min_tokens", 3}}, "min_tokens"},
       {{{"adapter_source", "bogus"}}, "adapter_source"},
-      {{{"use_beam_search", true}}, "use_beam_search"}};
+      {{{"use_beam_search", true}}, "use_beam_search"},
+      {{{"prompt_logprobs", 1}}, "prompt_logprobs"},
+      {{{"echo", true}, {"logprobs", 1}, {"truncate_prompt_tokens", 1}}, "truncate_prompt_tokens"}};
   for (const auto& [more, field] : wrong) {
     ExpectError(Complete(Completion(more)), 400, "invalid_value", field);
   }
