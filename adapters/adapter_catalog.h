@@ -45,13 +45,15 @@ struct CatalogEntry {
   std::string adapter_id;
   std::string location;
   bool registered = false;
-  GenerationPtr generation;       // null while nobody has looked at the content
-  absl::Status error;             // of the last look
-  std::string digest;             // of a registered name, also while nobody has looked
-  std::string alias_of;           // empty: no alias
+  // Null while nobody has looked at the content. Of what was fetched it may be without a source.
+  GenerationPtr generation;
+  absl::Status error;    // of the last look
+  std::string digest;    // of a registered name or what was fetched, also while nobody has looked
+  std::string alias_of;  // empty: no alias
   bool fetching = false;          // on its way to this machine,
   int64_t fetched_bytes = 0;      // so much of it is here
   int64_t fetch_bytes_total = 0;  // 0: nobody knows yet
+  bool on_disk = false;           // fetched, and kept in the disk tier
 };
 
 // A merge as it is asked for: adapters by name, in order, with their weights.
@@ -136,7 +138,8 @@ class AdapterCatalog {
   absl::Status SetAlias(const std::string& tenant, const std::string& alias,
                         const std::string& target, bool replace);
   // The name is unknown from then on, also where a folder has that name, until it is
-  // registered again. NotFound: it was unknown before.
+  // registered again. What was fetched leaves the disk, and the next call fetches it again;
+  // FailedPrecondition while it is in use. NotFound: it was unknown before.
   absl::Status Delete(const std::string& tenant, const std::string& adapter_id);
 
   // Looks at the content, like Resolve; what is wrong with it is the entry's error.
@@ -150,6 +153,8 @@ class AdapterCatalog {
   absl::StatusOr<std::vector<CatalogEntry>> List(const std::string& tenant,
                                                  const std::string& prefix,
                                                  const std::string& after, int limit);
+  // nullopt: nothing is fetched.
+  std::optional<RemoteStats> FetchStats() const;
   absl::StatusOr<AdapterPlan> Check(const std::string& tenant, const std::string& location_or_id,
                                     const std::string& token = "");
 
@@ -214,6 +219,7 @@ class AdapterCatalog {
                          RemoteName* name) const;
   absl::StatusOr<CatalogEntry> GetRemote(const std::string& tenant, const std::string& adapter_id,
                                          const std::string& token = "") const;
+  absl::Status ForgetRemote(const std::string& adapter_id, const RemoteName& name);
   std::vector<std::string> RemoteIds(const std::string& tenant) const;
 
   const std::shared_ptr<Source> root_;

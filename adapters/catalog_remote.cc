@@ -96,19 +96,31 @@ absl::StatusOr<CatalogEntry> AdapterCatalog::GetRemote(const std::string& tenant
   const KnownRemote known = remote_->Known(*name);
   const auto named = Named({tenant, SplitId(adapter_id).name});
   const std::string alias_of = named.has_value() ? named->target : "";
-  if (known.generation == nullptr && known.error.ok() && !known.fetching && alias_of.empty()) {
+  if (known.digest.empty() && known.error.ok() && !known.fetching && alias_of.empty()) {
     return UnknownAdapter(adapter_id);
   }
   CatalogEntry entry{.adapter_id = adapter_id,
-                     .location = absl::StrCat(name->repo, "@", name->revision),
-                     .generation = known.generation,
+                     .location = known.location,
+                     .generation = known.generation == nullptr ? known.facts : known.generation,
                      .error = known.generation == nullptr ? known.error : absl::OkStatus(),
+                     .digest = known.digest,
                      .alias_of = alias_of,
                      .fetching = known.fetching,
                      .fetched_bytes = known.fetched_bytes,
-                     .fetch_bytes_total = known.fetch_bytes_total};
-  if (known.generation != nullptr) entry.location = known.generation->location;
+                     .fetch_bytes_total = known.fetch_bytes_total,
+                     .on_disk = known.on_disk};
+  if (entry.location.empty()) entry.location = absl::StrCat(name->repo, "@", name->revision);
   return entry;
+}
+
+absl::Status AdapterCatalog::ForgetRemote(const std::string& adapter_id, const RemoteName& name) {
+  if (remote_->Known(name).digest.empty()) return UnknownAdapter(adapter_id);
+  return remote_->Forget(name);
+}
+
+std::optional<RemoteStats> AdapterCatalog::FetchStats() const {
+  if (remote_ == nullptr) return std::nullopt;
+  return remote_->stats();
 }
 
 std::vector<std::string> AdapterCatalog::RemoteIds(const std::string& tenant) const {

@@ -48,6 +48,14 @@ std::optional<std::pair<std::string, std::string>> DiskIndex::Find(
   return std::nullopt;
 }
 
+std::vector<std::pair<std::string, DatedOrigin>> DiskIndex::AllOrigins() const {
+  std::vector<std::pair<std::string, DatedOrigin>> all;
+  for (const auto& [digest, content] : contents_) {
+    for (const DatedOrigin& dated : content.origins) all.emplace_back(digest, dated);
+  }
+  return all;
+}
+
 void DiskIndex::Use(const std::string& digest) {
   by_use_.splice(by_use_.end(), by_use_, contents_.at(digest).place);
 }
@@ -56,9 +64,13 @@ std::shared_ptr<void> DiskIndex::Hold(const std::string& digest) const {
   return contents_.at(digest).hold;
 }
 
+bool DiskIndex::IsHeld(const std::string& digest) const {
+  return contents_.at(digest).hold.use_count() > 1;
+}
+
 std::optional<std::string> DiskIndex::Evictable() const {
   for (const std::string& digest : by_use_) {
-    if (contents_.at(digest).hold.use_count() == 1) return digest;
+    if (!IsHeld(digest)) return digest;
   }
   return std::nullopt;
 }

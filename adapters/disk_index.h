@@ -8,6 +8,7 @@
 #include <memory>
 #include <optional>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "absl/container/flat_hash_map.h"
@@ -29,6 +30,8 @@ class DiskIndex {
   const std::vector<DatedOrigin>& Origins(const std::string& digest) const;
   // Digest and commit.
   std::optional<std::pair<std::string, std::string>> Find(const RemoteOrigin& origin) const;
+  // Of all contents, in no order.
+  std::vector<std::pair<std::string, DatedOrigin>> AllOrigins() const;
   void CountLookUp(bool hit) { ++(hit ? stats_.hits : stats_.misses); }
   void CountInsertion() { ++stats_.insertions; }
   // Makes it the most recently used.
@@ -36,6 +39,7 @@ class DiskIndex {
   // When its use was last written down; the caller may say that it is now.
   absl::Time& written_down(const std::string& digest) { return contents_.at(digest).written_down; }
   std::shared_ptr<void> Hold(const std::string& digest) const;
+  bool IsHeld(const std::string& digest) const;
   // The least recently used that nobody holds.
   std::optional<std::string> Evictable() const;
   enum class Reason { kEvicted, kRemoved };

@@ -375,16 +375,56 @@ std::optional<DiskLease> DiskTier::Adopt(const RemoteOrigin& origin) {
   return LeaseOf(found->first, found->second);
 }
 
+std::optional<std::pair<std::string, std::string>> DiskTier::Peek(
+    const RemoteOrigin& origin) const {
+  absl::MutexLock lock(&mutex_);
+  return index_->Find(origin);
+}
+
+std::vector<RemoteOrigin> DiskTier::Origins() const {
+  std::vector<RemoteOrigin> origins;
+  absl::MutexLock lock(&mutex_);
+  for (auto& [digest, dated] : index_->AllOrigins()) origins.push_back(std::move(dated.origin));
+  return origins;
+}
+
+bool DiskTier::Has(const std::string& digest) const {
+  absl::MutexLock lock(&mutex_);
+  return index_->Has(digest);
+}
+
+// Where its files lie from now on, to be deleted.
+std::string DiskTier::TakeName(const std::string& digest) {
+  mutex_.AssertHeld();
+  std::string temporary = NewTemporary();
+  rename(ContentPath(digest).c_str(), temporary.c_str());
+  index_->Remove(digest, DiskIndex::Reason::kRemoved);
+  return temporary;
+}
+
 void DiskTier::Drop(const std::string& digest) {
   std::string temporary;
   {
     absl::MutexLock lock(&mutex_);
     if (!index_->Has(digest)) return;
-    temporary = NewTemporary();
-    rename(ContentPath(digest).c_str(), temporary.c_str());
-    index_->Remove(digest, DiskIndex::Reason::kRemoved);
+    temporary = TakeName(digest);
   }
   RemoveAll({temporary});
+}
+
+absl::Status DiskTier::Remove(const std::string& digest) {
+  std::string temporary;
+  {
+    absl::MutexLock lock(&mutex_);
+    if (!index_->Has(digest)) return absl::OkStatus();
+    if (index_->IsHeld(digest)) {
+      return absl::FailedPreconditionError(
+          "it is in use: evict it, or let its requests end, first");
+    }
+    temporary = TakeName(digest);
+  }
+  RemoveAll({temporary});
+  return absl::OkStatus();
 }
 
 TierStats DiskTier::stats() const {

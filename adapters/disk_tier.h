@@ -96,8 +96,15 @@ class DiskTier {
   // Content of this commit, whatever revision it was fetched under; the origin leads to it
   // from now on.
   std::optional<DiskLease> Adopt(const RemoteOrigin& origin);
+  // As Find, for those who only look: digest and commit. Counts nothing, and is no use of it.
+  std::optional<std::pair<std::string, std::string>> Peek(const RemoteOrigin& origin) const;
+  // Where all that is here came from, in no order.
+  std::vector<RemoteOrigin> Origins() const;
+  bool Has(const std::string& digest) const;
   // For content that is not what its name says. Not found any more; leases read nothing.
   void Drop(const std::string& digest);
+  // As Drop, on an operator's word. FailedPrecondition: it is leased. OK when it is not there.
+  absl::Status Remove(const std::string& digest);
 
   TierStats stats() const;
 
@@ -110,6 +117,7 @@ class DiskTier {
   void WriteOrigins(const std::string& digest);
   absl::Status MakeRoom(int64_t bytes, std::vector<std::string>* doomed);
   void Touch(const std::string& digest);
+  std::string TakeName(const std::string& digest);
   void GiveBack(int64_t bytes);
 
   const std::string folder_;

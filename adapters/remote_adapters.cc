@@ -2,6 +2,7 @@
 
 #include <algorithm>
 
+#include "absl/container/flat_hash_set.h"
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_split.h"
@@ -26,6 +27,10 @@ constexpr int kTenantRefreshesMax = 1;  // at a time
 
 std::string IdOf(const std::string& repo, const std::string& revision) {
   return revision == kDefaultRevision ? repo : absl::StrCat(repo, "@", revision);
+}
+
+std::string Located(const RemoteName& name, const std::string& commit) {
+  return absl::StrCat(name.repo, "@", commit.substr(0, kShownCommitDigits));
 }
 
 absl::Status Refuse(absl::string_view what) { return absl::FailedPreconditionError(what); }
@@ -144,7 +149,7 @@ RemoteAdapters::RemoteAdapters(RemoteOptions options, RemoteSource* hub, const H
       hub_(hub),
       cache_(cache),
       disk_(disk),
-      loader_(loader),
+      contents_(loader, kIdentifiedContentsMax),
       here_(threads.here),
       stopped_(stopped),
       failures_(options_.failures_max, options_.failure_ttl, /*seed=*/1),
@@ -277,7 +282,12 @@ void RemoteAdapters::LookThere(const RemoteName& name, const std::string& key) {
   if (stopped_->load()) {
     return EndFetch(name, key, {absl::CancelledError("the server is shutting down")});
   }
-  EndFetch(name, key, {FromHub(name), looked});
+  Brought brought{FromHub(name), looked};
+  {
+    absl::MutexLock lock(&mutex_);
+    ++(brought.result.ok() ? counts_.fetched : counts_.failed);
+  }
+  EndFetch(name, key, std::move(brought));
 }
 
 void RemoteAdapters::EndFetch(const RemoteName& name, const std::string& key, Brought brought) {
@@ -297,7 +307,10 @@ void RemoteAdapters::EndFetch(const RemoteName& name, const std::string& key, Br
 void RemoteAdapters::Refresh(const RemoteName& name, const std::string& key) {
   const Result result = stopped_->load() ? absl::CancelledError() : FromHub(name);
   absl::MutexLock lock(&mutex_);
-  if (result.ok()) known_[key].generation = *result;
+  if (result.ok()) {
+    known_[key] = {*result, (*result)->digest, (*result)->location, known_[key].looked};
+  }
+  ++counts_.refreshes;
   --refreshes_;
   --running_;
 }
@@ -305,7 +318,8 @@ void RemoteAdapters::Refresh(const RemoteName& name, const std::string& key) {
 void RemoteAdapters::Remember(const std::string& key, const Brought& brought) {
   if (brought.result.ok()) {
     if (std::ssize(known_) >= options_.known_max) Sweep();
-    known_[key] = {*brought.result, brought.looked};
+    const Generation& generation = **brought.result;
+    known_[key] = {*brought.result, generation.digest, generation.location, brought.looked};
   } else if (!absl::IsCancelled(brought.result.status())) {
     failures_.Remember(key, brought.result.status(), options_.clock());
   }
@@ -320,35 +334,82 @@ void RemoteAdapters::Sweep() {
 }
 
 KnownRemote RemoteAdapters::Known(const RemoteName& name) const {
-  const std::string key = OriginKey(OriginOf(name));
-  absl::MutexLock lock(&mutex_);
+  const RemoteOrigin origin = OriginOf(name);
+  const std::string key = OriginKey(origin);
   KnownRemote known;
-  if (const auto found = known_.find(key); found != known_.end()) {
-    known.generation = found->second.generation.lock();
+  {
+    absl::MutexLock lock(&mutex_);
+    if (const auto found = known_.find(key); found != known_.end()) {
+      known.generation = found->second.generation.lock();
+      known.digest = found->second.digest;
+      known.location = found->second.location;
+    }
+    if (const auto fetch = fetches_.find(key); fetch != fetches_.end()) {
+      known.fetching = true;
+      known.fetched_bytes = fetch->second.ticket->bytes();
+      known.fetch_bytes_total = fetch->second.ticket->bytes_total();
+    }
+    known.error = failures_.LastError(key);
   }
-  if (const auto fetch = fetches_.find(key); fetch != fetches_.end()) {
-    known.fetching = true;
-    known.fetched_bytes = fetch->second.ticket->bytes();
-    known.fetch_bytes_total = fetch->second.ticket->bytes_total();
+  if (known.digest.empty()) {
+    if (const auto kept = disk_->Peek(origin)) {
+      known.digest = kept->first;
+      known.location = Located(name, kept->second);
+    }
   }
-  known.error = failures_.LastError(key);
+  known.on_disk = disk_->Has(known.digest);
+  known.facts = contents_.Last(known.digest);
   return known;
 }
 
 std::vector<std::string> RemoteAdapters::List() const {
   std::vector<std::string> ids;
+  std::vector<RemoteOrigin> origins = disk_->Origins();
+  // Content that came as a branch is also known by its commit.
+  absl::flat_hash_set<std::string> branches;
+  for (const RemoteOrigin& origin : origins) {
+    if (origin.revision != origin.commit) branches.insert(origin.repo + "@" + origin.commit);
+  }
+  for (const RemoteOrigin& origin : origins) {
+    const bool is_ours =
+        origin.access.empty() && IsRepoName(origin.repo) && origin.server == hub_->name();
+    const bool is_shadow =
+        origin.revision == origin.commit && branches.contains(origin.repo + "@" + origin.commit);
+    if (is_ours && !is_shadow) ids.push_back(IdOf(origin.repo, origin.revision));
+  }
   const auto add = [&ids](const std::string& key) {
     const std::vector<std::string> parts = absl::StrSplit(key, '\n');
     if (parts[3].empty()) ids.push_back(IdOf(parts[1], parts[2]));
   };
   absl::MutexLock lock(&mutex_);
-  for (const auto& [key, known] : known_) {
-    if (!known.generation.expired()) add(key);
-  }
+  for (const auto& [key, known] : known_) add(key);
   for (const auto& [key, fetch] : fetches_) add(key);
   std::sort(ids.begin(), ids.end());
   ids.erase(std::unique(ids.begin(), ids.end()), ids.end());
   return ids;
+}
+
+absl::Status RemoteAdapters::Forget(const RemoteName& name) {
+  const std::string digest = Known(name).digest;
+  if (absl::Status s = disk_->Remove(digest); !s.ok()) {
+    return absl::Status(s.code(), absl::StrCat("adapter ", Quoted(IdOf(name.repo, name.revision)),
+                                               ": ", s.message()));
+  }
+  absl::MutexLock lock(&mutex_);
+  known_.erase(OriginKey(OriginOf(name)));
+  return absl::OkStatus();
+}
+
+RemoteStats RemoteAdapters::stats() const {
+  RemoteStats stats;
+  {
+    absl::MutexLock lock(&mutex_);
+    stats = counts_;
+    stats.under_way = static_cast<int32_t>(fetches_.size());
+  }
+  stats.disk = disk_->stats();
+  stats.downloaded_bytes = downloaded_bytes_.load(std::memory_order_relaxed);
+  return stats;
 }
 
 // --- on threads that may wait --------------------------------------------------------------
@@ -369,9 +430,8 @@ std::optional<RemoteAdapters::Brought> RemoteAdapters::FromHere(const RemoteName
 }
 
 RemoteAdapters::Result RemoteAdapters::FromDisk(const DiskLease& lease, const RemoteName& name) {
-  const std::string location =
-      absl::StrCat(name.repo, "@", lease.commit().substr(0, kShownCommitDigits));
-  Result generation = loader_->Identify(lease.source(), location);
+  const std::string location = Located(name, lease.commit());
+  Result generation = contents_.Identify(lease.digest(), lease.source(), location);
   // Not found: it was dropped by another fetch in the meantime.
   const bool is_other = generation.ok() && (*generation)->digest != lease.digest();
   if (!is_other && !absl::IsNotFound(generation.status())) return generation;
@@ -384,8 +444,8 @@ RemoteAdapters::Result RemoteAdapters::FromCache(const RemoteName& name) {
   if (!commit) return absl::NotFoundError("not in the cache");
   auto source = cache_->Snapshot(name.repo, *commit);
   if (!source.ok()) return source.status();
-  return loader_->Identify(*std::move(source),
-                           absl::StrCat(name.repo, "@", commit->substr(0, kShownCommitDigits)));
+  const std::string location = Located(name, *commit);
+  return contents_.Identify(absl::StrCat(name.repo, "@", *commit), *std::move(source), location);
 }
 
 RemoteAdapters::Result RemoteAdapters::FromHub(const RemoteName& name) {
@@ -431,6 +491,7 @@ RemoteAdapters::Result RemoteAdapters::Download(RemoteSession& session, const Re
   if (auto parsed = ParseAdapterConfig(text); !parsed.ok()) return parsed.status();
   const auto weights_sha256 = DownloadTo(session, weights, **staging, ticket.get(), nullptr);
   if (!weights_sha256.ok()) return weights_sha256.status();
+  downloaded_bytes_.fetch_add(config.size_bytes + weights.size_bytes, std::memory_order_relaxed);
   const auto lease = disk_->Publish(*std::move(staging),
                                     GenerationDigest(*config_sha256, *weights_sha256), origin);
   if (!lease.ok()) return lease.status();

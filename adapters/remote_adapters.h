@@ -32,6 +32,7 @@
 #include "adapters/hub/hf_cache.h"
 #include "adapters/hub/remote_source.h"
 #include "adapters/hub/steady_now.h"
+#include "adapters/identified_contents.h"
 #include "adapters/peft_loader.h"
 #include "adapters/tenant_turns.h"
 
@@ -110,10 +111,23 @@ struct FoundAdapter {
 // What is known of a name, for those who only look.
 struct KnownRemote {
   GenerationPtr generation;  // null while nobody uses it
+  GenerationPtr facts;       // the same without a source, also then; null: not looked at here
+  std::string digest;        // what it was when it was here last; empty: never
+  std::string location;      // "org/name@commit"
+  bool on_disk = false;      // in the disk tier
   absl::Status error;        // of the last fetch, while it is remembered
   bool fetching = false;
   int64_t fetched_bytes = 0;      // while it is on its way
   int64_t fetch_bytes_total = 0;  // 0: not known yet
+};
+
+struct RemoteStats {
+  TierStats disk;
+  int64_t fetched = 0;  // what was not on this machine and came, by the remote source's count
+  int64_t failed = 0;   // ... and did not
+  int64_t downloaded_bytes = 0;
+  int64_t refreshes = 0;  // looks at branches that are served already
+  int32_t under_way = 0;  // tickets, also of what waits for its turn
 };
 
 class RemoteAdapters {
@@ -137,12 +151,17 @@ class RemoteAdapters {
   bool Allows(const std::string& repo) const;
   KnownRemote Known(const RemoteName& name) const;
   // Names without revision "main" as "repo", others as "repo@revision"; sorted. Only what
-  // the server's own token brought here or is bringing.
+  // the server's own token brings or brought here: now, or before a restart and still in the disk
+  // tier.
   std::vector<std::string> List() const;
+  // Takes what the name stands for from the disk tier, and for other names, too; and knows
+  // nothing of the name any more. FailedPrecondition: it is in use.
+  absl::Status Forget(const RemoteName& name);
   // Ends what is under way (its tickets with Cancelled), and starts nothing more. Waits for
   // it. Idempotent.
   void Stop();
 
+  RemoteStats stats() const;
   int64_t fetches_started() const { return fetches_started_.load(std::memory_order_relaxed); }
 
  private:
@@ -157,6 +176,8 @@ class RemoteAdapters {
   RemoteOrigin OriginOf(const RemoteName& name) const;
   struct Held {
     std::weak_ptr<const Generation> generation;
+    std::string digest;    // also when nobody uses it here: the pool may, by another name
+    std::string location;  // "org/name@commit"
     absl::Time looked = absl::InfinitePast();  // at the remote source
   };
   // Result of a fetch, and when the remote source was asked for it.
@@ -203,15 +224,17 @@ class RemoteAdapters {
   absl::btree_map<std::string, ObjectPlace> objects_;  // by prefix
   const HfCache* const cache_;
   DiskTier* const disk_;
-  const PeftLoader* const loader_;
+  IdentifiedContents contents_;
   LoaderExecutor* const here_;
   std::atomic<bool>* const stopped_;
   std::atomic<int64_t> fetches_started_{0};
+  std::atomic<int64_t> downloaded_bytes_{0};
 
   mutable absl::Mutex mutex_;
   bool stopping_ ABSL_GUARDED_BY(mutex_) = false;
   int running_ ABSL_GUARDED_BY(mutex_) = 0;  // fetches, until all who waited have been told
   int refreshes_ ABSL_GUARDED_BY(mutex_) = 0;
+  RemoteStats counts_ ABSL_GUARDED_BY(mutex_);  // fetched, failed, refreshes
   absl::btree_map<std::string, Fetch> fetches_ ABSL_GUARDED_BY(mutex_);
   absl::btree_map<std::string, Held> known_ ABSL_GUARDED_BY(mutex_);
   FailureMemory failures_ ABSL_GUARDED_BY(mutex_);

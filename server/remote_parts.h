@@ -26,7 +26,6 @@ class RemoteParts {
   static absl::StatusOr<std::unique_ptr<RemoteParts>> Build(const Config& config,
                                                             const PeftLoader* loader);
   RemoteAdapters* adapters() const { return adapters_.get(); }
-  const DiskTier& disk() const { return *disk_; }
   void Stop() { adapters_->Stop(); }
 
  private:

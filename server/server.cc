@@ -441,9 +441,6 @@ absl::Status Server::Listen() {
   facts.limits.set_mix_adapters(kMixTermsMax);
   facts.limits.set_threads(parts.backend->threads());
   facts.limits.set_concurrent_streams(kStreamsPerConnectionMax);
-  if (parts.remote != nullptr) {
-    facts.disk_stats = [remote = parts.remote.get()] { return remote->disk().stats(); };
-  }
 
   GrpcOptions options;
   options.address = config_.grpc_address;

@@ -20,7 +20,7 @@ namespace {
 
 constexpr char kExamples[] = R"(Examples:
   lorica adapters list
-  lorica adapters check ticket-triage          what the loader would say; changes nothing
+  lorica adapters check ticket-triage          what the loader would say; a repository is fetched
   lorica adapters register support --source ticket-triage
   lorica adapters register support --source ticket-triage-v2 --replace
   lorica adapters register support --source my-team/support@v2 --hub-token-file token
@@ -35,7 +35,8 @@ constexpr char kExamples[] = R"(Examples:
 
 A source is a folder beneath the server's --adapters-dir, a repository of the hub or an
 object in a bucket or on a web server, each where the server allows it.
-Tiers: source (where it came from, or the server's disk), host (images in memory), device (ready to run).)";
+Tiers: source (where it came from), disk (fetched), host (images in memory), device (ready to
+run). What was fetched stays on disk until it gives way or is deleted.)";
 
 struct AdapterFlags {
   std::vector<std::string> ids;

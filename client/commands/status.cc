@@ -54,6 +54,16 @@ void PrintModel(const v1::ModelInfo& model) {
                    model.has_chat_template() ? "" : ", no chat template"));
 }
 
+void PrintFetches(const v1::GetStatusResponse& status) {
+  const v1::FetchCounters& fetches = status.fetches();
+  Row("on disk", Tier(status.disk_tier()));
+  Row("fetches",
+      absl::StrCat(HumanCount(fetches.fetched()), " fetched, ",
+                   HumanBytes(fetches.downloaded_bytes()), ", ", HumanCount(fetches.failed()),
+                   " failed, ", fetches.under_way(), " under way; ",
+                   HumanCount(fetches.refreshes()), " looks at branches"));
+}
+
 void PrintLoad(const v1::GetStatusResponse& status) {
   const v1::Limits& limits = status.limits();
   Row("requests", absl::StrCat(status.running(), " of ", limits.running_requests(), " running, ",
@@ -68,7 +78,7 @@ void PrintLoad(const v1::GetStatusResponse& status) {
                             HumanCount(status.free_blocks()), " free"));
   Row("on device", Tier(status.device_tier()));
   Row("on host", Tier(status.host_tier()));
-  if (status.disk_tier().byte_limit() > 0) Row("fetched", Tier(status.disk_tier()));
+  if (status.has_fetches()) PrintFetches(status);
   Row("memory", absl::StrCat(HumanBytes(status.resident_bytes()), " resident"));
 }
 

@@ -104,6 +104,7 @@ v1::Adapter DescribeEntry(const CatalogEntry& entry, const AdapterPool& pool, ab
     FillPool(info, now, &message);
     loading = loading || info.loading;
   }
+  if (entry.on_disk && message.tier() == v1::TIER_SOURCE) message.set_tier(v1::TIER_DISK);
   if (!entry.error.ok()) message.set_error(CleanErrorText(entry.error.message()));
   message.set_state(loading                   ? v1::ADAPTER_STATE_LOADING
                     : message.error().empty() ? v1::ADAPTER_STATE_AVAILABLE

@@ -71,6 +71,10 @@ absl::StatusOr<AdapterTier> LowerTier(v1::Tier tier) {
   return FieldError("down_to", "must be TIER_SOURCE or TIER_HOST");
 }
 
+std::string DigestOf(const CatalogEntry& entry) {
+  return entry.generation != nullptr ? entry.generation->digest : entry.digest;
+}
+
 // A merge as the message asks for it; what it names is looked at later.
 absl::StatusOr<MergeChoice> MergeChoiceOf(const v1::MergeAdaptersRequest& request) {
   MergeChoice choice;
@@ -380,10 +384,11 @@ grpc::ServerUnaryReactor* AdapterService::EvictAdapter(grpc::CallbackServerConte
                const auto entry = catalog_->Get(job.tenant, job.adapter_id);
                if (!entry.ok()) return entry.status();
                Done done = AnswerWithAdapter(job, response);
-               if (entry->generation == nullptr) {
+               const std::string digest = DigestOf(*entry);
+               if (digest.empty()) {
                  done(absl::OkStatus());  // nobody has looked at it, so it is nowhere
                } else {
-                 pool_->Evict(entry->generation->digest, *tier, wait, std::move(done));
+                 pool_->Evict(digest, *tier, wait, std::move(done));
                }
                return absl::OkStatus();
              });
@@ -400,10 +405,11 @@ grpc::ServerUnaryReactor* AdapterService::UnpinAdapter(grpc::CallbackServerConte
     const auto entry = catalog_->Get(job.tenant, job.adapter_id);
     if (!entry.ok()) return entry.status();
     Done done = AnswerWithAdapter(job, response);
-    if (entry->generation == nullptr) {
+    const std::string digest = DigestOf(*entry);
+    if (digest.empty()) {
       done(absl::OkStatus());
     } else {
-      pool_->Unpin(entry->generation->digest, std::move(done));
+      pool_->Unpin(digest, std::move(done));
     }
     return absl::OkStatus();
   });

@@ -73,6 +73,16 @@ void FillPool(const PoolStats& stats, v1::GetStatusResponse* response) {
   response->mutable_counters()->set_adapter_load_failures(stats.loads_failed);
 }
 
+void FillFetches(const RemoteStats& stats, v1::GetStatusResponse* response) {
+  FillTier(stats.disk, response->mutable_disk_tier());
+  v1::FetchCounters* const fetches = response->mutable_fetches();
+  fetches->set_fetched(stats.fetched);
+  fetches->set_failed(stats.failed);
+  fetches->set_downloaded_bytes(stats.downloaded_bytes);
+  fetches->set_refreshes(stats.refreshes);
+  fetches->set_under_way(stats.under_way);
+}
+
 }  // namespace
 
 void ServerService::StartCounting() {
@@ -101,7 +111,7 @@ grpc::ServerUnaryReactor* ServerService::GetStatus(grpc::CallbackServerContext* 
     FillCounters(stats, before_, response->mutable_counters());
   }
   FillPool(gateway_->pool()->stats(), response);
-  if (facts_.disk_stats) FillTier(facts_.disk_stats(), response->mutable_disk_tier());
+  if (const auto fetches = gateway_->catalog()->FetchStats()) FillFetches(*fetches, response);
   response->set_waiting(static_cast<int32_t>(gateway_->waiting_calls()));
   response->mutable_counters()->set_requests_refused(gateway_->refused_count());
   response->set_resident_bytes(ResidentBytes());

@@ -26,7 +26,6 @@ struct ServerFacts {
   absl::Time counting_since;  // of the bill
   v1::ModelInfo model;
   v1::Limits limits;
-  std::function<TierStats()> disk_stats;  // empty: there is no disk tier
 };
 
 class ServerService final : public v1::ServerService::CallbackService {

@@ -160,9 +160,11 @@ void Metrics::AddTenants(const Accounts& accounts, Page* page) {
   }
 }
 
-void Metrics::AddPool(const PoolStats& stats, Page* page) {
-  const std::pair<const char*, const TierStats*> tiers[] = {{"device", &stats.device},
-                                                            {"host", &stats.host}};
+void Metrics::AddPool(const PoolStats& stats, const std::optional<RemoteStats>& fetches,
+                      Page* page) {
+  std::vector<std::pair<const char*, const TierStats*>> tiers = {{"device", &stats.device},
+                                                                 {"host", &stats.host}};
+  if (fetches) tiers.emplace_back("disk", &fetches->disk);
   const auto each = [&](const char* name, const char* help, bool count, auto value) {
     for (const auto& [tier, of_tier] : tiers) {
       const int64_t number = value(*of_tier);
@@ -186,6 +188,18 @@ void Metrics::AddPool(const PoolStats& stats, Page* page) {
   page->Count("lorica_adapter_load_failures_total", "Loads that failed", stats.loads_failed);
   page->Sum("lorica_adapter_load_seconds", "Loads that finished, until in host memory",
             stats.loads_finished, absl::ToDoubleSeconds(stats.load_time));
+}
+
+void Metrics::AddFetches(const RemoteStats& stats, Page* page) {
+  const char* const kFetches = "Adapters that were not on this machine, by what became of them";
+  page->Count("lorica_fetches_total", kFetches, stats.fetched, {{"outcome", "fetched"}});
+  page->Count("lorica_fetches_total", kFetches, stats.failed, {{"outcome", "failed"}});
+  page->Count("lorica_fetched_bytes_total", "Bytes of adapters that were downloaded",
+              stats.downloaded_bytes);
+  page->Count("lorica_fetch_refreshes_total", "Looks at branches that are served already",
+              stats.refreshes);
+  page->Gauge("lorica_fetches_under_way", "Adapters that are being looked for or fetched",
+              stats.under_way);
 }
 
 void Metrics::AddGrammars(const GrammarStats& stats, Page* page) {
@@ -304,7 +318,9 @@ std::string Metrics::Text(const MetricsFacts& facts, Gateway& gateway, bool serv
   AddEngine(gateway.engine()->stats(), &page);
   page.Count("lorica_requests_refused_total", "Calls that were refused at the door",
              gateway.refused_count());
-  AddPool(gateway.pool()->stats(), &page);
+  const std::optional<RemoteStats> fetches = gateway.catalog()->FetchStats();
+  AddPool(gateway.pool()->stats(), fetches, &page);
+  if (fetches) AddFetches(*fetches, &page);
   if (with_names) AddTenants(gateway.accounts(), &page);
   if (gateway.grammars() != nullptr) AddGrammars(gateway.grammars()->stats(), &page);
   AddHistograms(&page);

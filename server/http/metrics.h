@@ -10,6 +10,7 @@
 #include <atomic>
 #include <limits>
 #include <memory>
+#include <optional>
 #include <string>
 
 #include "absl/time/time.h"
@@ -48,7 +49,9 @@ class Metrics {
   struct Histograms;
   static void AddEngine(const EngineStats& stats, Page* page);
   static void AddTenants(const Accounts& accounts, Page* page);
-  static void AddPool(const PoolStats& stats, Page* page);
+  static void AddPool(const PoolStats& stats, const std::optional<RemoteStats>& fetches,
+                      Page* page);
+  static void AddFetches(const RemoteStats& stats, Page* page);
   static void AddGrammars(const GrammarStats& stats, Page* page);
   void AddForRouters(const MetricsFacts& facts, Gateway& gateway, bool with_names, Page* page);
   void AddHistograms(Page* page) const;

@@ -259,6 +259,25 @@ TEST_F(DiskTierTest, DroppedContentIsGoneForAll) {
   EXPECT_EQ(Read(*Put(*tier, OriginOf("a"))), Weights("a", 100));
 }
 
+TEST_F(DiskTierTest, WhatIsHeldIsNotRemoved) {
+  const auto tier = Open();
+  std::optional<DiskLease> lease = *Put(*tier, OriginOf("a"));
+  const std::string digest = lease->digest();
+  EXPECT_EQ(tier->Peek(OriginOf("a"))->first, digest);
+  EXPECT_EQ(tier->Origins().size(), 2u) << "the revision and its commit";
+  EXPECT_TRUE(absl::IsFailedPrecondition(tier->Remove(digest)));
+  EXPECT_TRUE(tier->Has(digest));
+  lease.reset();
+  EXPECT_TRUE(tier->Remove(digest).ok());
+  EXPECT_FALSE(tier->Has(digest));
+  EXPECT_FALSE(tier->Peek(OriginOf("a")).has_value());
+  EXPECT_THAT(tier->Origins(), IsEmpty());
+  EXPECT_EQ(tier->stats().removals, 1);
+  EXPECT_EQ(tier->stats().hits + tier->stats().misses, 0) << "looks are no use of it";
+  EXPECT_TRUE(tier->Remove(digest).ok());
+  CheckBooks(*tier);
+}
+
 TEST_F(DiskTierTest, ForgetsWhatIsNotWhole) {
   std::string digest;
   {

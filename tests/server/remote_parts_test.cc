@@ -19,6 +19,7 @@
 #include "spdlog/spdlog.h"
 #include "tests/fakes/fake_hub.h"
 #include "tests/server/api/tiny_server.h"
+#include "tests/server/http/http_call.h"
 
 namespace lorica {
 namespace {
@@ -64,6 +65,40 @@ class RemotePartsTest : public ::testing::Test {
   }
   grpc::StatusCode CodeOf(const std::string& adapter) {
     return Generate(adapter).status.error_code();
+  }
+  v1::Adapter Get(const std::string& id) {
+    v1::GetAdapterRequest request;
+    request.set_adapter_id(id);
+    Context context;
+    v1::GetAdapterResponse response;
+    const grpc::Status status = server_->admin().GetAdapter(&context, request, &response);
+    EXPECT_TRUE(status.ok()) << status.error_message();
+    return response.adapter();
+  }
+  std::vector<std::string> Listed() {
+    v1::ListAdaptersRequest request;
+    request.set_prefix("org/");
+    Context context;
+    v1::ListAdaptersResponse response;
+    EXPECT_TRUE(server_->admin().ListAdapters(&context, request, &response).ok());
+    std::vector<std::string> ids;
+    for (const v1::Adapter& adapter : response.adapters()) ids.push_back(adapter.adapter_id());
+    return ids;
+  }
+  grpc::Status Evict(const std::string& id) {
+    v1::EvictAdapterRequest request;
+    request.set_adapter_id(id);
+    request.set_wait(true);
+    Context context;
+    v1::EvictAdapterResponse response;
+    return server_->admin().EvictAdapter(&context, request, &response);
+  }
+  grpc::Status Delete(const std::string& id) {
+    v1::DeleteAdapterRequest request;
+    request.set_adapter_id(id);
+    Context context;
+    v1::DeleteAdapterResponse response;
+    return server_->admin().DeleteAdapter(&context, request, &response);
   }
   // Repositories that nobody has asked for yet.
   std::string NewRepo() {
@@ -325,6 +360,67 @@ TEST_F(RemotePartsTest, OperatorsSeeAndMoveThem) {
   v1::LoadAdapterResponse response;
   EXPECT_EQ(server_->admin().LoadAdapter(&context, request, &response).error_code(),
             grpc::StatusCode::NOT_FOUND);
+}
+
+// The pool knows this content by the folder's name, and keeps that generation alone.
+TEST_F(RemotePartsTest, ContentThatIsKnownByAnotherNameIsSeenAndLetGo) {
+  ASSERT_TRUE(Generate("plain").status.ok());
+  v1::PinAdapterRequest pin;
+  pin.set_adapter_id("org/a");
+  v1::PinAdapterResponse pinned;
+  Context first;
+  ASSERT_TRUE(server_->admin().PinAdapter(&first, pin, &pinned).ok());
+  EXPECT_EQ(pinned.adapter().pinned(), v1::TIER_DEVICE);
+  EXPECT_EQ(Get("org/a").pinned(), v1::TIER_DEVICE);
+  EXPECT_THAT(Listed(), ElementsAre("org/a"));
+  v1::UnpinAdapterRequest unpin;
+  unpin.set_adapter_id("org/a");
+  v1::UnpinAdapterResponse unpinned;
+  Context second;
+  EXPECT_TRUE(server_->admin().UnpinAdapter(&second, unpin, &unpinned).ok());
+  EXPECT_EQ(unpinned.adapter().pinned(), v1::TIER_UNSPECIFIED);
+  EXPECT_TRUE(Evict("org/a").ok());
+}
+
+TEST_F(RemotePartsTest, WhatIsOnDiskIsSeenAndCanBeDeleted) {
+  ASSERT_TRUE(Generate("org/a").status.ok());
+  EXPECT_EQ(Delete("org/a").error_code(), grpc::StatusCode::FAILED_PRECONDITION) << "in use";
+  ASSERT_TRUE(Evict("org/a").ok());
+  EXPECT_EQ(Get("org/a").tier(), v1::TIER_DISK);
+  EXPECT_EQ(Get("org/a").rank_max(), 4);
+  Restart();
+  EXPECT_THAT(Listed(), ElementsAre("org/a"));
+  EXPECT_EQ(Get("org/a").tier(), v1::TIER_DISK);
+  EXPECT_EQ(Get("org/a").source(), absl::StrCat("org/a@", commit_.substr(0, 12)));
+  EXPECT_TRUE(Evict("org/a").ok()) << "it is not in memory anyway";
+  EXPECT_EQ(Downloads(), 1);
+  EXPECT_TRUE(Delete("org/a").ok());
+  EXPECT_THAT(Listed(), ElementsAre());
+  EXPECT_EQ(server_->Status().disk_tier().adapters(), 0);
+  EXPECT_EQ(Delete("org/a").error_code(), grpc::StatusCode::NOT_FOUND);
+  ASSERT_TRUE(Generate("org/a").status.ok());
+  EXPECT_EQ(Downloads(), 2);
+  const v1::FetchCounters fetches = server_->Status().fetches();
+  EXPECT_EQ(fetches.fetched(), 1);
+  EXPECT_EQ(fetches.failed(), 0);
+  EXPECT_GT(fetches.downloaded_bytes(), std::ssize(files_["adapter_model.safetensors"]));
+  EXPECT_EQ(CodeOf("org/none"), grpc::StatusCode::NOT_FOUND);
+  EXPECT_EQ(server_->Status().fetches().failed(), 1);
+}
+
+TEST_F(RemotePartsTest, MetricsTellOfTheDiskAndOfFetches) {
+  config_.http_address = "127.0.0.1:0";
+  Restart();
+  ASSERT_TRUE(Generate("org/a").status.ok());
+  const std::string page = HttpCall(server_->server().http_port(), "GET", "/metrics").body;
+  for (const char* line :
+       {"lorica_tier_adapters{tier=\"disk\"} 1\n", "lorica_tier_hits_total{tier=\"disk\"} 0\n",
+        "lorica_tier_misses_total{tier=\"disk\"} 1\n",
+        "lorica_tier_evictions_total{tier=\"disk\"} 0\n",
+        "lorica_fetches_total{outcome=\"fetched\"} 1\n",
+        "lorica_fetches_total{outcome=\"failed\"} 0\n", "lorica_fetches_under_way 0\n"}) {
+    EXPECT_THAT(page, HasSubstr(line));
+  }
 }
 
 TEST_F(RemotePartsTest, ARegisteredNameKeepsWhatTheHubHadThen) {
