@@ -4,6 +4,7 @@
 #include <sys/statvfs.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <cstdio>
 #include <cstring>
@@ -18,6 +19,7 @@
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_replace.h"
+#include "adapters/hub/hf_cache.h"
 #include "adapters/hub/hub_reply.h"
 #include "adapters/hub/hub_source.h"
 #include "adapters/hub/quoted.h"
@@ -108,6 +110,35 @@ absl::StatusOr<std::set<std::string>> WeightFiles(const std::string& folder) {
   return files;
 }
 
+// Whether a folder holds all that the name asks for.
+bool IsWhole(const std::string& folder, const BaseModelName& name) {
+  if (!name.file.empty()) return fs::exists(folder + "/" + name.file);
+  if (!fs::exists(folder + "/" + kConfigFile)) return false;
+  const auto weights = WeightFiles(folder);
+  return weights.ok() && std::all_of(weights->begin(), weights->end(), [&](const auto& file) {
+           return fs::exists(folder + "/" + file);
+         });
+}
+
+std::string PathOf(const std::string& folder, const BaseModelName& name) {
+  return name.file.empty() ? folder : absl::StrCat(folder, "/", name.file);
+}
+
+// Where the operator's cache has all of it. FailedPrecondition: there is no such cache.
+absl::StatusOr<std::optional<std::string>> Cached(const std::string& folder,
+                                                  const BaseModelName& name) {
+  if (folder.empty()) return std::nullopt;
+  const auto cache = HfCache::Open(folder);
+  if (!cache.ok()) return absl::FailedPreconditionError(cache.status().message());
+  const auto commit =
+      (*cache)->Find(name.repo, name.revision, name.file.empty() ? kConfigFile : name.file);
+  if (!commit) return std::nullopt;
+  const std::string snapshot = absl::StrCat(
+      folder, "/models--", absl::StrReplaceAll(name.repo, {{"/", "--"}}), "/snapshots/", *commit);
+  if (!IsWhole(snapshot, name)) return std::nullopt;
+  return PathOf(snapshot, name);
+}
+
 // One repository's folder.
 class ModelFolder {
  public:
@@ -119,8 +150,8 @@ class ModelFolder {
   // Where the revision led last, if that is complete.
   std::optional<std::string> Complete() const {
     const std::string commit = ReadFile(RefPath());
-    if (!ParseCommit(commit).ok() || !fs::exists(Path(commit))) return std::nullopt;
-    return Path(commit);
+    if (!ParseCommit(commit).ok() || !IsWhole(Path(commit), name_)) return std::nullopt;
+    return PathOf(Path(commit), name_);
   }
   absl::StatusOr<std::string> Fetch(RemoteSession& session);
 
@@ -128,6 +159,7 @@ class ModelFolder {
   std::string RefPath() const {
     return absl::StrCat(path_, "/refs/", EscapeSegment(name_.revision));
   }
+  absl::Status BringFolder(RemoteSession& session);
   absl::Status Bring(RemoteSession& session, const std::string& file, bool must, int64_t bytes_max);
   absl::Status CheckRoom(int64_t bytes) const;
   absl::Status Finish();
@@ -153,8 +185,11 @@ absl::Status ModelFolder::Bring(RemoteSession& session, const std::string& file,
   if (!found.ok()) return found.status();
   if (!found->has_value()) {
     if (!must) return absl::OkStatus();
-    return absl::FailedPreconditionError(absl::StrCat("repository ", Quoted(name_.repo), " has no ",
-                                                      file, ": is it a model in safetensors?"));
+    return absl::FailedPreconditionError(
+        absl::StrCat("repository ", Quoted(name_.repo), " has no ", file,
+                     name_.file.empty() ? ": is it a model in safetensors? Of GGUF files one is "
+                                          "named, as org/name/file.gguf"
+                                        : ""));
   }
   commit_ = session.commit();
   const std::string path = absl::StrCat(Path(commit_), "/", file);
@@ -173,9 +208,16 @@ absl::Status ModelFolder::Bring(RemoteSession& session, const std::string& file,
 }
 
 absl::StatusOr<std::string> ModelFolder::Fetch(RemoteSession& session) {
-  constexpr int64_t kAny = INT64_MAX;
   std::error_code error;
   fs::create_directories(path_ + "/refs", error);
+  absl::Status status =
+      name_.file.empty() ? BringFolder(session) : Bring(session, name_.file, true, INT64_MAX);
+  if (status.ok()) status = Finish();
+  if (!status.ok()) return status;
+  return PathOf(Path(commit_), name_);
+}
+
+absl::Status ModelFolder::BringFolder(RemoteSession& session) {
   absl::Status status = Bring(session, kConfigFile, true, kTextBytesMax);
   if (status.ok()) status = Bring(session, kIndexFile, false, kTextBytesMax);
   for (const char* file : kTextFiles) {
@@ -185,11 +227,9 @@ absl::StatusOr<std::string> ModelFolder::Fetch(RemoteSession& session) {
   const auto weights = WeightFiles(Path(commit_));
   if (!weights.ok()) return weights.status();
   for (const std::string& file : *weights) {
-    if (status.ok()) status = Bring(session, file, true, kAny);
+    if (status.ok()) status = Bring(session, file, true, INT64_MAX);
   }
-  if (status.ok()) status = Finish();
-  if (!status.ok()) return status;
-  return Path(commit_);
+  return status;
 }
 
 // The revision means this commit from now on; what none means goes.
@@ -210,12 +250,23 @@ absl::Status ModelFolder::Finish() {
   return absl::OkStatus();
 }
 
+// It cannot be asked, or the repository is deleted, private or gated by now.
+bool IsTheHubsNo(const absl::Status& status) {
+  return absl::IsUnavailable(status) || absl::IsNotFound(status) ||
+         absl::IsPermissionDenied(status);
+}
+
 }  // namespace
 
 std::optional<BaseModelName> ParseBaseModelName(const std::string& model) {
   const size_t at = model.find('@');
   BaseModelName name{model.substr(0, at)};
   if (at != std::string::npos) name.revision = model.substr(at + 1);
+  const size_t file = name.repo.rfind('/');
+  if (absl::EndsWith(name.repo, ".gguf") && file != name.repo.find('/')) {
+    name.file = name.repo.substr(file + 1);
+    name.repo.resize(file);
+  }
   const bool two_parts = absl::StrContains(name.repo, '/') && IsRepoName(name.repo);
   if (!two_parts || name.revision.empty() || fs::exists(model)) return std::nullopt;
   return name;
@@ -227,14 +278,17 @@ absl::StatusOr<std::string> FetchBaseModel(const BaseModelName& name,
   const std::optional<std::string> here = folder.Complete();
   const bool pinned = ParseCommit(name.revision).ok();
   if (here && (options.offline || pinned)) return *here;
+  const auto cached = Cached(options.hf_cache, name);
+  if (!cached.ok()) return cached.status();
+  if (cached->has_value()) return **cached;
   if (options.offline) {
     return absl::FailedPreconditionError("it is not on this machine, and the server is offline");
   }
   auto session = hub.Begin(name.repo, name.revision, "");
   if (!session.ok()) return session.status();
   absl::StatusOr<std::string> fetched = folder.Fetch(**session);
-  if (fetched.ok() || !here || !absl::IsUnavailable(fetched.status())) return fetched;
-  spdlog::warn("the hub cannot be asked for {} now ({}): serving what is here", name.repo,
+  if (fetched.ok() || !here || !IsTheHubsNo(fetched.status())) return fetched;
+  spdlog::warn("the hub does not give {} now ({}): serving what is here", name.repo,
                std::string(fetched.status().message()));
   return *here;
 }

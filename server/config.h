@@ -86,7 +86,8 @@ void VisitFlags(Config& config, Visitor&& visitor) {
   constexpr int64_t kTiB = int64_t{1} << 40;
   visitor.Text("--model", &config.model, "PATH",
                "Base model: a .gguf file, a Hugging Face folder (config.json, model*.safetensors, "
-               "tokenizer.json), or org/name[@revision] of the hub, kept beneath --data-dir");
+               "tokenizer.json), or of the hub org/name[@revision] with safetensors or "
+               "org/name/file.gguf[@revision], kept beneath --data-dir");
   visitor.Text("--model-name", &config.model_name, "NAME",
                "What requests call the base model; without it, what its files call it");
   visitor.Choice("--load-format", &config.load_format, {"auto", "dummy"},

@@ -107,7 +107,8 @@ absl::StatusOr<std::string> BringBaseModel(const Config& config) {
   options.http.limits.total = options.retry.total_max = kBaseModelFetchMax;
   auto hub = MakeHubSource(std::move(options));
   if (!hub.ok()) return About("--hub-endpoint", hub.status());
-  return FetchBaseModel(*name, {config.data_dir + "/models", config.hub_offline}, **hub);
+  return FetchBaseModel(*name, {config.data_dir + "/models", config.hub_offline, config.hf_cache},
+                        **hub);
 }
 
 absl::Status RemoteParts::AddObjectSources(const Config& config) {

@@ -90,8 +90,55 @@ TEST_F(BaseModelTest, WhatIsHereIsServedWithoutAHub) {
   EXPECT_TRUE(Fetch().ok()) << "a hub that is down";
   EXPECT_TRUE(absl::IsUnavailable(Fetch("v2").status()));
   hub_.ClearFaults();
+  hub_.SetAccess("org/tiny", HubAccess::kGated, "hf_other");
+  EXPECT_TRUE(Fetch().ok()) << "a hub that says no";
   hub_.Delete("org/tiny");
-  EXPECT_TRUE(absl::IsNotFound(Fetch().status())) << "a hub that says no";
+  EXPECT_TRUE(Fetch().ok()) << "a hub that does not know it any more";
+  EXPECT_TRUE(absl::IsNotFound(Fetch("v2").status()));
+}
+
+TEST_F(BaseModelTest, OneGgufFileIsFetchedByItsName) {
+  const std::string content(3 << 20, 'g');
+  hub_.Commit("org/quantised", {{"a.Q8_0.gguf", content}, {"b.gguf", "b"}});
+  const auto name = ParseBaseModelName("org/quantised/a.Q8_0.gguf@main");
+  ASSERT_TRUE(name.has_value());
+  EXPECT_EQ(name->repo + " " + name->file + " " + name->revision, "org/quantised a.Q8_0.gguf main");
+  const auto path = FetchBaseModel(*name, {data_.path()}, *source_);
+  ASSERT_TRUE(path.ok()) << path.status();
+  EXPECT_EQ(fs::path(*path).filename(), "a.Q8_0.gguf");
+  EXPECT_EQ(fs::file_size(*path), content.size());
+  EXPECT_EQ(hub_.CountOf("b.gguf"), 0);
+  EXPECT_EQ(*FetchBaseModel(*name, {data_.path(), /*offline=*/true}, *source_), *path);
+  const absl::Status other =
+      FetchBaseModel(*ParseBaseModelName("org/quantised/c.gguf"), {data_.path()}, *source_)
+          .status();
+  EXPECT_THAT(std::string(other.message()), HasSubstr("has no c.gguf"));
+  const absl::Status folder = Fetch("main", false, "org/quantised").status();
+  EXPECT_THAT(std::string(folder.message()), HasSubstr("org/name/file.gguf"));
+}
+
+TEST_F(BaseModelTest, AnOperatorsCacheIsReadWhereItIs) {
+  TemporaryFolder hf;
+  const fs::path repo = fs::path(hf.path()) / "models--org--tiny";
+  for (const auto& [file, content] : files_) {
+    hf.Write("models--org--tiny/blobs/" + file, content);
+    const fs::path link = repo / "snapshots" / commit_ / file;
+    fs::create_directories(link.parent_path());
+    fs::create_symlink("../../blobs/" + file, link);
+  }
+  hf.Write("models--org--tiny/refs/main", commit_);
+  const auto fetch = [&] {
+    return FetchBaseModel({"org/tiny"}, {data_.path(), /*offline=*/true, hf.path()}, *source_);
+  };
+  const auto path = fetch();
+  ASSERT_TRUE(path.ok()) << path.status();
+  EXPECT_EQ(*path, (repo / "snapshots" / commit_).string());
+  EXPECT_TRUE(hub_.requests().empty());
+  Config config;
+  config.model = *path;
+  EXPECT_EQ(TinyServer(config).Status().model().layers(), TinyServer().Status().model().layers());
+  fs::remove(repo / "snapshots" / commit_ / "model-00002-of-00002.safetensors");
+  EXPECT_TRUE(absl::IsFailedPrecondition(fetch().status())) << "a cache that is not whole";
 }
 
 TEST_F(BaseModelTest, CommitsThatNoRevisionMeansGo) {
