@@ -14,8 +14,8 @@ _lorica_help() {
   fi
 }
 
-# What the help text of "$2"... says of option "$1": its values, one a line, where they are few; else
-# "-" where it takes a value.
+# What the help text of "$2"... says of option "$1": its values, one a line, where they are few;
+# else "-" where it takes a value.
 _lorica_values() {
   local option=$1
   shift
@@ -38,7 +38,8 @@ _lorica_adapters() {
 
 # The generations that adapter "$2" stood for, as `rollback --to` takes them.
 _lorica_generations() {
-  "$1" adapters get "$2" --json 2>/dev/null | sed -n '/"history"/,$ s/^ *"generation": "\(.*\)",$/\1/p'
+  "$1" adapters get "$2" --json 2>/dev/null |
+    sed -n '/"history"/,$ s/^ *"generation": "\(.*\)",$/\1/p'
 }
 
 _lorica() {

@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # Makes a folder that runs where Lorica was not built: bin/, lib/ with the shared libraries that
-# they need, share/ with manual pages and bash's completion, licenses/. Left out are glibc, the NVIDIA driver and CUDA's own libraries, which
-# the other machine has; its glibc must be no older than this one's.
+# they need, share/ with manual pages and bash's completion, licenses/. Left out are glibc, the
+# NVIDIA driver and CUDA's own libraries, which the other machine has; its glibc must be no older
+# than this one's.
 #
 #   deploy/bundle.sh [options]
 #
