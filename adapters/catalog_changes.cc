@@ -243,18 +243,6 @@ absl::Status AdapterCatalog::PutMoved(RegisteredName name, const Generation& wan
   return Put(name);
 }
 
-absl::Status AdapterCatalog::PutMoved(RegisteredName name, const Generation& wanted,
-                                      const std::string& location) {
-  if (name.generations.empty() || name.now().digest != wanted.digest) {
-    name.MoveTo(wanted.digest, location, absl::Now());
-  } else if (name.now().location != location) {
-    name.Relocate(location);
-  } else {
-    return absl::OkStatus();
-  }
-  return Put(name);
-}
-
 absl::StatusOr<GenerationPtr> AdapterCatalog::Rollback(const std::string& tenant,
                                                        const std::string& adapter_id,
                                                        const std::string& to,
