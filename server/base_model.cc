@@ -38,6 +38,7 @@ constexpr const char* kTextFiles[] = {"generation_config.json", "tokenizer.json"
                                       "tokenizer_config.json", "chat_template.jinja"};
 constexpr int64_t kTextBytesMax = int64_t{64} << 20;
 constexpr int kShardsMax = 1024;
+constexpr int64_t kReplayBytes = 1 << 20;
 constexpr int64_t kDiskReserveBytes = int64_t{256} << 20;
 
 std::string ReadFile(const std::string& path) {
@@ -49,17 +50,30 @@ absl::Status DiskError(const std::string& path) {
   return absl::UnavailableError(absl::StrCat(path, " cannot be written: ", std::strerror(errno)));
 }
 
-// Writes beside the name; Keep gives it the name, once it has reached the disk.
+// Writes beside the name; Keep gives it the name, once it has reached the disk. What is neither
+// kept nor discarded is there for the next process.
 class FileSink : public DownloadSink {
  public:
   explicit FileSink(std::string path)
-      : path_(std::move(path)),
-        fd_(open(Part().c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0644)) {}
+      : path_(std::move(path)), fd_(open(Part().c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0644)) {}
   ~FileSink() override {
-    if (fd_ < 0) return;
-    close(fd_);
-    unlink(Part().c_str());
+    if (fd_ >= 0) close(fd_);
   }
+  absl::Status Replay(int64_t bytes_max, absl::FunctionRef<void(std::string_view)> take) override {
+    std::string piece(kReplayBytes, '\0');
+    int64_t bytes = 0;
+    while (bytes < bytes_max) {
+      const int64_t wanted = std::min<int64_t>(std::ssize(piece), bytes_max - bytes);
+      const ssize_t got = pread(fd_, piece.data(), wanted, bytes);
+      if (got < 0) return DiskError(Part());
+      if (got == 0) break;
+      take(std::string_view(piece).substr(0, got));
+      bytes += got;
+    }
+    return ftruncate(fd_, bytes) == 0 && lseek(fd_, bytes, SEEK_SET) == bytes ? absl::OkStatus()
+                                                                              : DiskError(Part());
+  }
+  void Discard() { unlink(Part().c_str()); }
   absl::Status Append(std::string_view bytes) override {
     while (!bytes.empty()) {
       const ssize_t wrote = write(fd_, bytes.data(), bytes.size());
@@ -203,8 +217,10 @@ absl::Status ModelFolder::Bring(RemoteSession& session, const std::string& file,
   if (absl::Status s = CheckRoom((*found)->size_bytes); !s.ok()) return s;
   spdlog::info("fetching {} of {} ({} bytes)", file, name_.repo, (*found)->size_bytes);
   FileSink sink(path);
-  if (absl::Status s = session.Download(**found, sink); !s.ok()) return s;
-  return sink.Keep();
+  const absl::Status status = session.Download(**found, sink);
+  if (status.ok()) return sink.Keep();
+  if (!absl::IsUnavailable(status) && !absl::IsCancelled(status)) sink.Discard();
+  return status;
 }
 
 absl::StatusOr<std::string> ModelFolder::Fetch(RemoteSession& session) {

@@ -15,6 +15,7 @@ absl::Status DownloadInAttempts(const RemoteFile& file, DownloadSink& sink,
                                 const RetryOptions& retry, const std::atomic<bool>* stopped,
                                 absl::FunctionRef<absl::Status(VerifiedBody&)> once) {
   VerifiedBody body(file, sink);
+  if (absl::Status s = body.Resume(); !s.ok()) return s;
   RetryPause pause(retry, stopped);
   bool was_wrong = false;
   while (true) {

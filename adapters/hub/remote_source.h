@@ -13,6 +13,7 @@
 #include <string>
 #include <string_view>
 
+#include "absl/functional/function_ref.h"
 #include "absl/status/statusor.h"
 #include "adapters/hub/hasher.h"
 
@@ -37,6 +38,12 @@ class DownloadSink {
   virtual ~DownloadSink() = default;
   virtual absl::Status Append(std::string_view bytes) = 0;
   virtual absl::Status Restart() = 0;  // forget what was appended
+  // Hands over what an earlier process appended, at most `bytes_max`; what is appended now goes
+  // behind that. Before anything else.
+  virtual absl::Status Replay(int64_t /*bytes_max*/,
+                              absl::FunctionRef<void(std::string_view)> /*take*/) {
+    return absl::OkStatus();
+  }
 };
 
 // Codes of both calls. NotFound: no such repository or revision, or it may not be known.

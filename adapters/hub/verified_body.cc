@@ -26,6 +26,15 @@ Hasher VerifiedBody::HasherFor(const RemoteFile& file) {
   return hasher;
 }
 
+// One byte at least is asked for: a range cannot be empty.
+absl::Status VerifiedBody::Resume() {
+  if (file_.hash.hex.empty() || file_.size_bytes == 0) return absl::OkStatus();
+  return sink_.Replay(file_.size_bytes - 1, [this](std::string_view bytes) {
+    hasher_.Update(bytes);
+    size_bytes_ += std::ssize(bytes);
+  });
+}
+
 std::vector<std::pair<std::string, std::string>> VerifiedBody::ResumeHeaders() const {
   if (size_bytes_ == 0) return {};
   std::vector<std::pair<std::string, std::string>> headers;
@@ -39,6 +48,7 @@ absl::Status VerifiedBody::Begin(const HttpReply& reply) {
   const std::string entity_tag = reply.Header("etag");
   if (reply.status == 206) {
     const auto range = ParseContentRange(reply.Header("content-range"));
+    if (size_bytes_ > 0 && entity_tag_.empty()) entity_tag_ = entity_tag;
     const bool continues = range && range->first == size_bytes_ &&
                            range->total == file_.size_bytes && entity_tag == entity_tag_;
     return continues ? absl::OkStatus() : absl::AbortedError("another piece came");

@@ -17,6 +17,9 @@ class VerifiedBody : public HttpBody {
   // Both outlive it.
   VerifiedBody(const RemoteFile& file, DownloadSink& sink);
 
+  // Takes over what the sink has from an earlier process, where a hash will tell whether it fits.
+  // First of all.
+  absl::Status Resume();
   // What to ask with, so that only the missing rest comes.
   std::vector<std::pair<std::string, std::string>> ResumeHeaders() const;
   // Aborted: what comes does not continue what is here; Restart and ask for all of it.
@@ -34,7 +37,7 @@ class VerifiedBody : public HttpBody {
   DownloadSink& sink_;
   Hasher hasher_;
   int64_t size_bytes_ = 0;
-  std::string entity_tag_;  // of the server that the first piece came from
+  std::string entity_tag_;  // of the server that the first piece came from; empty: not known
 };
 
 }  // namespace lorica

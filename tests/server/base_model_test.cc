@@ -117,6 +117,37 @@ TEST_F(BaseModelTest, OneGgufFileIsFetchedByItsName) {
   EXPECT_THAT(std::string(folder.message()), HasSubstr("org/name/file.gguf"));
 }
 
+TEST_F(BaseModelTest, WhatAnEarlierProcessBeganIsResumed) {
+  const std::string shard = "model-00002-of-00002.safetensors";
+  const std::string content = files_[shard];
+  hub_.AddFault({.target_part = shard, .times = -1, .status = 503});
+  ASSERT_TRUE(absl::IsUnavailable(Fetch().status()));
+  hub_.ClearFaults();
+  const std::string part = absl::StrCat(data_.path(), "/org--tiny/", commit_, "/", shard, ".part");
+  const auto range_asked = [this] {
+    std::string range;
+    for (const HubRequest& request : hub_.requests()) {
+      const auto found = request.headers.find("range");
+      if (request.method == "GET" && found != request.headers.end()) range = found->second;
+    }
+    return range;
+  };
+  std::ofstream(part, std::ios::binary) << content.substr(0, 1000);
+  auto path = Fetch();
+  ASSERT_TRUE(path.ok()) << path.status();
+  EXPECT_EQ(range_asked(), "bytes=1000-");
+  EXPECT_EQ(fs::file_size(*path + "/" + shard), content.size());
+  // All of it, and something that is not it.
+  for (const std::string& begun : {content + "and more", std::string(2000, 'x')}) {
+    fs::rename(*path + "/" + shard, part);
+    std::ofstream(part, std::ios::binary) << begun;
+    path = Fetch();
+    ASSERT_TRUE(path.ok()) << path.status();
+    std::ifstream file(*path + "/" + shard, std::ios::binary);
+    EXPECT_EQ(std::string(std::istreambuf_iterator<char>(file), {}), content);
+  }
+}
+
 TEST_F(BaseModelTest, AnOperatorsCacheIsReadWhereItIs) {
   TemporaryFolder hf;
   const fs::path repo = fs::path(hf.path()) / "models--org--tiny";
