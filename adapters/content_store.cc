@@ -48,22 +48,24 @@ absl::Status SyncFolder(const std::string& path) {
   return absl::OkStatus();
 }
 
-// Copies, syncs and hashes one file.
-absl::StatusOr<std::string> CopyFile(const SourceFile& from, const std::string& to) {
-  const UniqueFd fd(open(to.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0600));
-  if (fd.get() < 0) return WriteFailed(errno);
+// Copies, syncs and hashes one file; what is linked needs no copy.
+absl::StatusOr<std::string> CopyFile(const SourceFile& from, bool may_link, const std::string& to) {
+  const bool is_linked = may_link && from.LinkTo(to);
+  const UniqueFd fd(is_linked ? -1
+                              : open(to.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0600));
+  if (!is_linked && fd.get() < 0) return WriteFailed(errno);
   Sha256 hash;
   std::vector<std::byte> buffer(std::min(kCopyBytes, from.size_bytes()));
   for (int64_t at = 0; at < from.size_bytes();) {
     const int64_t count = std::min<int64_t>(std::ssize(buffer), from.size_bytes() - at);
     const absl::Span<std::byte> part(buffer.data(), count);
     absl::Status status = from.ReadAt(at, part);
-    if (status.ok()) status = WriteAll(fd.get(), part);
+    if (status.ok() && !is_linked) status = WriteAll(fd.get(), part);
     if (!status.ok()) return status;
     hash.Update(part);
     at += count;
   }
-  if (fsync(fd.get()) != 0) return WriteFailed(errno);
+  if (!is_linked && fsync(fd.get()) != 0) return WriteFailed(errno);
   return hash.Finish();
 }
 
@@ -145,7 +147,8 @@ absl::Status ContentStore::Copy(const Generation& generation, const std::string&
   for (int i = 0; i < 2; ++i) {
     auto file = generation.source->Open(generation.location, names[i]);
     if (!file.ok()) return file.status();
-    auto sum = CopyFile(**file, absl::StrCat(target, "/", names[i]));
+    auto sum =
+        CopyFile(**file, generation.source->IsImmutable(), absl::StrCat(target, "/", names[i]));
     if (!sum.ok()) return sum.status();
     sums[i] = *std::move(sum);
   }

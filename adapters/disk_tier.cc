@@ -131,6 +131,7 @@ class LeasedSource : public Source {
     return content_->Open(digest_, file);
   }
   absl::StatusOr<std::vector<std::string>> List(int) override { return std::vector<std::string>(); }
+  bool IsImmutable() const override { return true; }
 
  private:
   const std::shared_ptr<Source> content_;

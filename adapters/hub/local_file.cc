@@ -55,6 +55,11 @@ class LocalFile : public SourceFile {
     return absl::OkStatus();
   }
 
+  bool LinkTo(const std::string& path) const override {
+    const std::string self = absl::StrCat("/proc/self/fd/", fd_.get());
+    return linkat(AT_FDCWD, self.c_str(), AT_FDCWD, path.c_str(), AT_SYMLINK_FOLLOW) == 0;
+  }
+
  private:
   const UniqueFd fd_;
   const std::string name_;

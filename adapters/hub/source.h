@@ -34,6 +34,8 @@ class SourceFile {
   virtual int64_t size_bytes() const = 0;
   virtual FileStamp stamp() const = 0;
   virtual absl::Status ReadAt(int64_t offset, absl::Span<std::byte> out) const = 0;
+  // Another name for the same file, where the file system lets it; false where it does not.
+  virtual bool LinkTo(const std::string& /*path*/) const { return false; }
 };
 
 class Source {
@@ -43,6 +45,8 @@ class Source {
   // outside the root. `file` is a plain name.
   virtual absl::StatusOr<std::unique_ptr<SourceFile>> Open(const std::string& location,
                                                            const std::string& file) = 0;
+  // Whether nobody ever writes into its files, so that they may have other names.
+  virtual bool IsImmutable() const { return false; }
   // Locations that look like adapters, sorted. Bounded by `limit`.
   virtual absl::StatusOr<std::vector<std::string>> List(int limit) = 0;
 };

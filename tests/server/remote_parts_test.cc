@@ -436,6 +436,10 @@ TEST_F(RemotePartsTest, ARegisteredNameKeepsWhatTheHubHadThen) {
   }
   const Tokens tokens = Generate("plain").tokens;
   EXPECT_EQ(Generate("mine").tokens, tokens);
+  for (const auto& entry :
+       std::filesystem::recursive_directory_iterator(config_.data_dir + "/registered")) {
+    if (entry.is_regular_file()) EXPECT_EQ(entry.hard_link_count(), 2u) << entry.path();
+  }
   hub_.Delete("org/a");
   config_.hub_allow = "";
   Restart();
