@@ -113,7 +113,7 @@ grpc::ServerUnaryReactor* ServerService::GetStatus(grpc::CallbackServerContext* 
   FillPool(gateway_->pool()->stats(), response);
   if (const auto fetches = gateway_->catalog()->FetchStats()) FillFetches(*fetches, response);
   response->set_waiting(static_cast<int32_t>(gateway_->waiting_calls()));
-  response->mutable_counters()->set_requests_refused(gateway_->refused_count());
+  response->mutable_counters()->set_requests_refused(gateway_->refused_count() + stats.invalid);
   response->set_resident_bytes(ResidentBytes());
   reply->Succeed([] {});
   return reply.get();

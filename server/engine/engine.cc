@@ -357,8 +357,8 @@ void Engine::Impl::End(RequestId id, absl::Status status, StopReason reason) {
   ended.push_back(id);
   if (status.ok()) {
     ++totals.finished;
-  } else if (absl::IsInvalidArgument(status)) {  // its form could not be made
-    inbox.CountRefusal();
+  } else if (absl::IsInvalidArgument(status)) {
+    ++totals.invalid;
   } else {
     ++(absl::IsCancelled(status) ? totals.cancelled : totals.failed);
   }

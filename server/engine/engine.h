@@ -60,6 +60,7 @@ struct EngineStats {
   int64_t cancelled = 0;
   int64_t failed = 0;
   int64_t refused = 0;
+  int64_t invalid = 0;  // were accepted; the form that their client asked for cannot be made
   int64_t prompt_tokens = 0;
   int64_t cached_tokens = 0;  // of them, not computed: PrefixCache had them
   int64_t generated_tokens = 0;

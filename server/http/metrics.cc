@@ -127,6 +127,7 @@ void Metrics::AddEngine(const EngineStats& stats, Page* page) {
   page->Count("lorica_requests_total", kEnds, stats.finished, {{"outcome", "finished"}});
   page->Count("lorica_requests_total", kEnds, stats.cancelled, {{"outcome", "cancelled"}});
   page->Count("lorica_requests_total", kEnds, stats.failed, {{"outcome", "failed"}});
+  page->Count("lorica_requests_total", kEnds, stats.invalid, {{"outcome", "invalid"}});
   page->Count("lorica_prompt_tokens_total", "Prompt tokens of requests that were started",
               stats.prompt_tokens);
   page->Count("lorica_cached_prompt_tokens_total", "Of those, whose KV was there already",

@@ -341,8 +341,8 @@ void Simulation::CheckBooks() {
   LORICA_CHECK(pool.host.misses == pool.loads_started, pool.host.misses, pool.loads_started);
   const EngineStats stats = engine_->stats();
   LORICA_CHECK(stats.running <= config_->engine.running_max, stats.running);
-  LORICA_CHECK(stats.accepted ==
-                   stats.finished + stats.cancelled + stats.failed + stats.queued + stats.running,
+  LORICA_CHECK(stats.accepted == stats.finished + stats.cancelled + stats.failed + stats.invalid +
+                                    stats.queued + stats.running,
                stats.accepted);
 }
 
