@@ -210,6 +210,9 @@ void Scheduler::Admit(absl::Time now) {
     if (first_blocked == 0) first_blocked = request.id;
     if (request.id != first_blocked) request.leases.clear();
     if (admission != Admission::kNoRoom) ++waiting_for_adapter_;
+    // What it gave room for is on its way: were another senior meanwhile, that one would have it
+    // evicted again before it is used, and so on in turns.
+    if (admission == Admission::kLoading && senior_first && &request == due) senior_ = request.id;
     if (admission == Admission::kLoading) return true;
     if (senior_ == 0) senior_ = request.id;
     ++request.room_steps;

@@ -71,9 +71,8 @@ class HostilePool : public BystanderTest {
   }
 };
 
-// Row 91. Not met: one run in seven, adapters that only fit one at a time wait for each other until
-// their deadlines.
-TEST_F(HostilePool, DISABLED_MoreAdaptersThanFitTakeTurns) {
+// Row 91.
+TEST_F(HostilePool, MoreAdaptersThanFitTakeTurns) {
   config().arena_bytes = kNarrowBytes;
   constexpr int kAdapters = 12;
   for (int i = 0; i < kAdapters; ++i) {
