@@ -21,6 +21,8 @@ namespace lorica {
 namespace {
 
 constexpr size_t kReadBytes = 16 << 10;
+// What the system holds for a client that does not read, twice; megabytes otherwise.
+constexpr int kSendBufferBytes = 64 << 10;
 constexpr char kTlsHandshake = 0x16;
 
 // Waits until `deadline` for one of `events`; what happened, 0 for nothing.
@@ -55,6 +57,7 @@ Connection::Connection(int socket, const ConnectionLimits& limits, std::shared_p
     : socket_(socket), limits_(limits), context_(std::move(tls)) {
   const int on = 1;
   ::setsockopt(socket_, IPPROTO_TCP, TCP_NODELAY, &on, sizeof on);
+  ::setsockopt(socket_, SOL_SOCKET, SO_SNDBUF, &kSendBufferBytes, sizeof kSendBufferBytes);
   if (context_ == nullptr) return;
   ::fcntl(socket_, F_SETFL, ::fcntl(socket_, F_GETFL) | O_NONBLOCK);
   tls_.reset(SSL_new(context_.get()));
