@@ -178,10 +178,7 @@ absl::StatusOr<AdapterCatalog::Registered> AdapterCatalog::Register(
   if (absl::Status s = CheckNewName(adapter_id); !s.ok()) return s;
   const std::string location = options.location.empty() ? adapter_id : options.location;
   const bool may_fetch = MayFetch(tenant, location);
-  if (IsObjectLocation(location) && !may_fetch) {
-    return absl::NotFoundError(
-        absl::StrCat(Quoted(location), " is none that this server may fetch from"));
-  }
+  if (IsObjectLocation(location) && !may_fetch) return UnknownPlace(location);
   if (absl::Status s = CheckPlainId(location); !s.ok() && !may_fetch) return s;
   if (!MayUse(tenant, location)) return UnknownAdapter(location);
   return RegisterAs(

@@ -59,10 +59,7 @@ absl::StatusOr<FoundAdapter> AdapterCatalog::Find(const std::string& tenant,
     if (absl::Status s = Authorise(tenant, token, &*name); !s.ok()) return s;
     return remote_->Find(*name);
   }
-  if (IsObjectLocation(adapter_id)) {
-    return absl::NotFoundError(
-        absl::StrCat(Quoted(adapter_id), " is none that this server may fetch from"));
-  }
+  if (IsObjectLocation(adapter_id)) return UnknownPlace(adapter_id);
   absl::StatusOr<GenerationPtr> generation = ResolveHere(tenant, adapter_id);
   if (!generation.ok()) return generation.status();
   return FoundAdapter{*std::move(generation), nullptr};

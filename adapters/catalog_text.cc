@@ -27,6 +27,11 @@ absl::Status UnknownAdapter(const std::string& id) {
                                           "adapters folder"));
 }
 
+absl::Status UnknownPlace(const std::string& location) {
+  return absl::NotFoundError(
+      absl::StrCat(Quoted(location), " is none that this server may fetch from"));
+}
+
 absl::Status DeletedAdapter(const std::string& id) {
   return absl::NotFoundError(absl::StrCat(
       "adapter ", Quoted(id),

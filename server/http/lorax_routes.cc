@@ -11,6 +11,7 @@
 #include "server/http/fields.h"
 #include "server/http/lorax_answer.h"
 #include "server/http/lorax_request.h"
+#include "server/text/utf8.h"
 
 namespace lorica {
 namespace {
@@ -19,9 +20,12 @@ void Refuse(const absl::Status& status, HttpReply& reply) {
   SendError(LoraxError(status), status, reply);
 }
 
-std::string ErrorEvent(const absl::Status& status, AccessNotes& notes) {
+// `begun`: whoever has tokens already and gets no more has half an answer.
+std::string ErrorEvent(const absl::Status& status, bool begun, AccessNotes& notes) {
   notes.code = absl::StatusCodeToString(status.code());
-  return Dump(LoraxError(status).body);
+  OrderedJson body = LoraxError(status).body;
+  if (begun && absl::IsUnavailable(status)) body["error_type"] = "incomplete_generation";
+  return Dump(body);
 }
 
 int64_t Whole(absl::Duration duration) { return absl::ToInt64Milliseconds(duration); }
@@ -30,9 +34,7 @@ int64_t Whole(absl::Duration duration) { return absl::ToInt64Milliseconds(durati
 void SetEarlyHeaders(const HttpContext& context, const LoraxRequest& request, HttpReply& reply) {
   reply.SetHeader("x-compute-type",
                   context.facts().device.starts_with("cpu") ? "cpu" : "gpu+optimized");
-  const auto begins = [](char c) { return (static_cast<unsigned char>(c) & 0xC0) != 0x80; };
-  reply.SetHeader("x-compute-characters",
-                  absl::StrCat(std::count_if(request.input.begin(), request.input.end(), begins)));
+  reply.SetHeader("x-compute-characters", absl::StrCat(CountCharacters(request.input)));
   reply.SetHeader("x-model-id", context.facts().model);
   const std::string adapter = AdaptersOf(request.call);
   if (adapter.empty() || adapter == context.facts().model) return;
@@ -152,14 +154,8 @@ class TokenStream {
     }
     return events_.Write(line);
   }
-  // Whoever has tokens already and gets no more has half an answer.
   std::string EndOfError(const absl::Status& status) {
-    notes_.code = absl::StatusCodeToString(status.code());
-    OrderedJson body = LoraxError(status).body;
-    if (absl::IsUnavailable(status) && !answer_.text().empty()) {
-      body["error_type"] = "incomplete_generation";
-    }
-    return Dump(body);
+    return ErrorEvent(status, !answer_.text().empty(), notes_);
   }
 
   const LoraxRequest& request_;
@@ -194,8 +190,8 @@ void RefuseStream(const absl::Status& status, HttpReply& reply) {
   if (error.status == 401 || error.status == 403 || error.status == 503) {
     return SendError(error, status, reply);
   }
-  reply.SendEvents(
-      [event = ErrorEvent(status, reply.notes())](EventStream& events) { events.Write(event); });
+  reply.SendEvents([event = ErrorEvent(status, /*begun=*/false, reply.notes())](
+                       EventStream& events) { events.Write(event); });
 }
 
 void Generate(const HttpContext& context, LoraxStream streams, bool as_array,
@@ -223,9 +219,8 @@ void Generate(const HttpContext& context, LoraxStream streams, bool as_array,
 
 // Where in the text a byte offset lies, in characters; `up` counts a character begun before.
 int64_t CharacterAt(std::string_view text, size_t offset, bool up) {
-  const auto begins = [](char c) { return (static_cast<unsigned char>(c) & 0xC0) != 0x80; };
-  const int64_t begun = std::count_if(text.begin(), text.begin() + offset, begins);
-  const bool inside = offset < text.size() && !begins(text[offset]);
+  const int64_t begun = CountCharacters(text.substr(0, offset));
+  const bool inside = offset < text.size() && !BeginsCharacter(text[offset]);
   return inside && !up ? begun - 1 : begun;
 }
 

@@ -8,6 +8,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "server/text/detokenizer.h"
+#include "server/text/utf8.h"
 
 namespace lorica {
 namespace {
@@ -19,10 +20,6 @@ constexpr char kReplacement[] = "\xEF\xBF\xBD";
 OrderedJson LogprobNumber(float logprob) {
   if (std::isnan(logprob)) return nullptr;
   return ShortDouble(std::max(logprob, kLogprobMin));
-}
-
-int64_t Characters(std::string_view text) {
-  return std::count_if(text.begin(), text.end(), [](char c) { return (c & 0xC0) != 0x80; });
 }
 
 }  // namespace
@@ -104,7 +101,7 @@ OrderedJson OpenAiChoice::CompletionLogprobs() const {
     if (std::isnan(token.logprob)) top = nullptr;
     logprobs["top_logprobs"].push_back(std::move(top));
     logprobs["text_offset"].push_back(offset);
-    if (tokenizer_ != nullptr) offset += Characters(tokenizer_->TokenBytes(token.id));
+    if (tokenizer_ != nullptr) offset += CountCharacters(tokenizer_->TokenBytes(token.id));
   }
   return logprobs;
 }
@@ -113,7 +110,7 @@ OrderedJson OpenAiChoice::TakeLogprobs() {
   if (!request_.logprobs) return nullptr;
   OrderedJson logprobs = request_.chat ? ChatLogprobs() : CompletionLogprobs();
   for (const TokenEvent::Token& token : tokens_) {
-    if (tokenizer_ != nullptr) text_offset_ += Characters(tokenizer_->TokenBytes(token.id));
+    if (tokenizer_ != nullptr) text_offset_ += CountCharacters(tokenizer_->TokenBytes(token.id));
   }
   tokens_.clear();
   return logprobs;

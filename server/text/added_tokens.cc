@@ -17,7 +17,7 @@ uint64_t EdgeKey(int32_t node, char byte) {
 size_t PreviousStart(std::string_view text, size_t at) {
   do {
     --at;
-  } while (at > 0 && (static_cast<uint8_t>(text[at]) & 0xC0) == 0x80);
+  } while (at > 0 && !BeginsCharacter(text[at]));
   return at;
 }
 

@@ -56,6 +56,10 @@ Utf8Step NextUtf8(std::string_view text) {
   return {Utf8Kind::kCharacter, lead.bytes, code_point};
 }
 
+int64_t CountCharacters(std::string_view text) {
+  return std::count_if(text.begin(), text.end(), BeginsCharacter);
+}
+
 void AppendUtf8(char32_t code_point, std::string* out) {
   const auto put = [&](char32_t byte) { out->push_back(static_cast<char>(byte)); };
   const auto tail = [&](int shift) { put(0x80 | ((code_point >> shift) & 0x3F)); };

@@ -5,6 +5,7 @@
 // without finishing it counts as one error.
 #pragma once
 
+#include <cstdint>
 #include <string>
 #include <string_view>
 
@@ -28,6 +29,10 @@ struct Utf8Step {
 
 // What `text` starts with. REQUIRES: not empty.
 Utf8Step NextUtf8(std::string_view text);
+
+// Whether a character of valid UTF-8 begins with the byte.
+inline bool BeginsCharacter(char byte) { return (static_cast<uint8_t>(byte) & 0xC0) != 0x80; }
+int64_t CountCharacters(std::string_view text);
 
 void AppendUtf8(char32_t code_point, std::string* out);
 

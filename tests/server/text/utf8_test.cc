@@ -51,5 +51,10 @@ TEST(Utf8Test, CheckNamesTheOffset) {
   EXPECT_FALSE(CheckUtf8("0123456789ab\xE6\x97").ok());
 }
 
+TEST(Utf8Test, CountsCharacters) {
+  EXPECT_EQ(CountCharacters(""), 0);
+  EXPECT_EQ(CountCharacters("h\xC3\xA9h\xC3\xA9 \xF0\x9F\x98\x80"), 6);
+}
+
 }  // namespace
 }  // namespace lorica
