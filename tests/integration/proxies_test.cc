@@ -3,9 +3,12 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 #include <signal.h>
+#include <sys/socket.h>
+#include <sys/un.h>
 #include <unistd.h>
 
 #include <atomic>
+#include <cstring>
 #include <fstream>
 #include <map>
 #include <set>
@@ -13,6 +16,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_replace.h"
+#include "absl/strings/str_split.h"
 #include "absl/time/clock.h"
 #include "tests/fakes/free_port.h"
 #include "tests/fakes/raw_http2.h"
@@ -36,6 +40,22 @@ constexpr int64_t kLongPromptBytes = 300'000;
 std::string ReadFile(const std::string& path) {
   std::ifstream file(path);
   return std::string((std::istreambuf_iterator<char>(file)), std::istreambuf_iterator<char>());
+}
+
+// What HAProxy answers to a command on its socket; empty if it cannot be reached.
+std::string AskHaproxy(const std::string& path, const std::string& command) {
+  const int socket = ::socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
+  sockaddr_un address = {};
+  address.sun_family = AF_UNIX;
+  std::strncpy(address.sun_path, path.c_str(), sizeof(address.sun_path) - 1);
+  std::string answer;
+  if (::connect(socket, reinterpret_cast<sockaddr*>(&address), sizeof(address)) == 0 &&
+      ::send(socket, command.data(), command.size(), MSG_NOSIGNAL) > 0) {
+    char part[4096];
+    for (ssize_t got; (got = ::recv(socket, part, sizeof(part), 0)) > 0;) answer.append(part, got);
+  }
+  ::close(socket);
+  return answer;
 }
 
 std::string NameOf(int adapter) { return absl::StrCat("a", adapter); }
@@ -80,6 +100,9 @@ class ProxiesTest : public ::testing::TestWithParam<const char*> {
       }
       places.emplace_back("\nhttp {\n", "\n" + paths);
       if (::geteuid() == 0) places.emplace_back("events {", "user root;\nevents {");
+    } else {
+      places.emplace_back("\nglobal\n",
+                          absl::StrCat("\nglobal\n    stats socket ", haproxy_socket(), "\n"));
     }
     folder_.Write("config", absl::StrReplaceAll(text, places));
     const std::string config = folder_.path() + "/config";
@@ -153,8 +176,34 @@ class ProxiesTest : public ::testing::TestWithParam<const char*> {
     }
     return taken;
   }
+  std::string haproxy_socket() const { return folder_.path() + "/socket"; }
+  // HAProxy's bound on a replica's load counts a call until a moment after its answer. Who calls
+  // within that moment is sent to the next replica, as the only running call is all of the load.
+  void WaitUntilNothingRuns() const {
+    if (std::string(GetParam()) != "haproxy") return;
+    const absl::Time end = absl::Now() + absl::Seconds(10);
+    int64_t running = -1;
+    while (running != 0 && absl::Now() < end) {
+      running = 0;
+      constexpr int kServerLines = 4;
+      const std::string table =
+          AskHaproxy(haproxy_socket(), absl::StrCat("show stat -1 ", kServerLines, " -1\n"));
+      for (const absl::string_view line : absl::StrSplit(table, '\n')) {
+        const std::vector<absl::string_view> fields = absl::StrSplit(line, ',');
+        constexpr size_t kRunningSessions = 4;  // "scur"
+        int64_t sessions = 0;
+        if (fields.size() > kRunningSessions &&
+            absl::SimpleAtoi(fields[kRunningSessions], &sessions)) {
+          running += sessions;
+        }
+      }
+      if (table.empty()) running = -1;
+    }
+    EXPECT_EQ(running, 0);
+  }
   // Which replica takes what `call` sends; -1: more than one did.
   int OwnerOf(const std::function<void()>& call) const {
+    WaitUntilNothingRuns();
     const auto before = Taken();
     call();
     int owner = -1;
@@ -178,6 +227,7 @@ class ProxiesTest : public ::testing::TestWithParam<const char*> {
     for (int i = 0; i < kAdapters; ++i) {
       owners.push_back(OwnerOf([&] {
         for (int times = 0; times < 3; ++times) {
+          WaitUntilNothingRuns();
           const auto answer = client->Generate(Request(NameOf(i), 1));
           EXPECT_TRUE(answer.ok()) << NameOf(i) << ": " << answer.status();
         }
@@ -210,6 +260,7 @@ TEST_P(ProxiesTest, AnAdapterHasOneReplicaAndOnlyThoseOfADeadOneMove) {
   for (int i = 0; i < 6; ++i) {
     const int owner = OwnerOf([&] {
       for (const std::string& inputs : {std::string("hi"), prompt, prompt}) {
+        WaitUntilNothingRuns();
         const HttpAnswer answer = Post(NameOf(i), inputs);
         EXPECT_EQ(answer.status, 200) << answer.body;
       }
