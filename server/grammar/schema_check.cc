@@ -100,7 +100,10 @@ class SchemaWalk {
   absl::Status Check(const Json& schema, const std::string& path) {
     if (schema.is_boolean()) return absl::OkStatus();
     if (!schema.is_object()) return Refused(path, "a schema must be an object");
-    if (schema.contains("$ref")) NoteReference(schema["$ref"]);
+    // However many references lead here; copies do not keep their addresses.
+    if (copies_ == 0 && !checked_.insert(&schema).second) return absl::OkStatus();
+    const auto reference = schema.find("$ref");
+    if (reference != schema.end() && reference->is_string()) references_.push_back(*reference);
     absl::Status status = CheckUnserved(schema, path);
     if (status.ok()) status = CheckAlone(schema, path);
     if (status.ok()) status = CheckValues(schema, path);
@@ -111,13 +114,6 @@ class SchemaWalk {
     if (status.ok()) status = CheckNames(schema, path);
     if (status.ok()) status = CheckInside(schema, path);
     return status;
-  }
-
-  void NoteReference(const Json& reference) {
-    const bool text = reference.is_string();
-    if (text && seen_.insert(reference.get<std::string>()).second) {
-      references_.push_back(reference.get<std::string>());
-    }
   }
 
   // What it leads to may be no part of a schema otherwise. The compiler says what is not there.
@@ -234,8 +230,8 @@ class SchemaWalk {
     take("exclusiveMaximum", false, true);
     if (high - low >= 1.0) return absl::OkStatus();
     const double first = std::floor(low * kDecimalSteps);
-    for (double step = first; step <= high * kDecimalSteps + 1; ++step) {
-      const double value = step / kDecimalSteps;
+    for (const int step : {0, 1, 2}) {  // the next one above the lower bound, however it is rounded
+      const double value = (first + step) / kDecimalSteps;
       if ((above ? value > low : value >= low) && (below ? value < high : value <= high)) {
         return absl::OkStatus();
       }
@@ -313,7 +309,9 @@ class SchemaWalk {
       Json names = schema["propertyNames"];
       const bool elsewhere = HasAny(names, {"$ref", "anyOf", "oneOf", "allOf"});
       if (!elsewhere) names.emplace("type", "string");  // what all of them are
+      ++copies_;
       const absl::Status status = Check(names, Inside(path, "propertyNames"));
+      --copies_;
       if (!status.ok()) return status;
     }
     for (const char* name :
@@ -352,7 +350,8 @@ class SchemaWalk {
   }
 
   const Json& root_;
-  std::set<std::string> seen_;
+  std::set<const Json*> checked_;
+  int copies_ = 0;                       // whether what is checked is a copy of a part
   std::vector<std::string> references_;  // that were not followed yet
 };
 

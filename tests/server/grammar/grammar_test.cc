@@ -128,6 +128,23 @@ TEST_F(GrammarTest, WhatTheCompilerWouldLeaveOutIsRefused) {
       Refusal(FormatKind::kJsonSchema, R"({"allOf": [{"type": "object"}, {"properties": {}}]})")));
 }
 
+// Whether what references lead to may overlap is not known: refused, unless any of them will do.
+TEST_F(GrammarTest, AlternativesThatAreReferencesAreKeptOrRefused) {
+  const std::string parts = R"("$defs": {"cat": {"type": "object", "properties": {
+      "kind": {"const": "cat"}, "lives": {"type": "integer"}}, "required": ["kind", "lives"]},
+      "dog": {"type": "object", "properties": {"kind": {"const": "dog"}}, "required": ["kind"]}})";
+  const std::string list = R"([{"$ref": "#/$defs/cat"}, {"$ref": "#/$defs/dog"}])";
+  const auto any = Make(FormatKind::kJsonSchema, "{" + parts + R"(, "anyOf": )" + list + "}");
+  EXPECT_TRUE(Takes(any, R"({"kind": "cat", "lives": 9})"));
+  EXPECT_TRUE(Takes(any, R"({"kind": "dog"})"));
+  EXPECT_FALSE(Takes(any, R"({"kind": "cat"})"));
+  EXPECT_FALSE(Takes(any, R"({"kind": "dog", "lives": 9})"));
+  EXPECT_FALSE(Takes(any, R"({"kind": "cow"})"));
+  const absl::Status one =
+      Refusal(FormatKind::kJsonSchema, "{" + parts + R"(, "oneOf": )" + list + "}");
+  EXPECT_THAT(std::string(one.message()), HasSubstr("oneOf"));
+}
+
 TEST_F(GrammarTest, WhatIsNoGrammarIsRefusedWithoutTheCompilersPaths) {
   for (const auto& [kind, text] :
        {std::pair(FormatKind::kRegex, "(a"),

@@ -5,6 +5,7 @@
 #include <string>
 
 #include "server/grammar/response_format.h"
+#include "tests/fakes/cpu_timer.h"
 
 namespace lorica {
 namespace {
@@ -70,6 +71,9 @@ const Case kRefused[] = {
     {R"({"type": "number", "exclusiveMinimum": 0, "maximum": 1e-7})", "six decimals"},
     {R"({"type": "number", "minimum": 2, "exclusiveMaximum": 2})", "six decimals"},
     {R"({"type": "number", "minimum": 3, "maximum": 2})", "six decimals"},
+    {R"({"type": "number", "exclusiveMinimum": 1e15, "maximum": 1e15})", "six decimals"},
+    {R"({"type": "number", "exclusiveMinimum": 1e300, "maximum": 1e300})", "six decimals"},
+    {R"({"type": "number", "minimum": 1e305, "maximum": 1e305})", "six decimals"},
     {R"({"type": "string", "pattern": "say \"no\""})", "quotes"},
     {R"({"type": "string", "pattern": "\\x22"})", "escaped"},
     {R"({"anyOf": []})", "must be a list"},
@@ -102,6 +106,27 @@ TEST(SchemaCheck, WhatSaysNothingOfAnswersIsTaken) {
         R"({"const": 9223372036854775807})"}) {
     EXPECT_TRUE(CheckSchema(schema).ok()) << schema << CheckSchema(schema);
   }
+}
+
+// A part with very many parts of its own, and as many ways to name it as there is room for.
+std::string ManyNamesOfOneLargePart() {
+  std::string part = "{}";
+  for (int i = 1; i < 9000; ++i) part += ",{}";
+  std::string names = "{}";
+  for (int i = 0; std::ssize(names) + std::ssize(part) < kFormatBytesMax - 200; ++i) {
+    names += R"(,{"$ref":"#)";
+    for (int bits = i + 1; bits > 0; bits /= 2) names += bits % 2 == 0 ? "/" : "/#";
+    names += R"(/a"})";
+  }
+  return R"({"a":{"anyOf":[)" + part + R"(]},"$defs":{"r":{"anyOf":[)" + names + "]}}}";
+}
+
+TEST(SchemaCheck, NoTextTakesLong) {
+  const std::string schema = ManyNamesOfOneLargePart();
+  ASSERT_LE(std::ssize(schema), kFormatBytesMax);
+  const CpuTimer timer;
+  EXPECT_TRUE(CheckSchema(schema).ok());
+  EXPECT_LT(timer.seconds(), 2);
 }
 
 // `levels` objects in each other.
