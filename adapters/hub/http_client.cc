@@ -43,6 +43,12 @@ HeaderList ListOf(const HttpRequest& request) {
   return HeaderList(list);
 }
 
+// libcurl has one code for a handshake that failed and for one that the network cut; its text
+// names OpenSSL's error for the first, and the socket's for the second.
+bool IsCutHandshake(absl::string_view text) {
+  return !absl::StrContains(text, "SSL routines") || absl::StrContains(text, "unexpected eof");
+}
+
 }  // namespace
 
 std::string HttpReply::Header(const std::string& lower_name) const {
@@ -216,8 +222,10 @@ absl::Status HttpClient::Transfer::Result(CURLcode code, const char* text) {
   const std::string why =
       absl::StrCat(Host(), ": ", text[0] != '\0' ? text : curl_easy_strerror(code));
   switch (code) {
-    case CURLE_PEER_FAILED_VERIFICATION:
     case CURLE_SSL_CONNECT_ERROR:
+      if (IsCutHandshake(text)) return absl::UnavailableError(why);
+      [[fallthrough]];
+    case CURLE_PEER_FAILED_VERIFICATION:
     case CURLE_SSL_CACERT_BADFILE:
       return absl::FailedPreconditionError(why);
     default:

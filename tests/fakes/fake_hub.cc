@@ -12,6 +12,7 @@
 #include "absl/strings/str_join.h"
 #include "absl/strings/str_replace.h"
 #include "absl/strings/str_split.h"
+#include "absl/time/clock.h"
 #include "adapters/hub/hasher.h"
 
 namespace lorica {
@@ -21,6 +22,7 @@ namespace fs = std::filesystem;
 using Json = nlohmann::json;
 
 constexpr int64_t kEndlessChunkBytes = 16 << 10;
+constexpr absl::Duration kClearsPoll = absl::Milliseconds(20);
 
 bool IsLarge(const std::string& path) {
   return absl::EndsWith(path, ".safetensors") || absl::EndsWith(path, ".bin");
@@ -124,6 +126,7 @@ void FakeHub::AddFault(HubFault fault) {
 void FakeHub::ClearFaults() {
   absl::MutexLock lock(&mutex_);
   faults_.clear();
+  ++clears_;
 }
 
 std::vector<HubRequest> FakeHub::requests() const {
@@ -140,8 +143,9 @@ int FakeHub::CountOf(const std::string& part, const std::string& method) const {
       }));
 }
 
-HubFault FakeHub::TakeFault(const WireRequest& request) {
+HubFault FakeHub::TakeFault(const WireRequest& request, int* clears) {
   absl::MutexLock lock(&mutex_);
+  *clears = clears_;
   for (HubFault& fault : faults_) {
     const bool applies = fault.times != 0 && absl::StrContains(request.target, fault.target_part) &&
                          (fault.method.empty() || fault.method == request.method);
@@ -152,6 +156,16 @@ HubFault FakeHub::TakeFault(const WireRequest& request) {
   return HubFault();
 }
 
+bool FakeHub::Wait(WireServer::Connection& connection, absl::Duration duration, int clears) {
+  const absl::Time end = absl::Now() + duration;
+  for (absl::Time now = absl::Now(); now < end; now = absl::Now()) {
+    if (!connection.Wait(std::min(kClearsPoll, end - now))) return false;
+    absl::MutexLock lock(&mutex_);
+    if (clears_ != clears) return false;
+  }
+  return true;
+}
+
 void FakeHub::Answer(const std::string& place, const WireRequest& request,
                      WireServer::Connection& connection) {
   {
@@ -159,10 +173,11 @@ void FakeHub::Answer(const std::string& place, const WireRequest& request,
     requests_.push_back(
         {place, request.method, request.target, request.Header("authorization"), request.headers});
   }
-  const HubFault fault = TakeFault(request);
+  int clears = 0;
+  const HubFault fault = TakeFault(request, &clears);
   if (fault.before) fault.before();
   if (fault.stall_head) {
-    connection.Wait(absl::InfiniteDuration());
+    Wait(connection, absl::InfiniteDuration(), clears);
     return;
   }
   Reply reply = place == "hub" ? HubReply(request) : CdnReply(request);
@@ -196,7 +211,7 @@ void FakeHub::Answer(const std::string& place, const WireRequest& request,
   const auto send = [&](std::string_view bytes, bool drip) {
     if (!drip) return connection.Send(bytes);
     return std::all_of(bytes.begin(), bytes.end(), [&](char byte) {
-      return connection.Wait(fault.byte_delay) && connection.Send({&byte, 1});
+      return Wait(connection, fault.byte_delay, clears) && connection.Send({&byte, 1});
     });
   };
   if (!send(WireHead(reply.status, reply.headers), fault.head_drip)) return;
@@ -209,7 +224,7 @@ void FakeHub::Answer(const std::string& place, const WireRequest& request,
   const bool stalls = fault.stall_at >= 0;
   if (stalls) reply.body.resize(std::min<size_t>(fault.stall_at, reply.body.size()));
   if (!send(reply.body, fault.byte_delay > absl::ZeroDuration())) return;
-  if (stalls) connection.Wait(absl::InfiniteDuration());
+  if (stalls) Wait(connection, absl::InfiniteDuration(), clears);
   const std::string more(kEndlessChunkBytes, 'x');
   while (fault.endless && connection.Send(more)) {
   }

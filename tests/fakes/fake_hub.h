@@ -75,6 +75,7 @@ class FakeHub {
   void Rename(const std::string& from, const std::string& to);
   void Delete(const std::string& repo);
   void AddFault(HubFault fault);
+  // Also ends what stalls or drips at the moment, with its connection.
   void ClearFaults();
 
   std::vector<HubRequest> requests() const;
@@ -105,7 +106,11 @@ class FakeHub {
   bool Refused(const std::string& repo, const WireRequest& request, Reply* reply)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   static Reply Refusal(int status, const std::string& code, const std::string& message);
-  HubFault TakeFault(const WireRequest& request) ABSL_LOCKS_EXCLUDED(mutex_);
+  // `clears`: how often faults had been cleared by then.
+  HubFault TakeFault(const WireRequest& request, int* clears) ABSL_LOCKS_EXCLUDED(mutex_);
+  // False once the peer has gone, or the faults of that time were cleared.
+  bool Wait(WireServer::Connection& connection, absl::Duration duration, int clears)
+      ABSL_LOCKS_EXCLUDED(mutex_);
 
   const bool secure_;
   mutable absl::Mutex mutex_;
@@ -115,6 +120,7 @@ class FakeHub {
   std::vector<HubFault> faults_ ABSL_GUARDED_BY(mutex_);
   std::vector<HubRequest> requests_ ABSL_GUARDED_BY(mutex_);
   int commits_ ABSL_GUARDED_BY(mutex_) = 0;
+  int clears_ ABSL_GUARDED_BY(mutex_) = 0;
   std::unique_ptr<WireServer> cdn_;
   std::unique_ptr<WireServer> hub_;
 };

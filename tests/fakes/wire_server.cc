@@ -74,6 +74,10 @@ WireServer::WireServer(Handler handler, const TlsFiles& tls) : handler_(std::mov
     tls_.reset(SSL_CTX_new(TLS_server_method()));
     Must(SSL_CTX_use_certificate_chain_file(tls_.get(), tls.certificate.c_str()) == 1, "cert");
     Must(SSL_CTX_use_PrivateKey_file(tls_.get(), tls.key.c_str(), SSL_FILETYPE_PEM) == 1, "key");
+    if (tls.old) {
+      SSL_CTX_set_security_level(tls_.get(), 0);
+      Must(SSL_CTX_set_max_proto_version(tls_.get(), TLS1_1_VERSION) == 1, "protocol");
+    }
   }
   listener_ = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
   sockaddr_in address{};

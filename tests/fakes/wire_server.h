@@ -34,6 +34,7 @@ struct WireRequest {
 struct TlsFiles {
   std::string certificate;
   std::string key;
+  bool old = false;  // speaks no TLS later than 1.1
 };
 
 class WireServer {

@@ -14,6 +14,7 @@
 #include <cstring>
 #include <map>
 #include <string>
+#include <thread>
 #include <vector>
 
 #include "absl/synchronization/mutex.h"
@@ -162,24 +163,68 @@ TEST_F(HttpClientNames, NamesThatDoNotExistAreUnavailable) {
   EXPECT_TRUE(absl::IsUnavailable(Ask(client, "http://nowhere.example/x")));
 }
 
+class TlsHandshakes : public HttpClientNames {
+ protected:
+  TlsHandshakes() {
+    sockaddr_in address{.sin_family = AF_INET};
+    address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+    socklen_t size = sizeof(address);
+    bind(listener_, reinterpret_cast<sockaddr*>(&address), size);
+    listen(listener_, 8);
+    getsockname(listener_, reinterpret_cast<sockaddr*>(&address), &size);
+    url_ = "https://127.0.0.1:" + std::to_string(ntohs(address.sin_port));
+    ResolveTo({"127.0.0.1"});
+  }
+  ~TlsHandshakes() override { close(listener_); }
+  absl::Status Send() {
+    const absl::Time begun = absl::Now();
+    const HttpRequest request{*ParseUrl(url_), /*head=*/true, /*any_address=*/true};
+    const absl::Status status = HttpClient(Options()).Send(request, nullptr).status();
+    EXPECT_LT(absl::Now() - begun, absl::Seconds(2));
+    return status;
+  }
+
+  const int listener_ = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+  std::string url_;
+};
+
 // A server that takes the connection and never says a word of TLS.
-TEST_F(HttpClientNames, ATlsHandshakeThatHangsIsGivenUp) {
-  const int listener = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
-  sockaddr_in address{.sin_family = AF_INET};
-  address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
-  socklen_t size = sizeof(address);
-  ASSERT_EQ(bind(listener, reinterpret_cast<sockaddr*>(&address), size), 0);
-  ASSERT_EQ(listen(listener, 8), 0);
-  getsockname(listener, reinterpret_cast<sockaddr*>(&address), &size);
-  HttpClient client(Options());
-  HttpRequest request{*ParseUrl("https://127.0.0.1:" + std::to_string(ntohs(address.sin_port))),
-                      /*head=*/true, /*any_address=*/true};
-  ResolveTo({"127.0.0.1"});
-  const absl::Time begun = absl::Now();
-  const absl::Status status = client.Send(request, nullptr).status();
+TEST_F(TlsHandshakes, OneThatHangsIsGivenUp) {
+  const absl::Status status = Send();
   EXPECT_TRUE(absl::IsUnavailable(status)) << status;
-  EXPECT_LT(absl::Now() - begun, absl::Seconds(2));
-  close(listener);
+}
+
+TEST_F(TlsHandshakes, OneThatTheNetworkCutsMayGoBetterNextTime) {
+  for (const bool reset : {false, true}) {
+    std::thread server([&] {
+      const int fd = accept4(listener_, nullptr, nullptr, SOCK_CLOEXEC);
+      char greeting[16];
+      recv(fd, greeting, sizeof(greeting), 0);
+      char rest[4096];
+      if (!reset) recv(fd, rest, sizeof(rest), 0);  // what is unread makes it a reset
+      close(fd);
+    });
+    const absl::Status status = Send();
+    EXPECT_TRUE(absl::IsUnavailable(status)) << reset << status;
+    server.join();
+  }
+}
+
+TEST_F(TlsHandshakes, OneOfAnotherProtocolWillNot) {
+  std::thread server([&] {
+    const int fd = accept4(listener_, nullptr, nullptr, SOCK_CLOEXEC);
+    const std::string text = "HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\n\r\n";
+    send(fd, text.data(), text.size(), MSG_NOSIGNAL);
+    char bytes[4096];
+    recv(fd, bytes, sizeof(bytes), 0);
+    shutdown(fd, SHUT_WR);
+    while (recv(fd, bytes, sizeof(bytes), 0) > 0) {
+    }
+    close(fd);
+  });
+  const absl::Status status = Send();
+  EXPECT_TRUE(absl::IsFailedPrecondition(status)) << status;
+  server.join();
 }
 
 }  // namespace
