@@ -8,9 +8,11 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_replace.h"
+#include "absl/synchronization/notification.h"
 #include "absl/time/clock.h"
 #include "lorica/v1/inference.pb.h"
 #include "server/api/grpc_service.h"
+#include "tests/fakes/fake_hub.h"
 #include "tests/fakes/raw_http2.h"
 #include "tests/integration/neighbours.h"
 #include "tests/server/api/tiny_server.h"
@@ -319,6 +321,63 @@ TEST_F(GrpcFaults, ClientsThatVanishAreFreed) {
   }
   neighbours.Check(kUnaffected);
   neighbours.ExpectNothingLeft(absl::Seconds(2));
+}
+
+// Row 38, in the middle of a load: of what is fetched, and of what is read from a local folder.
+TEST_F(GrpcFaults, ClientsThatVanishWhileAnAdapterLoadsAreFreed) {
+  FakeHub hub;
+  hub.Commit("org/cold", FakeHub::FilesOf(adapters_.path() + "/plain"));
+  absl::Notification go_on;
+  hub.AddFault({.target_part = "/blobs/", .before = [&] { go_on.WaitForNotification(); }});
+  constexpr int kLocal = 10;
+  const auto local = [](int i) { return absl::StrCat("cold-", i); };
+  for (int i = 0; i < kLocal; ++i) WriteTinyAdapter(adapters_, local(i), 256, false, i);
+  Start({"--hub-allow", "org/*", "--hub-endpoint", hub.endpoint(), "--hub-redirect-hosts",
+         hub.cdn_place()});
+  Neighbours neighbours(server_.get());
+  const auto clients_of = [&](const std::string& adapter) {
+    v1::GenerateRequest request = TokensRequest(480);
+    request.set_adapter_id(adapter);
+    std::vector<std::unique_ptr<RawConnection>> clients;
+    for (int i = 0; i < 4; ++i) {
+      clients.push_back(std::make_unique<RawConnection>(port_));
+      clients.back()->Send(Preface() + Frame(FrameType::kSettings, 1, 0, "") +
+                           CallHeaders(1, kStream) + MessageData(1, request.SerializeAsString()));
+    }
+    return clients;
+  };
+  const auto wait_until = [&](int waiting, absl::Duration limit) {
+    const absl::Time end = absl::Now() + limit;
+    const auto client = server_->NewClient();
+    auto status = client->GetStatus();
+    while (status.ok() && status->waiting() != waiting && absl::Now() < end) {
+      absl::SleepFor(absl::Milliseconds(10));
+      status = client->GetStatus();
+    }
+    ASSERT_TRUE(status.ok()) << status.status();
+    EXPECT_EQ(status->waiting(), waiting);
+    EXPECT_EQ(status->fetches().under_way(), 1) << "it goes on for whoever comes next";
+  };
+  auto clients = clients_of("org/cold");
+  wait_until(4, absl::Seconds(10));
+  for (auto& client : clients) client->Cut();
+  wait_until(0, absl::Seconds(2));
+  go_on.Notify();
+  for (int i = 0; i < kLocal; ++i) {
+    clients = clients_of(local(i));
+    absl::SleepFor(absl::Milliseconds(i));
+    for (auto& client : clients) client->Cut();
+  }
+  neighbours.Check(kUnaffected);
+  neighbours.ExpectNothingLeft(absl::Seconds(2));
+  std::vector<std::string> ids = {"org/cold"};
+  for (int i = 0; i < kLocal; ++i) ids.push_back(local(i));
+  for (const std::string& id : ids) {
+    v1::GenerateRequest request = TokensRequest(2);
+    request.set_adapter_id(id);
+    const absl::Status answer = server_->NewClient()->Generate(request).status();
+    EXPECT_TRUE(answer.ok()) << id << answer;
+  }
 }
 
 // Row 39: deadlines as they stand in the header.

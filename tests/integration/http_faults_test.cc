@@ -7,11 +7,13 @@
 
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
+#include "absl/synchronization/notification.h"
 #include "absl/time/clock.h"
 #include "adapters/sha256.h"
 #include "server/api/gateway.h"
 #include "server/http/connection.h"
 #include "server/http/generation.h"
+#include "tests/fakes/fake_hub.h"
 #include "tests/fakes/raw_http2.h"
 #include "tests/integration/neighbours.h"
 #include "tests/server/api/tiny_server.h"
@@ -159,6 +161,42 @@ TEST_F(HttpFaults, ClientsThatVanishAreNoticedWithinTwoSeconds) {
   }
   EXPECT_LT(absl::Now() - left, absl::Seconds(2));
   neighbours.Check(absl::Seconds(10));
+  neighbours.ExpectNothingLeft(absl::Seconds(3));
+}
+
+// Row 38, while what they asked for is fetched.
+TEST_F(HttpFaults, ClientsThatVanishWhileAnAdapterIsFetchedAreFreed) {
+  FakeHub hub;
+  hub.Commit("org/cold", FakeHub::FilesOf(adapters_.path() + "/plain"));
+  absl::Notification go_on;
+  hub.AddFault({.target_part = "/blobs/", .before = [&] { go_on.WaitForNotification(); }});
+  Start({"--hub-allow", "org/*", "--hub-endpoint", hub.endpoint(), "--hub-redirect-hosts",
+         hub.cdn_place()});
+  Neighbours neighbours(server_.get());
+  const Json body = {{"model", "org/cold"}, {"prompt", "hi"}, {"max_tokens", 2}, {"stream", true}};
+  std::vector<std::unique_ptr<HttpSocket>> clients;
+  for (int i = 0; i < 4; ++i) {
+    clients.push_back(std::make_unique<HttpSocket>(port()));
+    clients.back()->Send(RequestBytes("POST", "/v1/completions", body.dump()));
+  }
+  const auto wait_until = [&](int waiting, absl::Duration limit) {
+    const absl::Time end = absl::Now() + limit;
+    auto status = server_->NewClient()->GetStatus();
+    while (status.ok() && status->waiting() != waiting && absl::Now() < end) {
+      absl::SleepFor(absl::Milliseconds(10));
+      status = server_->NewClient()->GetStatus();
+    }
+    ASSERT_TRUE(status.ok()) << status.status();
+    EXPECT_EQ(status->waiting(), waiting);
+  };
+  wait_until(4, absl::Seconds(10));
+  for (auto& client : clients) client->Close();
+  wait_until(0, absl::Seconds(2));
+  go_on.Notify();
+  Json alone = body;
+  alone["stream"] = false;
+  EXPECT_EQ(Post(port(), "/v1/completions", alone).status, 200) << "for whoever comes next";
+  neighbours.Check(kUnaffected);
   neighbours.ExpectNothingLeft(absl::Seconds(3));
 }
 
