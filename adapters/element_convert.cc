@@ -1,10 +1,10 @@
 #include "adapters/element_convert.h"
 
 #include <algorithm>
-#include <bit>
 #include <cstring>
 
 #include "kernels/check.h"
+#include "kernels/half.h"
 
 namespace lorica {
 namespace {
@@ -20,26 +20,6 @@ bool AllBelow(absl::Span<const std::byte> elements, Bits exponent_mask) {
     largest = std::max<Bits>(largest, bits & exponent_mask);
   }
   return largest < exponent_mask;
-}
-
-uint16_t BfloatFromFloat(float value) {
-  const uint32_t bits = std::bit_cast<uint32_t>(value);
-  return static_cast<uint16_t>((bits + 0x7fff + ((bits >> 16) & 1)) >> 16);
-}
-
-// Adding a power of two of the right size makes the float unit round where a half's
-// mantissa ends; what is left are the half's bits.
-uint16_t HalfFromFloat(float value) {
-  const uint32_t bits = std::bit_cast<uint32_t>(value);
-  const uint32_t sign = (bits >> 16) & 0x8000u;
-  const uint32_t magnitude = bits & 0x7fffffffu;
-  if (magnitude >= 0x477ff000u) return static_cast<uint16_t>(sign | 0x7c00u);
-  if (magnitude < 0x38800000u) {  // below 2^-14: a subnormal, in steps of 2^-24
-    const float rounded = std::bit_cast<float>(magnitude) + 0.5f;
-    return static_cast<uint16_t>(sign | (std::bit_cast<uint32_t>(rounded) - 0x3f000000u));
-  }
-  const uint32_t rounded = magnitude + 0xfff + ((magnitude >> 13) & 1);
-  return static_cast<uint16_t>(sign | ((rounded - 0x38000000u) >> 13));
 }
 
 }  // namespace

@@ -6,7 +6,7 @@
 #
 #   deploy/bundle.sh [options]
 #
-#   --cuda         with the CUDA backend, liblorica_cuda.so; needs nvcc
+#   --cuda         with the CUDA backend, liblorica_cuda.so and liblorica_cuda_f16.so; needs nvcc
 #   --from FOLDER  take the programs that are built in FOLDER, rather than build them
 #   --output PATH  the folder to make (build/bundle/lorica); what is there is replaced
 #   --archive      also PATH.tar.gz
@@ -72,7 +72,7 @@ if [ -z "$from" ]; then
 fi
 programs=("$from/bin/loricad" "$from/bin/lorica" "$from/bin/lorica-grammar")
 plugins=()
-if $cuda; then plugins+=("$from/lib/liblorica_cuda.so"); fi
+if $cuda; then plugins+=("$from"/lib/liblorica_cuda{,_f16}.so); fi
 for file in "${programs[@]}" "${plugins[@]}"; do
   [ -f "$file" ] || die "$file is not there: build it first, or leave out --from"
 done

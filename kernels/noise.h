@@ -4,8 +4,9 @@
 // Pure functions, for host and device code.
 #pragma once
 
-#include <bit>
 #include <cstdint>
+
+#include "kernels/half.h"
 
 namespace lorica {
 
@@ -21,8 +22,7 @@ constexpr uint64_t SplitMix64(uint64_t seed, uint64_t index) {
 constexpr uint16_t NoiseBf16(uint64_t seed, uint64_t index, float bound) {
   const int32_t whole = static_cast<int32_t>(SplitMix64(seed, index) >> 40) - (1 << 23);
   const float value = static_cast<float>(whole) * (bound / (1 << 23));
-  const uint32_t bits = std::bit_cast<uint32_t>(value);
-  return static_cast<uint16_t>((bits + 0x7fff + (bits >> 16 & 1)) >> 16);
+  return BfloatFromFloat(value);
 }
 
 }  // namespace lorica

@@ -59,10 +59,10 @@ absl::StatusOr<std::unique_ptr<Backend>> MakeBackend(const std::string& device,
   const std::string path = FindPlugin(device);
   if (!path.empty()) return MakePluginBackend(path, options);
   return absl::FailedPreconditionError(
-      absl::StrCat("--device ", device, " needs liblorica_", device,
+      absl::StrCat("this device needs liblorica_", device,
                    ".so beside loricad or in ../lib, and it is in neither: build with "
                    "deploy/quickstart.sh --",
-                   device, ", or use --device cpu"));
+                   device.substr(0, device.find('_')), ", or use --device cpu"));
 }
 
 }  // namespace lorica

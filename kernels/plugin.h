@@ -1,7 +1,8 @@
 // Backends that live in shared objects of their own, so that one program runs where their
 // libraries are and where they are not.
 //
-// A plugin is liblorica_<device>.so. It exports a string, the digest of the interface headers
+// A plugin is liblorica_<device>.so, or liblorica_<device>_<variant>.so of a device with several.
+// It exports a string, the digest of the interface headers
 // that it was built from, which must be the program's own, and a function that makes the
 // backend or says why not.
 #pragma once
@@ -30,7 +31,8 @@ absl::StatusOr<std::unique_ptr<Backend>> MakePluginBackend(const std::string& pa
 // liblorica_<device>.so beside this program or in ../lib, in that order; empty: in neither.
 std::string FindPlugin(const std::string& device);
 
-// The backend of `device`, "cpu" or a plugin's. FailedPrecondition says what to do.
+// The backend of `device`, "cpu" or a plugin's: "cuda" or "cuda_f16". FailedPrecondition says what
+// to do.
 absl::StatusOr<std::unique_ptr<Backend>> MakeBackend(const std::string& device,
                                                      const BackendOptions& options);
 

@@ -1,9 +1,9 @@
 #include "kernels/tensor.h"
 
-#include <bit>
 #include <cstring>
 
 #include "kernels/check.h"
+#include "kernels/half.h"
 
 namespace lorica {
 namespace {
@@ -16,18 +16,6 @@ T Read(const std::byte* source) {
   std::memcpy(&value, source, sizeof(T));
   return value;
 }
-
-float FloatFromHalf(uint16_t half) {
-  const uint32_t sign = uint32_t{half & 0x8000u} << 16;
-  const uint32_t exponent = (half >> 10) & 0x1f;
-  const uint32_t mantissa = half & 0x3ffu;
-  if (exponent == 0x1f) return std::bit_cast<float>(sign | 0x7f800000u | mantissa << 13);
-  if (exponent != 0) return std::bit_cast<float>(sign | (exponent + 112) << 23 | mantissa << 13);
-  const float subnormal = static_cast<float>(mantissa) * 0x1p-24f;
-  return std::bit_cast<float>(sign | std::bit_cast<uint32_t>(subnormal));
-}
-
-float FloatFromBfloat(uint16_t bits) { return std::bit_cast<float>(uint32_t{bits} << 16); }
 
 void DequantizeQ8(const std::byte* block, float* out) {
   const float d = FloatFromHalf(Read<uint16_t>(block));

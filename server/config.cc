@@ -242,6 +242,10 @@ ParsedFlags ParseFlags(std::vector<std::string> arguments) {
     status = absl::InvalidArgumentError(
         "--gpu-memory-utilization means nothing with --device cpu: give --arena-bytes");
   }
+  if (config.device == "cpu" && app.count("--dtype") > 0) {
+    status = absl::InvalidArgumentError(
+        "--dtype means nothing with --device cpu, which computes in fp32");
+  }
   if (!status.ok()) {
     result.exit_code = kExitBadFlags;
     result.text = absl::StrCat(status.message(), "\n");

@@ -61,6 +61,7 @@ struct Config {
   int64_t connection_seconds = 1200;  // 0 = for ever
   bool reflection = true;
   std::string device = "cpu";
+  std::string dtype = "bfloat16";
   int64_t threads = 0;         // 0 = one a core
   int64_t context_tokens = 0;  // 0 = the model's own
   int64_t batch_rows = 512;
@@ -166,6 +167,9 @@ void VisitFlags(Config& config, Visitor&& visitor) {
                 "so that balancers can spread clients; streams end first; 0 = for ever");
   visitor.Switch("--reflection", &config.reflection, "Let clients ask which services there are");
   visitor.Choice("--device", &config.device, {"cpu", "cuda"}, "What computes");
+  visitor.Choice("--dtype", &config.dtype, {"bfloat16", "float16"},
+                 "Type of weights, activations, KV and adapters on cuda; the cpu computes in fp32 "
+                 "from the types of the files");
   visitor.Count("--threads", &config.threads, 0, 1024, "Compute threads; 0 = one a core");
   visitor.Count("--context-tokens", &config.context_tokens, 0, kContextTokensMax,
                 "Most tokens of a request, prompt and answer; 0 = the model's own limit");

@@ -203,7 +203,8 @@ absl::Status Server::BuildModel() {
   backend_options.terms_max = static_cast<int>(config_.running_requests * kMixTermsMax);
   backend_options.host_bytes = config_.host_bytes;
   backend_options.cache_folder = config_.data_dir;
-  auto backend = MakeBackend(config_.device, backend_options);
+  const bool half = config_.dtype == "float16";
+  auto backend = MakeBackend(absl::StrCat(config_.device, half ? "_f16" : ""), backend_options);
   if (!backend.ok()) return backend.status();
   parts_->backend = *std::move(backend);
   Model::Options options;

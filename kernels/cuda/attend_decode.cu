@@ -25,7 +25,7 @@ constexpr int kAheadPages = 8;  // that a warp asks for beyond its first
 // Heads of a tile, the rows of its products.
 constexpr int TileHeads(int head_size, int group) { return group > 8 && head_size <= 128 ? 16 : 8; }
 
-__device__ __forceinline__ uint4 LoadPage(const bf16* address) {
+__device__ __forceinline__ uint4 LoadPage(const Element* address) {
   uint4 v;
   asm volatile("ld.global.L1::no_allocate.v4.u32 {%0,%1,%2,%3}, [%4];"
                : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w)
@@ -33,7 +33,7 @@ __device__ __forceinline__ uint4 LoadPage(const bf16* address) {
   return v;
 }
 
-__device__ __forceinline__ void PrefetchL2(const bf16* address, uint32_t bytes) {
+__device__ __forceinline__ void PrefetchL2(const Element* address, uint32_t bytes) {
   asm volatile("cp.async.bulk.prefetch.L2.global [%0], %1;" ::"l"(address), "r"(bytes));
 }
 
@@ -49,7 +49,7 @@ template <int kHeadSize>
 struct KeyRows {
   uint4 part[2][kHeadSize / 32];  // token g and g + 8
 
-  __device__ __forceinline__ void Load(const bf16* page) {
+  __device__ __forceinline__ void Load(const Element* page) {
     const int g = threadIdx.x % 32 / 4, t = threadIdx.x % 4;
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
@@ -65,7 +65,7 @@ template <int kHeadSize>
 struct ValueRows {
   uint4 part[kHeadSize / 64][4];  // tokens 2t, 2t + 1, 2t + 8, 2t + 9
 
-  __device__ __forceinline__ void Load(const bf16* page) {
+  __device__ __forceinline__ void Load(const Element* page) {
     const int g = threadIdx.x % 32 / 4, t = threadIdx.x % 4;
 #pragma unroll
     for (int i = 0; i < 4; ++i) {
@@ -149,11 +149,11 @@ template <int kHeadSize, int kHeads>
 __device__ __forceinline__ void AddValues(Running<kHeadSize, kHeads>& run,
                                           const PageScores<kHeads>& p,
                                           const ValueRows<kHeadSize>& values) {
-  const uint32_t a0 = PackBf16(p[0][0], p[0][1]), a2 = PackBf16(p[0][2], p[0][3]);
+  const uint32_t a0 = PackElements(p[0][0], p[0][1]), a2 = PackElements(p[0][2], p[0][3]);
   uint32_t a1 = 0, a3 = 0;
   if constexpr (kHeads > 8) {
-    a1 = PackBf16(p[1][0], p[1][1]);
-    a3 = PackBf16(p[1][2], p[1][3]);
+    a1 = PackElements(p[1][0], p[1][1]);
+    a3 = PackElements(p[1][2], p[1][3]);
   }
 #pragma unroll
   for (int b = 0; b < kHeadSize / 64; ++b) {
@@ -226,8 +226,8 @@ template <int kHeadSize, int kHeads>
 __device__ __forceinline__ void LoadQueries(Queries<kHeadSize, kHeads>& q, const AttendArgs& args,
                                             const Work& work) {
   const int g = threadIdx.x % 32 / 4, t = threadIdx.x % 4, size = args.shape.head_size;
-  const bf16* from = static_cast<const bf16*>(args.qkv) + work.item.row * args.qkv_columns +
-                     work.head_begin * size;
+  const Element* from = static_cast<const Element*>(args.qkv) + work.item.row * args.qkv_columns +
+                        work.head_begin * size;
 #pragma unroll
   for (int h = 0; h < kHeads / 8; ++h) {
     const int head = g + 8 * h;
@@ -278,14 +278,14 @@ class Reader {
   __device__ __forceinline__ bool empty() const { return range_.page >= range_.end; }
   // Asks for the first page.
   __device__ __forceinline__ void Begin() {
-    const bf16* page = PageOf(__shfl_sync(~0u, range_.id, 0));
+    const Element* page = PageOf(__shfl_sync(~0u, range_.id, 0));
     k_.Load(page);
     v_.Load(page + matrix_);
   }
   __device__ __forceinline__ void PrefetchRest() const {
     const int lane = threadIdx.x % 32;
     if (lane == 0 || lane > kAheadPages || range_.page + lane * kWarps >= range_.end) return;
-    const bf16* page = PageOf(range_.id);
+    const Element* page = PageOf(range_.id);
     PrefetchL2(page, kBlockTokens * kHeadSize * 2);
     PrefetchL2(page + matrix_, kBlockTokens * kHeadSize * 2);
   }
@@ -298,7 +298,7 @@ class Reader {
     const int key_begin = range_.page * kBlockTokens;
     range_.page += kWarps;
     const bool more = !empty();
-    const bf16* next = nullptr;
+    const Element* next = nullptr;
     if (more) {
       if (++turn_ % 32 == 0) range_.FetchIds(ids_);
       next = PageOf(__shfl_sync(~0u, range_.id, turn_ % 32));
@@ -311,8 +311,8 @@ class Reader {
   }
 
  private:
-  __device__ __forceinline__ const bf16* PageOf(int64_t id) const {
-    return reinterpret_cast<const bf16*>(base_ + id * block_bytes_);
+  __device__ __forceinline__ const Element* PageOf(int64_t id) const {
+    return reinterpret_cast<const Element*>(base_ + id * block_bytes_);
   }
 
   PageRange range_;
@@ -370,10 +370,10 @@ __device__ __forceinline__ void Store(const AttendArgs& args, int row, int head,
                                       float sum) {
   if (d >= args.shape.head_size) return;
   const float scale = 1.0f / sum;
-  bf16* out = static_cast<bf16*>(args.out) +
-              (int64_t{row} * args.shape.heads + head) * args.shape.head_size + d;
+  Element* out = static_cast<Element*>(args.out) +
+                 (int64_t{row} * args.shape.heads + head) * args.shape.head_size + d;
   *reinterpret_cast<uint2*>(out) =
-      make_uint2(PackBf16(o.x * scale, o.y * scale), PackBf16(o.z * scale, o.w * scale));
+      make_uint2(PackElements(o.x * scale, o.y * scale), PackElements(o.z * scale, o.w * scale));
 }
 
 // Adds the warps' parts in order; the row's result where the piece is all of it.

@@ -372,7 +372,7 @@ class Consumer {
   __device__ __forceinline__ void Pack(uint32_t (&weights)[kScores / 2],
                                        const float (&s)[kScores]) const {
 #pragma unroll
-    for (int i = 0; i < kScores / 2; ++i) weights[i] = PackBf16(s[2 * i], s[2 * i + 1]);
+    for (int i = 0; i < kScores / 2; ++i) weights[i] = PackElements(s[2 * i], s[2 * i + 1]);
     Pin(weights);
   }
 
@@ -398,8 +398,8 @@ class Consumer {
       sum += __shfl_xor_sync(~0u, sum, 2);
       const float scale = 1.0f / sum;
       const int m = FirstRow() + 8 * h, row = m / group;
-      bf16* out =
-          static_cast<bf16*>(args_.out) +
+      Element* out =
+          static_cast<Element*>(args_.out) +
           (int64_t{tile.row_begin + row} * args_.shape.heads + tile.kv_head * group + m % group) *
               size;
 #pragma unroll
@@ -410,7 +410,7 @@ class Consumer {
 #pragma unroll
           for (int j = 0; j < 4; ++j) {
             const float* o = &o_[p][(q * 4 + j) * 4 + 2 * h];
-            w[j] = PackBf16(o[0] * scale, o[1] * scale);
+            w[j] = PackElements(o[0] * scale, o[1] * scale);
           }
           Transpose(w);
           const int d = p * kColumns + q * 32 + 8 * t;
@@ -503,7 +503,7 @@ using EncodeTiled = CUresult (*)(CUtensorMap*, CUtensorMapDataType, cuuint32_t, 
                                  const cuuint32_t*, CUtensorMapInterleave, CUtensorMapSwizzle,
                                  CUtensorMapL2promotion, CUtensorMapFloatOOBfill);
 
-// A map of boxes of bf16 whose rows, at most 64 wide, are swizzled in shared memory.
+// A map of boxes of 16-bit elements whose rows, at most 64 wide, are swizzled in shared memory.
 template <int kRank>
 absl::Status MapBoxes(CUtensorMap* map, const void* base, const cuuint64_t (&sizes)[kRank],
                       const cuuint64_t (&strides_bytes)[kRank - 1],

@@ -7,8 +7,8 @@
 #include "absl/cleanup/cleanup.h"
 #include "absl/strings/str_cat.h"
 #include "kernels/check.h"
-#include "kernels/cuda/bf16.h"
 #include "kernels/cuda/captured.h"
+#include "kernels/cuda/element.h"
 #include "kernels/cuda/mounted.h"
 
 namespace lorica::cuda {
@@ -57,7 +57,7 @@ absl::Status CudaBackend::Start(const BackendOptions& options) {
   cudaDeviceProp properties;
   error = cudaGetDeviceProperties(&properties, 0);
   if (error != cudaSuccess) return ToStatus(error, "cannot ask the CUDA device");
-  name_ = absl::StrCat("cuda (", properties.name, ")");
+  name_ = absl::StrCat("cuda (", properties.name, ", ", kElementName, ")");
   for (auto* stream : {&stream_, &copy_stream_}) {
     auto made = Stream::Make(stream == &copy_stream_ ? 0 : -1);
     if (!made.ok()) return made.status();

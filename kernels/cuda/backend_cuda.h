@@ -1,8 +1,8 @@
 // The CUDA backend. See kernels/backend.h for the contract.
 //
-// Activations, K, V and tiles are bf16; sums, norms, softmax and u are fp32. The residual
-// stream is bf16 too, rounded once a half layer, as the models were trained. One stream
-// runs the verbs; another of low priority copies blocks.
+// Activations, K, V and tiles are bf16, or fp16 in a library of its own (element.h); sums, norms,
+// softmax, u and the residual stream are fp32. One stream runs the verbs; another of low priority
+// copies blocks.
 //
 // Attention serves at most 8 query heads a KV head, sampling at most 262,144 tokens.
 //
@@ -19,6 +19,7 @@
 
 #include "kernels/backend.h"
 #include "kernels/cuda/attend.h"
+#include "kernels/cuda/element.h"
 #include "kernels/cuda/launch.h"
 #include "kernels/cuda/linear.h"
 #include "kernels/cuda/pinned_pool.h"
@@ -50,7 +51,7 @@ class CudaBackend : public Backend {
   absl::Status ChooseProducts(absl::Span<const Weight* const> weights) override;
 
   int64_t BlockBytesFor(const AttentionShape& shape) const override;
-  DType TileDType(DType) const override { return DType::kBF16; }
+  DType TileDType(DType) const override { return kElementDType; }
   absl::Status CheckModule(const ModuleTiles& tiles) const override {
     return CheckServedModule(tiles);
   }

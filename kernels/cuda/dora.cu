@@ -9,8 +9,8 @@ namespace {
 constexpr int kThreads = 256;
 
 __global__ void __launch_bounds__(kThreads)
-    RowNormKernel(float* norms, const bf16* weight, int64_t columns, const float* a, const float* b,
-                  int rank, float scale) {
+    RowNormKernel(float* norms, const Element* weight, int64_t columns, const float* a,
+                  const float* b, int rank, float scale) {
   __shared__ float factors[kLoraRankMax];
   __shared__ float warps[kThreads / 32];
   const int64_t row = blockIdx.x;
@@ -18,7 +18,7 @@ __global__ void __launch_bounds__(kThreads)
   __syncthreads();
   float squares = 0.0f;
   for (int64_t k = threadIdx.x; k < columns; k += kThreads) {
-    float value = __bfloat162float(weight[row * columns + k]);
+    float value = static_cast<float>(weight[row * columns + k]);
     for (int r = 0; r < rank; ++r) value += factors[r] * a[r * columns + k];
     squares += value * value;
   }
@@ -37,7 +37,7 @@ __global__ void __launch_bounds__(kThreads)
 
 void LaunchRowNorms(float* norms, const DoraArgs& args, int64_t rows, cudaStream_t stream) {
   RowNormKernel<<<static_cast<unsigned>(rows), kThreads, 0, stream>>>(
-      norms, static_cast<const bf16*>(args.weight), args.columns, args.a, args.b, args.rank,
+      norms, static_cast<const Element*>(args.weight), args.columns, args.a, args.b, args.rank,
       args.scale);
 }
 

@@ -1,5 +1,5 @@
 // Rows in and out of a step: token embedding, plain norm, rows that need logits, the
-// step's tables, stored weights to bf16.
+// step's tables, stored weights to elements.
 #include <cuda_fp16.h>
 
 #include "kernels/cuda/launch.h"
@@ -20,7 +20,7 @@ __global__ void ScatterKernel(std::byte* tables, const std::byte* image) {
   for (int64_t i = threadIdx.x; i < (section.bytes + 15) / 16; i += blockDim.x) to[i] = from[i];
 }
 
-__global__ void EmbedKernel(float* out, const bf16* table, int64_t columns, StepTables step) {
+__global__ void EmbedKernel(float* out, const Element* table, int64_t columns, StepTables step) {
   const int row = blockIdx.x;
   if (row >= step.counts->rows) return;
   const int32_t written = step.tokens[row];
@@ -44,7 +44,8 @@ __device__ float BlockSum(float value) {
 }
 
 __global__ void __launch_bounds__(kThreads)
-    RmsNormKernel(bf16* out, const float* x, const float* weight, float epsilon, int64_t columns) {
+    RmsNormKernel(Element* out, const float* x, const float* weight, float epsilon,
+                  int64_t columns) {
   const float* from = x + blockIdx.x * columns;
   float squares = 0.0f;
   for (int64_t i = threadIdx.x; i < columns; i += kThreads) {
@@ -52,11 +53,11 @@ __global__ void __launch_bounds__(kThreads)
   }
   const float scale = rsqrtf(BlockSum(squares) / columns + epsilon);
   for (int64_t i = threadIdx.x; i < columns; i += kThreads) {
-    out[blockIdx.x * columns + i] = __float2bfloat16(from[i] * scale * weight[i]);
+    out[blockIdx.x * columns + i] = Element(from[i] * scale * weight[i]);
   }
 }
 
-__global__ void GatherKernel(bf16* out, const bf16* x, int64_t columns, StepTables step) {
+__global__ void GatherKernel(Element* out, const Element* x, int64_t columns, StepTables step) {
   if (blockIdx.x >= step.counts->samples) return;
   const int64_t row = step.sample_rows[blockIdx.x];
   for (int64_t i = threadIdx.x * 8; i < columns; i += blockDim.x * 8) {
@@ -74,19 +75,19 @@ void LaunchScatter(std::byte* tables, const std::byte* image, cudaStream_t strea
 void LaunchEmbed(void* out, const void* table, int64_t columns, const StepTables& step, int rows,
                  cudaStream_t stream) {
   EmbedKernel<<<rows, kThreads, 0, stream>>>(static_cast<float*>(out),
-                                             static_cast<const bf16*>(table), columns, step);
+                                             static_cast<const Element*>(table), columns, step);
 }
 
 void LaunchRmsNorm(void* out, const void* x, const float* weight, float epsilon, int64_t columns,
                    int rows, cudaStream_t stream) {
   RmsNormKernel<<<rows, kThreads, 0, stream>>>(
-      static_cast<bf16*>(out), static_cast<const float*>(x), weight, epsilon, columns);
+      static_cast<Element*>(out), static_cast<const float*>(x), weight, epsilon, columns);
 }
 
 void LaunchGatherRows(void* out, const void* x, int64_t columns, const StepTables& step,
                       int samples, cudaStream_t stream) {
-  GatherKernel<<<samples, kThreads, 0, stream>>>(static_cast<bf16*>(out),
-                                                 static_cast<const bf16*>(x), columns, step);
+  GatherKernel<<<samples, kThreads, 0, stream>>>(static_cast<Element*>(out),
+                                                 static_cast<const Element*>(x), columns, step);
 }
 
 }  // namespace lorica::cuda

@@ -5,7 +5,7 @@
 // columns, its 16 k are ranks, its 8 columns are rows of the batch. Which physical column
 // an operand row stands for is free, so lane (g, t) takes columns [8g, 8g + 8) of a group
 // of 64 and reads four ranks of them, 16 bytes each. In the end it holds those 8 columns for rows
-// 2t and 2t + 1. u stays fp32: it enters as the sum of two bf16 values.
+// 2t and 2t + 1. u stays fp32: it enters as the sum of two 16-bit values.
 #pragma once
 
 #include "kernels/cuda/mma.cuh"
@@ -73,11 +73,11 @@ __device__ __forceinline__ void MultiplyRanks(float (&d)[4][4], const RankRows& 
   }
 }
 
-// Two numbers as sums of two bf16 values.
+// Two numbers as sums of two 16-bit values.
 __device__ __forceinline__ void SplitPair(float first, float second, uint32_t& high,
                                           uint32_t& low) {
-  high = PackBf16(first, second);
-  low = PackBf16(first - LowFloat(high), second - HighFloat(high));
+  high = PackElements(first, second);
+  low = PackElements(first - LowFloat(high), second - HighFloat(high));
 }
 
 // Where to find u.
@@ -169,7 +169,7 @@ struct AskedU {
       if (Inside(task, half)) early[half].Ask(table, At(task, half), task.parts);
     }
   }
-  // Scaled, as the sum of two bf16 values; zeros where nothing is. Parts are added in order.
+  // Scaled, as the sum of two 16-bit values; zeros where nothing is. Parts are added in order.
   __device__ __forceinline__ void Take(const UTable& table, const PairTask& task,
                                        uint32_t (&high)[2], uint32_t (&low)[2]) {
 #pragma unroll

@@ -1,7 +1,7 @@
 // Launches of the kernels: one function a kernel, plain arguments, a stream.
 //
-// Activations are bf16, row-major; the residual, logits, norms and biases fp32. All launches
-// return at once; errors of the device appear at the next synchronisation.
+// Activations are elements (element.h), row-major; the residual, logits, norms and biases fp32. All
+// launches return at once; errors of the device appear at the next synchronisation.
 #pragma once
 
 #include <cuda.h>
@@ -55,7 +55,7 @@ inline constexpr int kLoraSumBytes = 2;          // a number of packed sums, see
 void LaunchShrinkMany(const LoraArgs& args, const StepTables& step, const LoraPlan& plan, int tiles,
                       cudaStream_t stream);
 
-// What Linear and LoraShrink left for a post kernel: bf16 rows, or parts to be added up (see
+// What Linear and LoraShrink left for a post kernel: rows of elements, or parts to be added up (see
 // linear.cu), and what the adapters add.
 struct Product {
   const void* y = nullptr;
@@ -144,7 +144,7 @@ void LaunchStreamLinear(const StreamLinearArgs& args, cudaStream_t stream);
 int StreamRows(int64_t rows);
 // Parts of the inputs that a weight is cut into, so that it fills the device once.
 int StreamSplits(int64_t out_features, int64_t in_features);
-// y = the sum of `splits` parts of `count` numbers each, in bf16 or, if it is wide, fp32.
+// y = the sum of `splits` parts of `count` numbers each, in elements or, if it is wide, fp32.
 void LaunchAddParts(void* y, bool wide, const float* parts, int splits, int64_t count,
                     cudaStream_t stream);
 struct DoraArgs {

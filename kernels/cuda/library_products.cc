@@ -7,6 +7,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "kernels/check.h"
+#include "kernels/cuda/element.h"
 #include "kernels/cuda/launch.h"
 
 namespace lorica::cuda {
@@ -42,8 +43,8 @@ struct LibraryProducts::Plan {
     const cublasOperation_t transposed = CUBLAS_OP_T;
     cublasLtMatmulDescSetAttribute(operation, CUBLASLT_MATMUL_DESC_TRANSA, &transposed,
                                    sizeof(transposed));
-    cublasLtMatrixLayoutCreate(&weight, CUDA_R_16BF, in, out, in);
-    cublasLtMatrixLayoutCreate(&x, CUDA_R_16BF, in, rows, in);
+    cublasLtMatrixLayoutCreate(&weight, kLibraryElement, in, out, in);
+    cublasLtMatrixLayoutCreate(&x, kLibraryElement, in, rows, in);
     cublasLtMatrixLayoutCreate(&y, y_type, out, rows, out);
   }
   ~Plan() {
@@ -93,7 +94,7 @@ absl::StatusOr<std::unique_ptr<LibraryProducts>> LibraryProducts::Make(const std
   const cudaError_t error = cudaGetDeviceProperties(&properties, 0);
   if (error != cudaSuccess) return ToStatus(error, "cannot ask the CUDA device");
   products->choices_ = std::make_unique<ProductChoices>(
-      folder.empty() ? "" : absl::StrCat(folder, "/cuda-products.txt"),
+      folder.empty() ? "" : absl::StrCat(folder, "/cuda-products-", kElementName, ".txt"),
       absl::StrCat(properties.name, ", cuBLASLt ", cublasLtGetVersion()));
   return products;
 }
@@ -152,7 +153,7 @@ float LibraryProducts::Time(Plan& plan, const cublasLtMatmulAlgo_t& algorithm,
 
 void LibraryProducts::Measure(const Shape& shape, const ProductWeight& weight, void* y,
                               const void* x, cudaStream_t stream) {
-  Plan plan(shape, CUDA_R_16BF);
+  Plan plan(shape, kLibraryElement);
   float best = std::numeric_limits<float>::infinity();
   for (const cublasLtMatmulAlgo_t& candidate : plan.Candidates(handle_, kCandidatesMax)) {
     const float time = Time(plan, candidate, weight, y, x, stream);

@@ -20,7 +20,7 @@
 
 namespace lorica::cuda {
 
-// A bf16 matrix [out_features, in_features] in device memory.
+// A matrix of elements [out_features, in_features] in device memory.
 struct ProductWeight {
   const void* data = nullptr;
   int64_t out_features = 0;
@@ -33,7 +33,7 @@ class LibraryProducts {
   static absl::StatusOr<std::unique_ptr<LibraryProducts>> Make(const std::string& folder);
   ~LibraryProducts();
 
-  // y [rows, out_features] = W x, in bf16 or fp32.
+  // y [rows, out_features] = W x, in elements or fp32.
   void Run(void* y, cudaDataType y_type, const void* x, int64_t rows, const ProductWeight& weight,
            cudaStream_t stream);
   // Measures what is not known yet of these shapes for up to rows_max rows, some 10 ms each, and

@@ -1,12 +1,13 @@
 #include "kernels/cuda/linear.h"
 
 #include <algorithm>
+#include <cmath>
 #include <cstring>
 #include <vector>
 
 #include "absl/strings/str_cat.h"
 #include "kernels/check.h"
-#include "kernels/cuda/bf16.h"
+#include "kernels/cuda/element.h"
 #include "kernels/cuda/launch.h"
 
 namespace lorica::cuda {
@@ -14,25 +15,37 @@ namespace {
 
 constexpr int64_t kStagingBytes = int64_t{16} << 20;
 
-void RowsToBf16(const HostMatrix& matrix, int64_t begin, int64_t end, uint16_t* out) {
+// InvalidArgument: a number is too large for an element, or was none.
+absl::Status RowsToElements(const HostMatrix& matrix, int64_t begin, int64_t end, uint16_t* out) {
   const int64_t row_bytes = RowBytes(matrix.dtype, matrix.columns);
   const std::byte* from = matrix.data + begin * row_bytes;
-  if (matrix.dtype == DType::kBF16) {
+  if (matrix.dtype == kElementDType) {
     std::memcpy(out, from, (end - begin) * row_bytes);
-    return;
+    return absl::OkStatus();
   }
+  constexpr uint16_t kMagnitude = 0x7fff;
+  uint16_t largest = 0;
   std::vector<float> row(matrix.columns);
   for (int64_t r = 0; r < end - begin; ++r) {
     Dequantize(matrix.dtype, from + r * row_bytes, matrix.columns, row.data());
-    for (int64_t c = 0; c < matrix.columns; ++c) out[r * matrix.columns + c] = ToBf16(row[c]);
+    for (int64_t c = 0; c < matrix.columns; ++c) {
+      const uint16_t bits = BitsOf(row[c]);
+      largest = std::max<uint16_t>(largest, bits & kMagnitude);
+      out[r * matrix.columns + c] = bits;
+    }
   }
+  if (std::isfinite(ValueOf(largest))) return absl::OkStatus();
+  return absl::InvalidArgumentError(absl::StrCat(
+      "a weight of the base model is not finite as ", kElementName,
+      kElementDType == DType::kF16 ? ": use --dtype bfloat16" : ": the file is damaged"));
 }
 
 absl::Status UploadRows(const HostMatrix& matrix, uint16_t* target, uint16_t* staging) {
   const int64_t rows_at_once = std::max<int64_t>(1, kStagingBytes / (matrix.columns * 2));
   for (int64_t begin = 0; begin < matrix.rows; begin += rows_at_once) {
     const int64_t end = std::min(matrix.rows, begin + rows_at_once);
-    RowsToBf16(matrix, begin, end, staging);
+    const absl::Status converted = RowsToElements(matrix, begin, end, staging);
+    if (!converted.ok()) return converted;
     const cudaError_t error =
         cudaMemcpy(target + begin * matrix.columns, staging, (end - begin) * matrix.columns * 2,
                    cudaMemcpyHostToDevice);
@@ -51,7 +64,7 @@ decltype(&cuTensorMapEncodeTiled) MapEncoder() {
   return reinterpret_cast<decltype(&cuTensorMapEncodeTiled)>(function);
 }
 
-// Tiles of `tile_rows` rows and kStreamTileInputs columns of a bf16 matrix; zeros outside.
+// Tiles of `tile_rows` rows and kStreamTileInputs columns of a matrix of elements; zeros outside.
 CUtensorMap MakeMap(const void* data, int64_t rows, int64_t columns, int tile_rows) {
   static const auto encode = MapEncoder();
   CUtensorMap map;
@@ -130,7 +143,7 @@ bool LinearRunner::Streams(int64_t rows, const CudaWeight& weight) {
 Product LinearRunner::Run(void* y, const void* x, int64_t rows, const CudaWeight& weight,
                           cudaStream_t stream) {
   if (Streams(rows, weight)) return Stream(ArgsFor(x, rows, weight), y, stream);
-  library_->Run(y, CUDA_R_16BF, x, rows, weight.product(), stream);
+  library_->Run(y, kLibraryElement, x, rows, weight.product(), stream);
   return {.y = y};
 }
 

@@ -189,14 +189,14 @@ __device__ __forceinline__ void StorePart(float* part, const float (&d)[kRows / 
   }
 }
 
-// The same as bf16: neighbouring lanes swap, so that each stores two features of one row.
+// The same as elements: neighbouring lanes swap, so that each stores two features of one row.
 template <int kRows>
-__device__ __forceinline__ void StoreTile(bf16* y, const float (&d)[kRows / 2], int rows, int first,
-                                          int features) {
+__device__ __forceinline__ void StoreTile(Element* y, const float (&d)[kRows / 2], int rows,
+                                          int first, int features) {
   const int warp = threadIdx.x / 32 % 4, g = threadIdx.x % 32 / 4, t = threadIdx.x % 4;
   const bool odd = g % 2 != 0;
   const int feature = first + warp * 16 + g / 2 * 2, row = 2 * t + odd;
-  bf16* to = y + int64_t{row} * features + feature;
+  Element* to = y + int64_t{row} * features + feature;
 #pragma unroll
   for (int j = 0; j < kRows / 2; j += 4, to += int64_t{8} * features) {
 #pragma unroll
@@ -204,7 +204,7 @@ __device__ __forceinline__ void StoreTile(bf16* y, const float (&d)[kRows / 2], 
       const float mine = odd ? d[j + i + 1] : d[j + i];
       const float given = odd ? d[j + i] : d[j + i + 1];
       const float taken = __shfl_xor_sync(~0u, given, 4);
-      const uint32_t pair = odd ? PackBf16(taken, mine) : PackBf16(mine, taken);
+      const uint32_t pair = odd ? PackElements(taken, mine) : PackElements(mine, taken);
       const bool inside = j * 2 + row < rows && feature + i * 4 < features;
       if (inside) *reinterpret_cast<uint32_t*>(to + i * 4) = pair;
     }
@@ -213,9 +213,9 @@ __device__ __forceinline__ void StoreTile(bf16* y, const float (&d)[kRows / 2], 
 
 // `done` is called after each step.
 template <typename F, int kRows, typename Done>
-__device__ __forceinline__ void Multiply(bf16* y, float* parts, int rows, int features, int splits,
-                                         uint32_t ring, Barriers barriers, const Work& work,
-                                         Done done) {
+__device__ __forceinline__ void Multiply(Element* y, float* parts, int rows, int features,
+                                         int splits, uint32_t ring, Barriers barriers,
+                                         const Work& work, Done done) {
   const int half = threadIdx.x / 128 * F::kHalves;
   int stage = 0, phase = 0;
 #pragma unroll 1
@@ -248,7 +248,7 @@ __device__ __forceinline__ void Multiply(bf16* y, float* parts, int rows, int fe
 
 // The warps that multiply, where two of their threads fill the ring.
 template <typename F, int kRows>
-__device__ __forceinline__ void MultiplyAndFill(bf16* y, float* parts, int rows, int features,
+__device__ __forceinline__ void MultiplyAndFill(Element* y, float* parts, int rows, int features,
                                                 int splits, uint32_t ring, Barriers barriers,
                                                 const Work& work, Producer<F, kRows> producer) {
   if (threadIdx.x == 32) producer.FillW();
@@ -275,7 +275,7 @@ template <int kRows, bool kLora>
 __global__ void __launch_bounds__(Form<kRows, kLora>::kBoundThreads,
                                   Form<kRows, kLora>::kBoundBlocks)
     StreamKernel(const __grid_constant__ CUtensorMap w_map,
-                 const __grid_constant__ CUtensorMap x_map, bf16* y, float* parts, int rows,
+                 const __grid_constant__ CUtensorMap x_map, Element* y, float* parts, int rows,
                  int features, int input_steps, int splits, int columns,
                  const __grid_constant__ std::conditional_t<kLora, LoraWork, NoLora> lora) {
   using F = Form<kRows, kLora>;
@@ -316,8 +316,8 @@ __global__ void __launch_bounds__(Form<kRows, kLora>::kBoundThreads,
   }
 }
 
-__device__ __forceinline__ void StorePair(bf16* to, float2 pair) {
-  *reinterpret_cast<uint32_t*>(to) = PackBf16(pair.x, pair.y);
+__device__ __forceinline__ void StorePair(Element* to, float2 pair) {
+  *reinterpret_cast<uint32_t*>(to) = PackElements(pair.x, pair.y);
 }
 __device__ __forceinline__ void StorePair(float* to, float2 pair) {
   *reinterpret_cast<float2*>(to) = pair;
@@ -348,7 +348,7 @@ void LaunchForm(const StreamLinearArgs& args,
   const int columns = (tiles + rounds - 1) / rounds;
   const int blocks = kLora ? MultiprocessorCount() : columns * args.splits;
   LaunchDependent(StreamKernel<kRows, kLora>, blocks, F::kThreads, F::kSharedBytes, stream,
-                  *args.w_map, *args.x_map, static_cast<bf16*>(args.y), args.parts, args.rows,
+                  *args.w_map, *args.x_map, static_cast<Element*>(args.y), args.parts, args.rows,
                   static_cast<int>(args.out_features),
                   static_cast<int>((args.in_features + kInputs - 1) / kInputs), args.splits,
                   columns, lora);
@@ -402,7 +402,7 @@ void LaunchAddParts(void* y, bool wide, const float* parts, int splits, int64_t 
   if (wide) {
     AddPartsKernel<<<blocks, kBlock, 0, stream>>>(static_cast<float*>(y), parts, splits, count);
   } else {
-    AddPartsKernel<<<blocks, kBlock, 0, stream>>>(static_cast<bf16*>(y), parts, splits, count);
+    AddPartsKernel<<<blocks, kBlock, 0, stream>>>(static_cast<Element*>(y), parts, splits, count);
   }
 }
 

@@ -1,6 +1,6 @@
 // Weights in device memory and their product.
 //
-// Weights are kept as bf16, row-major [out_features, in_features]; stored quantised
+// Weights are kept as elements (element.h), row-major [out_features, in_features]; stored quantised
 // types are expanded once, at load. Up to kStreamRowsMax rows go through the kernel of
 // linear.cu, more through cuBLASLt (library_products.h).
 #pragma once

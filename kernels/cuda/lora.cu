@@ -151,8 +151,8 @@ struct SlabTile {
 };
 
 struct ManyStage {
-  bf16 x[kManyRows][kStageInputs + 8];  // so that the banks of neighbouring rows differ
-  bf16 a[kSlabTiles][kStageInputs][kTileRanks];
+  Element x[kManyRows][kStageInputs + 8];  // so that the banks of neighbouring rows differ
+  Element a[kSlabTiles][kStageInputs][kTileRanks];
 };
 
 struct ManyShared {
@@ -187,7 +187,7 @@ __device__ __forceinline__ void FillStage(ManyStage& to, const ManyShared& share
 #pragma unroll
   for (int row = threadIdx.x / kPieces; row < kManyRows; row += kManyThreads / kPieces) {
     const bool there = row < tile.row_count && input < work.columns;
-    const bf16* from = work.x + (int64_t{tile.row_begin} + row) * work.columns + input;
+    const Element* from = work.x + (int64_t{tile.row_begin} + row) * work.columns + input;
     CopyPiece(SharedAddress(&to.x[row][piece * 8]), there ? from : work.x, there);
   }
   static_assert(kManyThreads == kStageInputs);

@@ -80,7 +80,7 @@ struct LoraWork {
   const int32_t* unit_begin;
   const DeviceSegment* segments;
   const std::byte* arena;
-  const bf16* x;
+  const Element* x;
   int columns;  // of x
   int pair;
   FlaggedU* u;
@@ -179,7 +179,8 @@ struct RowFragment {
   uint2 part[kChunkSteps][2];
 };
 
-__device__ __forceinline__ void LoadRow(RowFragment& out, const bf16* row, bool inside, int width) {
+__device__ __forceinline__ void LoadRow(RowFragment& out, const Element* row, bool inside,
+                                        int width) {
   const int t = threadIdx.x % 4;
 #pragma unroll
   for (int step = 0; step < kChunkSteps; ++step) {
@@ -220,7 +221,7 @@ __device__ __forceinline__ void MultiplyTile(const LoraWork& work, const ShrinkC
   const int lane = threadIdx.x % 32, g = lane / 4, t = lane % 4;
   const int input = at.wide_tile * kTileWidth + warp * kShrinkChunk;
   const int width = ChunkWidth(work.columns, input);
-  const bf16* x = work.x + (int64_t{at.segment.row_begin} + at.row) * work.columns + input;
+  const Element* x = work.x + (int64_t{at.segment.row_begin} + at.row) * work.columns + input;
   float2 sum = make_float2(0.0f, 0.0f);
   RowFragment fragment;
   if (width > 0) LoadRow(fragment, x + int64_t{g} * work.columns, g < at.rows(), width);
@@ -477,7 +478,7 @@ inline LoraWork MakeLoraWork(const LoraArgs& args, const StepTables& step, const
   work.unit_begin = plan.unit_begin + pair * (plan.stride + 1);
   work.segments = step.segments;
   work.arena = plan.arena;
-  work.x = static_cast<const bf16*>(args.x);
+  work.x = static_cast<const Element*>(args.x);
   work.columns = static_cast<int>(args.in_features);
   work.pair = static_cast<int>(pair);
   work.u = plan.flagged_u;

@@ -1,4 +1,4 @@
-// Warp-wide pieces: the bf16 matrix instruction, packing, asynchronous copies and
+// Warp-wide pieces: the matrix instruction, packing, asynchronous copies and
 // programmatic dependent launch.
 //
 // mma m16n8k16. Lane l has g = l / 4 and t = l % 4:
@@ -7,21 +7,19 @@
 //   D: d0 (row g, column 2t), d1 (row g, 2t + 1), d2 (row g + 8, 2t), d3 (row g + 8, 2t + 1)
 #pragma once
 
-#include <cuda_bf16.h>
-
 #include <cstdint>
+
+#include "kernels/cuda/element.h"
 
 namespace lorica::cuda {
 
-using bf16 = __nv_bfloat16;
-
 __device__ __forceinline__ void Mma(float (&d)[4], uint32_t a0, uint32_t a1, uint32_t a2,
                                     uint32_t a3, uint32_t b0, uint32_t b1) {
-  asm volatile(
-      "mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, "
-      "{%8,%9}, {%0,%1,%2,%3};"
-      : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
-      : "r"(a0), "r"(a1), "r"(a2), "r"(a3), "r"(b0), "r"(b1));
+  asm volatile("mma.sync.aligned.m16n8k16.row.col." LORICA_PTX_TYPES
+               ".f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, "
+               "{%8,%9}, {%0,%1,%2,%3};"
+               : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
+               : "r"(a0), "r"(a1), "r"(a2), "r"(a3), "r"(b0), "r"(b1));
 }
 
 // Low halves of two words, then their high halves: turns two rows of pairs into
@@ -33,14 +31,27 @@ __device__ __forceinline__ uint32_t HighHalves(uint32_t first, uint32_t second) 
   return __byte_perm(first, second, 0x7632);
 }
 
-__device__ __forceinline__ uint32_t PackBf16(float low, float high) {
+__device__ __forceinline__ uint32_t PackElements(float low, float high) {
+#ifdef LORICA_CUDA_F16
+  const __half2 pair = __floats2half2_rn(low, high);
+#else
   const __nv_bfloat162 pair = __floats2bfloat162_rn(low, high);
+#endif
   return *reinterpret_cast<const uint32_t*>(&pair);
 }
+#ifdef LORICA_CUDA_F16
+__device__ __forceinline__ float LowFloat(uint32_t pair) {
+  return __low2float(*reinterpret_cast<const __half2*>(&pair));
+}
+__device__ __forceinline__ float HighFloat(uint32_t pair) {
+  return __high2float(*reinterpret_cast<const __half2*>(&pair));
+}
+#else
 __device__ __forceinline__ float LowFloat(uint32_t pair) { return __uint_as_float(pair << 16); }
 __device__ __forceinline__ float HighFloat(uint32_t pair) {
   return __uint_as_float(pair & 0xffff0000u);
 }
+#endif
 
 __device__ __forceinline__ uint32_t SharedAddress(const void* pointer) {
   return static_cast<uint32_t>(__cvta_generic_to_shared(pointer));

@@ -6,6 +6,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "kernels/check.h"
+#include "kernels/cuda/element.h"
 #include "kernels/cuda/served_sizes.h"
 
 namespace lorica::cuda {
@@ -48,8 +49,9 @@ absl::Status CheckTiles(const LoraImage& image, const std::vector<BlockSlice>& t
 
 absl::Status CheckModule(const LoraImage& image, const ModuleTiles& tiles) {
   LORICA_CHECK(CheckServedModule(tiles).ok(), static_cast<int>(tiles.module));
-  if (tiles.dtype != DType::kBF16) {
-    return absl::InvalidArgumentError("the CUDA backend reads BF16 tiles only");
+  if (tiles.dtype != kElementDType) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("this CUDA backend reads ", kElementName, " tiles only"));
   }
   if (tiles.rank < 1 || tiles.rank > kLoraRankMax) {
     return absl::InvalidArgumentError(absl::StrCat("rank ", tiles.rank, " cannot be mounted"));

@@ -1,4 +1,5 @@
 // Random weights, made where they stay.
+#include "kernels/cuda/element.h"
 #include "kernels/cuda/launch.h"
 #include "kernels/noise.h"
 
@@ -12,7 +13,7 @@ __global__ void __launch_bounds__(kThreads)
     NoiseKernel(uint16_t* out, int64_t count, uint64_t seed, float bound) {
   const int64_t stride = int64_t{gridDim.x} * kThreads;
   for (int64_t i = int64_t{blockIdx.x} * kThreads + threadIdx.x; i < count; i += stride) {
-    out[i] = NoiseBf16(seed, i, bound);
+    out[i] = BitsOf(FloatFromBfloat(NoiseBf16(seed, i, bound)));
   }
 }
 

@@ -48,7 +48,7 @@ __device__ __forceinline__ void Finish(float (&out)[8], const Product& product, 
       if (s < product.splits) LoadEight(more[s], product.parts + s * product.part_stride + at);
     }
   } else {
-    LoadEight(more[0], static_cast<const bf16*>(product.y) + at);
+    LoadEight(more[0], static_cast<const Element*>(product.y) + at);
   }
   lora = kStreamed && lora && product.lora;
   if (lora) UnpackSums(sums, static_cast<const uint4*>(product.lora)[at / kEight]);
@@ -68,7 +68,7 @@ __device__ __forceinline__ void Finish(float (&out)[8], const Product& product, 
 
 template <bool kStreamed>
 __global__ void __launch_bounds__(kGluThreads, kStreamed ? 6 : 12)
-    GluPostKernel(bf16* out, Product gate_up, int ffn, Activation activation, int layer,
+    GluPostKernel(Element* out, Product gate_up, int ffn, Activation activation, int layer,
                   StepTables step, LoraPlan plan) {
   const int64_t row = blockIdx.y;
   const int column = (blockIdx.x * kGluThreads + threadIdx.x) * kEight;
@@ -136,7 +136,7 @@ __global__ void __launch_bounds__(kThreadsMax, kStreamed ? 1 : 1536 / kThreadsMa
   if (!inside) return;
 #pragma unroll
   for (int k = 0; k < 8; ++k) v[k] *= scale * weight[k];
-  *reinterpret_cast<uint4*>(static_cast<bf16*>(args.out) + at) = PackEight(v);
+  *reinterpret_cast<uint4*>(static_cast<Element*>(args.out) + at) = PackEight(v);
 }
 
 // A block holds some heads of one row, padded; a thread 8 columns of a head.
@@ -171,10 +171,10 @@ __global__ void __launch_bounds__(kQkvThreads, kStreamed ? 1 : 20)
   const uint4 packed = PackEight(v);
   if (place.module > 0) {
     // Padding is stored too, as zeros: the block may hold anything.
-    bf16* target = CacheRow(args, padded, page, position, place.module - 1, place.head);
+    Element* target = CacheRow(args, padded, page, position, place.module - 1, place.head);
     *reinterpret_cast<uint4*>(target + inside) = packed;
   } else if (inside < size) {
-    *reinterpret_cast<uint4*>(static_cast<bf16*>(args.qkv) + at) = packed;
+    *reinterpret_cast<uint4*>(static_cast<Element*>(args.qkv) + at) = packed;
   }
 }
 
@@ -197,7 +197,7 @@ void LaunchGluPost(void* out, const Product& gate_up, int64_t ffn, Activation ac
   constexpr int kColumns = kGluThreads * kEight;
   const dim3 grid(static_cast<unsigned>((ffn + kColumns - 1) / kColumns), rows);
   Launch<GluPostKernel<true>, GluPostKernel<false>>(
-      grid, kGluThreads, rows, stream, static_cast<bf16*>(out), gate_up, static_cast<int>(ffn),
+      grid, kGluThreads, rows, stream, static_cast<Element*>(out), gate_up, static_cast<int>(ffn),
       activation, layer, step, plan);
 }
 

@@ -9,7 +9,7 @@ namespace lorica::cuda {
 
 inline constexpr int kEight = 8;
 
-__device__ __forceinline__ void LoadEight(float (&out)[8], const bf16* from) {
+__device__ __forceinline__ void LoadEight(float (&out)[8], const Element* from) {
   const uint4 v = *reinterpret_cast<const uint4*>(from);
   const uint32_t words[4] = {v.x, v.y, v.z, v.w};
 #pragma unroll
@@ -36,8 +36,8 @@ __device__ __forceinline__ void StoreEight(float* to, const float (&v)[8]) {
 }
 
 __device__ __forceinline__ uint4 PackEight(const float (&v)[8]) {
-  return make_uint4(PackBf16(v[0], v[1]), PackBf16(v[2], v[3]), PackBf16(v[4], v[5]),
-                    PackBf16(v[6], v[7]));
+  return make_uint4(PackElements(v[0], v[1]), PackElements(v[2], v[3]), PackElements(v[4], v[5]),
+                    PackElements(v[6], v[7]));
 }
 
 __device__ __forceinline__ int PairOf(int layer, LoraGroup group) {
@@ -62,12 +62,12 @@ __device__ __forceinline__ HeadPlace PlaceOf(int head, const AttentionShape& sha
 }
 
 // First element of a token's K or V of one head: [layer][K, V][kv_head][token][head size].
-__device__ __forceinline__ bf16* CacheRow(const QkvPostArgs& args, int padded, int page,
-                                          int position, int value, int head) {
+__device__ __forceinline__ Element* CacheRow(const QkvPostArgs& args, int padded, int page,
+                                             int position, int value, int head) {
   const int64_t matrix = int64_t{args.layer} * 2 + value;
   const int64_t row =
       (matrix * args.shape.kv_heads + head) * kBlockTokens + position % kBlockTokens;
-  return reinterpret_cast<bf16*>(static_cast<std::byte*>(args.arena) + page * args.block_bytes) +
+  return reinterpret_cast<Element*>(static_cast<std::byte*>(args.arena) + page * args.block_bytes) +
          row * padded;
 }
 

@@ -133,7 +133,7 @@ __device__ __forceinline__ void FinishRow(float (&out)[8], const float (&d)[4][4
 }
 
 // Two rows' 16 bytes from `from`, of rows that are there.
-__device__ __forceinline__ void LoadRows(uint4 (&out)[2], const bf16* from, int64_t stride,
+__device__ __forceinline__ void LoadRows(uint4 (&out)[2], const Element* from, int64_t stride,
                                          int rows) {
 #pragma unroll
   for (int half = 0; half < 2; ++half) {
@@ -144,7 +144,7 @@ __device__ __forceinline__ void LoadRows(uint4 (&out)[2], const bf16* from, int6
 
 // Grid [columns of all warps of a block, tiles].
 __global__ void __launch_bounds__(kGluThreads, 2)
-    GluPostManyKernel(bf16* out, Product gate_up, int ffn, Activation activation, int layer,
+    GluPostManyKernel(Element* out, Product gate_up, int ffn, Activation activation, int layer,
                       StepTables step, LoraPlan plan) {
   constexpr int kSets = 2;  // of 8 rows at a time
   const int lane = threadIdx.x % 32, g = lane / 4, t = lane % 4;
@@ -153,7 +153,7 @@ __global__ void __launch_bounds__(kGluThreads, 2)
   if (blockIdx.y >= step.counts->all_tiles || first >= ffn) return;
   const TileLora lora(plan, PairOf(layer, LoraGroup::kGateUp), 2, blockIdx.y);
   const RowTile& tile = lora.tile();
-  const bf16* y = static_cast<const bf16*>(gate_up.y);
+  const Element* y = static_cast<const Element*>(gate_up.y);
   WaitForPredecessor();
 #pragma unroll 1
   for (int from = 0; from < tile.row_count; from += kSets * kWarpRows) {
@@ -162,7 +162,7 @@ __global__ void __launch_bounds__(kGluThreads, 2)
     uint4 products[2][kSets][2];
 #pragma unroll
     for (int i = 0; i < kSets; ++i) {
-      const bf16* of_set = y + (row + i * kWarpRows) * 2 * ffn + column;
+      const Element* of_set = y + (row + i * kWarpRows) * 2 * ffn + column;
       LoadRows(products[0][i], of_set, 2 * ffn, rows - i * kWarpRows);
       LoadRows(products[1][i], of_set + ffn, 2 * ffn, rows - i * kWarpRows);
     }
@@ -240,7 +240,7 @@ __global__ void __launch_bounds__(kResidualThreads, 2)
   const int columns = static_cast<int>(args.columns);
   const int64_t first_row = int64_t{tile.row_begin + from + 2 * t} * columns;
   float* residual = static_cast<float*>(args.residual) + first_row;
-  const bf16* y = static_cast<const bf16*>(args.projection.y) + first_row;
+  const Element* y = static_cast<const Element*>(args.projection.y) + first_row;
   const int begin = threadIdx.x / 32 * kGroupColumns, stride = kResidualWarps * kGroupColumns;
   float squares[2] = {};
   WaitForPredecessor();
@@ -262,7 +262,7 @@ __global__ void __launch_bounds__(kResidualThreads, 2)
   }
   if (!args.norm) return;
   SumRows(squares);
-  bf16* out = static_cast<bf16*>(args.out) + first_row;
+  Element* out = static_cast<Element*>(args.out) + first_row;
 #pragma unroll
   for (int half = 0; half < 2; ++half) {
     squares[half] = rsqrtf(squares[half] / columns + args.epsilon);  // the row's scale
@@ -292,8 +292,8 @@ __device__ __forceinline__ void FinishHead(float* values, const QkvPostArgs& arg
   const AttentionShape& shape = args.shape;
   const int size = shape.head_size, columns = (shape.heads + 2 * shape.kv_heads) * size;
   const int width = (place.module == 0 ? shape.heads : shape.kv_heads) * size;
-  const bf16* y = static_cast<const bf16*>(args.product.y) +
-                  int64_t{lora.tile().row_begin + from + 2 * t} * columns + head * size;
+  const Element* y = static_cast<const Element*>(args.product.y) +
+                     int64_t{lora.tile().row_begin + from + 2 * t} * columns + head * size;
 #pragma unroll 1
   for (int group = 0; group < padded; group += kSets * kGroupColumns) {
     uint4 products[kSets][2];
@@ -333,11 +333,11 @@ __device__ __forceinline__ void StoreHead(const float* head_row, int inside, int
   const uint4 packed = PackEight(v);
   if (place.module > 0) {
     const int page = step.pages[step.row_spans[row].page_begin + position / kBlockTokens];
-    bf16* target = CacheRow(args, padded, page, position, place.module - 1, place.head);
+    Element* target = CacheRow(args, padded, page, position, place.module - 1, place.head);
     *reinterpret_cast<uint4*>(target + inside) = packed;
   } else if (inside < size) {
     const int64_t at = int64_t{row} * heads * size + head * size + inside;
-    *reinterpret_cast<uint4*>(static_cast<bf16*>(args.qkv) + at) = packed;
+    *reinterpret_cast<uint4*>(static_cast<Element*>(args.qkv) + at) = packed;
   }
 }
 
@@ -377,8 +377,8 @@ void LaunchGluPostMany(void* out, const Product& gate_up, int64_t ffn, Activatio
                        cudaStream_t stream) {
   constexpr int kColumns = kGluThreads / 32 * kGroupColumns;
   const dim3 grid(static_cast<unsigned>((ffn + kColumns - 1) / kColumns), gate_up.expand_tiles);
-  LaunchDependent(GluPostManyKernel, grid, kGluThreads, 0, stream, static_cast<bf16*>(out), gate_up,
-                  static_cast<int>(ffn), activation, layer, step, plan);
+  LaunchDependent(GluPostManyKernel, grid, kGluThreads, 0, stream, static_cast<Element*>(out),
+                  gate_up, static_cast<int>(ffn), activation, layer, step, plan);
 }
 
 void LaunchResidualNormMany(const ResidualNormArgs& args, const StepTables& step,

@@ -1,8 +1,8 @@
 // Warpgroup matrix products from shared memory, and the tensor copies that feed them.
 //
-// Operands are bf16, K along the fast axis, 64 elements (128 bytes) a row, in the 128-byte
-// swizzle that the tensor copy engine writes: groups of 8 rows, 1,024 bytes each, aligned so.
-// The layouts are those of the PTX ISA, "Asynchronous warpgroup level matrix instructions".
+// Operands are 16-bit elements, K along the fast axis, 64 elements (128 bytes) a row, in the
+// 128-byte swizzle that the tensor copy engine writes: groups of 8 rows, 1,024 bytes each, aligned
+// so. The layouts are those of the PTX ISA, "Asynchronous warpgroup level matrix instructions".
 //
 // D is [64, columns] fp32. Of a warpgroup's warp w, lane l, with g = l / 4 and t = l % 4,
 // d[4 j + 2 h + i] is row 16 w + 8 h + g, column 8 j + 2 t + i.
@@ -47,34 +47,35 @@ __device__ __forceinline__ void WaitForProducts() {
 }
 
 __device__ __forceinline__ void ProductOf8(float* d, uint64_t left, uint64_t right) {
-  asm volatile(
-      "wgmma.mma_async.sync.aligned.m64n8k16.f32.bf16.bf16 {%0,%1,%2,%3}, %4, %5, 1, 1, 1, 0, 0;"
-      : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
-      : "l"(left), "l"(right));
+  asm volatile("wgmma.mma_async.sync.aligned.m64n8k16." LORICA_PTX_TYPES
+               " {%0,%1,%2,%3}, %4, %5, 1, 1, 1, 0, 0;"
+               : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
+               : "l"(left), "l"(right));
 }
 
 __device__ __forceinline__ void ProductOf16(float* d, uint64_t left, uint64_t right) {
-  asm volatile(
-      "wgmma.mma_async.sync.aligned.m64n16k16.f32.bf16.bf16 {%0,%1,%2,%3,%4,%5,%6,%7}, %8, %9, "
-      "1, 1, 1, 0, 0;"
-      : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3]), "+f"(d[4]), "+f"(d[5]), "+f"(d[6]),
-        "+f"(d[7])
-      : "l"(left), "l"(right));
+  asm volatile("wgmma.mma_async.sync.aligned.m64n16k16." LORICA_PTX_TYPES
+               " {%0,%1,%2,%3,%4,%5,%6,%7}, %8, %9, "
+               "1, 1, 1, 0, 0;"
+               : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3]), "+f"(d[4]), "+f"(d[5]), "+f"(d[6]),
+                 "+f"(d[7])
+               : "l"(left), "l"(right));
 }
 
 #define LORICA_FOUR(d, i) "+f"(d[i]), "+f"(d[i + 1]), "+f"(d[i + 2]), "+f"(d[i + 3])
 
 __device__ __forceinline__ void ProductOf32(float* d, uint64_t left, uint64_t right) {
-  asm volatile(
-      "wgmma.mma_async.sync.aligned.m64n32k16.f32.bf16.bf16 "
-      "{%0,%1,%2,%3,%4,%5,%6,%7,%8,%9,%10,%11,%12,%13,%14,%15}, %16, %17, 1, 1, 1, 0, 0;"
-      : LORICA_FOUR(d, 0), LORICA_FOUR(d, 4), LORICA_FOUR(d, 8), LORICA_FOUR(d, 12)
-      : "l"(left), "l"(right));
+  asm volatile("wgmma.mma_async.sync.aligned.m64n32k16." LORICA_PTX_TYPES
+               " "
+               "{%0,%1,%2,%3,%4,%5,%6,%7,%8,%9,%10,%11,%12,%13,%14,%15}, %16, %17, 1, 1, 1, 0, 0;"
+               : LORICA_FOUR(d, 0), LORICA_FOUR(d, 4), LORICA_FOUR(d, 8), LORICA_FOUR(d, 12)
+               : "l"(left), "l"(right));
 }
 
 __device__ __forceinline__ void ProductOf64(float* d, uint64_t left, uint64_t right) {
   asm volatile(
-      "wgmma.mma_async.sync.aligned.m64n64k16.f32.bf16.bf16 "
+      "wgmma.mma_async.sync.aligned.m64n64k16." LORICA_PTX_TYPES
+      " "
       "{%0,%1,%2,%3,%4,%5,%6,%7,%8,%9,%10,%11,%12,%13,%14,%15,%16,%17,%18,%19,%20,%21,%22,%23,"
       "%24,%25,%26,%27,%28,%29,%30,%31}, %32, %33, 1, 1, 1, 0, 0;"
       : LORICA_FOUR(d, 0), LORICA_FOUR(d, 4), LORICA_FOUR(d, 8), LORICA_FOUR(d, 12),

@@ -85,7 +85,7 @@ class AttendTest : public KernelTest {
 
   void Store(std::vector<double>& row) const {
     if (compute() == DType::kF32) return;
-    for (double& v : row) v = FromBf16Bits(Bf16Bits(static_cast<float>(v)));
+    for (double& v : row) v = testing::Rounded(compute(), static_cast<float>(v));
   }
 
   static void RotateReference(std::vector<double>& row, int64_t at, const RopeTable& rope,

@@ -131,8 +131,8 @@ TEST_P(LoraTest, EveryPopularityPatternOverEveryRankEqualsDoubles) {
     CheckGlu(distinct);
     CheckGlu(uniform);
     CheckGlu(zipf);
-    CheckGlu({one(7, 40)});                        // identical
-    CheckGlu({one(2, 1), one(5, 70), one(1, 1)});  // skewed
+    CheckGlu({one(7, 40)});                                                        // identical
+    CheckGlu({one(2, 1), one(5, 70), one(1, 1)});                                  // skewed
     CheckGlu({{3, {}}, one(2, 1), one(5, 133), {40, {}}, one(7, 65), one(1, 1)});  // many rows
     for (const int single : {20, 40, 70}) {  // many rows, of ever more tiles
       std::vector<Segment> tiles = {one(5, 133)};
@@ -206,7 +206,7 @@ TEST_P(LoraTest, BaseRowsAreUntouchedByNeighbours) {
 TEST_P(LoraTest, WidthsBeyondOneTileAndResidualNorm) {
   constexpr int kWide = 2504, kHidden = 2104, kRows = 5;
   TestAdapter& adapter = adapters_.emplace_back();
-  adapter.pairs.push_back(Pair(LoraModule::kDown, 12, DType::kBF16, kWide, kHidden, 3));
+  adapter.pairs.push_back(Pair(LoraModule::kDown, 12, TileTypes().back(), kWide, kHidden, 3));
   MountPairs(*backend_, arena_, adapter);
   const Terms terms = {{&adapter, 0.7f}};
   const StepBatch batch = Batch({{1, {}}, {3, terms}, {1, {}}});
@@ -282,7 +282,7 @@ TEST_P(LoraTest, QkvPostExpandsEachHeadOfEachModule) {
 TEST_P(LoraTest, BiasesOfLoraBAreScaledWithTheirTerm) {
   if (!Serves({.has_bias = true})) GTEST_SKIP() << "this device refuses them";
   TestAdapter& with = adapters_.emplace_back();
-  with.pairs.push_back(Pair(LoraModule::kGate, 9, DType::kBF16, kIn, kFfn));
+  with.pairs.push_back(Pair(LoraModule::kGate, 9, TileTypes().back(), kIn, kFfn));
   with.pairs.back().bias = Normals(kFfn);
   with.pairs.push_back(Pair(LoraModule::kUp, 3, DType::kF32, kIn, kFfn));
   with.pairs.back().bias = Normals(kFfn);
@@ -299,7 +299,7 @@ TEST_P(LoraTest, EmbedAddsTheColumnsOfItsTokens) {
   for (auto& adapter : adapters) {
     adapter = &adapters_.emplace_back();
     adapter->pairs.push_back(Pair(LoraModule::kEmbedding, adapters_.size() == 1 ? 11 : 8,
-                                  DType::kBF16, kVocabulary, kHidden, kOutsideLayers));
+                                  TileTypes().back(), kVocabulary, kHidden, kOutsideLayers));
     MountPairs(*backend_, arena_, *adapter);
   }
   const Terms both = {{adapters[0], 0.5f}, {adapters[1], -1.5f}}, one = {{adapters[1], 1.0f}};

@@ -137,6 +137,9 @@ TEST(Config, OnACardTheArenaTakesWhatIsLeftUnlessItIsGiven) {
     EXPECT_TRUE(Parse({"--device", "cuda", "--gpu-memory-utilization", good}).config) << good;
   }
   EXPECT_THAT(Parse({"--gpu-memory-utilization", "0.9"}).text, HasSubstr("--arena-bytes"));
+  EXPECT_EQ(Parse({"--device", "cuda", "--dtype", "float16"}).config->dtype, "float16");
+  EXPECT_THAT(Parse({"--device", "cuda", "--dtype", "int8"}).text, HasSubstr("--dtype"));
+  EXPECT_THAT(Parse({"--dtype", "bfloat16"}).text, HasSubstr("fp32"));
   for (const char* bad : {"0.049", "1.01", "-1", "most"}) {
     EXPECT_THAT(Parse({"--device", "cuda", "--gpu-memory-utilization", bad}).text,
                 HasSubstr("utilization"))

@@ -5,7 +5,7 @@
 #include <gtest/gtest.h>
 
 #include "kernels/cuda/backend_cuda.h"
-#include "kernels/cuda/bf16.h"
+#include "kernels/half.h"
 #include "tests/kernels/kernel_test.h"
 
 namespace lorica::testing {
@@ -59,7 +59,7 @@ class Twins {
     EXPECT_EQ(cpu_arena_.Take(static_cast<int>(request.pages.size())), request.pages);
     std::normal_distribution<float> normal;
     request.qkv.resize(int64_t{tokens + room} * columns());
-    for (float& v : request.qkv) v = cuda::FromBf16(cuda::ToBf16(normal(random_)));
+    for (float& v : request.qkv) v = FloatFromBfloat(BfloatFromFloat(normal(random_)));
     requests_.push_back(std::move(request));
     const int id = static_cast<int>(requests_.size()) - 1;
     for (int at = 0; at < tokens; at += kRowsMax) {
@@ -109,17 +109,17 @@ class Twins {
 
   std::vector<float> OnCuda(const StepBatch& batch, const std::vector<float>& qkv, bool attend) {
     std::vector<uint16_t> bits(qkv.size());
-    for (size_t i = 0; i < qkv.size(); ++i) bits[i] = cuda::ToBf16(qkv[i]);
+    for (size_t i = 0; i < qkv.size(); ++i) bits[i] = BfloatFromFloat(qkv[i]);
     const auto in = *cuda_->Allocate(bits.size() * 2);
     cuda_->Upload(in->data(), bits.data(), bits.size() * 2);
-    bits.assign(batch.rows() * q(), cuda::ToBf16(std::nanf("")));
+    bits.assign(batch.rows() * q(), BfloatFromFloat(std::nanf("")));
     const auto out = *cuda_->Allocate(bits.size() * 2);
     cuda_->Upload(out->data(), bits.data(), bits.size() * 2);
     Verbs(*cuda_, batch, {in->data(), batch.rows(), columns()}, {out->data(), batch.rows(), q()},
           cuda_arena_.cache(), attend);
     cuda_->Download(bits.data(), out->data(), bits.size() * 2);
     std::vector<float> values(bits.size());
-    for (size_t i = 0; i < bits.size(); ++i) values[i] = cuda::FromBf16(bits[i]);
+    for (size_t i = 0; i < bits.size(); ++i) values[i] = FloatFromBfloat(bits[i]);
     return values;
   }
 

@@ -6,8 +6,8 @@
 #include <random>
 
 #include "kernels/cuda/backend_cuda.h"
-#include "kernels/cuda/bf16.h"
 #include "kernels/cuda/linear.h"
+#include "kernels/half.h"
 #include "tests/fakes/temporary_folder.h"
 #include "tests/kernels/kernel_test.h"
 
@@ -35,7 +35,7 @@ class CudaLinear : public ::testing::TestWithParam<Shape> {
     weight_ = *cuda_->PackWeight(views);
     std::normal_distribution<float> normal;
     x_.resize(int64_t{kRowsMax} * in);
-    for (uint16_t& v : x_) v = cuda::ToBf16(normal(random_));
+    for (uint16_t& v : x_) v = BfloatFromFloat(normal(random_));
     y_ = *cuda_->Allocate(cuda_->TensorBytes(kRowsMax, out));
   }
 
@@ -44,7 +44,7 @@ class CudaLinear : public ::testing::TestWithParam<Shape> {
     const int out = GetParam().out_features, in = GetParam().in_features;
     auto x = *cuda_->Allocate(cuda_->TensorBytes(rows, in));
     cuda_->Upload(x->data(), x_.data() + int64_t{begin} * in, int64_t{rows} * in * 2);
-    std::vector<uint16_t> y(int64_t{kRowsMax} * out, cuda::ToBf16(std::nanf("")));
+    std::vector<uint16_t> y(int64_t{kRowsMax} * out, BfloatFromFloat(std::nanf("")));
     cuda_->Upload(y_->data(), y.data(), y.size() * 2);
     cuda_->Linear({y_->data(), rows, out}, {x->data(), rows, in}, *weight_);
     EXPECT_TRUE(cuda_->Synchronize().ok());
@@ -70,16 +70,16 @@ TEST_P(CudaLinear, EqualsDoublesForAnyNumberOfRows) {
       for (int f = 0; f < out; ++f) {
         double want = 0;
         for (int k = 0; k < in; ++k) {
-          want += double{w_[int64_t{f} * in + k]} * cuda::FromBf16(x_[int64_t{row} * in + k]);
+          want += double{w_[int64_t{f} * in + k]} * FloatFromBfloat(x_[int64_t{row} * in + k]);
         }
-        const double difference = cuda::FromBf16(y[int64_t{row} * out + f]) - want;
+        const double difference = FloatFromBfloat(y[int64_t{row} * out + f]) - want;
         error += difference * difference;
         size += want * want;
       }
       EXPECT_LE(std::sqrt(error / size), kRowTolerance) << rows << " rows, row " << row;
     }
     for (int64_t i = int64_t{rows} * out; i < y.size(); ++i) {
-      ASSERT_TRUE(std::isnan(cuda::FromBf16(y[i]))) << "written beyond " << rows << " rows";
+      ASSERT_TRUE(std::isnan(FloatFromBfloat(y[i]))) << "written beyond " << rows << " rows";
     }
   }
 }
@@ -91,8 +91,7 @@ TEST_P(CudaLinear, ChoicesAreMeasuredOnceAndKept) {
   const auto choose = [&] {
     auto products = *cuda::LibraryProducts::Make(folder.path());
     const auto count = products->Choose({&weight, 1}, kRowsMax, cuda_->stream());
-    products->Run(y_->data(), CUDA_R_16BF, x_device_->data(), kRowsMax, weight,
-                  cuda_->stream());
+    products->Run(y_->data(), CUDA_R_16BF, x_device_->data(), kRowsMax, weight, cuda_->stream());
     return count;
   };
   const std::vector<uint16_t> want = Product(0, kRowsMax);
@@ -106,9 +105,9 @@ TEST_P(CudaLinear, ChoicesAreMeasuredOnceAndKept) {
     cuda_->Download(y.data(), y_->data(), y.size() * 2);
     double error = 0, size = 0;
     for (size_t i = 0; i < y.size(); ++i) {
-      const double difference = cuda::FromBf16(y[i]) - cuda::FromBf16(want[i]);
+      const double difference = FloatFromBfloat(y[i]) - FloatFromBfloat(want[i]);
       error += difference * difference;
-      size += double{cuda::FromBf16(want[i])} * cuda::FromBf16(want[i]);
+      size += double{FloatFromBfloat(want[i])} * FloatFromBfloat(want[i]);
     }
     EXPECT_LE(std::sqrt(error / size), kRowTolerance);
   }

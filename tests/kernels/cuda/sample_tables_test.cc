@@ -31,7 +31,7 @@ class CudaSampleTest : public ::testing::Test {
   std::vector<float> Logits(int64_t count, float scale) {
     std::normal_distribution<float> normal(0.0f, scale);
     std::vector<float> logits(count);
-    for (float& v : logits) v = FromBf16Bits(Bf16Bits(normal(random_)));
+    for (float& v : logits) v = Rounded(DType::kBF16, normal(random_));
     return logits;
   }
 
@@ -160,7 +160,7 @@ TEST_F(CudaSampleTest, AnyParametersChooseTheCpusToken) {
 TEST_F(CudaSampleTest, LogitsOfAnySizeAreServed) {
   constexpr int kVocabulary = 4000;
   const auto some = Logits(kVocabulary, 1.0f);
-  const float huge = FromBf16Bits(0x7f7f);
+  const float huge = FloatFromBfloat(0x7f7f);
   for (const auto& [scale, shift] : {std::pair{0.0f, 0.0f},
                                      {1e-30f, 0.0f},
                                      {1e-3f, 5.0f},
@@ -170,7 +170,7 @@ TEST_F(CudaSampleTest, LogitsOfAnySizeAreServed) {
     std::vector<float> logits;
     for (const float x : some) {
       const float value = std::clamp(x, -1.0f, 1.0f) * scale + shift;
-      logits.push_back(FromBf16Bits(Bf16Bits(value)));
+      logits.push_back(Rounded(DType::kBF16, value));
     }
     for (const int top_k : {0, 3, 2000}) {
       SampleRow row;

@@ -3,7 +3,7 @@
 #include <gtest/gtest.h>
 
 #include "kernels/cuda/backend_cuda.h"
-#include "kernels/cuda/bf16.h"
+#include "kernels/half.h"
 #include "tests/kernels/kernel_test.h"
 
 namespace lorica::testing {
@@ -34,7 +34,7 @@ class Twin {
   void Set(const std::vector<float>& values) {
     if (wide_) return cuda_.Upload(on_cuda_->data(), values.data(), values.size() * 4);
     std::vector<uint16_t> bits(values.size());
-    for (size_t i = 0; i < values.size(); ++i) bits[i] = cuda::ToBf16(values[i]);
+    for (size_t i = 0; i < values.size(); ++i) bits[i] = BfloatFromFloat(values[i]);
     cuda_.Upload(on_cuda_->data(), bits.data(), bits.size() * 2);
   }
   std::vector<float> Read() const {
@@ -46,7 +46,7 @@ class Twin {
       return values;
     }
     cuda_.Download(bits.data(), on_cuda_->data(), bits.size() * 2);
-    for (size_t i = 0; i < bits.size(); ++i) values[i] = cuda::FromBf16(bits[i]);
+    for (size_t i = 0; i < bits.size(); ++i) values[i] = FloatFromBfloat(bits[i]);
     return values;
   }
   void CopyToCpu() {

@@ -3,6 +3,7 @@
 
 #include <cmath>
 
+#include "kernels/half.h"
 #include "kernels/noise.h"
 #include "server/models/model.h"
 #include "tests/fakes/temporary_folder.h"
@@ -12,7 +13,6 @@ namespace {
 
 const std::string kShapes = std::string(LORICA_TEST_DATA) + "/shapes";
 
-float FromBf16(uint16_t bits) { return std::bit_cast<float>(uint32_t{bits} << 16); }
 
 struct Loaded {
   std::unique_ptr<Backend> backend;
@@ -53,7 +53,7 @@ TEST(Noise, IsUniformWithinItsBoundAndDependsOnSeedAndPlace) {
   constexpr int kCount = 100'000;
   double sum = 0, squares = 0;
   for (int i = 0; i < kCount; ++i) {
-    const float value = FromBf16(NoiseBf16(7, i, kBound));
+    const float value = FloatFromBfloat(NoiseBf16(7, i, kBound));
     ASSERT_LE(std::abs(value), kBound);
     sum += value;
     squares += value * value;
