@@ -74,6 +74,7 @@ Connection::~Connection() {
 
 bool Connection::AwaitRequest(absl::Duration timeout) {
   in_body_ = line_kept_ = named_ = false;
+  chunks_.reset();
   request_line_.clear();
   line_bytes_ = part_bytes_ = written_bytes_ = 0;
   if (tls_ != nullptr && !greeted_ && !Greet(SteadyNow() + std::min(timeout, limits_.head_time))) {
@@ -217,6 +218,7 @@ ssize_t Connection::read(char* ptr, size_t size) {
   taken_ += count;
   const Fault fault = Count(ptr, count);
   if (fault != Fault::kNone) return Fail(fault);
+  if (chunks_ && !chunks_->Take(ptr, count)) return Fail(Fault::kBadBody);
   return static_cast<ssize_t>(count);
 }
 

@@ -10,9 +10,11 @@
 
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <string>
 
 #include "absl/time/time.h"
+#include "server/http/chunk_framing.h"
 
 struct ssl_ctx_st;
 struct ssl_st;
@@ -45,7 +47,17 @@ class Connection final : public httplib::Stream {
   // nothing for `timeout`.
   bool AwaitRequest(absl::Duration timeout);
 
-  enum class Fault : uint8_t { kNone, kBadHead, kHeadTooLarge, kBodyTooLarge, kTooSlow, kGone };
+  enum class Fault : uint8_t {
+    kNone,
+    kBadHead,
+    kBadBody,
+    kHeadTooLarge,
+    kBodyTooLarge,
+    kTooSlow,
+    kGone
+  };
+  // The body that comes is in chunks, whose framing is looked at from here on.
+  void ExpectChunks() { chunks_.emplace(); }
   Fault fault() const { return fault_; }  // of this request; the connection is of no more use
   // The request line, as far as it came, at most kKeptLineBytesMax of it.
   const std::string& request_line() const { return request_line_; }
@@ -95,6 +107,7 @@ class Connection final : public httplib::Stream {
   bool line_kept_ = false;
   bool named_ = false;  // the line's name has ended
   int64_t line_bytes_ = 0;
+  std::optional<ChunkFraming> chunks_;
   int64_t part_bytes_ = 0;  // of head or body
   absl::Time deadline_;
   int64_t written_bytes_ = 0;

@@ -244,7 +244,10 @@ class HttpTransport::Library final : public httplib::Server {
     }
     const int wrong = WrongFraming(request);
     if (wrong != 0) return Refuse(response, wrong);
-    if (method == "POST" && HasBody(request)) return HandlerResponse::Unhandled;
+    if (method == "POST" && HasBody(request)) {
+      if (IsChunked(request)) current().connection->ExpectChunks();
+      return HandlerResponse::Unhandled;
+    }
     if (HasBody(request)) current().exchange.close = true;  // it is left unread
     Dispatch(request, response);
     return HandlerResponse::Handled;
@@ -282,17 +285,22 @@ class HttpTransport::Library final : public httplib::Server {
     return Find(words[1].substr(0, words[1].find('?')));
   }
 
+  static bool IsChunked(const httplib::Request& request) {
+    return request.has_header("Transfer-Encoding");
+  }
+
   static bool HasBody(const httplib::Request& request) {
-    return request.has_header("Transfer-Encoding") ||
-           (request.has_header("Content-Length") &&
-            request.get_header_value("Content-Length") != "0");
+    return IsChunked(request) || (request.has_header("Content-Length") &&
+                                  request.get_header_value("Content-Length") != "0");
   }
 
   // The status for a body that is not taken; 0 if all is well.
   int WrongFraming(const httplib::Request& request) const {
-    const bool chunked = request.has_header("Transfer-Encoding");
+    const bool chunked = IsChunked(request);
     const size_t lengths = request.get_header_value_count("Content-Length");
     if (lengths > 1 || (chunked && lengths > 0)) return 400;
+    if (request.get_header_value_count("Transfer-Encoding") > 1) return 400;
+    if (chunked && request.version != "HTTP/1.1") return 400;
     int64_t length = 0;
     if (lengths == 1 &&
         (!absl::SimpleAtoi(request.get_header_value("Content-Length"), &length) || length < 0)) {
@@ -311,10 +319,7 @@ class HttpTransport::Library final : public httplib::Server {
   }
 
   HandlerResponse Refuse(httplib::Response& response, int status) const {
-    Exchange& exchange = current().exchange;
-    exchange.close = true;  // a body may follow that nobody reads
     response.status = status;
-    response.set_header("Connection", "close");
     DescribeError(response);
     return HandlerResponse::Handled;
   }
@@ -333,7 +338,9 @@ class HttpTransport::Library final : public httplib::Server {
     Current& now = current();
     if (!response.body.empty()) return;  // the route has said it
     const Connection::Fault fault = now.connection->fault();
-    if (fault == Connection::Fault::kBadHead) response.status = 400;
+    if (fault == Connection::Fault::kBadHead || fault == Connection::Fault::kBadBody) {
+      response.status = 400;
+    }
     if (fault == Connection::Fault::kHeadTooLarge) response.status = 431;
     if (fault == Connection::Fault::kBodyTooLarge) response.status = 413;
     if (fault == Connection::Fault::kTooSlow) response.status = 408;
@@ -344,10 +351,9 @@ class HttpTransport::Library final : public httplib::Server {
       }
     }
     now.exchange.entry.status = response.status;
-    if (now.exchange.request.id.empty()) {  // before its headers were read
-      now.exchange.close = true;
-      response.set_header("Connection", "close");
-    } else {
+    now.exchange.close = true;  // where the next request would begin is not known
+    response.set_header("Connection", "close");
+    if (!now.exchange.request.id.empty()) {  // its headers were read
       response.set_header("x-request-id", now.exchange.request.id);
     }
     response.set_content(TransportError(response.status), kJsonType);

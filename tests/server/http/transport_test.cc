@@ -88,6 +88,27 @@ TEST_F(TransportTest, HeadersThatServersReadDifferentlyEndTheConnection) {
   }
 }
 
+TEST_F(TransportTest, BodiesThatServersReadDifferentlyEndTheConnection) {
+  const std::string hidden = "GET /id HTTP/1.1\r\nHost: x\r\n\r\n";
+  const std::string head = "POST /echo HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n";
+  const std::string chunked = "Transfer-Encoding: chunked\r\n";
+  for (const std::string& rest :
+       {chunked + "\r\nzz\r\nabc\r\n0\r\n\r\n", chunked + "\r\n0x3\r\nabc\r\n0\r\n\r\n",
+        chunked + "\r\n+3\r\nabc\r\n0\r\n\r\n", chunked + "\r\n-3\r\nabc\r\n0\r\n\r\n",
+        chunked + "\r\n3\r\nabc0\r\n\r\n", chunked + "\r\n3\nabc\n0\n\n",
+        chunked + "\r\n3\r\nabc\r\n0\r\nTrailer: x\r\n\r\n", chunked + chunked + "\r\n0\r\n\r\n"}) {
+    HttpSocket socket(port());
+    socket.Send(head + rest + hidden);
+    const std::string answer = socket.Read(absl::Seconds(10));
+    EXPECT_EQ(ParseAnswer(answer).status, 400) << rest;
+    EXPECT_EQ(answer.find("HTTP/1.1", 1), std::string::npos) << rest << answer;
+  }
+  HttpSocket socket(port());  // and one whose end everybody sees the same way
+  socket.Send(head + chunked + "\r\n3;x=y\r\nabc\r\n0\r\n\r\n" + hidden);
+  const std::string both = socket.Read(absl::Seconds(10), "\r\n\r\n");
+  EXPECT_THAT(both + socket.Read(absl::Seconds(1)), HasSubstr("abc"));
+}
+
 TEST_F(TransportTest, ConnectionsAreUsedAgain) {
   HttpSocket socket(port());
   for (int i = 0; i < 5; ++i) {
