@@ -97,17 +97,30 @@ void Scheduler::PlaceDecodeRows(Budget& budget, StepPlan& plan) {
 }
 
 void Scheduler::PlaceChunks(Budget& budget, StepPlan& plan) {
+  std::vector<RequestState*> prompts;
   ForEachRunnable([&](RequestState& request) {
     const bool decodes = request.feeds_one() && request.admitted_step != step_;
     if (decodes) return;
     Adopt(request);
-    const int32_t tokens = ChunkOf(request, budget);
-    if (tokens == 0) return;
-    budget.scores -= request.ScoredAmong(tokens).count;
-    PlaceSpan(request, tokens, plan);
+    prompts.push_back(&request);
+  });
+  if (prompts.empty()) return;
+  const RequestState* const oldest = prompts.front();
+  std::stable_sort(prompts.begin(), prompts.end(),
+                   [](const auto* a, const auto* b) { return a->remaining() < b->remaining(); });
+  budget.chunk = std::min(budget.chunk, budget.rows);
+  int32_t kept = std::min((budget.chunk + 1) / 2, oldest->remaining());  // for the oldest
+  for (RequestState* const request : prompts) {
+    if (request == oldest) kept = 0;
+    Budget part = budget;
+    part.chunk -= kept;
+    const int32_t tokens = ChunkOf(*request, part);
+    if (tokens == 0) continue;
+    budget.scores -= request->ScoredAmong(tokens).count;
+    PlaceSpan(*request, tokens, plan);
     budget.rows -= tokens;
     budget.chunk -= tokens;
-  });
+  }
 }
 
 // As many of its next tokens as the step has room for, and for their scores.

@@ -1,7 +1,9 @@
 // Decides each step: who is admitted, who gives way, which tokens of whom are rows.
 //
-// Running requests with one token to feed come first, then prompt chunks, oldest first,
-// then admissions: fair among tenants (FairQueue), by arrival within each. Beside rows that
+// Running requests with one token to feed come first, then prompt chunks, then admissions: fair
+// among tenants (FairQueue), by arrival within each. Of the tokens that prompts get, half are the
+// oldest prompt's; the others go to whoever has least to come, so that a short prompt does not
+// wait for a long one and equal ones end in turn. Beside rows that
 // decode, prompts get as many tokens as StepPace allows. A request whose adapter is loading is
 // overtaken, and so is one whose constraint is being made. One that waits for room is not: by
 // nobody when KV or a slot is missing, for overtake_steps_max steps when its adapter has no room;

@@ -56,6 +56,27 @@ TEST(Scheduler, ChunksOfSeveralPromptsShareAStepOldestFirst) {
   EXPECT_FALSE(report.plan.spans[1].samples);
 }
 
+TEST(Scheduler, AShortPromptDoesNotWaitForALongOneWhichGoesOnAtHalfItsPace) {
+  EngineWorld::Options options;
+  options.engine.chunk_tokens = 20;
+  EngineWorld world(options);
+  const Submitted longest = world.Submit(world.Request(100, 5));
+  EXPECT_EQ(RowsOf(world.Step().plan, longest.id), 20);
+  const Submitted middle = world.Submit(world.Request(60, 5));
+  const Submitted shortest = world.Submit(world.Request(12, 5));
+  std::vector<std::vector<int32_t>> rows;
+  for (int i = 0; i < 3; ++i) {
+    const StepPlan plan = world.Step().plan;
+    rows.push_back({RowsOf(plan, longest.id), RowsOf(plan, middle.id), RowsOf(plan, shortest.id)});
+  }
+  EXPECT_THAT(rows,
+              ElementsAre(ElementsAre(10, 0, 10), ElementsAre(10, 8, 2), ElementsAre(10, 10, 1)));
+  world.Run();
+  for (const Submitted& one : {longest, middle, shortest}) {
+    EXPECT_TRUE(one.ended_well() && one.right());
+  }
+}
+
 TEST(Scheduler, NeverPlansMoreThanRowsMaxAndServesTheOldestFirst) {
   EngineWorld::Options options;
   options.engine.rows_max = 3;
