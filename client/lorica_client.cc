@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "absl/strings/ascii.h"
+#include "absl/strings/match.h"
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "client/rpc_status.h"
@@ -52,9 +53,11 @@ std::shared_ptr<grpc::Channel> MakeChannel(const ClientOptions& options) {
 
 absl::Status NoServer(const ClientOptions& options) {
   const std::string& server = options.server;
+  const bool port = absl::StrContains(server, ':');
   absl::Status status = absl::UnavailableError(absl::StrCat(
-      "no server at ", server, ": start one with `loricad --model MODEL --adapters-dir DIR",
-      " --grpc-address ", server, "`, or name another with --server HOST:PORT or LORICA_SERVER",
+      "no gRPC server at ", server, port ? "" : ", which names no port",
+      ": start one with `loricad --model MODEL --adapters-dir DIR --grpc-address ",
+      port ? server : "HOST:PORT", "`, or name another with --server HOST:PORT or LORICA_SERVER",
       UsesTls(options.tls) ? ". Or it does not speak TLS, or not with a certificate of --tls-ca"
                            : ". Or it speaks TLS: add --tls, or --tls-ca FILE"));
   status.SetPayload(kNoServerUrl, absl::Cord());

@@ -2,8 +2,10 @@
 #include <google/protobuf/stubs/logging.h>
 #include <stdlib.h>
 
+#include <cstdio>
 #include <exception>
 #include <fstream>
+#include <iostream>
 #include <string>
 #include <utility>
 
@@ -105,6 +107,14 @@ int Main(int argc, char** argv) {
   return action();
 }
 
+// Whoever reads results has to be told that some are missing.
+int WithOutputWritten(int code) {
+  const bool written = std::cout.flush() && std::fflush(stdout) == 0 && std::ferror(stdout) == 0;
+  if (written) return code;
+  std::fprintf(stderr, "error: the results could not be written to stdout\n");
+  return code == lorica::kExitOk ? lorica::kExitFailed : code;
+}
+
 }  // namespace
 
 int main(int argc, char** argv) {
@@ -112,7 +122,7 @@ int main(int argc, char** argv) {
   ::setenv("GRPC_VERBOSITY", "NONE", /*overwrite=*/0);
   google::protobuf::SetLogHandler(nullptr);
   try {
-    return Main(argc, argv);
+    return WithOutputWritten(Main(argc, argv));
   } catch (const std::exception& error) {
     return lorica::FailUsage(error.what());
   }

@@ -260,6 +260,13 @@ absl::Status CheckConfig(const Config& config) {
     return absl::InvalidArgumentError(
         "--model is missing: give a .gguf file or a Hugging Face folder, see --help");
   }
+  if (config.context_tokens == 1) {
+    return absl::InvalidArgumentError(
+        "--context-tokens must be 2 or more, a token of prompt and one of answer; 0 = the model's");
+  }
+  if (config.http_address.empty() && !config.http_access_log.empty()) {
+    return absl::InvalidArgumentError("--http-access-log means nothing without --http-address");
+  }
   const bool fetches =
       !config.hub_allow.empty() || !config.s3_allow.empty() || !config.mirror_allow.empty();
   if (fetches && config.data_dir.empty()) {

@@ -179,6 +179,10 @@ int BatchRun::Run() {
 int Batch(const CommandContext& context, const BatchFlags& flags) {
   const bool from_stdin = flags.file == "-";
   FILE* input = from_stdin ? stdin : std::fopen(flags.file.c_str(), "r");
+  struct stat info {};
+  if (input != nullptr && ::fstat(::fileno(input), &info) == 0 && S_ISDIR(info.st_mode)) {
+    return FailUsage(absl::StrCat("cannot read ", flags.file, ": it is a folder"));
+  }
   if (input == nullptr) {
     return FailUsage(absl::StrCat("cannot read ", flags.file, ": ", std::strerror(errno)));
   }

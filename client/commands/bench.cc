@@ -280,10 +280,9 @@ std::string Title(const BenchFlags& flags) {
       flags.load.adapters.empty()
           ? "base model"
           : absl::StrCat(flags.pattern, " over ", flags.load.adapters.size(), " adapters");
-  return absl::StrCat(loop, ", ", over, ", ", flags.load.prompt_tokens, " + ",
-                      flags.load.output_tokens, " tokens",
-                      flags.schema.empty() ? "" : ", half of it held to a schema", ", seed ",
-                      flags.load.seed);
+  return absl::StrCat(
+      loop, ", ", over, ", ", flags.load.prompt_tokens, " + ", flags.load.output_tokens, " tokens",
+      flags.schema.empty() ? "" : ", half of it held to a schema", ", seed ", flags.load.seed);
 }
 
 int Print(const CommandContext& context, const BenchFlags& flags, const BenchReport& report) {
@@ -306,6 +305,9 @@ int Print(const CommandContext& context, const BenchFlags& flags, const BenchRep
 int Bench(const CommandContext& context, BenchFlags flags) {
   if (!flags.plot.empty() && !absl::EndsWith(flags.plot, ".svg")) {
     return FailUsage(absl::StrCat("--plot writes SVG: name it ", flags.plot, ".svg"));
+  }
+  if (!flags.plot.empty() && !std::ofstream(flags.plot, std::ios::app)) {
+    return FailUsage(absl::StrCat("cannot write ", flags.plot));
   }
   auto pattern = ParsePattern(flags.pattern);
   if (!pattern.ok()) return FailUsage(std::string(pattern.status().message()));

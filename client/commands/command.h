@@ -17,7 +17,7 @@ namespace lorica {
 
 enum ExitCode {
   kExitOk = 0,
-  kExitFailed = 1,      // the server refused or failed, or a file cannot be read
+  kExitFailed = 1,      // the server refused or failed, or a file or stdout cannot be used
   kExitUsage = 2,       // the command line is wrong; nothing was sent
   kExitNoServer = 3,    // nobody answers at the address
   kExitNotServing = 4,  // `status`: it answers, but it is not SERVING

@@ -94,6 +94,13 @@ TEST(Config, FlagsThatDoNotGoTogetherAreNamed) {
               HasSubstr("--chunk-tokens"));
   EXPECT_TRUE(
       Parse({"--running-requests", "64", "--chunk-tokens", "64", "--batch-rows", "64"}).config);
+  EXPECT_THAT(Parse({"--http-access-log", "-"}).text, HasSubstr("--http-address"));
+}
+
+TEST(Config, AContextHoldsAPromptAndAnAnswer) {
+  EXPECT_THAT(Parse({"--context-tokens", "1"}).text, HasSubstr("--context-tokens"));
+  EXPECT_TRUE(Parse({"--context-tokens", "2"}).config);
+  EXPECT_TRUE(Parse({"--context-tokens", "0"}).config);
 }
 
 TEST(Config, ACacheThatNothingMayBeReadFromIsAMistake) {

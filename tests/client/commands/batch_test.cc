@@ -74,6 +74,14 @@ TEST(Batch, ARequestOfEveryFieldArrivesAsWritten) {
   EXPECT_EQ(result["logprobs"].size(), 2);
 }
 
+TEST(Batch, AFolderIsNoFileOfRequests) {
+  FakeServer server;
+  const RunResult run =
+      RunToEnd({LORICA_BINARY, "--server", server.address(), "batch", "--file", "/tmp"});
+  EXPECT_EQ(run.code, 2);
+  EXPECT_THAT(run.error, HasSubstr("it is a folder"));
+}
+
 TEST(Batch, WrongLinesBecomeErrorsAndTheOthersGoOn) {
   FakeServer server;
   const RunResult run = Batch(server,

@@ -96,6 +96,7 @@ TEST(Bench, WritesAPlot) {
   unlink(path.c_str());
   EXPECT_THAT(svg.str(), HasSubstr("</svg>"));
   EXPECT_EQ(RunToEnd(Bench(server, {"--plot", "x.png"})).code, 2);
+  EXPECT_EQ(RunToEnd(Bench(server, {"--plot", "/nowhere/x.svg"})).code, 2);
 }
 
 TEST(Bench, CtrlCReportsWhatWasMeasured) {

@@ -134,7 +134,7 @@ TEST(Generate, TextThatIsNotUtf8IsTheServersToRefuseWithoutNoise) {
 TEST(Generate, NobodyThereEndsWithThreeAndSaysWhatToDo) {
   const RunResult run = RunToEnd({LORICA_BINARY, "--server", "127.0.0.1:1", "generate", "Hi"});
   EXPECT_EQ(run.code, 3);
-  EXPECT_THAT(run.error, HasSubstr("no server at 127.0.0.1:1"));
+  EXPECT_THAT(run.error, HasSubstr("no gRPC server at 127.0.0.1:1"));
   EXPECT_THAT(run.error, HasSubstr("Or it speaks TLS: add --tls"));
   EXPECT_THAT(run.error, HasSubstr("--server"));
 }

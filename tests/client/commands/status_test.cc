@@ -2,6 +2,7 @@
 #include <gtest/gtest.h>
 #include <stdlib.h>
 
+#include "absl/strings/str_cat.h"
 #include "nlohmann/json.hpp"
 #include "tests/fakes/fake_server.h"
 #include "tests/fakes/subprocess.h"
@@ -54,6 +55,23 @@ TEST(Status, JsonHoldsWideNumbersAsNumbers) {
   const auto json = nlohmann::json::parse(Status(server, {"--json"}).output);
   EXPECT_EQ(json["state"], "serving");
   EXPECT_EQ(json["limits"]["arena_bytes"], int64_t{1} << 40);
+}
+
+TEST(Status, WhatCannotBeWrittenIsAnError) {
+  FakeServer server;
+  for (const std::string arguments : {" status", " status --json", " tokenize Hi", " key"}) {
+    const RunResult run = RunToEnd(
+        {"/bin/sh", "-c",
+         absl::StrCat(LORICA_BINARY, " --server ", server.address(), arguments, " > /dev/full")});
+    EXPECT_EQ(run.code, 1) << arguments;
+    EXPECT_THAT(run.error, HasSubstr("could not be written")) << arguments;
+  }
+}
+
+TEST(Status, AServerWithoutAPortIsTold) {
+  const RunResult run = RunToEnd({LORICA_BINARY, "--server", "localhost", "status"});
+  EXPECT_EQ(run.code, 3);
+  EXPECT_THAT(run.error, HasSubstr("names no port"));
 }
 
 TEST(Status, TheServerMayComeFromTheEnvironment) {
