@@ -466,6 +466,7 @@ absl::Status Server::ListenHttp() {
   options.address = config_.http_address;
   options.access_log = config_.http_access_log;
   options.prefix = config_.http_prefix;
+  options.keyless = !parts.tenants->needs_keys();
   HttpFacts& facts = options.facts;
   facts.version = LORICA_VERSION;
   facts.model = base_name();

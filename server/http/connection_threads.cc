@@ -23,11 +23,18 @@ void Tell(int socket, const std::string& text) {
 ConnectionThreads::~ConnectionThreads() { Stop(); }
 
 bool ConnectionThreads::TryRun(std::function<void()> work) {
+  std::list<std::thread> ended;
+  {
+    absl::MutexLock lock(&mutex_);
+    ended.swap(ended_);
+  }
+  for (std::thread& thread : ended) thread.join();
   absl::MutexLock lock(&mutex_);
   if (stopping_) return false;
   const bool free = static_cast<size_t>(free_threads_) > queue_.size();
   if (!free && static_cast<int>(threads_.size()) < threads_max_) {
-    threads_.emplace_back([this] { Loop(); });
+    const auto self = threads_.emplace(threads_.end());
+    *self = std::thread([this, self] { Loop(self); });
   } else if (!free) {
     CloseOldestIdle();
     if (queue_.size() >= kWaitingConnectionsMax) return false;
@@ -43,20 +50,29 @@ void ConnectionThreads::TurnAway(int socket) const {
   ::close(socket);
 }
 
-void ConnectionThreads::Loop() {
-  while (true) {
-    std::function<void()> work;
-    {
-      absl::MutexLock lock(&mutex_);
-      ++free_threads_;
-      while (queue_.empty() && !stopping_) work_there_.Wait(&mutex_);
-      --free_threads_;
-      if (queue_.empty()) return;
-      work = std::move(queue_.front());
-      queue_.pop_front();
-    }
-    work();
+void ConnectionThreads::Loop(std::list<std::thread>::iterator self) {
+  while (const std::function<void()> work = Await()) work();
+  absl::MutexLock lock(&mutex_);
+  if (!stopping_) ended_.splice(ended_.end(), threads_, self);
+}
+
+std::function<void()> ConnectionThreads::Await() {
+  absl::MutexLock lock(&mutex_);
+  ++free_threads_;
+  bool waited = false;
+  while (queue_.empty() && !stopping_ && !waited) {
+    waited = work_there_.WaitWithTimeout(&mutex_, thread_idle_time_);
   }
+  --free_threads_;
+  if (queue_.empty()) return nullptr;
+  std::function<void()> work = std::move(queue_.front());
+  queue_.pop_front();
+  return work;
+}
+
+int ConnectionThreads::threads() const {
+  absl::MutexLock lock(&mutex_);
+  return static_cast<int>(threads_.size());
 }
 
 void ConnectionThreads::Close(Place* place) {
@@ -80,12 +96,13 @@ void ConnectionThreads::StartDrain() {
 }
 
 void ConnectionThreads::Stop() {
-  std::vector<std::thread> threads;
+  std::list<std::thread> threads;
   {
     absl::MutexLock lock(&mutex_);
     draining_ = stopping_ = true;
     for (Place* place : places_) Close(place);
     threads.swap(threads_);
+    threads.splice(threads.end(), ended_);
   }
   work_there_.SignalAll();
   for (std::thread& thread : threads) thread.join();

@@ -1,9 +1,9 @@
 // The threads that connections run on, and who gives way when there are too many.
 //
 // A connection has a thread while it lives. Threads are made as they are needed, up to a
-// bound. Beyond it new ones wait, a few, and the rest are refused; while some wait,
-// connections whose request is not at hand give way: the one that has been without for
-// longest at once, others after kCrowdedWait. Thread-safe.
+// bound, and end when nothing has come for kThreadIdleTime. Beyond it new ones wait, a few, and the
+// rest are refused; while some wait, connections whose request is not at hand give way: the one
+// that has been without for longest at once, others after kCrowdedWait. Thread-safe.
 #pragma once
 
 #include <httplib.h>
@@ -14,7 +14,6 @@
 #include <string>
 #include <thread>
 #include <utility>
-#include <vector>
 
 #include "absl/base/thread_annotations.h"
 #include "absl/synchronization/mutex.h"
@@ -24,12 +23,14 @@ namespace lorica {
 
 inline constexpr int kWaitingConnectionsMax = 128;
 inline constexpr absl::Duration kCrowdedWait = absl::Milliseconds(20);
+inline constexpr absl::Duration kThreadIdleTime = absl::Seconds(30);
 
 class ConnectionThreads {
  public:
   // `full` is told to a connection that is turned away before its first request.
-  ConnectionThreads(int threads_max, std::string full)
-      : threads_max_(threads_max), full_(std::move(full)) {}
+  ConnectionThreads(int threads_max, std::string full,
+                    absl::Duration thread_idle_time = kThreadIdleTime)
+      : threads_max_(threads_max), full_(std::move(full)), thread_idle_time_(thread_idle_time) {}
   ~ConnectionThreads();
 
   // False: too many connections; `work` was not taken, and TurnAway is what is left to do.
@@ -41,6 +42,7 @@ class ConnectionThreads {
   void StartDrain();
   // Cuts what is left and joins.
   void Stop();
+  int threads() const;
 
   // A connection's place in the table while it lives; its thread alone uses it.
   class Place {
@@ -67,20 +69,24 @@ class ConnectionThreads {
   };
 
  private:
-  void Loop();
+  void Loop(std::list<std::thread>::iterator self);
+  // The next work; null: this thread is to end.
+  std::function<void()> Await();
   void CloseOldestIdle() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   static void Close(Place* place);
 
   const int threads_max_;
   const std::string full_;
-  absl::Mutex mutex_;
+  const absl::Duration thread_idle_time_;
+  mutable absl::Mutex mutex_;
   absl::CondVar work_there_;
   std::deque<std::function<void()>> queue_ ABSL_GUARDED_BY(mutex_);
   std::list<Place*> places_ ABSL_GUARDED_BY(mutex_);  // by when they were idle last
   int free_threads_ ABSL_GUARDED_BY(mutex_) = 0;
   bool draining_ ABSL_GUARDED_BY(mutex_) = false;
   bool stopping_ ABSL_GUARDED_BY(mutex_) = false;
-  std::vector<std::thread> threads_ ABSL_GUARDED_BY(mutex_);
+  std::list<std::thread> threads_ ABSL_GUARDED_BY(mutex_);
+  std::list<std::thread> ended_ ABSL_GUARDED_BY(mutex_);  // to be joined
 };
 
 }  // namespace lorica

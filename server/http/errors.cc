@@ -71,6 +71,9 @@ std::string LoraxText(const absl::Status& status, const char* type) {
 
 const char* TransportText(int http_status) {
   switch (http_status) {
+    case 403:
+      return "without keys only pages of localhost and of addresses are served: open the page by "
+             "its address, or give the server keys with --tenants-file";
     case 404:
       return "no such path";
     case 405:

@@ -36,6 +36,7 @@ absl::StatusOr<std::unique_ptr<HttpService>> HttpService::Start(HttpOptions opti
   TransportOptions transport_options;
   transport_options.address = options.address;
   transport_options.prefix = options.prefix;
+  transport_options.local_pages_only = options.keyless;
   transport_options.connections_max = options.facts.generations_max + kSpareConnections;
   if (options.tls != nullptr) {
     transport_options.tls = [tls = options.tls] { return tls->context(); };

@@ -26,6 +26,7 @@ struct HttpOptions {
   std::string address = "127.0.0.1:8080";  // port 0: any free one
   std::string access_log;                  // a file, "-", or none
   std::string prefix;                      // see TransportOptions
+  bool keyless = true;                     // nobody has to show a key
   const ServerTls* tls = nullptr;          // null: plain; outlives the service
   HttpFacts facts;
   Metrics* metrics = nullptr;               // shown at /metrics; outlives the service

@@ -244,6 +244,9 @@ class HttpTransport::Library final : public httplib::Server {
     }
     const int wrong = WrongFraming(request);
     if (wrong != 0) return Refuse(response, wrong);
+    if (options_.local_pages_only && method == "POST" && IsOfNamedPage(request)) {
+      return Refuse(response, 403);
+    }
     if (method == "POST" && HasBody(request)) {
       if (IsChunked(request)) current().connection->ExpectChunks();
       return HandlerResponse::Unhandled;
@@ -283,6 +286,20 @@ class HttpTransport::Library final : public httplib::Server {
       return nullptr;
     }
     return Find(words[1].substr(0, words[1].find('?')));
+  }
+
+  // Browsers say where the page that sends a body came from. An address cannot be made to mean
+  // another machine; a name can.
+  static bool IsOfNamedPage(const httplib::Request& request) {
+    if (!request.has_header("Origin")) return false;
+    const std::string origin = request.get_header_value("Origin");
+    const size_t begin = origin.find("://");
+    if (begin == std::string::npos) return true;
+    const std::string_view rest = std::string_view(origin).substr(begin + 3);
+    if (rest.starts_with('[')) return false;
+    const std::string_view host = rest.substr(0, rest.find(':'));
+    const auto of_address = [](char c) { return absl::ascii_isdigit(c) || c == '.'; };
+    return host != "localhost" && !std::all_of(host.begin(), host.end(), of_address);
   }
 
   static bool IsChunked(const httplib::Request& request) {

@@ -26,6 +26,9 @@ inline constexpr absl::Duration kHttpKeepAlive = absl::Seconds(75);
 struct TransportOptions {
   std::string address;
   std::string prefix;  // "/tenant/x": paths beneath it are served as if they stood at the root
+  // Pages of other names than localhost may not send bodies: without keys, a page whose name is
+  // made to mean this machine would be as good as its user.
+  bool local_pages_only = false;
   int connections_max = 320;
   int64_t body_bytes = kHttpBodyBytesMax;
   absl::Duration keep_alive = kHttpKeepAlive;

@@ -184,6 +184,28 @@ TEST_F(TransportTest, ABodyWhereNoneBelongsIsNotTakenForTheNextRequest) {
   EXPECT_FALSE(absl::StrContains(socket.Read(absl::Seconds(10)), "404"));
 }
 
+TEST_F(TransportTest, PagesOfOtherNamesMaySendNothingWhereTheyAreToldApart) {
+  const auto status = [this](const std::string& origin) {
+    return StatusOf(
+        "POST /echo HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: 2\r\n"
+        "Content-Type: application/json\r\nOrigin: " +
+        origin + "\r\n\r\n{}");
+  };
+  EXPECT_EQ(status("http://evil.example:8080"), 200);
+  TransportOptions options;
+  options.local_pages_only = true;
+  Start(options);
+  for (const char* local : {"http://127.0.0.1:8080", "http://localhost:8080", "http://[::1]:8080",
+                            "https://192.168.7.7"}) {
+    EXPECT_EQ(status(local), 200) << local;
+  }
+  for (const char* other : {"http://evil.example:8080", "https://localhost.evil.example", "null",
+                            "http://127.0.0.1.evil.example:8080", "http://127.1x:80"}) {
+    EXPECT_EQ(status(other), 403) << other;
+  }
+  EXPECT_EQ(HttpCall(port(), "POST", "/echo", "{}").status, 200) << "who is no page";
+}
+
 TEST_F(TransportTest, RequestIdsAreTakenOrMade) {
   EXPECT_EQ(HttpCall(port(), "GET", "/id", "", {{"X-Request-Id", "abc-1.2:3_4"}}).body,
             "abc-1.2:3_4");
