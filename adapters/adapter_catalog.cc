@@ -221,11 +221,14 @@ absl::StatusOr<CatalogEntry> AdapterCatalog::ListEntry(const std::string& tenant
 
 absl::StatusOr<AdapterPlan> AdapterCatalog::Check(const std::string& tenant,
                                                   const std::string& location_or_id,
-                                                  const std::string& token) {
+                                                  const std::string& token,
+                                                  const GenerationPtr& head) {
+  if (head != nullptr) return loader_->Plan(*head->source, head->location);
   if (MayFetch(tenant, location_or_id)) {
-    absl::StatusOr<GenerationPtr> fetched = Resolve(tenant, location_or_id, token);
-    if (!fetched.ok()) return fetched.status();
-    return loader_->Plan(*(*fetched)->source, (*fetched)->location);
+    const absl::StatusOr<FoundAdapter> found = FindHead(tenant, location_or_id, token);
+    if (!found.ok()) return found.status();
+    if (found->ticket != nullptr) return BeingFetched(location_or_id);
+    return loader_->Plan(*found->generation->source, found->generation->location);
   }
   if (absl::Status s = CheckPlainId(location_or_id); !s.ok()) return s;
   const absl::StatusOr<Place> place = PlaceOf(tenant, location_or_id);

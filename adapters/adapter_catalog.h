@@ -47,10 +47,10 @@ struct CatalogEntry {
   bool registered = false;
   // Null while nobody has looked at the content. Of what was fetched it may be without a source.
   GenerationPtr generation;
-  absl::Status error;    // of the last look
-  std::string digest;    // of a registered name or what was fetched, also while nobody has looked
-  std::string alias_of;  // empty: no alias
-  bool fetching = false;          // on its way to this machine,
+  absl::Status error;     // of the last look
+  std::string digest;     // of a registered name or what was fetched, also while nobody has looked
+  std::string alias_of;   // empty: no alias
+  bool fetching = false;  // on its way to this machine,
   int64_t fetched_bytes = 0;      // so much of it is here
   int64_t fetch_bytes_total = 0;  // 0: nobody knows yet
   bool on_disk = false;           // fetched, and kept in the disk tier
@@ -155,8 +155,15 @@ class AdapterCatalog {
                                                  const std::string& after, int limit);
   // nullopt: nothing is fetched.
   std::optional<RemoteStats> FetchStats() const;
+  // What Check needs, where that has to be fetched first: its head alone, of which nothing is kept.
+  // Neither generation nor ticket where it does not. `token`: as for Find.
+  absl::StatusOr<FoundAdapter> FindHead(const std::string& tenant,
+                                        const std::string& location_or_id,
+                                        const std::string& token = "");
+  // `head`: what FindHead brought. Changes nothing.
   absl::StatusOr<AdapterPlan> Check(const std::string& tenant, const std::string& location_or_id,
-                                    const std::string& token = "");
+                                    const std::string& token = "",
+                                    const GenerationPtr& head = nullptr);
 
  private:
   using NameKey = std::pair<std::string, std::string>;  // tenant, adapter id

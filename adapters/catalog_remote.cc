@@ -4,14 +4,8 @@
 #include "adapters/catalog_text.h"
 #include "adapters/hub/object_source.h"
 #include "adapters/hub/quoted.h"
-#include "adapters/hub/retry_delay.h"
 
 namespace lorica {
-namespace {
-
-constexpr absl::Duration kFetchingDelay = absl::Seconds(1);
-
-}  // namespace
 
 std::optional<RemoteName> AdapterCatalog::RemoteNameOf(const std::string& tenant,
                                                        const std::string& id) const {
@@ -71,8 +65,16 @@ absl::StatusOr<GenerationPtr> AdapterCatalog::Resolve(const std::string& tenant,
   absl::StatusOr<FoundAdapter> found = Find(tenant, adapter_id, token);
   if (!found.ok()) return found.status();
   if (found->ticket == nullptr) return std::move(found->generation);
-  return UnavailableFor(absl::StrCat("adapter ", Quoted(adapter_id), " is being fetched"),
-                        kFetchingDelay);
+  return BeingFetched(adapter_id);
+}
+
+absl::StatusOr<FoundAdapter> AdapterCatalog::FindHead(const std::string& tenant,
+                                                      const std::string& location_or_id,
+                                                      const std::string& token) {
+  auto name = RemoteNameOf(tenant, location_or_id);
+  if (!name) return FoundAdapter();
+  if (absl::Status s = Authorise(tenant, token, &*name); !s.ok()) return s;
+  return remote_->FindHead(*name);
 }
 
 absl::StatusOr<GenerationPtr> AdapterCatalog::LookAt(const std::string& tenant,

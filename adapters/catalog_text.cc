@@ -5,6 +5,7 @@
 #include "absl/strings/string_view.h"
 #include "adapters/adapter.h"
 #include "adapters/hub/quoted.h"
+#include "adapters/hub/retry_delay.h"
 
 namespace lorica {
 
@@ -46,5 +47,10 @@ absl::Status AboutAdapter(const std::string& id, const absl::Status& status) {
 }
 
 std::string ShortDigest(const std::string& digest) { return digest.substr(0, 12); }
+
+absl::Status BeingFetched(const std::string& id) {
+  return UnavailableFor(absl::StrCat("adapter ", Quoted(id), " is being fetched"),
+                        absl::Seconds(1));
+}
 
 }  // namespace lorica

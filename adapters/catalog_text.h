@@ -23,6 +23,7 @@ absl::Status UnknownAdapter(const std::string& id);
 // A bucket or a web server beyond what is allowed.
 absl::Status UnknownPlace(const std::string& location);
 absl::Status DeletedAdapter(const std::string& id);
+absl::Status BeingFetched(const std::string& id);
 // The sentence of another part, about this adapter.
 absl::Status AboutAdapter(const std::string& id, const absl::Status& status);
 

@@ -7,6 +7,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_split.h"
 #include "absl/strings/strip.h"
+#include "adapters/adapter_head.h"
 #include "adapters/hub/allow_pattern.h"
 #include "adapters/hub/hub_reply.h"
 #include "adapters/hub/hub_source.h"
@@ -24,6 +25,7 @@ constexpr size_t kShownCommitDigits = 12;
 constexpr size_t kAccessDigits = 32;
 constexpr absl::Duration kBusyDelay = absl::Seconds(5);
 constexpr int kTenantRefreshesMax = 1;  // at a time
+constexpr char kHeadKey[] = "head\n";   // begins the key of a fetch for those who only look
 
 std::string IdOf(const std::string& repo, const std::string& revision) {
   return revision == kDefaultRevision ? repo : absl::StrCat(repo, "@", revision);
@@ -77,6 +79,13 @@ class HashingSink : public DownloadSink {
   Sha256 hash_;
   std::string head_;
 };
+
+bool IsHeadKey(const std::string& key) { return absl::StartsWith(key, kHeadKey); }
+
+absl::Status NotAllowed(const RemoteName& name) {
+  return absl::NotFoundError(
+      absl::StrCat("repository ", Quoted(name.repo), " is none that this server may fetch from"));
+}
 
 absl::Status CheckSizes(const RemoteFile& config, const RemoteFile& weights, int64_t bytes_max) {
   if (config.size_bytes > kAdapterConfigBytesMax) {
@@ -196,10 +205,7 @@ RemoteOrigin RemoteAdapters::OriginOf(const RemoteName& name) const {
 }
 
 absl::StatusOr<FoundAdapter> RemoteAdapters::Find(const RemoteName& name) {
-  if (!Allows(name.repo)) {
-    return absl::NotFoundError(
-        absl::StrCat("repository ", Quoted(name.repo), " is none that this server may fetch from"));
-  }
+  if (!Allows(name.repo)) return NotAllowed(name);
   const std::string key = OriginKey(OriginOf(name));
   FoundAdapter found;
   absl::MutexLock lock(&mutex_);
@@ -216,15 +222,30 @@ absl::StatusOr<FoundAdapter> RemoteAdapters::Find(const RemoteName& name) {
       return found;
     }
   }
-  if (const auto fetch = fetches_.find(key); fetch != fetches_.end()) {
-    JoinFetch(fetch->second, key, name.tenant);
-    found.ticket = fetch->second.ticket;
-    return found;
-  }
-  absl::StatusOr<std::shared_ptr<FetchTicket>> ticket = StartFetch(name, key);
+  absl::StatusOr<std::shared_ptr<FetchTicket>> ticket = JoinOrStartFetch(name, key);
   if (!ticket.ok()) return ticket.status();
   found.ticket = *std::move(ticket);
   return found;
+}
+
+absl::StatusOr<FoundAdapter> RemoteAdapters::FindHead(const RemoteName& name) {
+  if (!Allows(name.repo)) return NotAllowed(name);
+  const std::string key = OriginKey(OriginOf(name));
+  absl::MutexLock lock(&mutex_);
+  if (const auto known = known_.find(key); known != known_.end() && !IsObjectLocation(name.repo)) {
+    if (GenerationPtr here = known->second.generation.lock()) return FoundAdapter{std::move(here)};
+  }
+  auto ticket = JoinOrStartFetch(name, absl::StrCat(kHeadKey, key));
+  if (!ticket.ok()) return ticket.status();
+  return FoundAdapter{nullptr, *std::move(ticket)};
+}
+
+absl::StatusOr<std::shared_ptr<FetchTicket>> RemoteAdapters::JoinOrStartFetch(
+    const RemoteName& name, const std::string& key) {
+  const auto fetch = fetches_.find(key);
+  if (fetch == fetches_.end()) return StartFetch(name, key);
+  JoinFetch(fetch->second, key, name.tenant);
+  return fetch->second.ticket;
 }
 
 bool RemoteAdapters::IsStale(const RemoteName& name, const Held& known) const {
@@ -282,8 +303,8 @@ void RemoteAdapters::LookThere(const RemoteName& name, const std::string& key) {
   if (stopped_->load()) {
     return EndFetch(name, key, {absl::CancelledError("the server is shutting down")});
   }
-  Brought brought{FromHub(name), looked};
-  {
+  Brought brought{IsHeadKey(key) ? HeadFromHub(name) : FromHub(name), looked};
+  if (!IsHeadKey(key)) {
     absl::MutexLock lock(&mutex_);
     ++(brought.result.ok() ? counts_.fetched : counts_.failed);
   }
@@ -317,6 +338,7 @@ void RemoteAdapters::Refresh(const RemoteName& name, const std::string& key) {
 
 void RemoteAdapters::Remember(const std::string& key, const Brought& brought) {
   if (brought.result.ok()) {
+    if (IsHeadKey(key)) return;
     if (std::ssize(known_) >= options_.known_max) Sweep();
     const Generation& generation = **brought.result;
     known_[key] = {*brought.result, generation.digest, generation.location, brought.looked};
@@ -383,7 +405,9 @@ std::vector<std::string> RemoteAdapters::List() const {
   };
   absl::MutexLock lock(&mutex_);
   for (const auto& [key, known] : known_) add(key);
-  for (const auto& [key, fetch] : fetches_) add(key);
+  for (const auto& [key, fetch] : fetches_) {
+    if (!IsHeadKey(key)) add(key);
+  }
   std::sort(ids.begin(), ids.end());
   ids.erase(std::unique(ids.begin(), ids.end()), ids.end());
   return ids;
@@ -448,24 +472,52 @@ RemoteAdapters::Result RemoteAdapters::FromCache(const RemoteName& name) {
   return contents_.Identify(absl::StrCat(name.repo, "@", *commit), *std::move(source), location);
 }
 
-RemoteAdapters::Result RemoteAdapters::FromHub(const RemoteName& name) {
+absl::StatusOr<std::unique_ptr<RemoteSession>> RemoteAdapters::LookAtConfig(const RemoteName& name,
+                                                                            RemoteFile* config) {
   auto session = SourceOf(name.repo)->Begin(name.repo, name.revision, name.token);
   if (!session.ok()) return session.status();
-  const auto config = (*session)->Look(kConfigFile);
-  if (!config.ok()) return config.status();
-  if (!config->has_value()) {
+  auto found = (*session)->Look(kConfigFile);
+  if (!found.ok()) return found.status();
+  if (!found->has_value()) {
     return Refuse(absl::StrCat(Quoted(name.repo), " has no ", kConfigFile, ": is it an adapter?"));
   }
+  *config = **std::move(found);
+  return session;
+}
+
+absl::StatusOr<RemoteFile> RemoteAdapters::LookAtWeights(RemoteSession& session,
+                                                         const RemoteFile& config,
+                                                         const RemoteName& name) {
+  auto weights = session.Look(kWeightsFile);
+  if (!weights.ok()) return weights.status();
+  if (!weights->has_value()) return WithoutWeights(session, name.repo);
+  absl::Status sizes = CheckSizes(config, **weights, options_.adapter_bytes_max);
+  if (!sizes.ok()) return sizes;
+  return **std::move(weights);
+}
+
+RemoteAdapters::Result RemoteAdapters::FromHub(const RemoteName& name) {
+  RemoteFile config;
+  const auto session = LookAtConfig(name, &config);
+  if (!session.ok()) return session.status();
   RemoteOrigin origin = OriginOf(name);
   origin.commit = (*session)->commit();
   if (const auto lease = disk_->Adopt(origin)) {
     Result kept = FromDisk(*lease, name);
     if (!absl::IsDataLoss(kept.status())) return kept;
   }
-  const auto weights = (*session)->Look(kWeightsFile);
+  const auto weights = LookAtWeights(**session, config, name);
   if (!weights.ok()) return weights.status();
-  if (!weights->has_value()) return WithoutWeights(**session, name.repo);
-  return Download(**session, **config, **weights, origin, name);
+  return Download(**session, config, *weights, origin, name);
+}
+
+RemoteAdapters::Result RemoteAdapters::HeadFromHub(const RemoteName& name) {
+  RemoteFile config;
+  const auto session = LookAtConfig(name, &config);
+  if (!session.ok()) return session.status();
+  const auto weights = LookAtWeights(**session, config, name);
+  if (!weights.ok()) return weights.status();
+  return FetchAdapterHead(**session, config, *weights, Located(name, (*session)->commit()));
 }
 
 std::shared_ptr<FetchTicket> RemoteAdapters::TicketOf(const RemoteName& name) const {
@@ -479,7 +531,6 @@ RemoteAdapters::Result RemoteAdapters::Download(RemoteSession& session, const Re
                                                 const RemoteFile& weights,
                                                 const RemoteOrigin& origin,
                                                 const RemoteName& name) {
-  if (absl::Status s = CheckSizes(config, weights, options_.adapter_bytes_max); !s.ok()) return s;
   auto staging = disk_->Stage(config.size_bytes + weights.size_bytes);
   if (!staging.ok()) return staging.status();
   const std::shared_ptr<FetchTicket> ticket = TicketOf(name);

@@ -148,6 +148,9 @@ class RemoteAdapters {
   // many fetches, altogether or of this tenant. Otherwise the error of a fetch that failed just
   // before.
   absl::StatusOr<FoundAdapter> Find(const RemoteName& name);
+  // As Find, for those who only look: what is not here comes without its weights
+  // (FetchAdapterHead), and nothing is kept of it.
+  absl::StatusOr<FoundAdapter> FindHead(const RemoteName& name);
   bool Allows(const std::string& repo) const;
   KnownRemote Known(const RemoteName& name) const;
   // Names without revision "main" as "repo", others as "repo@revision"; sorted. Only what
@@ -190,6 +193,9 @@ class RemoteAdapters {
     std::vector<std::string> tenants;  // who want it, the first of them first
   };
 
+  absl::StatusOr<std::shared_ptr<FetchTicket>> JoinOrStartFetch(const RemoteName& name,
+                                                                const std::string& key)
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   absl::StatusOr<std::shared_ptr<FetchTicket>> StartFetch(const RemoteName& name,
                                                           const std::string& key)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
@@ -215,7 +221,13 @@ class RemoteAdapters {
   Result FromCache(const RemoteName& name);
   // Null: a look that nobody waits for.
   std::shared_ptr<FetchTicket> TicketOf(const RemoteName& name) const;
+  // Both refuse what is not there or too large.
+  absl::StatusOr<std::unique_ptr<RemoteSession>> LookAtConfig(const RemoteName& name,
+                                                              RemoteFile* config);
+  absl::StatusOr<RemoteFile> LookAtWeights(RemoteSession& session, const RemoteFile& config,
+                                           const RemoteName& name);
   Result FromHub(const RemoteName& name);
+  Result HeadFromHub(const RemoteName& name);
   Result Download(RemoteSession& session, const RemoteFile& config, const RemoteFile& weights,
                   const RemoteOrigin& origin, const RemoteName& name);
 

@@ -11,10 +11,10 @@ constexpr int64_t kProgressBytes = 1 << 20;
 
 }  // namespace
 
-absl::Status DownloadInAttempts(const RemoteFile& file, DownloadSink& sink,
+absl::Status DownloadInAttempts(const RemoteFile& file, ByteRange part, DownloadSink& sink,
                                 const RetryOptions& retry, const std::atomic<bool>* stopped,
                                 absl::FunctionRef<absl::Status(VerifiedBody&)> once) {
-  VerifiedBody body(file, sink);
+  VerifiedBody body(file, part, sink);
   if (absl::Status s = body.Resume(); !s.ok()) return s;
   RetryPause pause(retry, stopped);
   bool was_wrong = false;

@@ -10,10 +10,11 @@
 
 namespace lorica {
 
-// `once` makes one attempt at what is missing of the body. Unavailable: the next may go better;
-// Aborted: the file was changed meanwhile; DataLoss: the bytes are others, which is tried once
-// more, from the beginning. Also the errors of RetryPause::Wait and of the sink.
-absl::Status DownloadInAttempts(const RemoteFile& file, DownloadSink& sink,
+// `part`: all of the file, or what is wanted of it. `once` makes one attempt at what is missing.
+// Unavailable: the next may go better; Aborted: the file was changed meanwhile; DataLoss: the bytes
+// are others, which is tried once more, from the beginning. Also the errors of RetryPause::Wait and
+// of the sink.
+absl::Status DownloadInAttempts(const RemoteFile& file, ByteRange part, DownloadSink& sink,
                                 const RetryOptions& retry, const std::atomic<bool>* stopped,
                                 absl::FunctionRef<absl::Status(VerifiedBody&)> once);
 

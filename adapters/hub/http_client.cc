@@ -181,7 +181,9 @@ absl::Status HttpClient::Transfer::OnBody(std::string_view bytes) {
     if (absl::Status s = body->Begin(reply); !s.ok()) return s;
   }
   body_bytes += std::ssize(bytes);
-  return body->Write(bytes);
+  absl::Status written = body->Write(bytes);
+  enough = written.ok() && body->Enough();
+  return written;
 }
 
 absl::Status HttpClient::Transfer::CheckTime() {

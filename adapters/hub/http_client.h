@@ -70,6 +70,8 @@ class HttpBody {
   virtual ~HttpBody() = default;
   virtual absl::Status Begin(const HttpReply& reply) = 0;
   virtual absl::Status Write(std::string_view bytes) = 0;
+  // After Write: that nothing more is wanted. Ends the request, without an error.
+  virtual bool Enough() const { return false; }
 };
 
 class HttpClient {

@@ -59,7 +59,10 @@ class HubSession : public RemoteSession {
     return WithoutToken(looked.status());
   }
   absl::Status Download(const RemoteFile& file, DownloadSink& sink) override {
-    return WithoutToken(DownloadAll(file, sink));
+    return DownloadPart(file, {0, file.size_bytes}, sink);
+  }
+  absl::Status DownloadPart(const RemoteFile& file, ByteRange part, DownloadSink& sink) override {
+    return WithoutToken(DownloadThat(file, part, sink));
   }
   const std::string& commit() const override { return commit_; }
 
@@ -67,7 +70,7 @@ class HubSession : public RemoteSession {
   using Headers = std::vector<std::pair<std::string, std::string>>;
 
   absl::StatusOr<std::optional<RemoteFile>> LookAt(const std::string& file);
-  absl::Status DownloadAll(const RemoteFile& file, DownloadSink& sink);
+  absl::Status DownloadThat(const RemoteFile& file, ByteRange part, DownloadSink& sink);
   // A hub may echo what it was sent, and errors quote hubs.
   absl::Status WithoutToken(const absl::Status& status) const {
     if (token_.empty() || !absl::StrContains(status.message(), token_)) return status;
@@ -201,10 +204,10 @@ absl::Status HubSession::DownloadOnce(const Url& url, VerifiedBody& body) {
   return RefusalOf(answer->reply, What(), owner_, absl::Now());
 }
 
-absl::Status HubSession::DownloadAll(const RemoteFile& file, DownloadSink& sink) {
+absl::Status HubSession::DownloadThat(const RemoteFile& file, ByteRange part, DownloadSink& sink) {
   absl::StatusOr<Url> url = UrlOf(file.name);
   if (!url.ok()) return url.status();
-  return DownloadInAttempts(file, sink, options_.retry, options_.http.stopped,
+  return DownloadInAttempts(file, part, sink, options_.retry, options_.http.stopped,
                             [&](VerifiedBody& body) { return DownloadOnce(*url, body); });
 }
 

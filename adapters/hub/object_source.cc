@@ -117,7 +117,10 @@ class ObjectSession : public RemoteSession {
     if (const auto pinned = pinned_.find(file); pinned != pinned_.end()) return pinned->second;
     return LookNow(file);
   }
-  absl::Status Download(const RemoteFile& file, DownloadSink& sink) override;
+  absl::Status Download(const RemoteFile& file, DownloadSink& sink) override {
+    return DownloadPart(file, {0, file.size_bytes}, sink);
+  }
+  absl::Status DownloadPart(const RemoteFile& file, ByteRange part, DownloadSink& sink) override;
   const std::string& commit() const override { return commit_; }
 
  private:
@@ -192,7 +195,9 @@ absl::StatusOr<std::optional<RemoteFile>> ObjectSession::LookNow(const std::stri
 absl::Status ObjectSession::DownloadOnce(const RemoteFile& file, VerifiedBody& body) {
   auto headers = body.ResumeHeaders();
   const bool strong = absl::StartsWith(file.entity_tag, "\"");
-  if (strong && headers.empty()) headers.emplace_back("If-Match", file.entity_tag);
+  const bool asks = std::any_of(headers.begin(), headers.end(),
+                                [](const auto& header) { return header.first == "If-Match"; });
+  if (strong && !asks) headers.emplace_back("If-Match", file.entity_tag);
   absl::StatusOr<HttpReply> reply = Ask(file.name, &body, std::move(headers));
   if (!reply.ok()) return reply.status();
   const bool whole = reply->status == 200 || reply->status == 206;
@@ -204,8 +209,9 @@ absl::Status ObjectSession::DownloadOnce(const RemoteFile& file, VerifiedBody& b
       absl::StrCat(What(file.name), " was changed while it was being fetched: try again"));
 }
 
-absl::Status ObjectSession::Download(const RemoteFile& file, DownloadSink& sink) {
-  return DownloadInAttempts(file, sink, options_.retry, options_.http.stopped,
+absl::Status ObjectSession::DownloadPart(const RemoteFile& file, ByteRange part,
+                                         DownloadSink& sink) {
+  return DownloadInAttempts(file, part, sink, options_.retry, options_.http.stopped,
                             [&](VerifiedBody& body) { return DownloadOnce(file, body); });
 }
 

@@ -32,6 +32,12 @@ struct RemoteFile {
   std::string entity_tag;  // where that is what pins the content
 };
 
+// Of a file: from `begin`, before `end`.
+struct ByteRange {
+  int64_t begin = 0;
+  int64_t end = 0;
+};
+
 // Where a download goes. An error ends the download and is returned.
 class DownloadSink {
  public:
@@ -46,7 +52,7 @@ class DownloadSink {
   }
 };
 
-// Codes of both calls. NotFound: no such repository or revision, or it may not be known.
+// Codes of all calls. NotFound: no such repository or revision, or it may not be known.
 // PermissionDenied: it exists and may not be read. FailedPrecondition: it cannot be had from
 // there, and trying again does not help. Unavailable: not now. DataLoss: what comes is not
 // what was announced, twice. Cancelled: the server is shutting down.
@@ -57,6 +63,9 @@ class RemoteSession {
   // that commit. nullopt: it has no such file.
   virtual absl::StatusOr<std::optional<RemoteFile>> Look(const std::string& file) = 0;
   virtual absl::Status Download(const RemoteFile& file, DownloadSink& sink) = 0;
+  // Asks for no more than these bytes; REQUIRES that there are some and the file has them. The
+  // announced hash is another's: nothing tells whether they are what it stands for.
+  virtual absl::Status DownloadPart(const RemoteFile& file, ByteRange part, DownloadSink& sink) = 0;
   // Empty before the first look.
   virtual const std::string& commit() const = 0;
 };

@@ -1,5 +1,7 @@
 #include "adapters/hub/verified_body.h"
 
+#include <algorithm>
+
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "adapters/hub/hub_reply.h"
@@ -15,8 +17,12 @@ absl::Status OtherLength(const RemoteFile& file, absl::string_view how) {
 
 }  // namespace
 
-VerifiedBody::VerifiedBody(const RemoteFile& file, DownloadSink& sink)
-    : file_(file), sink_(sink), hasher_(HasherFor(file)) {}
+VerifiedBody::VerifiedBody(const RemoteFile& file, ByteRange part, DownloadSink& sink)
+    : file_(file),
+      part_(part),
+      is_part_(part.begin > 0 || part.end < file.size_bytes),
+      sink_(sink),
+      hasher_(HasherFor(file)) {}
 
 Hasher VerifiedBody::HasherFor(const RemoteFile& file) {
   Hasher hasher(file.hash.algorithm);
@@ -28,7 +34,7 @@ Hasher VerifiedBody::HasherFor(const RemoteFile& file) {
 
 // One byte at least is asked for: a range cannot be empty.
 absl::Status VerifiedBody::Resume() {
-  if (file_.hash.hex.empty() || file_.size_bytes == 0) return absl::OkStatus();
+  if (is_part_ || file_.hash.hex.empty() || file_.size_bytes == 0) return absl::OkStatus();
   return sink_.Replay(file_.size_bytes - 1, [this](std::string_view bytes) {
     hasher_.Update(bytes);
     size_bytes_ += std::ssize(bytes);
@@ -36,9 +42,10 @@ absl::Status VerifiedBody::Resume() {
 }
 
 std::vector<std::pair<std::string, std::string>> VerifiedBody::ResumeHeaders() const {
-  if (size_bytes_ == 0) return {};
+  if (size_bytes_ == 0 && !is_part_) return {};
   std::vector<std::pair<std::string, std::string>> headers;
-  headers.emplace_back("Range", absl::StrCat("bytes=", size_bytes_, "-"));
+  const std::string last = is_part_ ? absl::StrCat(part_.end - 1) : "";
+  headers.emplace_back("Range", absl::StrCat("bytes=", part_.begin + size_bytes_, "-", last));
   const bool strong = absl::StartsWith(entity_tag_, "\"");
   if (strong) headers.emplace_back("If-Match", entity_tag_);
   return headers;
@@ -48,8 +55,8 @@ absl::Status VerifiedBody::Begin(const HttpReply& reply) {
   const std::string entity_tag = reply.Header("etag");
   if (reply.status == 206) {
     const auto range = ParseContentRange(reply.Header("content-range"));
-    if (size_bytes_ > 0 && entity_tag_.empty()) entity_tag_ = entity_tag;
-    const bool continues = range && range->first == size_bytes_ &&
+    if ((is_part_ || size_bytes_ > 0) && entity_tag_.empty()) entity_tag_ = entity_tag;
+    const bool continues = range && range->first == part_.begin + size_bytes_ &&
                            range->total == file_.size_bytes && entity_tag == entity_tag_;
     return continues ? absl::OkStatus() : absl::AbortedError("another piece came");
   }
@@ -57,6 +64,7 @@ absl::Status VerifiedBody::Begin(const HttpReply& reply) {
     if (absl::Status s = Restart(); !s.ok()) return s;
   }
   entity_tag_ = entity_tag;
+  skip_bytes_ = part_.begin;
   const std::string length = reply.Header("content-length");
   if (!length.empty() && ParseLength(length) != file_.size_bytes) {
     return OtherLength(file_, absl::StrCat("is sent with ", Quoted(length)));
@@ -65,7 +73,11 @@ absl::Status VerifiedBody::Begin(const HttpReply& reply) {
 }
 
 absl::Status VerifiedBody::Write(std::string_view bytes) {
-  if (std::ssize(bytes) > file_.size_bytes - size_bytes_) return OtherLength(file_, "has more");
+  const int64_t skipped = std::min(skip_bytes_, std::ssize(bytes));
+  skip_bytes_ -= skipped;
+  bytes.remove_prefix(skipped);
+  if (is_part_) bytes = bytes.substr(0, part_bytes() - size_bytes_);
+  if (std::ssize(bytes) > part_bytes() - size_bytes_) return OtherLength(file_, "has more");
   hasher_.Update(bytes);
   size_bytes_ += std::ssize(bytes);
   return sink_.Append(bytes);
@@ -74,16 +86,18 @@ absl::Status VerifiedBody::Write(std::string_view bytes) {
 absl::Status VerifiedBody::Restart() {
   hasher_ = HasherFor(file_);
   size_bytes_ = 0;
+  skip_bytes_ = 0;
   entity_tag_.clear();
   return sink_.Restart();
 }
 
 absl::Status VerifiedBody::Finish() {
-  if (size_bytes_ < file_.size_bytes) {
+  if (size_bytes_ < part_bytes()) {
     return absl::UnavailableError(absl::StrCat(Quoted(file_.name), " ended after ", size_bytes_,
-                                               " of ", file_.size_bytes, " bytes"));
+                                               " of ", part_bytes(), " bytes"));
   }
-  if (file_.hash.hex.empty() || hasher_.Finish() == file_.hash.hex) return absl::OkStatus();
+  if (is_part_ || file_.hash.hex.empty() || hasher_.Finish() == file_.hash.hex)
+    return absl::OkStatus();
   return absl::DataLossError(
       absl::StrCat(Quoted(file_.name), " came with other content than was announced"));
 }

@@ -136,11 +136,14 @@ std::string CheckText(const std::string& source, const v1::CheckAdapterResponse&
     absl::StrAppend(&text, Paint(Ink::kYellow, "warning: ", stream), Printable(warning), "\n");
   }
   if (check.modules().empty()) return text;
-  Table table({"module", ">layers", ">rank", ">scale"});
+  Table table({"module", ">layers", ">rank", ">alpha / rank = scale"});
   for (const v1::CheckedModule& module : check.modules()) {
-    table.AddRow({Printable(module.name()), absl::StrCat(module.layers()),
-                  Range(module.rank_min(), module.rank_max()),
-                  Range(module.scale_min(), module.scale_max())});
+    table.AddRow(
+        {Printable(module.name()), absl::StrCat(module.layers()),
+         Range(module.rank_min(), module.rank_max()),
+         absl::StrCat(Range(module.alpha_min(), module.alpha_max()), " / ",
+                      check.rslora() ? "√" : "", Range(module.rank_min(), module.rank_max()), " = ",
+                      Range(module.scale_min(), module.scale_max()))});
   }
   absl::StrAppend(&text, table.ToString(stream));
   absl::StrAppend(&text, HumanBytes(check.exact_tile_bytes()), " of tiles in ",

@@ -20,7 +20,7 @@ namespace {
 
 constexpr char kExamples[] = R"(Examples:
   lorica adapters list
-  lorica adapters check ticket-triage          what the loader would say; a repository is fetched
+  lorica adapters check ticket-triage          what the loader would say; changes nothing
   lorica adapters register support --source ticket-triage
   lorica adapters register support --source ticket-triage-v2 --replace
   lorica adapters register support --source my-team/support@v2 --hub-token-file token

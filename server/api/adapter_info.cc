@@ -1,6 +1,7 @@
 #include "server/api/adapter_info.h"
 
 #include <algorithm>
+#include <cmath>
 #include <map>
 #include <set>
 
@@ -49,15 +50,24 @@ struct ModuleSummary {
   int rank_max = 0;
   double scale_min = 0.0;
   double scale_max = 0.0;
+  double alpha_min = 0.0;
+  double alpha_max = 0.0;
 };
 
-void Add(const PlannedModule& module, ModuleSummary* summary) {
+double AlphaOf(const PlannedModule& module, bool use_rslora) {
+  return module.scale * (use_rslora ? std::sqrt(module.rank) : module.rank);
+}
+
+void Add(const PlannedModule& module, bool use_rslora, ModuleSummary* summary) {
+  const double alpha = AlphaOf(module, use_rslora);
   const bool first = summary->layers.empty();
   summary->layers.insert(module.target->layer);
   summary->rank_min = std::min(summary->rank_min, module.rank);
   summary->rank_max = std::max(summary->rank_max, module.rank);
   summary->scale_min = first ? module.scale : std::min(summary->scale_min, module.scale);
   summary->scale_max = first ? module.scale : std::max(summary->scale_max, module.scale);
+  summary->alpha_min = first ? alpha : std::min(summary->alpha_min, alpha);
+  summary->alpha_max = first ? alpha : std::max(summary->alpha_max, alpha);
 }
 
 void FillPlan(const AdapterPlan& plan, v1::CheckAdapterResponse* response) {
@@ -65,7 +75,10 @@ void FillPlan(const AdapterPlan& plan, v1::CheckAdapterResponse* response) {
     response->add_warnings(CleanErrorText(warning));
   }
   std::map<LoraModule, ModuleSummary> summaries;
-  for (const PlannedModule& module : plan.modules) Add(module, &summaries[module.target->module]);
+  const bool use_rslora = plan.config.use_rslora;
+  for (const PlannedModule& module : plan.modules) {
+    Add(module, use_rslora, &summaries[module.target->module]);
+  }
   for (const auto& [module, summary] : summaries) {
     v1::CheckedModule* message = response->add_modules();
     message->set_name(std::string(LoraModuleName(module)));
@@ -74,6 +87,8 @@ void FillPlan(const AdapterPlan& plan, v1::CheckAdapterResponse* response) {
     message->set_rank_max(summary.rank_max);
     message->set_scale_min(summary.scale_min);
     message->set_scale_max(summary.scale_max);
+    message->set_alpha_min(summary.alpha_min);
+    message->set_alpha_max(summary.alpha_max);
   }
   v1::Adapter* adapter = response->mutable_adapter();
   adapter->set_rank_max(plan.rank_max);
@@ -82,6 +97,7 @@ void FillPlan(const AdapterPlan& plan, v1::CheckAdapterResponse* response) {
   adapter->set_file_bytes(plan.file_bytes);
   response->set_exact_tile_bytes(plan.exact_tile_bytes);
   response->set_blocks(plan.block_count);
+  response->set_rslora(use_rslora);
 }
 
 }  // namespace
@@ -132,16 +148,13 @@ void FillHistory(const RegisteredName& name, v1::GetAdapterResponse* response) {
   }
 }
 
-absl::StatusOr<v1::CheckAdapterResponse> ExplainAdapter(const std::string& tenant,
-                                                        const std::string& source,
-                                                        const std::string& hub_token,
-                                                        AdapterCatalog* catalog,
+absl::StatusOr<v1::CheckAdapterResponse> ExplainAdapter(const std::string& source,
+                                                        const absl::StatusOr<AdapterPlan>& plan,
                                                         int64_t block_bytes) {
   v1::CheckAdapterResponse response;
   response.set_block_bytes(block_bytes);
   response.mutable_adapter()->set_adapter_id(source);
   response.mutable_adapter()->set_source(source);
-  const absl::StatusOr<AdapterPlan> plan = catalog->Check(tenant, source, hub_token);
   if (plan.ok()) {
     response.set_servable(true);
     FillPlan(*plan, &response);

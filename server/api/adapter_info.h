@@ -27,10 +27,8 @@ void FillHistory(const RegisteredName& name, v1::GetAdapterResponse* response);
 
 // What Check says: whether the loader would take it, and its arithmetic. A reason not
 // to is part of the answer; NotFound and InvalidArgument are errors.
-absl::StatusOr<v1::CheckAdapterResponse> ExplainAdapter(const std::string& tenant,
-                                                        const std::string& source,
-                                                        const std::string& hub_token,
-                                                        AdapterCatalog* catalog,
+absl::StatusOr<v1::CheckAdapterResponse> ExplainAdapter(const std::string& source,
+                                                        const absl::StatusOr<AdapterPlan>& plan,
                                                         int64_t block_bytes);
 
 }  // namespace lorica

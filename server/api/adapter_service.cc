@@ -148,6 +148,7 @@ void AdapterService::DoWork(const Job& job, const Work& work) {
 // What the work needs to be here; neither generation nor ticket where it needs nothing.
 absl::StatusOr<FoundAdapter> AdapterService::FindFirst(const Job& job) const {
   if (job.merge != nullptr) return catalog_->FindMerge(job.tenant, *job.merge);
+  if (job.is_check) return catalog_->FindHead(job.tenant, job.fetch, job.hub_token);
   if (job.fetch.empty() || !catalog_->MayFetch(job.tenant, job.fetch)) return FoundAdapter();
   return catalog_->Find(job.tenant, job.fetch, job.hub_token);
 }
@@ -159,7 +160,9 @@ bool AdapterService::DoWorkLater(const Job& job, const Work& work) {
                            work](const absl::StatusOr<GenerationPtr>& fetched) {
     if (alive.expired()) return;
     // Holds what came until the work has found it again.
-    pools_.work->RunAdmitted([job, work, fetched] { DoWork(job, work); });
+    Job ready = job;
+    if (fetched.ok()) ready.found = *fetched;
+    pools_.work->RunAdmitted([ready, work] { DoWork(ready, work); });
   });
   return true;
 }
@@ -273,11 +276,12 @@ grpc::ServerUnaryReactor* AdapterService::CheckAdapter(grpc::CallbackServerConte
            TenantRole::kUser};
   call.fetch = request->source();
   call.hub_token = request->hub_token();
+  call.is_check = true;
   return Run(call, [this, response](const Job& job) {
     const absl::Status status = CheckSource(job.adapter_id);
     if (!status.ok()) return status;
-    auto explained =
-        ExplainAdapter(job.tenant, job.adapter_id, job.hub_token, catalog_, block_bytes_);
+    const auto plan = catalog_->Check(job.tenant, job.adapter_id, job.hub_token, job.found);
+    auto explained = ExplainAdapter(job.adapter_id, plan, block_bytes_);
     if (!explained.ok()) return explained.status();
     job.reply->Succeed([&] { *response = *std::move(explained); });
     return absl::OkStatus();

@@ -86,6 +86,8 @@ class AdapterService final : public v1::AdapterService::CallbackService {
     std::string fetch;                         // an adapter that has to be here first, or none
     std::string hub_token;                     // to fetch it with; never logged
     std::shared_ptr<const MergeChoice> merge;  // or a merge that has to be made first
+    bool is_check = false;                     // of `fetch`, whose head is enough
+    GenerationPtr found;                       // what came before the work
   };
   using Work = std::function<absl::Status(const Job& job)>;
 

@@ -232,6 +232,8 @@ class FakeServer::Adapters : public v1::AdapterService::Service {
     module->set_rank_max(16);
     module->set_scale_min(2);
     module->set_scale_max(2);
+    module->set_alpha_min(16);
+    module->set_alpha_max(32);
     return grpc::Status::OK;
   }
 

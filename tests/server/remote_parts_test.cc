@@ -5,117 +5,19 @@
 #include <google/rpc/status.pb.h>
 
 #include <filesystem>
-#include <fstream>
-#include <iterator>
-#include <sstream>
 #include <thread>
 
-#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/synchronization/notification.h"
-#include "adapters/sha256.h"
 #include "gmock/gmock.h"
-#include "spdlog/sinks/ostream_sink.h"
-#include "spdlog/spdlog.h"
-#include "tests/fakes/fake_hub.h"
-#include "tests/server/api/tiny_server.h"
 #include "tests/server/http/http_call.h"
+#include "tests/server/remote_parts_fixture.h"
 
 namespace lorica {
 namespace {
 
 using ::testing::ElementsAre;
 using ::testing::HasSubstr;
-
-using Tokens = std::vector<int32_t>;
-
-class RemotePartsTest : public ::testing::Test {
- protected:
-  RemotePartsTest() {
-    config_.hub_allow = "org/*, other/one";
-    config_.hub_endpoint = hub_.endpoint();
-    config_.hub_redirect_hosts = hub_.cdn_place();
-    config_.data_dir = data_.path() + "/data";
-    config_.drain_seconds = 0;
-    Restart();
-    files_ = FakeHub::FilesOf(server_->adapters().path() + "/plain");
-    commit_ = hub_.Commit("org/a", files_);
-  }
-  void Restart() {
-    server_ = nullptr;
-    server_ = std::make_unique<TinyServer>(config_);
-  }
-
-  struct Answered {
-    grpc::Status status;
-    Tokens tokens;
-    std::string generation;
-  };
-  Answered Generate(const std::string& adapter, int tokens = 8,
-                    absl::Duration limit = absl::Seconds(20)) {
-    v1::GenerateRequest request = TokensRequest(tokens);
-    request.set_adapter_id(adapter);
-    Context context;
-    context.set_deadline(absl::ToChronoTime(absl::Now() + limit));
-    v1::GenerateResponse response;
-    Answered answered{server_->inference().Generate(&context, request, &response)};
-    answered.tokens.assign(response.token_ids().begin(), response.token_ids().end());
-    answered.generation = response.adapter().generation();
-    return answered;
-  }
-  grpc::StatusCode CodeOf(const std::string& adapter) {
-    return Generate(adapter).status.error_code();
-  }
-  v1::Adapter Get(const std::string& id) {
-    v1::GetAdapterRequest request;
-    request.set_adapter_id(id);
-    Context context;
-    v1::GetAdapterResponse response;
-    const grpc::Status status = server_->admin().GetAdapter(&context, request, &response);
-    EXPECT_TRUE(status.ok()) << status.error_message();
-    return response.adapter();
-  }
-  std::vector<std::string> Listed() {
-    v1::ListAdaptersRequest request;
-    request.set_prefix("org/");
-    Context context;
-    v1::ListAdaptersResponse response;
-    EXPECT_TRUE(server_->admin().ListAdapters(&context, request, &response).ok());
-    std::vector<std::string> ids;
-    for (const v1::Adapter& adapter : response.adapters()) ids.push_back(adapter.adapter_id());
-    return ids;
-  }
-  grpc::Status Evict(const std::string& id) {
-    v1::EvictAdapterRequest request;
-    request.set_adapter_id(id);
-    request.set_wait(true);
-    Context context;
-    v1::EvictAdapterResponse response;
-    return server_->admin().EvictAdapter(&context, request, &response);
-  }
-  grpc::Status Delete(const std::string& id) {
-    v1::DeleteAdapterRequest request;
-    request.set_adapter_id(id);
-    Context context;
-    v1::DeleteAdapterResponse response;
-    return server_->admin().DeleteAdapter(&context, request, &response);
-  }
-  // Repositories that nobody has asked for yet.
-  std::string NewRepo() {
-    const std::string repo = absl::StrCat("org/new-", repos_++);
-    hub_.Commit(repo, files_);
-    return repo;
-  }
-  int Downloads() const { return hub_.CountOf("/blobs/", "GET"); }
-
-  FakeHub hub_;
-  TemporaryFolder data_;
-  Config config_;
-  FakeHub::Files files_;
-  std::string commit_;
-  int repos_ = 0;
-  std::unique_ptr<TinyServer> server_;
-};
 
 TEST_F(RemotePartsTest, TheSameTokensAsFromTheLocalFolder) {
   const Answered local = Generate("plain");
@@ -334,6 +236,10 @@ TEST_F(RemotePartsTest, OperatorsSeeAndMoveThem) {
     ASSERT_TRUE(server_->admin().CheckAdapter(&context, request, &response).ok());
     EXPECT_TRUE(response.servable()) << response.reason();
     EXPECT_EQ(response.adapter().rank_max(), 4);
+    EXPECT_EQ(response.modules(0).alpha_max(), 4 * response.modules(0).scale_max());
+    EXPECT_EQ(server_->Status().disk_tier().insertions(), 0) << "it changes nothing";
+    EXPECT_EQ(server_->Status().fetches().fetched(), 0);
+    EXPECT_THAT(Listed(), ElementsAre());
   }
   {
     Context context;
@@ -438,116 +344,14 @@ TEST_F(RemotePartsTest, ARegisteredNameKeepsWhatTheHubHadThen) {
   EXPECT_EQ(Generate("mine").tokens, tokens);
   for (const auto& entry :
        std::filesystem::recursive_directory_iterator(config_.data_dir + "/registered")) {
-    if (entry.is_regular_file()) EXPECT_EQ(entry.hard_link_count(), 2u) << entry.path();
+    if (!entry.is_regular_file()) continue;
+    EXPECT_EQ(entry.hard_link_count(), 2u) << entry.path();
   }
   hub_.Delete("org/a");
   config_.hub_allow = "";
   Restart();
   EXPECT_EQ(Generate("mine").tokens, tokens);
   EXPECT_EQ(CodeOf("org/a"), grpc::StatusCode::NOT_FOUND);
-}
-
-TEST_F(RemotePartsTest, ACallsOwnTokenIsUsedForItsFetchAloneAndNeverLogged) {
-  constexpr char kToken[] = "hf_of_this_call_alone";
-  std::ostringstream log;
-  const auto old_logger = spdlog::default_logger();
-  spdlog::set_default_logger(std::make_shared<spdlog::logger>(
-      "test", std::make_shared<spdlog::sinks::ostream_sink_mt>(log)));
-  spdlog::set_level(spdlog::level::trace);
-  hub_.SetAccess("org/a", HubAccess::kPrivate, kToken);
-  const auto code = [this](const std::string& token, const std::string& id = "org/a") {
-    v1::GenerateRequest request = TokensRequest(2);
-    request.set_adapter_id(id);
-    request.set_hub_token(token);
-    Context context;
-    v1::GenerateResponse response;
-    const grpc::Status status = server_->inference().Generate(&context, request, &response);
-    EXPECT_THAT(status.error_message(), testing::Not(HasSubstr("hf_")));
-    return status.error_code();
-  };
-  EXPECT_EQ(code(""), grpc::StatusCode::NOT_FOUND);
-  EXPECT_EQ(code("hf_wrong"), grpc::StatusCode::FAILED_PRECONDITION) << "a token that is none";
-  EXPECT_EQ(code(kToken), grpc::StatusCode::OK);
-  EXPECT_EQ(code(""), grpc::StatusCode::NOT_FOUND) << "what a token opened is not for all";
-  EXPECT_EQ(code("with blank"), grpc::StatusCode::INVALID_ARGUMENT);
-  EXPECT_EQ(code(std::string(5000, 't')), grpc::StatusCode::INVALID_ARGUMENT);
-  EXPECT_EQ(code(kToken, "plain"), grpc::StatusCode::OK);
-  {
-    Context context;
-    v1::RegisterAdapterRequest request;
-    request.set_adapter_id("mine");
-    request.set_source("org/a");
-    v1::RegisterAdapterResponse response;
-    EXPECT_EQ(server_->admin().RegisterAdapter(&context, request, &response).error_code(),
-              grpc::StatusCode::NOT_FOUND);
-    Context again;
-    request.set_hub_token(kToken);
-    const grpc::Status status = server_->admin().RegisterAdapter(&again, request, &response);
-    EXPECT_TRUE(status.ok()) << status.error_message();
-  }
-  EXPECT_EQ(code("", "mine"), grpc::StatusCode::OK) << "a name that its owner gave it";
-  for (const HubRequest& request : hub_.requests()) {
-    for (const auto& [name, value] : request.headers) {
-      const bool has_token = absl::StrContains(value, kToken);
-      EXPECT_TRUE(!has_token || request.place == "hub") << name;
-    }
-  }
-  spdlog::set_default_logger(old_logger);
-  EXPECT_THAT(log.str(), testing::Not(HasSubstr(kToken)));
-  for (const auto& entry : std::filesystem::recursive_directory_iterator(data_.path())) {
-    if (!entry.is_regular_file()) continue;
-    std::ifstream file(entry.path(), std::ios::binary);
-    const std::string text(std::istreambuf_iterator<char>(file), {});
-    EXPECT_FALSE(absl::StrContains(text, kToken)) << entry.path();
-  }
-}
-
-TEST_F(RemotePartsTest, ATenantsOwnTokenIsUsedForItsCallsAndOpensNothingForOthers) {
-  constexpr char kToken[] = "hf_of_the_tenant";
-  hub_.SetAccess("org/a", HubAccess::kPrivate, kToken);
-  data_.Write("token", kToken);
-  const auto entry = [](const std::string& name, const std::string& more) {
-    Sha256 hash;
-    hash.Update("key-" + name);
-    return absl::StrCat("{\"name\": \"", name,
-                        "\", \"role\": \"operator\", \"adapters\": [\"*\"], ", "\"keys\": [\"",
-                        hash.Finish(), "\"]", more, "}");
-  };
-  data_.Write("tenants.json", absl::StrCat("{\"tenants\": [",
-                                           entry("with", absl::StrCat(", \"hub_token_file\": \"",
-                                                                      data_.path(), "/token\"")),
-                                           ",", entry("without", ""), "]}"));
-  config_.tenants_file = data_.path() + "/tenants.json";
-  Restart();
-  const auto call = [this](const std::string& who, const std::string& token = "") {
-    v1::GenerateRequest request = TokensRequest(2);
-    request.set_adapter_id("org/a");
-    request.set_hub_token(token);
-    Context context;
-    context.AddMetadata("authorization", "Bearer key-" + who);
-    v1::GenerateResponse response;
-    return server_->inference().Generate(&context, request, &response);
-  };
-  EXPECT_EQ(call("without").error_code(), grpc::StatusCode::NOT_FOUND);
-  EXPECT_TRUE(call("with").ok()) << call("with").error_message();
-  EXPECT_EQ(call("without").error_code(), grpc::StatusCode::NOT_FOUND) << "not for all";
-  const grpc::Status wrong = call("with", "hf_wrong");
-  EXPECT_EQ(wrong.error_code(), grpc::StatusCode::FAILED_PRECONDITION) << "the call's comes first";
-  EXPECT_THAT(wrong.error_message(), HasSubstr("the caller's own token"));
-  {
-    Context context;
-    context.AddMetadata("authorization", "Bearer key-with");
-    v1::SetAliasRequest request;
-    request.set_alias("live");
-    request.set_adapter_id("org/a");
-    v1::SetAliasResponse response;
-    const grpc::Status status = server_->admin().SetAlias(&context, request, &response);
-    EXPECT_TRUE(status.ok()) << status.error_message();
-    EXPECT_EQ(response.adapter().alias_of(), "org/a");
-    EXPECT_FALSE(response.adapter().generation().empty());
-  }
-  data_.Write("token", "hf_of_somebody_else");
-  EXPECT_EQ(call("with").error_code(), grpc::StatusCode::FAILED_PRECONDITION) << "read anew";
 }
 
 TEST_F(RemotePartsTest, AnAliasOfARepositoryIsServedAndListed) {

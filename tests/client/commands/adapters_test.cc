@@ -146,7 +146,7 @@ TEST(Adapters, CheckEndsWithZeroOnlyWhenServable) {
   const RunResult good = Adapters(server, {"check", "good"});
   EXPECT_EQ(good.code, 0);
   EXPECT_THAT(good.output, HasSubstr("good: can be served"));
-  EXPECT_THAT(good.output, HasSubstr("self_attn.q_proj      30  8–16      2"));
+  EXPECT_THAT(good.output, HasSubstr("self_attn.q_proj      30  8–16      16–32 / 8–16 = 2"));
   const RunResult bad = Adapters(server, {"check", "bad"});
   EXPECT_EQ(bad.code, 1);
   EXPECT_THAT(bad.output, HasSubstr("bad: cannot be served: rank 512 is above 256"));

@@ -1,0 +1,156 @@
+// A whole server and a hub: what a call's or a tenant's own token opens, and for whom.
+#include <filesystem>
+#include <fstream>
+#include <iterator>
+#include <sstream>
+
+#include "absl/strings/match.h"
+#include "absl/strings/str_cat.h"
+#include "adapters/sha256.h"
+#include "gmock/gmock.h"
+#include "spdlog/sinks/ostream_sink.h"
+#include "spdlog/spdlog.h"
+#include "tests/server/remote_parts_fixture.h"
+
+namespace lorica {
+namespace {
+
+using ::testing::HasSubstr;
+
+// Two operators: "with" has a token for the hub, "without" has none.
+class RemotePartsTokensTest : public RemotePartsTest {
+ protected:
+  static constexpr char kToken[] = "hf_of_the_tenant";
+
+  void WithTenants() {
+    hub_.SetAccess("org/a", HubAccess::kPrivate, kToken);
+    data_.Write("token", kToken);
+    const std::string own = absl::StrCat(R"(, "hub_token_file": ")", data_.path(), R"(/token")");
+    data_.Write("tenants.json", absl::StrCat(R"({"tenants": [)", Entry("with", own), ",",
+                                             Entry("without", ""), "]}"));
+    config_.tenants_file = data_.path() + "/tenants.json";
+    Restart();
+  }
+  static std::string Entry(const std::string& name, const std::string& more) {
+    Sha256 hash;
+    hash.Update("key-" + name);
+    return absl::StrCat(R"({"name": ")", name,
+                        R"(", "role": "operator", "adapters": ["*"], "keys": [")", hash.Finish(),
+                        "\"]", more, "}");
+  }
+  static void Be(const std::string& who, Context* context) {
+    context->AddMetadata("authorization", "Bearer key-" + who);
+  }
+  grpc::Status GenerateAs(const std::string& who, const std::string& token = "") {
+    v1::GenerateRequest request = TokensRequest(2);
+    request.set_adapter_id("org/a");
+    request.set_hub_token(token);
+    Context context;
+    Be(who, &context);
+    v1::GenerateResponse response;
+    return server_->inference().Generate(&context, request, &response);
+  }
+  // What cannot be served is an answer, too.
+  grpc::Status CheckAs(const std::string& who, const std::string& token = "") {
+    v1::CheckAdapterRequest request;
+    request.set_source("org/a");
+    request.set_hub_token(token);
+    Context context;
+    Be(who, &context);
+    v1::CheckAdapterResponse response;
+    const grpc::Status status = server_->admin().CheckAdapter(&context, request, &response);
+    if (!status.ok() || response.servable()) return status;
+    return {grpc::StatusCode::FAILED_PRECONDITION, response.reason()};
+  }
+};
+
+TEST_F(RemotePartsTokensTest, ACallsOwnTokenIsUsedForItsFetchAloneAndNeverLogged) {
+  std::ostringstream log;
+  const auto old_logger = spdlog::default_logger();
+  spdlog::set_default_logger(std::make_shared<spdlog::logger>(
+      "test", std::make_shared<spdlog::sinks::ostream_sink_mt>(log)));
+  spdlog::set_level(spdlog::level::trace);
+  hub_.SetAccess("org/a", HubAccess::kPrivate, kToken);
+  const auto code = [this](const std::string& token, const std::string& id = "org/a") {
+    v1::GenerateRequest request = TokensRequest(2);
+    request.set_adapter_id(id);
+    request.set_hub_token(token);
+    Context context;
+    v1::GenerateResponse response;
+    const grpc::Status status = server_->inference().Generate(&context, request, &response);
+    EXPECT_THAT(status.error_message(), testing::Not(HasSubstr("hf_")));
+    return status.error_code();
+  };
+  EXPECT_EQ(code(""), grpc::StatusCode::NOT_FOUND);
+  EXPECT_EQ(code("hf_wrong"), grpc::StatusCode::FAILED_PRECONDITION) << "a token that is none";
+  EXPECT_EQ(code(kToken), grpc::StatusCode::OK);
+  EXPECT_EQ(code(""), grpc::StatusCode::NOT_FOUND) << "what a token opened is not for all";
+  EXPECT_EQ(code("with blank"), grpc::StatusCode::INVALID_ARGUMENT);
+  EXPECT_EQ(code(std::string(5000, 't')), grpc::StatusCode::INVALID_ARGUMENT);
+  EXPECT_EQ(code(kToken, "plain"), grpc::StatusCode::OK);
+  {
+    Context context;
+    v1::RegisterAdapterRequest request;
+    request.set_adapter_id("mine");
+    request.set_source("org/a");
+    v1::RegisterAdapterResponse response;
+    EXPECT_EQ(server_->admin().RegisterAdapter(&context, request, &response).error_code(),
+              grpc::StatusCode::NOT_FOUND);
+    Context again;
+    request.set_hub_token(kToken);
+    const grpc::Status status = server_->admin().RegisterAdapter(&again, request, &response);
+    EXPECT_TRUE(status.ok()) << status.error_message();
+  }
+  EXPECT_EQ(code("", "mine"), grpc::StatusCode::OK) << "a name that its owner gave it";
+  for (const HubRequest& request : hub_.requests()) {
+    for (const auto& [name, value] : request.headers) {
+      const bool has_token = absl::StrContains(value, kToken);
+      EXPECT_TRUE(!has_token || request.place == "hub") << name;
+    }
+  }
+  spdlog::set_default_logger(old_logger);
+  EXPECT_THAT(log.str(), testing::Not(HasSubstr(kToken)));
+  for (const auto& entry : std::filesystem::recursive_directory_iterator(data_.path())) {
+    if (!entry.is_regular_file()) continue;
+    std::ifstream file(entry.path(), std::ios::binary);
+    const std::string text(std::istreambuf_iterator<char>(file), {});
+    EXPECT_FALSE(absl::StrContains(text, kToken)) << entry.path();
+  }
+}
+
+TEST_F(RemotePartsTokensTest, ATenantsOwnTokenIsUsedForItsCallsAndOpensNothingForOthers) {
+  WithTenants();
+  EXPECT_EQ(GenerateAs("without").error_code(), grpc::StatusCode::NOT_FOUND);
+  EXPECT_TRUE(GenerateAs("with").ok()) << GenerateAs("with").error_message();
+  EXPECT_EQ(GenerateAs("without").error_code(), grpc::StatusCode::NOT_FOUND) << "not for all";
+  const grpc::Status wrong = GenerateAs("with", "hf_wrong");
+  EXPECT_EQ(wrong.error_code(), grpc::StatusCode::FAILED_PRECONDITION) << "the call's comes first";
+  EXPECT_THAT(wrong.error_message(), HasSubstr("the caller's own token"));
+  {
+    Context context;
+    Be("with", &context);
+    v1::SetAliasRequest request;
+    request.set_alias("live");
+    request.set_adapter_id("org/a");
+    v1::SetAliasResponse response;
+    const grpc::Status status = server_->admin().SetAlias(&context, request, &response);
+    EXPECT_TRUE(status.ok()) << status.error_message();
+    EXPECT_EQ(response.adapter().alias_of(), "org/a");
+    EXPECT_FALSE(response.adapter().generation().empty());
+  }
+  data_.Write("token", "hf_of_somebody_else");
+  EXPECT_EQ(GenerateAs("with").error_code(), grpc::StatusCode::FAILED_PRECONDITION) << "read anew";
+}
+
+TEST_F(RemotePartsTokensTest, ACheckLooksWithTheTokenAndOpensNothing) {
+  WithTenants();
+  EXPECT_EQ(CheckAs("without").error_code(), grpc::StatusCode::NOT_FOUND);
+  EXPECT_EQ(CheckAs("with", "hf_wrong").error_code(), grpc::StatusCode::FAILED_PRECONDITION);
+  EXPECT_TRUE(CheckAs("with").ok()) << CheckAs("with").error_message();
+  EXPECT_TRUE(CheckAs("without", kToken).ok());
+  EXPECT_EQ(CheckAs("without").error_code(), grpc::StatusCode::NOT_FOUND);
+  EXPECT_EQ(GenerateAs("without").error_code(), grpc::StatusCode::NOT_FOUND);
+}
+
+}  // namespace
+}  // namespace lorica
