@@ -55,7 +55,7 @@ BystanderTest::Held BystanderTest::HeldNow() {
 }
 
 void BystanderTest::Start() {
-  server_ = std::make_unique<TinyServer>(config_);
+  server_ = std::make_unique<TinyServer>(config_, key_);
   alone_ = TokensFrom(*server_, kBystandersAdapter);
   ASSERT_EQ(alone_.size(), kBystandersTokens);
   before_ = HeldNow();

@@ -36,6 +36,7 @@ class BystanderTest : public ::testing::Test {
 
   Config& config() { return config_; }  // to change before the server is first used
   void AnswersWithin(absl::Duration limit) { answer_max_ = limit; }  // before the first call
+  void ShowKey(const std::string& key) { key_ = key; }  // in all calls, the bystander's too
   // For --data-dir; beyond the server's life.
   const std::string& data() const { return data_.path(); }
   TinyServer& server() {
@@ -73,6 +74,7 @@ class BystanderTest : public ::testing::Test {
 
   Config config_;
   absl::Duration answer_max_ = kAnswerMax;
+  std::string key_;
   TemporaryFolder data_;
   std::once_flag started_;
   std::unique_ptr<TinyServer> server_;

@@ -6,6 +6,7 @@
 #include "absl/strings/str_cat.h"
 #include "grpcpp/generic/generic_stub.h"
 #include "grpcpp/support/byte_buffer.h"
+#include "grpcpp/support/client_interceptor.h"
 #include "tests/fakes/safetensors_writer.h"
 
 namespace lorica {
@@ -20,6 +21,33 @@ std::string Floats(int count, float size, std::mt19937& random) {
   for (float& value : values) value = normal(random);
   return BytesOf(values);
 }
+
+// Adds the key to each call.
+class KeyShower : public grpc::experimental::Interceptor {
+ public:
+  class Factory : public grpc::experimental::ClientInterceptorFactoryInterface {
+   public:
+    explicit Factory(std::string key) : key_(std::move(key)) {}
+    grpc::experimental::Interceptor* CreateClientInterceptor(
+        grpc::experimental::ClientRpcInfo*) override {
+      return new KeyShower(key_);
+    }
+
+   private:
+    const std::string key_;
+  };
+  explicit KeyShower(const std::string& key) : key_(key) {}
+  void Intercept(grpc::experimental::InterceptorBatchMethods* call) override {
+    using Hook = grpc::experimental::InterceptionHookPoints;
+    if (call->QueryInterceptionHookPoint(Hook::PRE_SEND_INITIAL_METADATA)) {
+      call->GetSendInitialMetadata()->insert({"authorization", "Bearer " + key_});
+    }
+    call->Proceed();
+  }
+
+ private:
+  const std::string& key_;
+};
 
 }  // namespace
 
@@ -49,7 +77,20 @@ void TinyServer::WriteAdapter(const std::string& id, int rank, bool dora) const 
   WriteTinyAdapter(adapters_, id, rank, dora);
 }
 
-TinyServer::TinyServer(Config config) {
+std::shared_ptr<grpc::Channel> ChannelWithKey(int port, const std::string& key) {
+  // Small, fixed windows: a stream that is not read fills them and stands still.
+  grpc::ChannelArguments arguments;
+  arguments.SetInt(GRPC_ARG_HTTP2_BDP_PROBE, 0);
+  arguments.SetInt(GRPC_ARG_HTTP2_STREAM_LOOKAHEAD_BYTES, 4096);
+  arguments.SetInt(GRPC_ARG_USE_LOCAL_SUBCHANNEL_POOL, 1);
+  std::vector<std::unique_ptr<grpc::experimental::ClientInterceptorFactoryInterface>> shown;
+  if (!key.empty()) shown.push_back(std::make_unique<KeyShower::Factory>(key));
+  return grpc::experimental::CreateCustomChannelWithInterceptors(absl::StrCat("127.0.0.1:", port),
+                                                                 grpc::InsecureChannelCredentials(),
+                                                                 arguments, std::move(shown));
+}
+
+TinyServer::TinyServer(Config config, const std::string& key) {
   WriteAdapter("plain", 4, false);
   WriteAdapter("other", 8, false);
   WriteAdapter("dora", 4, true);
@@ -66,12 +107,7 @@ TinyServer::TinyServer(Config config) {
     std::abort();
   }
   server_ = *std::move(server);
-  // Small, fixed windows: a stream that is not read fills them and stands still.
-  grpc::ChannelArguments arguments;
-  arguments.SetInt(GRPC_ARG_HTTP2_BDP_PROBE, 0);
-  arguments.SetInt(GRPC_ARG_HTTP2_STREAM_LOOKAHEAD_BYTES, 4096);
-  channel_ = grpc::CreateCustomChannel(absl::StrCat("127.0.0.1:", server_->port()),
-                                       grpc::InsecureChannelCredentials(), arguments);
+  channel_ = ChannelWithKey(server_->port(), key);
   inference_ = v1::InferenceService::NewStub(channel_);
   admin_ = v1::AdapterService::NewStub(channel_);
   status_ = v1::ServerService::NewStub(channel_);

@@ -25,10 +25,14 @@ void WriteTinyAdapter(const TemporaryFolder& folder, const std::string& id, int 
                       int seed = 0);
 std::string TinyModelPath();
 
+// A connection of its own, whose calls show `key` unless it is empty.
+std::shared_ptr<grpc::Channel> ChannelWithKey(int port, const std::string& key);
+
 class TinyServer {
  public:
-  // Changes to the flags before it starts; `model` may name another one.
-  explicit TinyServer(Config config = {});
+  // Changes to the flags before it starts; `model` may name another one. Every call of its stubs
+  // shows `key`, unless it is empty.
+  explicit TinyServer(Config config = {}, const std::string& key = "");
   ~TinyServer();
 
   Server& server() { return *server_; }

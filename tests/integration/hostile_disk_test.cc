@@ -1,0 +1,115 @@
+// Goal: a registry that is full, damaged or gone refuses changes in time and with its code; what is
+// known is served on, and no server starts on what it cannot trust.
+#include <sqlite3.h>
+
+#include <filesystem>
+#include <fstream>
+
+#include "absl/strings/str_cat.h"
+#include "gmock/gmock.h"
+#include "tests/fakes/faulty_vfs.h"
+#include "tests/integration/bystander.h"
+
+namespace lorica {
+namespace {
+
+namespace fs = std::filesystem;
+using grpc::StatusCode;
+
+class HostileDisk : public BystanderTest {
+ protected:
+  HostileDisk() { config().data_dir = data(); }
+  StatusCode Register(const std::string& id) {
+    const absl::Time begun = absl::Now();
+    Context context;
+    v1::RegisterAdapterRequest request;
+    request.set_adapter_id(id);
+    request.set_source("plain");
+    v1::RegisterAdapterResponse response;
+    const grpc::Status status = server().admin().RegisterAdapter(&context, request, &response);
+    EXPECT_LT(absl::Now() - begun, kAnswerMax) << status.error_message();
+    return status.error_code();
+  }
+  std::string Registry() const { return data() + "/registry.db"; }
+  // Behind the first page's head, which names the format.
+  static void Damage(const std::string& path) {
+    std::fstream file(path, std::ios::binary | std::ios::in | std::ios::out);
+    file.seekp(24);
+    file << std::string(fs::file_size(path) - 24, '\x5a');
+  }
+  static void Sql(const std::string& path, const char* sql) {
+    sqlite3* db = nullptr;
+    ASSERT_EQ(sqlite3_open(path.c_str(), &db), SQLITE_OK);
+    ASSERT_EQ(sqlite3_exec(db, sql, nullptr, nullptr, nullptr), SQLITE_OK);
+    sqlite3_close(db);
+  }
+
+  fakes::FaultyVfs vfs_;
+};
+
+// Row 105.
+TEST_F(HostileDisk, AFullDiskRefusesAChangeAndTheNextOneMayGoBetter) {
+  ASSERT_EQ(Register("one"), StatusCode::OK);
+  vfs_.FailWrites(1, SQLITE_FULL);
+  EXPECT_EQ(Register("two"), StatusCode::RESOURCE_EXHAUSTED);
+  EXPECT_EQ(CodeOfAdapter("two"), StatusCode::NOT_FOUND) << "nothing half";
+  EXPECT_EQ(TokensOf("one"), TokensOf("plain"));
+  EXPECT_EQ(Register("two"), StatusCode::OK);
+  EXPECT_EQ(TokensOf("two"), TokensOf("plain"));
+}
+
+// Row 105.
+TEST_F(HostileDisk, AFailedDiskRefusesAllChangesAndWhatIsKnownIsServed) {
+  ASSERT_EQ(Register("one"), StatusCode::OK);
+  vfs_.FailSyncs(1, SQLITE_IOERR_FSYNC);
+  EXPECT_EQ(Register("two"), StatusCode::UNAVAILABLE);
+  EXPECT_EQ(Register("three"), StatusCode::UNAVAILABLE);
+  EXPECT_EQ(TokensOf("one"), TokensOf("plain"));
+}
+
+// Row 106, while it runs.
+TEST_F(HostileDisk, ARegistryThatIsDamagedOrGoneRefusesChangesAndWhatIsKnownIsServed) {
+  ASSERT_EQ(Register("one"), StatusCode::OK);
+  Damage(Registry());
+  EXPECT_EQ(Register("two"), StatusCode::UNAVAILABLE);
+  EXPECT_EQ(TokensOf("one"), TokensOf("plain"));
+  fs::rename(Registry(), Registry() + ".away");
+  EXPECT_EQ(Register("three"), StatusCode::UNAVAILABLE);
+  EXPECT_EQ(TokensOf("one"), TokensOf("plain"));
+}
+
+// Row 106, at the start; the first server goes on.
+TEST_F(HostileDisk, NoServerStartsOnARegistryThatItCannotTrust) {
+  ASSERT_EQ(Register("one"), StatusCode::OK);
+  const std::map<std::string, std::function<void(const std::string&)>> harm = {
+      {"damaged", [](const std::string& path) { Damage(path); }},
+      {"another file",
+       [](const std::string& path) { std::ofstream(path) << std::string(99, 'x'); }},
+      {"newer", [](const std::string& path) { Sql(path, "PRAGMA user_version = 99"); }},
+      {"without a table", [](const std::string& path) { Sql(path, "DROP TABLE names"); }},
+      {"a folder", [](const std::string& path) {
+         fs::remove(path);
+         fs::create_directory(path);
+       }}};
+  for (const auto& [name, change] : harm) {
+    SCOPED_TRACE(name);
+    TemporaryFolder folder;
+    Config second = config();
+    second.model = TinyModelPath();
+    second.adapters_dir = server().adapters().path();
+    second.grpc_address = "127.0.0.1:0";
+    second.data_dir = folder.path();
+    fs::copy_file(Registry(), folder.path() + "/registry.db");
+    change(folder.path() + "/registry.db");
+    const absl::Time begun = absl::Now();
+    const auto started = Server::Start(second);
+    EXPECT_LT(absl::Now() - begun, kAnswerMax);
+    EXPECT_EQ(started.status().code(), absl::StatusCode::kFailedPrecondition) << started.status();
+    EXPECT_THAT(std::string(started.status().message()), testing::HasSubstr("registry.db"));
+  }
+  EXPECT_EQ(Register("two"), StatusCode::OK);
+  EXPECT_EQ(TokensOf("two"), TokensOf("plain"));
+}
+
+}  // namespace
+}  // namespace lorica
