@@ -40,9 +40,17 @@ std::string BillKey(std::vector<std::string> generations) {
 
 // --- Charge ------------------------------------------------------------------------------
 
-Charge::~Charge() { End(); }
+Charge::~Charge() {
+  End();
+  Bill({});
+}
 
-void Charge::Tokens(int64_t count) { accounts_->Tokens(*tenant_, count); }
+void Charge::Tokens(int64_t count) {
+  absl::MutexLock lock(&mutex_);
+  if (billed_) return;
+  tokens_ += count;
+  accounts_->Tokens(*tenant_, count);
+}
 
 void Charge::End() {
   {
@@ -56,7 +64,9 @@ void Charge::Bill(const Usage& usage) {
   {
     absl::MutexLock lock(&mutex_);
     if (std::exchange(billed_, true)) return;
+    accounts_->Tokens(*tenant_, usage.prompt_tokens + usage.completion_tokens - tokens_);
   }
+  if (usage.requests == 0) return;
   accounts_->Add({tenant_->name, generation_, usage});
 }
 

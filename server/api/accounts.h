@@ -1,8 +1,10 @@
 // What tenants use: their quotas at the door, and their bill.
 //
 // A call that is let in holds a Charge until it has ended. Requests and tokens are
-// counted in buckets that hold one minute's worth and fill evenly; tokens are taken as
-// they come, so a bucket may go below zero and then lets nobody in until it is above.
+// counted in buckets that hold one minute's worth and fill evenly. The tokens of a prompt are taken
+// when the engine takes the call, those of the answer as they come, so a bucket may go below zero
+// and then lets nobody in until it is above. In the end an answer has taken what is billed: what
+// was cancelled before it was computed, or made beyond the answer's end, is given back.
 // The bill is by tenant and generation (BillKey) and adds up exactly: each prompt token once, when
 // a step was launched for it or for what comes behind it (then its KV was there already, and it
 // counts as cached too), and the tokens that the answer says it has. What was cancelled before its
@@ -62,11 +64,12 @@ class Charge {
   Charge& operator=(const Charge&) = delete;
 
   void SetGeneration(std::string generation) { generation_ = std::move(generation); }
-  // Against tokens_per_minute, as they come.
+  // Against tokens_per_minute. Of no effect after the bill.
   void Tokens(int64_t count);
   // The stream is over: it counts no more against `streams`. Idempotent.
   void End();
-  // The bill, once; later ones are ignored.
+  // The bill, once; later ones are ignored. What was taken against tokens_per_minute becomes what
+  // is on it. Without requests there is none, and all is given back; so it is without this call.
   void Bill(const Usage& usage);
 
  private:
@@ -80,6 +83,7 @@ class Charge {
   absl::Mutex mutex_;
   bool ended_ ABSL_GUARDED_BY(mutex_) = false;
   bool billed_ ABSL_GUARDED_BY(mutex_) = false;
+  int64_t tokens_ ABSL_GUARDED_BY(mutex_) = 0;  // taken
 };
 
 // Shared by what it let in.

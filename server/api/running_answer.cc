@@ -23,7 +23,8 @@ RunningAnswer::~RunningAnswer() {
 }
 
 void RunningAnswer::Bill(const FinishEvent& finish, int32_t completion_tokens) const {
-  if (charge_ == nullptr || finish.prompt_tokens == 0) return;
+  if (charge_ == nullptr) return;
+  if (finish.prompt_tokens == 0) return charge_->Bill({});  // nothing was computed
   charge_->Bill({.requests = 1,
                  .prompt_tokens = finish.prompt_tokens,
                  .completion_tokens = completion_tokens,

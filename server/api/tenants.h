@@ -52,7 +52,7 @@ struct Tenant {
   std::vector<std::string> adapters = {"*"};
   double weight = 1.0;              // share of the engine under contention
   int64_t requests_per_minute = 0;  // 0 = as many as it likes, here and below
-  int64_t tokens_per_minute = 0;    // prompt and answer
+  int64_t tokens_per_minute = 0;    // of prompts and answers, as they are billed
   int64_t streams = 0;              // at a time
   // Its own token for the hub, read anew for each fetch; empty: the server's. What it brings is
   // seen by this tenant alone.

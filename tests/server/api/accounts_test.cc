@@ -73,6 +73,55 @@ TEST_F(AccountsTest, TokensAMinuteAreTakenAsTheyCome) {
   EXPECT_EQ(Enter(tenant, 1), 1);
 }
 
+// What is left, by what can still be taken until nobody is let in.
+TEST_F(AccountsTest, InTheEndWhatIsBilledHasBeenTaken) {
+  const TenantPtr tenant = Make({.tokens_per_minute = 1000});
+  int64_t left = 1000;
+  const auto expect_left = [&](const char* why) {
+    auto probe = *accounts_->Enter(tenant);
+    probe->Tokens(left - 1);
+    EXPECT_EQ(Enter(tenant, 1), 1) << why;
+    probe->Tokens(1);
+    EXPECT_EQ(Enter(tenant, 1), 0) << why;
+    open_.clear();
+  };
+  auto charge = *accounts_->Enter(tenant);
+  charge->Tokens(500);
+  charge->Tokens(30);
+  charge->Bill({.requests = 1, .prompt_tokens = 200, .completion_tokens = 20, .cached_tokens = 90});
+  charge->Tokens(7);
+  charge->Bill({.requests = 1, .prompt_tokens = 1});
+  left -= 220;
+  expect_left("cancelled within its prompt, and later tokens are nobody's");
+  charge = *accounts_->Enter(tenant);
+  charge->Tokens(500);
+  charge->Bill({});
+  expect_left("cancelled in the queue");
+  charge = *accounts_->Enter(tenant);
+  charge->Tokens(500);
+  charge = nullptr;
+  expect_left("dropped");
+  charge = *accounts_->Enter(tenant);
+  charge->Bill({.requests = 1, .prompt_tokens = 40});
+  charge->Tokens(40);
+  left -= 40;
+  expect_left("billed before it was told what it took");
+  ASSERT_EQ(accounts_->Bill("t").size(), 1u);
+  EXPECT_EQ(accounts_->Bill("t")[0].usage.requests, 2) << "what was not computed is on no bill";
+  EXPECT_EQ(accounts_->Bill("t")[0].usage.prompt_tokens, 240);
+}
+
+TEST_F(AccountsTest, WhatIsGivenBackIsNoMoreThanAMinutesWorth) {
+  const TenantPtr tenant = Make({.tokens_per_minute = 100});
+  ASSERT_EQ(Enter(tenant, 1), 1);
+  open_[0]->Tokens(100);
+  now_ += absl::Minutes(1);
+  open_.clear();
+  auto charge = *accounts_->Enter(tenant);
+  charge->Tokens(100);
+  EXPECT_EQ(Enter(tenant, 1), 0);
+}
+
 TEST_F(AccountsTest, StreamsAtATime) {
   const TenantPtr tenant = Make({.streams = 3});
   EXPECT_EQ(Enter(tenant, 5), 3);

@@ -257,6 +257,46 @@ class Life {
   int64_t mixes_ = 0;
 };
 
+// The clock stands, so nothing is filled up.
+TEST(GatewayBilling, AQuotaGetsBackWhatWasNotComputed) {
+  World world(32, 0);
+  const auto tenant = std::make_shared<const Tenant>(Tenant{.name = "t", .tokens_per_minute = 100});
+  const auto begin = [&](int prompt_tokens) {
+    GenerateCall call;
+    call.prompt = std::string(prompt_tokens, 'p');
+    call.max_tokens = 100;
+    return world.gateway->GenerateFor(tenant, call);
+  };
+  const auto cancel_after = [&](const std::shared_ptr<Answer>& answer, int steps) {
+    for (int i = 0; i < steps; ++i) world.engine.Step(world.now);
+    answer->Cancel();
+    std::optional<AnswerEnd> end;
+    for (int i = 0; i < 10 && !end; ++i) {
+      world.engine.Step(world.now);
+      AnswerChunk chunk;
+      answer->Take(&chunk, &end);
+    }
+    EXPECT_TRUE(end.has_value());
+    return end.value_or(AnswerEnd());
+  };
+  auto queued = begin(100);
+  ASSERT_TRUE(queued.ok()) << queued.status();
+  EXPECT_TRUE(absl::IsResourceExhausted(begin(1).status())) << "a prompt is taken at once";
+  EXPECT_EQ(cancel_after(*queued, 0).prompt_tokens, 0);
+  EXPECT_TRUE(world.gateway->accounts().Bill("t").empty());
+  auto begun = begin(100);
+  ASSERT_TRUE(begun.ok()) << "all of it was given back: " << begun.status();
+  const int32_t computed = cancel_after(*begun, 1).prompt_tokens;
+  ASSERT_GT(computed, 0);
+  ASSERT_LT(computed, 100);
+  const std::vector<UsageRow> bill = world.gateway->accounts().Bill("t");
+  ASSERT_EQ(bill.size(), 1u);
+  EXPECT_EQ(bill[0].usage.prompt_tokens, computed);
+  EXPECT_TRUE(begin(100 - computed - 1).ok());
+  EXPECT_TRUE(begin(1).ok()) << "one was left";
+  EXPECT_TRUE(absl::IsResourceExhausted(begin(1).status()));
+}
+
 TEST(GatewayBilling, EveryTokenIsOnItsRowOnceAndNoOther) {
   int64_t preemptions = 0;
   int64_t cancelled = 0;
