@@ -127,6 +127,7 @@ TEST_F(HostileAdapters, MethodsThatAreNotLora) {
   for (const char* type : {"", "\"IA3\"", "\"XLORA\"", "5", "null", "\"lora\""}) {
     EXPECT_EQ(CodeOfField("peft_type", type), kNotServable) << type;
   }
+  EXPECT_EQ(CodeOfField("r", ""), kNotServable);
 }
 
 TEST_F(HostileAdapters, RanksThatAreNone) {
@@ -135,18 +136,31 @@ TEST_F(HostileAdapters, RanksThatAreNone) {
     EXPECT_EQ(CodeOfField("r", rank), kNotServable) << rank;
   }
   EXPECT_EQ(CodeOfField("r", "8"), kNotServable) << "the tensors say 4";
+  constexpr int kValues = 48;
+  const std::string values = "base_model.model.model.layers.0.self_attn.v_proj.";
+  std::vector<TensorToWrite> tensors = Pair();
+  tensors.push_back(Floats(values + "lora_A.weight", {2 * kRank, kHidden}));
+  tensors.push_back(Floats(values + "lora_B.weight", {kValues, 2 * kRank}));
+  EXPECT_EQ(CodeOfTensors(tensors), kNotServable) << "another rank in one module";
+  EXPECT_EQ(CodeOfTensors(tensors, {{"rank_pattern", "{\"v_proj\":8}"}}), StatusCode::OK);
 }
 
 TEST_F(HostileAdapters, PatternsTakeBoundedTime) {
   std::vector<std::string> many;
-  for (int i = 0; i < 30'000; ++i) many.push_back(absl::StrCat("\"layer", i, "\":4"));
+  for (int i = 0; i < 1'000'000; ++i) many.push_back(absl::StrCat("\"layer", i, "\":4"));
+  const std::string file = absl::StrCat("{", absl::StrJoin(many, ","), "}");
+  many.resize(30'000);  // what a configuration's bytes allow
   const std::string table = absl::StrCat("{", absl::StrJoin(many, ","), "}");
   for (const std::string& pattern :
        {std::string("{\"(\":4}"), std::string("{\"[\":4}"), std::string("{\"(?P<x>a)\\\\1\":4}"),
-        std::string("{\"x{1000}{1000}\":4}"), table, std::string("{\"q_proj\":0}"),
+        std::string("{\"x{1000}{1000}\":4}"), table, file, std::string("{\"q_proj\":\"x\"}"),
         std::string("[]")}) {
-    EXPECT_EQ(CodeOfField("rank_pattern", pattern), kNotServable) << pattern.substr(0, 40);
+    for (const char* field : {"rank_pattern", "alpha_pattern"}) {
+      EXPECT_EQ(CodeOfField(field, pattern), kNotServable) << field << pattern.substr(0, 40);
+    }
   }
+  EXPECT_EQ(CodeOfField("rank_pattern", "{\"q_proj\":0}"), kNotServable);
+  EXPECT_EQ(CodeOfField("alpha_pattern", "{\"(a*)*b\":8}"), StatusCode::OK);
   EXPECT_EQ(CodeOfField("rank_pattern", "{\"(a*)*b\":8}"), StatusCode::OK) << "matches nothing";
   EXPECT_EQ(CodeOfField("rank_pattern", "{\"q_proj\":4,\".*\":8}"), StatusCode::OK)
       << "the first that matches counts";
@@ -161,6 +175,19 @@ TEST_F(HostileAdapters, AnyFiniteAlphaIsDefined) {
   }
   // Finite in the file, and more than numbers of the device hold.
   EXPECT_NE(CodeOfField("lora_alpha", "1e308"), StatusCode::OK);
+}
+
+// Row 53: alpha over the root of the rank. Powers of two, so that equal scales give equal bits.
+TEST_F(HostileAdapters, RankStabilisedScalesAreThoseOfTheirRoot) {
+  const auto tokens_of = [this](const Fields& change) {
+    EXPECT_EQ(CodeOfTensors(Pair(1.0f), change), StatusCode::OK);
+    return tokens();
+  };
+  const Fields stabilised = {{"use_rslora", "true"}};
+  EXPECT_EQ(tokens_of(stabilised), tokens_of({{"lora_alpha", "16"}}));
+  Fields with_pattern = stabilised;
+  with_pattern["alpha_pattern"] = "{\"q_proj\":32}";
+  EXPECT_EQ(tokens_of(with_pattern), tokens_of({{"lora_alpha", "64"}}));
 }
 
 TEST_F(HostileAdapters, DoraIsWholeOrRefused) {
@@ -185,7 +212,8 @@ TEST_F(HostileAdapters, BasesThatWereChanged) {
 }
 
 TEST_F(HostileAdapters, WhatIsNotServedHasItsOwnText) {
-  const Fields fields = {{"trainable_token_indices", "[1]"},
+  const Fields fields = {{"modules_to_save", "[\"lm_head\"]"},
+                         {"trainable_token_indices", "[1]"},
                          {"layer_replication", "[[0,1],[0,1]]"},
                          {"target_parameters", "[\"mlp.experts.gate_up_proj\"]"},
                          {"alora_invocation_tokens", "[5]"},
@@ -198,6 +226,14 @@ TEST_F(HostileAdapters, WhatIsNotServedHasItsOwnText) {
     texts[status.error_message().substr(status.error_message().find(':'))] = name;
   }
   EXPECT_EQ(texts.size(), fields.size());
+  // Trained biases are tensors; a field that speaks of some without any changes nothing, but for
+  // those that must be there.
+  EXPECT_EQ(CodeOfField("bias", "\"all\""), StatusCode::OK);
+  EXPECT_EQ(CodeOfField("bias", "\"some\""), kNotServable);
+  EXPECT_EQ(CodeOfField("lora_bias", "true"), kNotServable);
+  std::vector<TensorToWrite> biased = Pair();
+  biased.push_back(Floats("base_model.model.model.layers.0.self_attn.q_proj.bias", {kQueries}));
+  EXPECT_EQ(CodeOfTensors(biased, {{"bias", "\"all\""}}), kNotServable);
 }
 
 TEST_F(HostileAdapters, NamesOfBasesAndClassesMeanNothing) {
@@ -276,6 +312,19 @@ TEST_F(HostileAdapters, OffsetsAndShapesThatLie) {
       entry("I8", "[16,64]", "[0,1024]", data),
       entry("F8_E4M3", "[16,64]", "[0,1024]", data)};
   for (size_t i = 0; i < files.size(); ++i) EXPECT_EQ(CodeOfWeights(files[i]), kNotServable) << i;
+  const auto two = [&data](const std::string& first, const std::string& second) {
+    const auto one = [](const std::string& name, const std::string& shape,
+                        const std::string& offsets) {
+      return absl::StrCat("\"", kStem, name, ".weight\":{\"dtype\":\"F32\",\"shape\":", shape,
+                          ",\"data_offsets\":", offsets, "}");
+    };
+    return SafetensorsFile(absl::StrCat("{", one("lora_A", "[4,64]", first), ",",
+                                        one("lora_B", "[96,4]", second), "}"),
+                           data + data + std::string(512, '\0'));
+  };
+  EXPECT_EQ(CodeOfWeights(two("[0,1024]", "[1024,2560]")), StatusCode::OK);
+  EXPECT_EQ(CodeOfWeights(two("[0,1024]", "[1020,2556]")), kNotServable) << "they overlap";
+  EXPECT_EQ(CodeOfWeights(two("[0,1024]", "[0,1536]")), kNotServable) << "one lies in the other";
   // Two types in one pair are fine.
   std::vector<TensorToWrite> mixed = Pair();
   mixed[1] = {absl::StrCat(kStem, "lora_B.weight"),
@@ -338,6 +387,12 @@ TEST_F(HostileAdapters, PairsThatAreNone) {
                 {Floats(pair[1].name, {kRank, kHidden}), Floats(pair[0].name, {kQueries, kRank})}),
             kNotServable)
       << "A and B swapped";
+  EXPECT_EQ(CodeOfTensors({Floats("base_model.model.model.layers.0.self_attn.x_proj.lora_A.weight",
+                                  {kRank, kHidden}),
+                           Floats("base_model.model.model.layers.0.self_attn.x_proj.lora_B.weight",
+                                  {kQueries, kRank})}),
+            kNotServable)
+      << "the base has no such module";
   std::vector<TensorToWrite> foreign = pair;
   for (int i = 0; i < 30; ++i) {
     foreign.push_back(Floats(
@@ -399,12 +454,46 @@ TEST_F(HostileAdapters, FilesThatAreNoFiles) {
   EXPECT_EQ(place([](const std::string& path) { fs::create_directory(path); }), kNotServable);
   EXPECT_EQ(place([](const std::string& path) { fs::create_symlink("/dev/zero", path); }),
             kNotServable);
+  EXPECT_EQ(place([&](const std::string& path) {
+              outside.Write("other", "root:x:0:0:root:/root:/bin/sh");
+              fs::create_hard_link(outside.path() + "/other", path);
+            }),
+            kNotServable);
   // A tebibyte without one block on the disk.
   EXPECT_EQ(place([](const std::string& path) {
               std::ofstream(path) << std::string(8, '\0');
               ASSERT_EQ(truncate(path.c_str(), int64_t{1} << 40), 0);
             }),
             kNotServable);
+}
+
+// Row 73: the file is cut and grows again while calls read it.
+TEST_F(HostileAdapters, AFileThatChangesWhileItIsReadIsWholeOrRefused) {
+  AnswersWithin(kFetchedAnswerMax);
+  const std::string whole = SafetensorsFile(Pair());
+  ASSERT_EQ(CodeOfWeights(whole), StatusCode::OK);
+  const std::vector<int32_t> right = tokens();
+  const std::string path = Path("adapter_model.safetensors");
+  std::atomic<bool> stop = false;
+  std::thread meddler([&] {
+    for (int i = 0; !stop; ++i) {
+      fs::resize_file(path, i % 2 == 0 ? whole.size() / 2 : whole.size() + 100);
+      std::ofstream(path) << whole;
+    }
+  });
+  for (int i = 0; i < 30; ++i) {
+    const grpc::Status status = Ask();
+    EXPECT_THAT(status.error_code(), AnyOf(Eq(StatusCode::OK), Eq(kNotServable),
+                                           Eq(StatusCode::DATA_LOSS), Eq(StatusCode::UNAVAILABLE)))
+        << status.error_message();
+    if (status.ok()) {
+      EXPECT_EQ(tokens(), right);
+    }
+  }
+  stop = true;
+  meddler.join();
+  EXPECT_EQ(CodeOfWeights(whole), StatusCode::OK) << "under a name that nothing is remembered of";
+  EXPECT_EQ(tokens(), right);
 }
 
 }  // namespace

@@ -96,7 +96,7 @@ class HostileTenant : public BystanderTest {
 };
 
 TEST_F(HostileTenant, WhoFloodsWaitsBehindWhoDoesNot) {
-  constexpr int kCalls = 300, kCallsOfAConnection = 75;
+  constexpr int kCalls = 160, kCallsOfAConnection = 80;
   const std::vector<int32_t> alone = TokensOf("dora");
   for (int i = 0; i < kCalls; ++i) {
     WriteTinyAdapter(server().adapters(), absl::StrCat("greedy-", i), 4, false, i);

@@ -89,6 +89,13 @@ TEST_F(HostileHub, WhatIsTooLargeIsRefusedBeforeItsDownload) {
   EXPECT_EQ(hub_.CountOf("/blobs/", "GET"), 0);
 }
 
+// Row 74.
+TEST_F(HostileHub, WhatIsLargerThanTheDiskIsRefusedBeforeItsDownload) {
+  config().disk_bytes = 1000;
+  EXPECT_EQ(CodeOfAdapter(NewRepo()), StatusCode::FAILED_PRECONDITION);
+  EXPECT_EQ(hub_.CountOf("/blobs/", "GET"), 0);
+}
+
 // Row 76.
 TEST_F(HostileHub, Refusals) {
   EXPECT_EQ(CodeWith(Refusal(404, "RepoNotFound")), StatusCode::NOT_FOUND);

@@ -87,6 +87,16 @@ TEST_F(HostilePool, MoreAdaptersThanFitTakeTurns) {
   EXPECT_GT(server().Status().device_tier().evictions(), 0);
 }
 
+// Row 74: of what lies in a folder here.
+TEST_F(HostilePool, WhatNeverFitsIsRefused) {
+  config().arena_bytes = 9 * kBlockBytes;
+  WriteTinyAdapter(server().adapters(), "wide", kWideRank, false);
+  EXPECT_EQ(Pin("wide"), StatusCode::RESOURCE_EXHAUSTED);
+  EXPECT_EQ(CodeOfAdapter("wide"), StatusCode::INVALID_ARGUMENT)
+      << "as any request that is too large";
+  EXPECT_EQ(CodeOfAdapter("plain"), StatusCode::OK);
+}
+
 // Row 91, where nothing may be evicted.
 TEST_F(HostilePool, WhatPinsCrowdOutIsRefusedUntilTheyAreTakenBack) {
   config().arena_bytes = kNarrowBytes;

@@ -1,6 +1,7 @@
 // Goal: whatever stands in a request is taken, or refused with its code in time; nobody else
 // notices. The bounds themselves are tested at their edges in request_checks_test.
 #include <cmath>
+#include <filesystem>
 #include <limits>
 
 #include "absl/strings/str_cat.h"
@@ -67,6 +68,12 @@ TEST_F(HostileRequests, PromptsOfEveryLength) {
   EXPECT_EQ(tokens(kTinyContext - 1, 2), kRefused);
   EXPECT_EQ(tokens(kTinyContext, 1), kRefused);
   EXPECT_EQ(tokens(kTinyContext + 1, 1), kRefused);
+  EXPECT_EQ(CodeOf([](Request& request) {
+              request.clear_token_ids();
+              for (const int special : {256, 257, 258}) request.add_token_ids(special);
+            }),
+            kOk)
+      << "nothing but special tokens";
 }
 
 TEST_F(HostileRequests, TextThatIsNone) {
@@ -91,7 +98,27 @@ TEST_F(HostileRequests, LongTextOfOneKindTakesLinearTime) {
   }
 }
 
+// Row 16. Of a message each byte is a token of the tiny model, whatever it spells.
+TEST_F(HostileRequests, SpecialTokensInMessagesAreText) {
+  const auto prompt_tokens = [this](const std::string& content) {
+    Request request = TokensRequest(2);
+    request.clear_token_ids();
+    v1::ChatMessage* message = request.add_messages();
+    message->set_role("user");
+    message->set_content(content);
+    v1::GenerateResponse response;
+    EXPECT_EQ(Generate(request, {}, &response).error_code(), kOk) << content;
+    return response.usage().prompt_tokens();
+  };
+  for (const std::string text :
+       {"<s>", "</s>", "<|end|>", "<|im_end|>", "<|eot_id|>", "[INST]", "<0x0A>"}) {
+    EXPECT_EQ(prompt_tokens(text), prompt_tokens(std::string(text.size(), 'x'))) << text;
+  }
+}
+
 TEST_F(HostileRequests, TokenIdsThatAreNone) {
+  EXPECT_EQ(CodeOfBytes("\x28\x80\x80\x80\x80\x08"), kRefused) << "2^31";
+
   for (const int32_t id : {-1, kTinyVocabulary, 271, INT32_MAX, INT32_MIN}) {
     EXPECT_EQ(CodeOf([id](Request& request) { request.add_token_ids(id); }), kRefused) << id;
   }
@@ -142,9 +169,7 @@ TEST_F(HostileRequests, SamplingNumbers) {
   }
   for (const auto& [top_k, code] : std::vector<std::pair<int32_t, StatusCode>>{
            {-1, kRefused}, {0, kOk}, {INT32_MAX, kOk}, {INT32_MIN, kRefused}}) {
-    EXPECT_THAT(CodeOf([&](Request& request) { request.set_top_k(top_k); }),
-                AnyOf(Eq(code), Eq(kRefused)))
-        << top_k;
+    EXPECT_EQ(CodeOf([&](Request& request) { request.set_top_k(top_k); }), code) << top_k;
   }
 }
 
@@ -180,6 +205,15 @@ TEST_F(HostileRequests, StopLists) {
               for (const char* stop : {"ab", "abc", "b", "ab"}) request.add_stop(stop);
             }),
             kOk);
+  Request at_once = TokensRequest(8);
+  v1::LogitBias* bias = at_once.add_logit_bias();
+  bias->set_token_id('a');
+  bias->set_bias(100);
+  at_once.add_stop("a");
+  v1::GenerateResponse response;
+  EXPECT_EQ(Generate(at_once, {}, &response).error_code(), kOk);
+  EXPECT_EQ(response.text(), "");
+  EXPECT_EQ(response.finish_reason(), v1::FINISH_REASON_STOP);
 }
 
 TEST_F(HostileRequests, Logprobs) {
@@ -240,6 +274,7 @@ TEST_F(HostileRequests, Grammars) {
       {{"$ref", "#"}},
       {{"type", 5}},
       {{"type", "object"}, {"properties", wide}},
+      {{"type", "string"}, {"description", std::string(5 << 20, 'd')}},
   };
   for (const Json& schema : schemas) {
     const Json format = {{"type", "json_schema"},
@@ -274,6 +309,7 @@ TEST_F(HostileRequests, BytesThatAreNoMessage) {
 TEST_F(HostileRequests, EqualRequestIdsAreIndependent) {
   const int port = server().server().http_port();
   const Json body = {{"model", "plain"}, {"prompt", "hi"}, {"max_tokens", 8}, {"temperature", 0}};
+  const absl::Time begun = absl::Now();
   std::vector<HttpAnswer> answers(4);
   std::vector<std::thread> callers;
   for (HttpAnswer& answer : answers) {
@@ -282,10 +318,51 @@ TEST_F(HostileRequests, EqualRequestIdsAreIndependent) {
     });
   }
   for (std::thread& caller : callers) caller.join();
+  EXPECT_LT(absl::Now() - begun, kAnswerMax);
   for (const HttpAnswer& answer : answers) {
     ASSERT_EQ(answer.status, 200) << answer.body;
     EXPECT_EQ(answer.json()["choices"][0]["text"], answers[0].json()["choices"][0]["text"]);
   }
+}
+
+// Row 27: a model whose template does harm when it is told to.
+class HostileTemplates : public BystanderTest {
+ protected:
+  HostileTemplates() {
+    std::filesystem::copy(TinyModelPath(), model_.path(),
+                          std::filesystem::copy_options::recursive |
+                              std::filesystem::copy_options::overwrite_existing);
+    const std::string endless = "{% for i in range(100000) %}{% for j in range(100000) %}";
+    const std::string ends = "{% endfor %}{% endfor %}";
+    const Json text = {
+        {"bos_token", "<s>"},
+        {"chat_template",
+         absl::StrCat("{% set what = messages[0]['content'] %}{% if what == 'raise' %}",
+                      "{{ raise_exception('no such role') }}{% elif what == 'loop' %}", endless,
+                      ends, "{% elif what == 'huge' %}", endless, std::string(1000, 'x'), ends,
+                      "{% else %}{{ what }}{% endif %}")}};
+    model_.Write("tokenizer_config.json", text.dump());
+    config().model = model_.path();
+  }
+  StatusCode CodeOfContent(const std::string& content) {
+    return CodeOf([&](Request& request) {
+      request.clear_token_ids();
+      v1::ChatMessage* message = request.add_messages();
+      message->set_role("user");
+      message->set_content(content);
+    });
+  }
+
+  TemporaryFolder model_;
+};
+
+TEST_F(HostileTemplates, RaiseLoopAndGrowWithinBounds) {
+  EXPECT_EQ(CodeOfContent("hi"), kOk);
+  const int64_t before = ResidentBytes();
+  for (const char* what : {"raise", "loop", "huge"})
+    EXPECT_EQ(CodeOfContent(what), kRefused) << what;
+  EXPECT_LT(ResidentBytes() - before, kGrowthBytesMax);
+  EXPECT_EQ(CodeOfContent("hi"), kOk);
 }
 
 }  // namespace

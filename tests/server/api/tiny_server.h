@@ -7,6 +7,7 @@
 #include <memory>
 #include <string>
 
+#include "adapters/hub/steady_now.h"
 #include "grpcpp/create_channel.h"
 #include "gtest/gtest.h"
 #include "lorica/v1/adapters.grpc.pb.h"
@@ -63,10 +64,10 @@ struct RawAnswer {
 };
 RawAnswer RawCall(const TinyServer& server, const std::string& method, const std::string& request);
 
-// A call that may take long without failing the test by hanging.
+// A call that may take long without failing the test by hanging, whatever the wall clock does.
 class Context : public grpc::ClientContext {
  public:
-  Context() { set_deadline(std::chrono::system_clock::now() + std::chrono::seconds(20)); }
+  Context() { set_deadline(gpr_time_from_seconds(20, GPR_TIMESPAN)); }
 };
 
 // Token ids that run to `tokens` tokens, whatever the model says.
@@ -74,9 +75,9 @@ v1::GenerateRequest TokensRequest(int tokens);
 
 template <typename Condition>
 void TinyServer::WaitFor(Condition condition) {
-  const absl::Time end = absl::Now() + absl::Seconds(10);
+  const absl::Time end = SteadyNow() + absl::Seconds(10);
   while (!condition(Status())) {
-    ASSERT_LT(absl::Now(), end) << Status().DebugString();
+    ASSERT_LT(SteadyNow(), end) << Status().DebugString();
     absl::SleepFor(absl::Milliseconds(5));
   }
 }

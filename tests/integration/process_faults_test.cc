@@ -1,0 +1,283 @@
+// Goal: what ends a server, or tries to, cuts nobody's answer in half: a killed one is back soon
+// with all that it acknowledged, a terminated one finishes what it took on, a mistake in its files
+// keeps the old ones; and nothing of it is left.
+#include <signal.h>
+
+#include <filesystem>
+#include <fstream>
+#include <random>
+#include <thread>
+
+#include "absl/cleanup/cleanup.h"
+#include "absl/strings/match.h"
+#include "absl/strings/str_cat.h"
+#include "absl/synchronization/notification.h"
+#include "absl/time/clock.h"
+#include "adapters/sha256.h"
+#include "gmock/gmock.h"
+#include "gtest/gtest.h"
+#include "tests/fakes/fake_hub.h"
+#include "tests/integration/neighbours.h"
+#include "tests/server/api/tiny_server.h"
+
+namespace lorica {
+namespace {
+
+namespace fs = std::filesystem;
+using absl::StatusCode;
+using testing::AnyOf;
+using Tokens = std::vector<int32_t>;
+
+constexpr absl::Duration kUnaffected = absl::Seconds(4);  // of a neighbour's call
+constexpr absl::Duration kStartMax = absl::Seconds(10);
+constexpr absl::Duration kCutMax = absl::Seconds(5);     // until who is cut knows
+constexpr absl::Duration kDrainMax = absl::Seconds(20);  // for some hundred milliseconds of work
+
+class ProcessFaults : public ::testing::Test {
+ protected:
+  ProcessFaults() {
+    WriteTinyAdapter(adapters_, "plain", 4, false);
+    hub_.Commit("org/cold", FakeHub::FilesOf(adapters_.path() + "/plain"));
+  }
+  std::unique_ptr<ServerProcess> StartOn(const std::string& data,
+                                         const std::vector<std::string>& flags,
+                                         const std::string& key = "") {
+    ServerProcess::Options options;
+    options.client.api_key = key;
+    options.client.retry.attempts_max = 1;
+    options.model = TinyModelPath();
+    options.adapters_dir = adapters_.path();
+    options.data_dir = data;
+    options.flags = {"--threads", "1", "--arena-bytes", "16MiB", "--http-address", "127.0.0.1:0"};
+    options.flags.insert(options.flags.end(), flags.begin(), flags.end());
+    options.start_limit = kStartMax;
+    auto server = ServerProcess::Start(options);
+    EXPECT_TRUE(server.ok()) << server.status();
+    return server.ok() ? *std::move(server) : nullptr;
+  }
+  void Start(const std::vector<std::string>& flags = {}) {
+    std::vector<std::string> all = {"--hub-allow",          "org/*",
+                                    "--hub-endpoint",       hub_.endpoint(),
+                                    "--hub-redirect-hosts", hub_.cdn_place()};
+    all.insert(all.end(), flags.begin(), flags.end());
+    server_ = StartOn(data_.path(), all);
+    ASSERT_NE(server_, nullptr);
+  }
+  static v1::GenerateRequest Request(const std::string& adapter, int tokens) {
+    v1::GenerateRequest request = TokensRequest(tokens);
+    request.set_adapter_id(adapter);
+    return request;
+  }
+  Tokens TokensOf(const std::string& adapter, int tokens) {
+    const auto results = GenerateAll(*server_, {Request(adapter, tokens)}, 1);
+    EXPECT_TRUE(results[0].status.ok()) << adapter << results[0].status;
+    return results[0].token_ids;
+  }
+  void WaitFor(const std::function<bool(const v1::GetStatusResponse&)>& condition) {
+    const absl::Time end = absl::Now() + absl::Seconds(10);
+    const auto client = server_->NewClient();
+    for (auto status = client->GetStatus();; status = client->GetStatus()) {
+      ASSERT_TRUE(status.ok()) << status.status();
+      if (condition(*status)) return;
+      ASSERT_LT(absl::Now(), end) << status->DebugString();
+      absl::SleepFor(absl::Milliseconds(5));
+    }
+  }
+  // Of files that are on their way.
+  int Unfinished() const {
+    std::error_code error;
+    const fs::directory_iterator files(data_.path() + "/fetched/tmp", error);
+    return static_cast<int>(std::distance(begin(files), end(files)));
+  }
+
+  FakeHub hub_;
+  TemporaryFolder adapters_;
+  TemporaryFolder data_;
+  std::unique_ptr<ServerProcess> server_;
+};
+
+// Row 107: among streams, fetches and registrations. Beside it another server, which has nothing
+// in common with it but the adapters' folder.
+TEST_F(ProcessFaults, AKilledServerIsBackSoonWithWhatItAcknowledged) {
+  constexpr int kKills = 6;
+  TemporaryFolder elsewhere;
+  const auto beside = StartOn(elsewhere.path(), {});
+  ASSERT_NE(beside, nullptr);
+  Neighbours neighbours(beside.get());
+  for (int i = 0; i < kKills * 4; ++i) {
+    const std::string id = absl::StrCat("made-", i);
+    WriteTinyAdapter(adapters_, id, 64, false, i);
+    hub_.Commit("org/" + id, FakeHub::FilesOf(adapters_.path() + "/" + id));
+  }
+  ASSERT_NO_FATAL_FAILURE(Start());
+  const Tokens alone = TokensOf("plain", 400);
+  std::vector<std::string> acknowledged;
+  std::mt19937 random(107);
+  for (int kill = 0; kill < kKills; ++kill) {
+    std::vector<std::thread> callers;
+    callers.emplace_back([&] {
+      const auto client = server_->NewClient();
+      absl::StatusOr<v1::GenerateResponse> answer = v1::GenerateResponse();
+      while (answer.ok()) {
+        answer = client->Generate(Request("plain", 400), {.timeout = absl::Seconds(20)});
+        if (!answer.ok()) continue;
+        EXPECT_EQ(Tokens(answer->token_ids().begin(), answer->token_ids().end()), alone);
+      }
+      EXPECT_EQ(answer.status().code(), StatusCode::kUnavailable) << answer.status();
+    });
+    callers.emplace_back([&, kill] {
+      const auto client = server_->NewClient();
+      for (int i = 0; i < 4; ++i) {
+        v1::RegisterAdapterRequest request;
+        request.set_adapter_id(absl::StrCat("name-", kill, "-", i));
+        request.set_source(absl::StrCat("org/made-", kill * 4 + i));
+        if (!client->RegisterAdapter(request).ok()) return;
+        acknowledged.push_back(request.adapter_id());
+      }
+    });
+    absl::SleepFor(absl::Milliseconds(random() % 150));
+    server_->Signal(SIGKILL);
+    ASSERT_EQ(server_->WaitForExit(kCutMax), 128 + SIGKILL);
+    const absl::Time killed = absl::Now();
+    for (std::thread& caller : callers) caller.join();
+    EXPECT_LT(absl::Now() - killed, kCutMax) << "who is cut is told";
+    ASSERT_NO_FATAL_FAILURE(Start());
+    EXPECT_EQ(Unfinished(), 0);
+    EXPECT_EQ(TokensOf("plain", 400), alone);
+  }
+  for (const std::string& id : acknowledged) {
+    v1::GetAdapterRequest request;
+    request.set_adapter_id(id);
+    const auto adapter = server_->NewClient()->GetAdapter(request);
+    ASSERT_TRUE(adapter.ok()) << adapter.status();
+    const std::string source = adapter->adapter().source();  // org/made-N@commit
+    EXPECT_EQ(TokensOf(id, 8), TokensOf(source.substr(4, source.find('@') - 4), 8)) << id;
+  }
+  neighbours.Check(kUnaffected);
+  neighbours.ExpectNothingLeft();
+}
+
+// Row 110: who decodes or queues is finished; who still waits for an adapter is sent elsewhere.
+TEST_F(ProcessFaults, ATerminatedServerFinishesWhatItTookOn) {
+  absl::Notification go_on;
+  const absl::Cleanup let_go = [&] { go_on.Notify(); };
+  ASSERT_NO_FATAL_FAILURE(Start({"--running-requests", "1"}));
+  const Tokens alone = TokensOf("plain", 480);
+  hub_.AddFault({.target_part = "/blobs/", .before = [&] { go_on.WaitForNotification(); }});
+  constexpr int kWaiting = 4, kStreams = 12;
+  std::vector<std::thread> callers;
+  std::atomic<int> told = 0;
+  for (int i = 0; i < kWaiting; ++i) {
+    callers.emplace_back([&] {
+      const auto answer = server_->NewClient()->Generate(Request("org/cold", 480));
+      EXPECT_EQ(answer.status().code(), StatusCode::kUnavailable) << answer.status();
+      ++told;
+    });
+  }
+  ASSERT_NO_FATAL_FAILURE(WaitFor([](const auto& status) { return status.waiting() == kWaiting; }));
+  const auto late = server_->NewClient();
+  for (int i = 0; i < kStreams; ++i) {
+    callers.emplace_back([&] {
+      Tokens tokens;
+      const auto client = server_->NewClient();
+      const absl::Status status =
+          client->GenerateStream(Request("plain", 480), [&](const auto& chunk) {
+            tokens.insert(tokens.end(), chunk.token_ids().begin(), chunk.token_ids().end());
+            return true;
+          });
+      EXPECT_TRUE(status.ok()) << status;
+      EXPECT_EQ(tokens, alone);
+    });
+  }
+  ASSERT_NO_FATAL_FAILURE(WaitFor(
+      [&](const auto& status) { return status.counters().requests_accepted() >= 1 + kStreams; }));
+  server_->Signal(SIGTERM);
+  const absl::Time terminated = absl::Now();
+  while (told < kWaiting && absl::Now() - terminated < kCutMax) {
+    absl::SleepFor(absl::Milliseconds(1));
+  }
+  EXPECT_EQ(told, kWaiting) << "at once, not when the hub lets go";
+  const absl::Status refused = late->Generate(Request("plain", 1), {.timeout = kCutMax}).status();
+  EXPECT_THAT(refused.code(), AnyOf(StatusCode::kUnavailable, StatusCode::kDeadlineExceeded))
+      << refused;
+  for (std::thread& caller : callers) caller.join();
+  EXPECT_EQ(server_->WaitForExit(kDrainMax), 0) << server_->Log();
+  EXPECT_LT(absl::Now() - terminated, kDrainMax);
+  EXPECT_EQ(Unfinished(), 0);
+}
+
+// Row 110: a second signal while the first is obeyed, with a load that does not come.
+TEST_F(ProcessFaults, ASecondSignalEndsADrainAndTheNextServerFindsAllInOrder) {
+  absl::Notification go_on;
+  const absl::Cleanup let_go = [&] { go_on.Notify(); };
+  ASSERT_NO_FATAL_FAILURE(Start());
+  const Tokens alone = TokensOf("plain", 8);
+  hub_.AddFault({.target_part = "/blobs/", .before = [&] { go_on.WaitForNotification(); }});
+  absl::Status cut;
+  std::thread caller(
+      [&] { cut = server_->NewClient()->Generate(Request("org/cold", 8)).status(); });
+  WaitFor([](const auto& status) { return status.waiting() == 1; });
+  server_->Signal(SIGTERM);
+  absl::SleepFor(absl::Milliseconds(200));
+  server_->Signal(SIGTERM);
+  EXPECT_EQ(server_->WaitForExit(kCutMax), 130) << server_->Log();
+  caller.join();
+  EXPECT_EQ(cut.code(), StatusCode::kUnavailable) << cut;
+  ASSERT_NO_FATAL_FAILURE(Start());
+  EXPECT_EQ(Unfinished(), 0);
+  EXPECT_EQ(TokensOf("plain", 8), alone);
+}
+
+// Row 110: while somebody streams.
+TEST_F(ProcessFaults, AHangUpWithAMistakeKeepsTheOldFileAndCutsNobody) {
+  Sha256 hash;
+  hash.Update("the-key");
+  const std::string good =
+      absl::StrCat("{\"tenants\": [{\"name\": \"acme\", \"role\": \"operator\", \"adapters\": ",
+                   "[\"*\"], \"keys\": [\"", hash.Finish(), "\"]}]}");
+  TemporaryFolder folder;
+  folder.Write("tenants.json", good);
+  const auto server =
+      StartOn(data_.path(), {"--tenants-file", folder.path() + "/tenants.json"}, "the-key");
+  ASSERT_NE(server, nullptr);
+  const auto open_files = [&server] {
+    const fs::directory_iterator files(absl::StrCat("/proc/", server->pid(), "/fd"));
+    return std::distance(begin(files), end(files));
+  };
+  const auto client = server->NewClient();
+  const auto ask = [&client] {
+    const absl::Time begun = absl::Now();
+    const auto answer = client->Generate(Request("plain", 400), {.timeout = absl::Seconds(20)});
+    EXPECT_LT(absl::Now() - begun, kUnaffected);
+    EXPECT_TRUE(answer.ok()) << answer.status();
+    return answer.ok() ? Tokens(answer->token_ids().begin(), answer->token_ids().end()) : Tokens();
+  };
+  const Tokens alone = ask();
+  const auto before = open_files();
+  std::atomic<bool> stop = false;
+  std::thread beside([&] {
+    while (!stop) EXPECT_EQ(ask(), alone);
+  });
+  const auto hang_up = [&](const std::string& text, const std::string& line) {
+    folder.Write("tenants.json", text);
+    server->Signal(SIGHUP);
+    const absl::Time end = absl::Now() + kCutMax;
+    while (!absl::StrContains(server->Log(), line) && absl::Now() < end) {
+      absl::SleepFor(absl::Milliseconds(10));
+    }
+    EXPECT_THAT(server->Log(), testing::HasSubstr(line));
+    EXPECT_EQ(server->NewClient()->Generate(Request("plain", 1)).status(), absl::OkStatus());
+  };
+  for (const char* wrong : {"", "{\"tenants\": [{]}", "{\"tenants\": 5}"}) {
+    hang_up(wrong, "kept the old file");
+  }
+  hang_up(good, "read the files again");
+  stop = true;
+  beside.join();
+  const absl::Time end = absl::Now() + absl::Seconds(10);
+  while (open_files() > before && absl::Now() < end) absl::SleepFor(absl::Milliseconds(20));
+  EXPECT_LE(open_files(), before);
+}
+
+}  // namespace
+}  // namespace lorica
