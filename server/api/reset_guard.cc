@@ -1,22 +1,20 @@
 #include "server/api/reset_guard.h"
 
-#include <arpa/inet.h>
-#include <netinet/in.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
 #include <algorithm>
 #include <charconv>
-#include <cstring>
+#include <chrono>
 #include <filesystem>
 #include <utility>
 
 #include "absl/strings/match.h"
-#include "absl/strings/str_cat.h"
 #include "absl/strings/str_replace.h"
 #include "absl/strings/string_view.h"
 #include "adapters/hub/steady_now.h"
 #include "grpcpp/server_context.h"
+#include "server/api/socket_name.h"
 #include "spdlog/spdlog.h"
 
 namespace lorica {
@@ -24,33 +22,18 @@ namespace {
 
 using grpc::experimental::InterceptionHookPoints;
 
-// As gRPC writes it, without the escapes; empty if it is of another kind.
-std::string PeerOf(int descriptor) {
-  sockaddr_storage address{};
-  socklen_t bytes = sizeof address;
-  if (::getpeername(descriptor, reinterpret_cast<sockaddr*>(&address), &bytes) != 0) return "";
-  char text[INET6_ADDRSTRLEN] = "";
-  if (address.ss_family == AF_INET) {
-    const auto& v4 = reinterpret_cast<const sockaddr_in&>(address);
-    ::inet_ntop(AF_INET, &v4.sin_addr, text, sizeof text);
-    return absl::StrCat("ipv4:", text, ":", ntohs(v4.sin_port));
-  }
-  if (address.ss_family != AF_INET6) return "";
-  const auto& v6 = reinterpret_cast<const sockaddr_in6&>(address);
-  if (IN6_IS_ADDR_V4MAPPED(&v6.sin6_addr)) {
-    ::inet_ntop(AF_INET, &v6.sin6_addr.s6_addr[12], text, sizeof text);
-    return absl::StrCat("ipv4:", text, ":", ntohs(v6.sin6_port));
-  }
-  ::inet_ntop(AF_INET6, &v6.sin6_addr, text, sizeof text);
-  return absl::StrCat("ipv6:[", text, "]:", ntohs(v6.sin6_port));
-}
-
 // With what has come and was not read yet: it would be looked at to the last call otherwise.
 void ShutDown(int descriptor) {
   ::shutdown(descriptor, SHUT_RDWR);
   char ignored[1 << 16];
   while (::recv(descriptor, ignored, sizeof ignored, MSG_DONTWAIT | MSG_TRUNC) > 0) {
   }
+}
+
+absl::Duration TimeLeft(const grpc::ServerContextBase& context) {
+  const auto deadline = context.deadline();
+  if (deadline == std::chrono::system_clock::time_point::max()) return absl::InfiniteDuration();
+  return absl::FromChrono(deadline) - absl::FromChrono(std::chrono::system_clock::now());
 }
 
 // gRPC has no call for this, so the connection is looked for among all open ones.
@@ -63,7 +46,7 @@ void ShutDownConnectionOf(const std::string& peer) {
     // A copy: by its number it could become another file meanwhile.
     const int copy = ::dup(descriptor);
     if (copy < 0) continue;
-    if (PeerOf(copy) == peer) ShutDown(copy);
+    if (PeerText(PeerOf(copy)) == peer) ShutDown(copy);
     ::close(copy);
   }
 }
@@ -81,9 +64,9 @@ class CallWatch final : public grpc::experimental::Interceptor {
  private:
   void Closed() const {
     const absl::Time now = SteadyNow();
-    if (now - begun_ >= kEarlyReset || !info_->server_context()->IsCancelled()) return;
-    const std::string peer =
-        absl::StrReplaceAll(info_->server_context()->peer(), {{"%5B", "["}, {"%5D", "]"}});
+    const grpc::ServerContextBase& context = *info_->server_context();
+    if (!IsEarlyReset(now - begun_, TimeLeft(context)) || !context.IsCancelled()) return;
+    const std::string peer = absl::StrReplaceAll(context.peer(), {{"%5B", "["}, {"%5D", "]"}});
     if (peer.substr(0, 2) != "ip" || !limit_->Exceeded(peer, now)) return;
     spdlog::warn("{} has begun and reset {} calls: its connection is shut down", peer,
                  kEarlyResetsMax);
@@ -112,6 +95,11 @@ class ResetGuard final : public grpc::experimental::ServerInterceptorFactoryInte
 
 std::unique_ptr<grpc::experimental::ServerInterceptorFactoryInterface> MakeResetGuard() {
   return std::make_unique<ResetGuard>();
+}
+
+bool IsEarlyReset(absl::Duration open, absl::Duration left) {
+  const bool by_deadline = open >= kOpenForDeadline && left <= kDeadlineSlack;
+  return open < kEarlyReset && !by_deadline;
 }
 
 double ResetLimit::Resetter::LeftAt(absl::Time now) const {

@@ -4,7 +4,8 @@
 // which its client pays 30 bytes (CVE-2023-44487). This gRPC has no limit to that and reads on
 // from such a client while others wait. So calls that are cancelled within kEarlyReset of their
 // begin are counted by connection, and one with too many is shut down. Calls that are cancelled
-// later are bounded by how many may be open. Connections within the process do not count.
+// later are bounded by how many may be open. So are those that had kOpenForDeadline until their own
+// deadline: that a client has short ones is no attack. Connections within the process do not count.
 #pragma once
 
 #include <memory>
@@ -22,6 +23,14 @@ inline constexpr absl::Duration kEarlyReset = absl::Seconds(1);
 inline constexpr int kEarlyResetsMax = 500;  // at once
 inline constexpr int kEarlyResetsPerSecond = 100;
 inline constexpr int kResettersMax = 4096;  // connections that are remembered
+// A call that was open for less counts whatever deadline it names: it could name any.
+inline constexpr absl::Duration kOpenForDeadline = absl::Milliseconds(50);
+// The client's clock for a deadline starts before the server's, so its reset may come first.
+inline constexpr absl::Duration kDeadlineSlack = absl::Milliseconds(20);
+
+// Whether a call that was cancelled is one of those that are counted: it was `open` for so long,
+// and had so much time `left` until its deadline (negative: past it; infinite: it has none).
+bool IsEarlyReset(absl::Duration open, absl::Duration left);
 
 // How many each connection has left. Thread-safe.
 class ResetLimit {

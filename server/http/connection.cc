@@ -16,6 +16,7 @@
 #include <utility>
 
 #include "adapters/hub/steady_now.h"
+#include "server/api/socket_name.h"
 
 namespace lorica {
 namespace {
@@ -35,20 +36,6 @@ int Poll(int socket, short events, absl::Time deadline) {
     if (count < 0 && errno != EINTR) return POLLERR;
     if (left_ms <= 0) return 0;
   }
-}
-
-void NameOf(const sockaddr_storage& address, std::string& ip, int& port) {
-  char text[INET6_ADDRSTRLEN] = "";
-  if (address.ss_family == AF_INET) {
-    const auto& v4 = reinterpret_cast<const sockaddr_in&>(address);
-    ::inet_ntop(AF_INET, &v4.sin_addr, text, sizeof text);
-    port = ntohs(v4.sin_port);
-  } else if (address.ss_family == AF_INET6) {
-    const auto& v6 = reinterpret_cast<const sockaddr_in6&>(address);
-    ::inet_ntop(AF_INET6, &v6.sin6_addr, text, sizeof text);
-    port = ntohs(v6.sin6_port);
-  }
-  ip = text;
 }
 
 }  // namespace
@@ -237,19 +224,15 @@ ssize_t Connection::write(const char* ptr, size_t size) {
 }
 
 void Connection::get_remote_ip_and_port(std::string& ip, int& port) const {
-  sockaddr_storage address{};
-  socklen_t size = sizeof address;
-  if (::getpeername(socket_, reinterpret_cast<sockaddr*>(&address), &size) == 0) {
-    NameOf(address, ip, port);
-  }
+  SocketName name = PeerOf(socket_);
+  ip = std::move(name.ip);
+  port = name.port;
 }
 
 void Connection::get_local_ip_and_port(std::string& ip, int& port) const {
-  sockaddr_storage address{};
-  socklen_t size = sizeof address;
-  if (::getsockname(socket_, reinterpret_cast<sockaddr*>(&address), &size) == 0) {
-    NameOf(address, ip, port);
-  }
+  SocketName name = LocalEndOf(socket_);
+  ip = std::move(name.ip);
+  port = name.port;
 }
 
 }  // namespace lorica

@@ -58,5 +58,18 @@ TEST(ResetLimit, RemembersABoundedNumber) {
   EXPECT_EQ(limit.peers(), 2) << "those of long ago go first";
 }
 
+TEST(IsEarlyReset, LeavesOutWhatIsOldOrHadItsTime) {
+  const absl::Duration tick = absl::Nanoseconds(1);
+  const absl::Duration never = absl::InfiniteDuration();
+  EXPECT_TRUE(IsEarlyReset(absl::ZeroDuration(), never));
+  EXPECT_TRUE(IsEarlyReset(kEarlyReset - tick, never));
+  EXPECT_FALSE(IsEarlyReset(kEarlyReset, never));
+  EXPECT_FALSE(IsEarlyReset(kOpenForDeadline, kDeadlineSlack));
+  EXPECT_TRUE(IsEarlyReset(kOpenForDeadline, kDeadlineSlack + tick)) << "before its deadline";
+  EXPECT_FALSE(IsEarlyReset(kEarlyReset - tick, -absl::Seconds(1)));
+  EXPECT_TRUE(IsEarlyReset(kOpenForDeadline - tick, absl::ZeroDuration())) << "it names any";
+  EXPECT_TRUE(IsEarlyReset(absl::ZeroDuration(), -absl::Seconds(1)));
+}
+
 }  // namespace
 }  // namespace lorica
