@@ -185,7 +185,10 @@ absl::StatusOr<std::vector<CatalogEntry>> AdapterCatalog::List(const std::string
       ids.push_back(name->first.second);
     }
   }
-  const std::vector<std::string> remote_ids = RemoteIds(tenant);
+  // With a token that cannot be read nothing that was fetched can be named, either.
+  absl::StatusOr<std::string> token = token_of_ == nullptr ? std::string() : token_of_(tenant);
+  const std::vector<std::string> remote_ids =
+      token.ok() ? RemoteIds(tenant, *token) : std::vector<std::string>();
   ids.insert(ids.end(), remote_ids.begin(), remote_ids.end());
   std::sort(ids.begin(), ids.end());
   ids.erase(std::unique(ids.begin(), ids.end()), ids.end());
@@ -195,7 +198,7 @@ absl::StatusOr<std::vector<CatalogEntry>> AdapterCatalog::List(const std::string
     if (std::ssize(entries) >= limit || !absl::StartsWith(*id, prefix)) break;
     if (*id == after) continue;
     auto entry = std::binary_search(remote_ids.begin(), remote_ids.end(), *id)
-                     ? GetRemote(tenant, *id)
+                     ? GetRemote(tenant, *id, *token)
                      : ListEntry(tenant, *id);
     if (entry.ok()) entries.push_back(*std::move(entry));
   }

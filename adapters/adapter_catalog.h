@@ -113,6 +113,11 @@ class AdapterCatalog {
     std::string expected_generation;  // or its first 8 digits and more; empty = none
     std::string token;                // as for Find
   };
+  // What Register needs, where that has to be fetched first: a location, which may have a
+  // registered name's own spelling. What may move a name is what the hub has now. Neither
+  // generation nor ticket where nothing has to be fetched.
+  absl::StatusOr<FoundAdapter> FindSource(const std::string& tenant, const std::string& location,
+                                          const RegisterOptions& options);
   struct Registered {
     GenerationPtr generation;
     bool created = false;
@@ -133,14 +138,16 @@ class AdapterCatalog {
                                          const std::string& to,
                                          const std::string& expected_generation);
   // The target may also be a hub's, once it has been fetched (else Unavailable). AlreadyExists: the
-  // name is an adapter's, or an alias of another target (unless `replace`). InvalidArgument: the
-  // target is an alias itself.
+  // name is an adapter's, or an alias of another target (unless `replace` or a matching
+  // `expected_generation`, as for Register). InvalidArgument: the target is an alias itself.
+  // options.location is not looked at.
   absl::Status SetAlias(const std::string& tenant, const std::string& alias,
-                        const std::string& target, bool replace);
+                        const std::string& target, const RegisterOptions& options);
   // The name is unknown from then on, also where a folder has that name, until it is
   // registered again. What was fetched leaves the disk, and the next call fetches it again;
   // FailedPrecondition while it is in use. NotFound: it was unknown before.
-  absl::Status Delete(const std::string& tenant, const std::string& adapter_id);
+  absl::Status Delete(const std::string& tenant, const std::string& adapter_id,
+                      const std::string& token = "");
 
   // Looks at the content, like Resolve; what is wrong with it is the entry's error.
   absl::StatusOr<CatalogEntry> Get(const std::string& tenant, const std::string& adapter_id,
@@ -149,7 +156,8 @@ class AdapterCatalog {
   absl::StatusOr<RegisteredName> History(const std::string& tenant,
                                          const std::string& adapter_id) const;
   // Sorted by id, strictly after `after`, only ids with `prefix`. Does not hash. An alias whose
-  // target is gone has an error.
+  // target is gone has an error. Of what was fetched that which the tenant's own token brought, or
+  // without one the server's.
   absl::StatusOr<std::vector<CatalogEntry>> List(const std::string& tenant,
                                                  const std::string& prefix,
                                                  const std::string& after, int limit);
@@ -194,7 +202,11 @@ class AdapterCatalog {
                                         const RegisterOptions& options);
   std::optional<RegisteredName> Named(const NameKey& key) const;
   absl::Status CheckCase(const NameKey& key) const;
-  absl::Status CheckFree(const NameKey& key, const std::string& target, bool replace);
+  absl::Status CheckFree(const NameKey& key, const std::string& target,
+                         const RegisterOptions& options);
+  // What it stands for now; empty: nothing that is here.
+  std::string DigestOfAlias(const std::string& tenant, const std::string& alias,
+                            const std::string& token);
   absl::Status CheckExpected(const std::string& id, const std::string& digest,
                              const std::string& expected) const;
   absl::Status CheckMove(const NameKey& key, const Generation& wanted,
@@ -216,18 +228,22 @@ class AdapterCatalog {
 
   // What an id means at the remote source; nullopt: nothing.
   std::optional<RemoteName> RemoteNameOf(const std::string& tenant, const std::string& id) const;
+  // The same of a location, which no registered name hides.
+  std::optional<RemoteName> RemoteSourceOf(const std::string& tenant,
+                                           const std::string& location) const;
+  std::optional<RemoteName> RemoteAt(const std::string& tenant, RemoteName name) const;
   absl::StatusOr<GenerationPtr> ResolveHere(const std::string& tenant,
                                             const std::string& adapter_id);
   // A folder's generation, or that of what was fetched under that name.
   absl::StatusOr<GenerationPtr> LookAt(const std::string& tenant, const std::string& location,
-                                       const std::string& token);
+                                       const RegisterOptions& options);
   // Adds the token to use: the call's, the tenant's or none.
   absl::Status Authorise(const std::string& tenant, const std::string& token,
                          RemoteName* name) const;
   absl::StatusOr<CatalogEntry> GetRemote(const std::string& tenant, const std::string& adapter_id,
                                          const std::string& token = "") const;
   absl::Status ForgetRemote(const std::string& adapter_id, const RemoteName& name);
-  std::vector<std::string> RemoteIds(const std::string& tenant) const;
+  std::vector<std::string> RemoteIds(const std::string& tenant, const std::string& token) const;
 
   const std::shared_ptr<Source> root_;
   const PeftLoader* const loader_;

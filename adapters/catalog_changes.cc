@@ -177,13 +177,12 @@ absl::StatusOr<AdapterCatalog::Registered> AdapterCatalog::Register(
     const std::string& tenant, const std::string& adapter_id, const RegisterOptions& options) {
   if (absl::Status s = CheckNewName(adapter_id); !s.ok()) return s;
   const std::string location = options.location.empty() ? adapter_id : options.location;
-  const bool may_fetch = MayFetch(tenant, location);
+  const bool may_fetch = RemoteSourceOf(tenant, location).has_value();
   if (IsObjectLocation(location) && !may_fetch) return UnknownPlace(location);
   if (absl::Status s = CheckPlainId(location); !s.ok() && !may_fetch) return s;
   if (!MayUse(tenant, location)) return UnknownAdapter(location);
   return RegisterAs(
-      tenant, adapter_id, location, [&] { return LookAt(tenant, location, options.token); },
-      options);
+      tenant, adapter_id, location, [&] { return LookAt(tenant, location, options); }, options);
 }
 
 absl::Status AdapterCatalog::CheckNewName(const std::string& adapter_id) const {
@@ -276,26 +275,37 @@ absl::StatusOr<GenerationPtr> AdapterCatalog::Rollback(const std::string& tenant
 }
 
 absl::Status AdapterCatalog::CheckFree(const NameKey& key, const std::string& target,
-                                       bool replace) {
+                                       const RegisterOptions& options) {
   const auto named = Named(key);
-  if (named.has_value() && named->kind == NameKind::kAlias) {
-    if (replace || named->target == target) return absl::OkStatus();
-    return absl::AlreadyExistsError(absl::StrCat(Quoted(key.second), " is an alias of ",
-                                                 Quoted(named->target),
-                                                 ": set replace to point it elsewhere"));
-  }
-  const bool hidden = named.has_value() && named->kind == NameKind::kHidden;
-  const bool taken =
+  const bool is_alias = named.has_value() && named->kind == NameKind::kAlias;
+  const bool is_adapter =
       named.has_value()
-          ? !hidden
+          ? named->kind == NameKind::kAdapter
           : !absl::IsNotFound(root_->Open(key.second, "adapter_config.json").status());
-  if (!taken) return absl::OkStatus();
-  return absl::AlreadyExistsError(
-      absl::StrCat(Quoted(key.second), " is an adapter already: choose another name"));
+  if (is_adapter) {
+    return absl::AlreadyExistsError(
+        absl::StrCat(Quoted(key.second), " is an adapter already: choose another name"));
+  }
+  if (!options.expected_generation.empty()) {
+    return CheckExpected(key.second,
+                         is_alias ? DigestOfAlias(key.first, key.second, options.token) : "",
+                         options.expected_generation);
+  }
+  if (!is_alias || options.replace || named->target == target) return absl::OkStatus();
+  return absl::AlreadyExistsError(absl::StrCat(Quoted(key.second), " is an alias of ",
+                                               Quoted(named->target),
+                                               ": set replace to point it elsewhere"));
+}
+
+std::string AdapterCatalog::DigestOfAlias(const std::string& tenant, const std::string& alias,
+                                          const std::string& token) {
+  const absl::StatusOr<CatalogEntry> entry = Get(tenant, alias, token);
+  if (!entry.ok()) return "";
+  return entry->generation == nullptr ? entry->digest : entry->generation->digest;
 }
 
 absl::Status AdapterCatalog::SetAlias(const std::string& tenant, const std::string& alias,
-                                      const std::string& target, bool replace) {
+                                      const std::string& target, const RegisterOptions& options) {
   for (const std::string& id : {alias, target}) {
     if (absl::Status s = CheckPlainId(id); !s.ok()) return s;
   }
@@ -312,17 +322,21 @@ absl::Status AdapterCatalog::SetAlias(const std::string& tenant, const std::stri
         absl::StrCat(Quoted(target), " is an alias itself: name what it stands for"));
   }
   absl::StatusOr<GenerationPtr> looked =
-      MayFetch(tenant, target) ? Resolve(tenant, target) : Look(*place);
+      MayFetch(tenant, target) ? Resolve(tenant, target, options.token) : Look(*place);
   if (!looked.ok()) return AboutAdapter(target, looked.status());
   if (absl::Status s = CheckCase(key); !s.ok()) return s;
-  if (absl::Status s = CheckFree(key, target, replace); !s.ok()) return s;
+  if (absl::Status s = CheckFree(key, target, options); !s.ok()) return s;
   return Put({.tenant = tenant, .name = alias, .kind = NameKind::kAlias, .target = target});
 }
 
-absl::Status AdapterCatalog::Delete(const std::string& tenant, const std::string& adapter_id) {
+absl::Status AdapterCatalog::Delete(const std::string& tenant, const std::string& adapter_id,
+                                    const std::string& token) {
   if (!Named({tenant, SplitId(adapter_id).name}).has_value()) {
-    const auto remote = RemoteNameOf(tenant, adapter_id);
-    if (remote) return ForgetRemote(adapter_id, *remote);
+    auto remote = RemoteNameOf(tenant, adapter_id);
+    if (remote) {
+      if (absl::Status s = Authorise(tenant, token, &*remote); !s.ok()) return s;
+      return ForgetRemote(adapter_id, *remote);
+    }
   }
   if (absl::Status s = CheckPlainId(adapter_id); !s.ok()) return s;
   absl::MutexLock changes(&change_mutex_);

@@ -17,17 +17,36 @@ std::optional<RemoteName> AdapterCatalog::RemoteNameOf(const std::string& tenant
   if (!CheckAdapterId(id).ok()) return std::nullopt;
   const IdParts parts = SplitId(id);
   RemoteName name{parts.name};
+  if (!parts.revision.empty()) name.revision = parts.revision;
   std::optional<RegisteredName> named = Named({tenant, name.repo});
   if (named.has_value() && named->kind == NameKind::kAlias) {
     name.repo = named->target;
     named = Named({tenant, name.repo});
   }
-  if (named.has_value() || !MayUse(tenant, name.repo) || !remote_->Allows(name.repo) ||
+  if (named.has_value()) return std::nullopt;
+  return RemoteAt(tenant, std::move(name));
+}
+
+std::optional<RemoteName> AdapterCatalog::RemoteAt(const std::string& tenant,
+                                                   RemoteName name) const {
+  if (!MayUse(tenant, name.repo) || !remote_->Allows(name.repo) ||
       !absl::IsNotFound(root_->Open(name.repo, "adapter_config.json").status())) {
     return std::nullopt;
   }
-  if (!parts.revision.empty()) name.revision = parts.revision;
   return name;
+}
+
+std::optional<RemoteName> AdapterCatalog::RemoteSourceOf(const std::string& tenant,
+                                                         const std::string& location) const {
+  const IdParts parts = SplitId(location);
+  const auto named = Named({tenant, parts.name});
+  const bool is_hidden = named.has_value() && named->kind != NameKind::kAlias;
+  if (remote_ == nullptr || !is_hidden || !CheckAdapterId(location).ok()) {
+    return RemoteNameOf(tenant, location);
+  }
+  RemoteName name{parts.name};
+  if (!parts.revision.empty()) name.revision = parts.revision;
+  return RemoteAt(tenant, std::move(name));
 }
 
 bool AdapterCatalog::MayFetch(const std::string& tenant, const std::string& adapter_id) const {
@@ -68,6 +87,16 @@ absl::StatusOr<GenerationPtr> AdapterCatalog::Resolve(const std::string& tenant,
   return BeingFetched(adapter_id);
 }
 
+absl::StatusOr<FoundAdapter> AdapterCatalog::FindSource(const std::string& tenant,
+                                                        const std::string& location,
+                                                        const RegisterOptions& options) {
+  auto name = RemoteSourceOf(tenant, location);
+  if (!name) return FoundAdapter();
+  if (absl::Status s = Authorise(tenant, options.token, &*name); !s.ok()) return s;
+  name->now = options.replace || !options.expected_generation.empty();
+  return remote_->Find(*name);
+}
+
 absl::StatusOr<FoundAdapter> AdapterCatalog::FindHead(const std::string& tenant,
                                                       const std::string& location_or_id,
                                                       const std::string& token) {
@@ -79,11 +108,15 @@ absl::StatusOr<FoundAdapter> AdapterCatalog::FindHead(const std::string& tenant,
 
 absl::StatusOr<GenerationPtr> AdapterCatalog::LookAt(const std::string& tenant,
                                                      const std::string& location,
-                                                     const std::string& token) {
+                                                     const RegisterOptions& options) {
   if (IsObjectLocation(location)) return Resolve(tenant, location);
   absl::StatusOr<GenerationPtr> here = cache_.Look(location);
-  if (!absl::IsNotFound(here.status()) || !MayFetch(tenant, location)) return here;
-  return Resolve(tenant, location, token);
+  if (!absl::IsNotFound(here.status())) return here;
+  absl::StatusOr<FoundAdapter> found = FindSource(tenant, location, options);
+  if (!found.ok()) return found.status();
+  if (found->ticket != nullptr) return BeingFetched(location);
+  if (found->generation == nullptr) return here;
+  return std::move(found->generation);
 }
 
 absl::StatusOr<CatalogEntry> AdapterCatalog::GetRemote(const std::string& tenant,
@@ -122,10 +155,11 @@ std::optional<RemoteStats> AdapterCatalog::FetchStats() const {
   return remote_->stats();
 }
 
-std::vector<std::string> AdapterCatalog::RemoteIds(const std::string& tenant) const {
+std::vector<std::string> AdapterCatalog::RemoteIds(const std::string& tenant,
+                                                   const std::string& token) const {
   std::vector<std::string> ids;
   if (remote_ == nullptr) return ids;
-  for (std::string& id : remote_->List()) {
+  for (std::string& id : remote_->List(tenant, token)) {
     if (MayFetch(tenant, id)) ids.push_back(std::move(id));
   }
   return ids;

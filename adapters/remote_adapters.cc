@@ -80,6 +80,14 @@ class HashingSink : public DownloadSink {
   std::string head_;
 };
 
+// Whose fetch it is; empty: that of the server's own token.
+std::string AccessOf(const std::string& tenant, const std::string& token) {
+  if (token.empty()) return "";
+  Sha256 hash;
+  hash.Update(absl::StrCat(tenant, "\n", token));
+  return hash.Finish().substr(0, kAccessDigits);
+}
+
 bool IsHeadKey(const std::string& key) { return absl::StartsWith(key, kHeadKey); }
 
 absl::Status NotAllowed(const RemoteName& name) {
@@ -196,12 +204,13 @@ bool RemoteAdapters::Allows(const std::string& repo) const {
 
 RemoteOrigin RemoteAdapters::OriginOf(const RemoteName& name) const {
   RemoteOrigin origin{SourceOf(name.repo)->name(), name.repo, name.revision};
-  if (!name.token.empty()) {
-    Sha256 hash;
-    hash.Update(absl::StrCat(name.tenant, "\n", name.token));
-    origin.access = hash.Finish().substr(0, kAccessDigits);
-  }
+  origin.access = AccessOf(name.tenant, name.token);
   return origin;
+}
+
+bool RemoteAdapters::WantsNow(const RemoteName& name) const {
+  return IsObjectLocation(name.repo) ||
+         (name.now && !options_.offline && !ParseCommit(name.revision).ok());
 }
 
 absl::StatusOr<FoundAdapter> RemoteAdapters::Find(const RemoteName& name) {
@@ -211,8 +220,8 @@ absl::StatusOr<FoundAdapter> RemoteAdapters::Find(const RemoteName& name) {
   absl::MutexLock lock(&mutex_);
   if (const auto known = known_.find(key); known != known_.end()) {
     found.generation = known->second.generation.lock();
-    if (IsObjectLocation(name.repo) && options_.clock() - known->second.looked >= kObjectLookLife) {
-      found.generation = nullptr;  // who names an object means what is there now
+    if (WantsNow(name) && options_.clock() - known->second.looked >= kObjectLookLife) {
+      found.generation = nullptr;
     }
     if (found.generation != nullptr) {
       if (IsStale(name, known->second)) {
@@ -308,6 +317,7 @@ void RemoteAdapters::LookThere(const RemoteName& name, const std::string& key) {
     absl::MutexLock lock(&mutex_);
     ++(brought.result.ok() ? counts_.fetched : counts_.failed);
   }
+  if (!brought.result.ok() && name.now) brought.result = HereInstead(name, brought.result);
   EndFetch(name, key, std::move(brought));
 }
 
@@ -384,7 +394,9 @@ KnownRemote RemoteAdapters::Known(const RemoteName& name) const {
   return known;
 }
 
-std::vector<std::string> RemoteAdapters::List() const {
+std::vector<std::string> RemoteAdapters::List(const std::string& tenant,
+                                              const std::string& token) const {
+  const std::string access = AccessOf(tenant, token);
   std::vector<std::string> ids;
   std::vector<RemoteOrigin> origins = disk_->Origins();
   // Content that came as a branch is also known by its commit.
@@ -394,14 +406,14 @@ std::vector<std::string> RemoteAdapters::List() const {
   }
   for (const RemoteOrigin& origin : origins) {
     const bool is_ours =
-        origin.access.empty() && IsRepoName(origin.repo) && origin.server == hub_->name();
+        origin.access == access && IsRepoName(origin.repo) && origin.server == hub_->name();
     const bool is_shadow =
         origin.revision == origin.commit && branches.contains(origin.repo + "@" + origin.commit);
     if (is_ours && !is_shadow) ids.push_back(IdOf(origin.repo, origin.revision));
   }
-  const auto add = [&ids](const std::string& key) {
+  const auto add = [&](const std::string& key) {
     const std::vector<std::string> parts = absl::StrSplit(key, '\n');
-    if (parts[3].empty()) ids.push_back(IdOf(parts[1], parts[2]));
+    if (parts[3] == access) ids.push_back(IdOf(parts[1], parts[2]));
   };
   absl::MutexLock lock(&mutex_);
   for (const auto& [key, known] : known_) add(key);
@@ -439,13 +451,13 @@ RemoteStats RemoteAdapters::stats() const {
 // --- on threads that may wait --------------------------------------------------------------
 
 std::optional<RemoteAdapters::Brought> RemoteAdapters::FromHere(const RemoteName& name) {
-  const bool is_object = IsObjectLocation(name.repo);
-  const auto lease = is_object ? std::nullopt : disk_->Find(OriginOf(name));
+  const bool wants_now = WantsNow(name);
+  const auto lease = wants_now ? std::nullopt : disk_->Find(OriginOf(name));
   if (lease) {
     Result kept = FromDisk(*lease, name);
     if (!absl::IsDataLoss(kept.status())) return Brought{std::move(kept)};
   }
-  if (cache_ != nullptr && name.token.empty()) {
+  if (cache_ != nullptr && name.token.empty() && !wants_now) {
     Result cached = FromCache(name);
     if (!absl::IsNotFound(cached.status())) return Brought{std::move(cached)};
   }
@@ -509,6 +521,14 @@ RemoteAdapters::Result RemoteAdapters::FromHub(const RemoteName& name) {
   const auto weights = LookAtWeights(**session, config, name);
   if (!weights.ok()) return weights.status();
   return Download(**session, config, *weights, origin, name);
+}
+
+RemoteAdapters::Result RemoteAdapters::HereInstead(const RemoteName& name, const Result& failed) {
+  RemoteName before = name;
+  before.now = false;
+  if (WantsNow(before)) return failed;
+  std::optional<Brought> here = FromHere(before);
+  return here && here->result.ok() ? std::move(here->result) : failed;
 }
 
 RemoteAdapters::Result RemoteAdapters::HeadFromHub(const RemoteName& name) {

@@ -40,8 +40,9 @@ namespace lorica {
 
 inline constexpr char kDefaultRevision[] = "main";
 
-// How long a look at an object counts: as long as a registration takes. Branches of a hub, which
-// requests name, are looked at again from time to time instead.
+// How long a look counts for who wants what is there now: as long as a registration takes. That is
+// everybody who names an object. Branches of a hub, which requests name, are looked at again from
+// time to time instead.
 inline constexpr absl::Duration kObjectLookLife = absl::Seconds(10);
 
 struct RemoteOptions {
@@ -66,6 +67,8 @@ struct RemoteName {
   std::string revision = kDefaultRevision;
   std::string token;   // whoever fetches with another one sees nothing of it; "" = the server's
   std::string tenant;  // who asks, and whose token it is
+  // Not what was here before of a branch or a tag, unless the hub has nothing to give.
+  bool now = false;
 };
 
 // What runs where, so that a hub that hangs holds up nothing that is here. All outlive the
@@ -153,10 +156,11 @@ class RemoteAdapters {
   absl::StatusOr<FoundAdapter> FindHead(const RemoteName& name);
   bool Allows(const std::string& repo) const;
   KnownRemote Known(const RemoteName& name) const;
-  // Names without revision "main" as "repo", others as "repo@revision"; sorted. Only what
-  // the server's own token brings or brought here: now, or before a restart and still in the disk
-  // tier.
-  std::vector<std::string> List() const;
+  // Names without revision "main" as "repo", others as "repo@revision"; sorted. Only what that
+  // token of that tenant brings or brought here ("": the server's own, whose tenant is nobody's
+  // business): now, or before a restart and still in the disk tier.
+  std::vector<std::string> List(const std::string& tenant = "",
+                                const std::string& token = "") const;
   // Takes what the name stands for from the disk tier, and for other names, too; and knows
   // nothing of the name any more. FailedPrecondition: it is in use.
   absl::Status Forget(const RemoteName& name);
@@ -177,6 +181,7 @@ class RemoteAdapters {
   const ObjectPlace* ObjectsOf(const std::string& repo) const;  // null: the hub's
   RemoteSource* SourceOf(const std::string& repo) const;
   RemoteOrigin OriginOf(const RemoteName& name) const;
+  bool WantsNow(const RemoteName& name) const;
   struct Held {
     std::weak_ptr<const Generation> generation;
     std::string digest;    // also when nobody uses it here: the pool may, by another name
@@ -227,6 +232,8 @@ class RemoteAdapters {
   absl::StatusOr<RemoteFile> LookAtWeights(RemoteSession& session, const RemoteFile& config,
                                            const RemoteName& name);
   Result FromHub(const RemoteName& name);
+  // For who wants what is there now, `failed`: what is here all the same.
+  Result HereInstead(const RemoteName& name, const Result& failed);
   Result HeadFromHub(const RemoteName& name);
   Result Download(RemoteSession& session, const RemoteFile& config, const RemoteFile& weights,
                   const RemoteOrigin& origin, const RemoteName& name);

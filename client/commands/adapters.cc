@@ -85,9 +85,17 @@ int List(const CommandContext& context, const AdapterFlags& flags) {
   return kExitOk;
 }
 
+// "" without the flag.
+absl::StatusOr<std::string> HubTokenOf(const AdapterFlags& flags) {
+  return flags.hub_token_file.empty() ? std::string() : ReadSecretWord(flags.hub_token_file);
+}
+
 int Get(const CommandContext& context, const AdapterFlags& flags) {
+  const absl::StatusOr<std::string> token = HubTokenOf(flags);
+  if (!token.ok()) return FailUsage(std::string(token.status().message()));
   v1::GetAdapterRequest request;
   request.set_adapter_id(flags.ids.front());
+  request.set_hub_token(*token);
   auto response = context.MakeClient()->GetAdapter(request, context.Call());
   if (!response.ok()) return Fail(context, response.status());
   if (context.json) {
@@ -99,11 +107,6 @@ int Get(const CommandContext& context, const AdapterFlags& flags) {
                 HistoryText(*response, stdout).c_str());
   }
   return kExitOk;
-}
-
-// "" without the flag.
-absl::StatusOr<std::string> HubTokenOf(const AdapterFlags& flags) {
-  return flags.hub_token_file.empty() ? std::string() : ReadSecretWord(flags.hub_token_file);
 }
 
 int Check(const CommandContext& context, const AdapterFlags& flags) {
@@ -199,19 +202,22 @@ int Merge(const CommandContext& context, const AdapterFlags& flags) {
   return kExitOk;
 }
 
-using OneAdapter = std::function<absl::StatusOr<v1::Adapter>(const std::string& id)>;
+using OneAdapter =
+    std::function<absl::StatusOr<v1::Adapter>(const std::string& id, const std::string& hub_token)>;
 
 // Runs `call` for each id, with a bar while one waits; goes on after a failure and
 // returns the last one.
 int ForEach(const CommandContext& context, const AdapterFlags& flags, const std::string& verb,
             const OneAdapter& call) {
+  const absl::StatusOr<std::string> token = HubTokenOf(flags);
+  if (!token.ok()) return FailUsage(std::string(token.status().message()));
   int code = kExitOk;
   Json json = {{"adapters", Json::array()}};
   ProgressBar progress(verb);
   for (size_t i = 0; i < flags.ids.size(); ++i) {
     const std::string& id = flags.ids[i];
     if (flags.ids.size() > 1) progress.Update(static_cast<double>(i) / flags.ids.size(), id);
-    absl::StatusOr<v1::Adapter> adapter = call(id);
+    absl::StatusOr<v1::Adapter> adapter = call(id, *token);
     progress.Clear();
     if (!adapter.ok()) {
       CommandContext plain = context;
@@ -238,7 +244,7 @@ absl::StatusOr<v1::Adapter> AdapterOf(const absl::StatusOr<Response>& response) 
 
 int Rollback(const CommandContext& context, const AdapterFlags& flags) {
   auto client = context.MakeClient();
-  return ForEach(context, flags, "rolled back", [&](const std::string& id) {
+  return ForEach(context, flags, "rolled back", [&](const std::string& id, const std::string&) {
     v1::RollbackAdapterRequest request;
     request.set_adapter_id(id);
     request.set_generation(flags.to);
@@ -248,10 +254,14 @@ int Rollback(const CommandContext& context, const AdapterFlags& flags) {
 }
 
 int Alias(const CommandContext& context, const AdapterFlags& flags) {
+  const absl::StatusOr<std::string> token = HubTokenOf(flags);
+  if (!token.ok()) return FailUsage(std::string(token.status().message()));
   v1::SetAliasRequest request;
   request.set_alias(flags.ids[0]);
   request.set_adapter_id(flags.ids[1]);
   request.set_replace(flags.replace);
+  request.set_expected_generation(flags.expected_generation);
+  request.set_hub_token(*token);
   auto response = context.MakeClient()->SetAlias(request, context.Call());
   if (!response.ok()) return Fail(context, response.status());
   if (context.json) {
@@ -283,24 +293,23 @@ int Import(const CommandContext& context, const AdapterFlags& flags) {
     std::fprintf(stderr, "nothing to import: no folder%s that is not registered yet\n",
                  prefix.empty() ? "" : absl::StrCat(" beneath ", prefix).c_str());
   }
-  return ForEach(context, each, "registered", [&](const std::string& id) {
+  return ForEach(context, each, "registered", [&](const std::string& id, const std::string& token) {
     v1::RegisterAdapterRequest request;
     request.set_adapter_id(flags.strip_group ? id.substr(prefix.size()) : id);
     request.set_source(id);
+    request.set_hub_token(token);
     request.set_replace(flags.replace);
     return AdapterOf(client->RegisterAdapter(request, context.Call()));
   });
 }
 
 int Load(const CommandContext& context, const AdapterFlags& flags) {
-  const absl::StatusOr<std::string> token = HubTokenOf(flags);
-  if (!token.ok()) return FailUsage(std::string(token.status().message()));
   auto client = context.MakeClient();
-  return ForEach(context, flags, "loaded", [&](const std::string& id) {
+  return ForEach(context, flags, "loaded", [&](const std::string& id, const std::string& token) {
     v1::LoadAdapterRequest request;
     request.set_adapter_id(id);
     request.set_tier(Tiers().at(flags.tier));
-    request.set_hub_token(*token);
+    request.set_hub_token(token);
     absl::StatusOr<v1::Adapter> adapter;
     WithFetchProgress(context, "loading", id,
                       [&] { adapter = AdapterOf(client->LoadAdapter(request, context.Call())); });
@@ -310,9 +319,10 @@ int Load(const CommandContext& context, const AdapterFlags& flags) {
 
 int Evict(const CommandContext& context, const AdapterFlags& flags) {
   auto client = context.MakeClient();
-  return ForEach(context, flags, "evicted", [&](const std::string& id) {
+  return ForEach(context, flags, "evicted", [&](const std::string& id, const std::string& token) {
     v1::EvictAdapterRequest request;
     request.set_adapter_id(id);
+    request.set_hub_token(token);
     request.set_down_to(Tiers().at(flags.down_to));
     request.set_wait(flags.wait_for_streams);
     return AdapterOf(client->EvictAdapter(request, context.Call()));
@@ -321,9 +331,10 @@ int Evict(const CommandContext& context, const AdapterFlags& flags) {
 
 int Pin(const CommandContext& context, const AdapterFlags& flags) {
   auto client = context.MakeClient();
-  return ForEach(context, flags, "pinned", [&](const std::string& id) {
+  return ForEach(context, flags, "pinned", [&](const std::string& id, const std::string& token) {
     v1::PinAdapterRequest request;
     request.set_adapter_id(id);
+    request.set_hub_token(token);
     request.set_tier(Tiers().at(flags.tier));
     absl::StatusOr<v1::Adapter> adapter;
     WithFetchProgress(context, "loading", id,
@@ -334,25 +345,28 @@ int Pin(const CommandContext& context, const AdapterFlags& flags) {
 
 int Unpin(const CommandContext& context, const AdapterFlags& flags) {
   auto client = context.MakeClient();
-  return ForEach(context, flags, "unpinned", [&](const std::string& id) {
+  return ForEach(context, flags, "unpinned", [&](const std::string& id, const std::string& token) {
     v1::UnpinAdapterRequest request;
     request.set_adapter_id(id);
+    request.set_hub_token(token);
     return AdapterOf(client->UnpinAdapter(request, context.Call()));
   });
 }
 
 int Delete(const CommandContext& context, const AdapterFlags& flags) {
   auto client = context.MakeClient();
-  return ForEach(context, flags, "deleted",
-                 [&](const std::string& id) -> absl::StatusOr<v1::Adapter> {
-                   v1::DeleteAdapterRequest request;
-                   request.set_adapter_id(id);
-                   absl::Status status = client->DeleteAdapter(request, context.Call());
-                   if (!status.ok()) return status;
-                   v1::Adapter gone;
-                   gone.set_adapter_id(id);
-                   return gone;
-                 });
+  return ForEach(
+      context, flags, "deleted",
+      [&](const std::string& id, const std::string& token) -> absl::StatusOr<v1::Adapter> {
+        v1::DeleteAdapterRequest request;
+        request.set_adapter_id(id);
+        request.set_hub_token(token);
+        absl::Status status = client->DeleteAdapter(request, context.Call());
+        if (!status.ok()) return status;
+        v1::Adapter gone;
+        gone.set_adapter_id(id);
+        return gone;
+      });
 }
 
 void PrintEvent(const v1::WatchAdaptersResponse& event, bool json) {
@@ -417,7 +431,7 @@ class Declare {
   }
   void HubToken(CLI::App* sub) {
     sub->add_option("--hub-token-file", flags_->hub_token_file,
-                    "Your own token for the hub, where it has to be fetched")
+                    "Your own token for the hub, where the adapter is only there with it")
         ->type_name("FILE");
   }
   AdapterFlags* flags() { return flags_.get(); }
@@ -442,11 +456,12 @@ void DeclareNaming(Declare* declare) {
                   "Only if the name has this content now: its digest, or 8 digits of it");
   CLI::App* list = declare->Sub("list", "All adapters and where they are", List);
   list->add_option("--prefix", declare->flags()->prefix, "Only ids that start so");
-  declare->OneId("get", "Adapter id", "Everything about one adapter", Get);
+  declare->HubToken(declare->OneId("get", "Adapter id", "Everything about one adapter", Get));
   declare->HubToken(declare->OneId("check",
                                    "Folder beneath the root, adapter id, or repository of the hub",
                                    "Dry run of the loader; 0 only when it can be served", Check));
-  declare->ManyIds("delete", "Remove names; a folder's own name stays hidden", Delete);
+  declare->HubToken(
+      declare->ManyIds("delete", "Remove names; a folder's own name stays hidden", Delete));
 }
 
 void DeclareMerging(Declare* declare) {
@@ -479,11 +494,16 @@ void DeclareMovingNames(Declare* declare) {
       ->required()
       ->expected(2);
   alias->add_flag("--replace", declare->flags()->replace, "Point it elsewhere");
+  alias->add_option("--expected-generation", declare->flags()->expected_generation,
+                    "Only if the alias stands for this content now");
+  declare->HubToken(alias);
   CLI::App* import = declare->Sub("import", "Register a whole folder of adapters", Import);
   import->add_option("group", declare->flags()->group,
                      "Folder of folders beneath the adapters root (default: the root)");
   import->add_flag("--strip-group", declare->flags()->strip_group, "Name a/b just b");
-  import->add_flag("--replace", declare->flags()->replace, "Move names that exist");
+  import->add_flag("--replace", declare->flags()->replace,
+                   "Move names that exist, those of the hub to what it has now");
+  declare->HubToken(import);
 }
 
 void DeclareMoving(Declare* declare) {
@@ -494,9 +514,11 @@ void DeclareMoving(Declare* declare) {
   declare->Tier(evict, "--down-to", &AdapterFlags::down_to, "Where to", {"source", "host"});
   evict->add_flag("--wait-for-streams", declare->flags()->wait_for_streams,
                   "Wait until the streams that use it have ended");
+  declare->HubToken(evict);
   CLI::App* pin = declare->ManyIds("pin", "Keep in a tier until unpinned", Pin);
   declare->Tier(pin, "--tier", &AdapterFlags::tier, "Where", {"host", "device"});
-  declare->ManyIds("unpin", "Let it be evicted again", Unpin);
+  declare->HubToken(pin);
+  declare->HubToken(declare->ManyIds("unpin", "Let it be evicted again", Unpin));
   CLI::App* watch = declare->Sub("watch", "Print changes until Ctrl-C", Watch);
   watch->add_option("--interval-ms", declare->flags()->interval_ms,
                     "How often the server looks (500)");

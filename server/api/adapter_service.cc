@@ -4,12 +4,12 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
-#include "adapters/hub/object_source.h"
 #include "adapters/hub/steady_now.h"
 #include "grpcpp/alarm.h"
 #include "server/api/adapter_info.h"
 #include "server/api/field_error.h"
 #include "server/api/refusal_log.h"
+#include "server/api/request_checks.h"
 
 namespace lorica {
 namespace {
@@ -42,21 +42,7 @@ std::shared_ptr<Reply> MakeWaitReply() {
   return reply;
 }
 
-absl::Status CheckId(const std::string& id) {
-  if (id.empty()) return FieldError("adapter_id", "is missing");
-  const absl::Status status = CheckAdapterId(id);
-  if (status.ok()) return status;
-  return FieldError("adapter_id", absl::StrCat("is not valid: ", status.message()));
-}
-
-absl::Status CheckSource(const std::string& source) {
-  const absl::Status status = CheckAdapterId(source);
-  if (status.ok() || IsObjectLocation(source)) return absl::OkStatus();
-  return FieldError("source",
-                    absl::StrCat("must name a folder beneath the adapters folder, as \"name\" or "
-                                 "\"group/name\", a repository, or \"s3://bucket/name\": ",
-                                 status.message()));
-}
+absl::Status CheckId(const std::string& id) { return CheckNamed("adapter_id", id); }
 
 // Where Load and Pin may bring an adapter.
 absl::StatusOr<AdapterTier> UpperTier(v1::Tier tier) {
@@ -149,6 +135,7 @@ void AdapterService::DoWork(const Job& job, const Work& work) {
 absl::StatusOr<FoundAdapter> AdapterService::FindFirst(const Job& job) const {
   if (job.merge != nullptr) return catalog_->FindMerge(job.tenant, *job.merge);
   if (job.is_check) return catalog_->FindHead(job.tenant, job.fetch, job.hub_token);
+  if (job.source) return catalog_->FindSource(job.tenant, job.fetch, *job.source);
   if (job.fetch.empty() || !catalog_->MayFetch(job.tenant, job.fetch)) return FoundAdapter();
   return catalog_->Find(job.tenant, job.fetch, job.hub_token);
 }
@@ -194,13 +181,12 @@ grpc::ServerUnaryReactor* AdapterService::RegisterAdapter(grpc::CallbackServerCo
   Job call{"RegisterAdapter", request->adapter_id(), MakeWaitReply(), CredentialsOf(*context),
            TenantRole::kManager};
   call.fetch = request->source().empty() ? request->adapter_id() : request->source();
-  call.hub_token = request->hub_token();
-  return Run(call, [this, response,
-                    options = AdapterCatalog::RegisterOptions{
-                        request->source(), request->replace(), request->expected_generation(),
-                        request->hub_token()}](const Job& job) {
+  call.source = AdapterCatalog::RegisterOptions{
+      request->source(), request->replace(), request->expected_generation(), request->hub_token()};
+  return Run(call, [this, response](const Job& job) {
+    const AdapterCatalog::RegisterOptions& options = *job.source;
     absl::Status status = CheckId(job.adapter_id);
-    if (status.ok() && !options.location.empty()) status = CheckSource(options.location);
+    if (status.ok() && !options.location.empty()) status = CheckSource("source", options.location);
     if (!status.ok()) return status;
     const auto registered = catalog_->Register(job.tenant, job.adapter_id, options);
     if (!registered.ok()) return registered.status();
@@ -260,11 +246,14 @@ grpc::ServerUnaryReactor* AdapterService::SetAlias(grpc::CallbackServerContext* 
   Job call{"SetAlias", request->alias(), MakeWaitReply(), CredentialsOf(*context),
            TenantRole::kManager};
   call.fetch = request->adapter_id();
+  call.hub_token = request->hub_token();
   return Run(call, [this, response, target = request->adapter_id(),
-                    replace = request->replace()](const Job& job) {
+                    options = AdapterCatalog::RegisterOptions{
+                        "", request->replace(), request->expected_generation(),
+                        request->hub_token()}](const Job& job) {
     absl::Status status = CheckId(target);
     if (status.ok() && job.adapter_id.empty()) status = FieldError("alias", "is missing");
-    if (status.ok()) status = catalog_->SetAlias(job.tenant, job.adapter_id, target, replace);
+    if (status.ok()) status = catalog_->SetAlias(job.tenant, job.adapter_id, target, options);
     return status.ok() ? AnswerNow(job, response) : status;
   });
 }
@@ -278,7 +267,7 @@ grpc::ServerUnaryReactor* AdapterService::CheckAdapter(grpc::CallbackServerConte
   call.hub_token = request->hub_token();
   call.is_check = true;
   return Run(call, [this, response](const Job& job) {
-    const absl::Status status = CheckSource(job.adapter_id);
+    const absl::Status status = CheckSource("source", job.adapter_id);
     if (!status.ok()) return status;
     const auto plan = catalog_->Check(job.tenant, job.adapter_id, job.hub_token, job.found);
     auto explained = ExplainAdapter(job.adapter_id, plan, block_bytes_);
@@ -291,12 +280,14 @@ grpc::ServerUnaryReactor* AdapterService::CheckAdapter(grpc::CallbackServerConte
 grpc::ServerUnaryReactor* AdapterService::GetAdapter(grpc::CallbackServerContext* context,
                                                      const v1::GetAdapterRequest* request,
                                                      v1::GetAdapterResponse* response) {
-  const Job call{"GetAdapter", request->adapter_id(), Reply::Make(), CredentialsOf(*context),
-                 TenantRole::kUser};
+  Job call{"GetAdapter", request->adapter_id(), Reply::Make(), CredentialsOf(*context),
+           TenantRole::kUser};
+  call.hub_token = request->hub_token();
   return Run(call, [this, response](const Job& job) {
     const absl::Status status = CheckId(job.adapter_id);
     if (!status.ok()) return status;
-    auto adapter = DescribeAdapter(job.tenant, job.adapter_id, catalog_, *pool_, SteadyNow());
+    auto adapter =
+        DescribeAdapter(job.tenant, job.adapter_id, catalog_, *pool_, SteadyNow(), job.hub_token);
     if (!adapter.ok()) return adapter.status();
     const auto history = catalog_->History(job.tenant, job.adapter_id);
     job.reply->Succeed([&] {
@@ -362,12 +353,13 @@ grpc::ServerUnaryReactor* AdapterService::PinAdapter(grpc::CallbackServerContext
   Job call{"PinAdapter", request->adapter_id(), MakeWaitReply(), CredentialsOf(*context),
            TenantRole::kOperator};
   call.fetch = request->adapter_id();
+  call.hub_token = request->hub_token();
   return Run(call, [this, response, wanted = request->tier()](const Job& job) {
     const absl::Status status = CheckId(job.adapter_id);
     if (!status.ok()) return status;
     const auto tier = UpperTier(wanted);
     if (!tier.ok()) return tier.status();
-    const auto generation = catalog_->Resolve(job.tenant, job.adapter_id);
+    const auto generation = catalog_->Resolve(job.tenant, job.adapter_id, job.hub_token);
     if (!generation.ok()) return generation.status();
     pool_->Pin(*generation, *tier, AnswerWithAdapter(job, response));
     return absl::OkStatus();
@@ -377,15 +369,16 @@ grpc::ServerUnaryReactor* AdapterService::PinAdapter(grpc::CallbackServerContext
 grpc::ServerUnaryReactor* AdapterService::EvictAdapter(grpc::CallbackServerContext* context,
                                                        const v1::EvictAdapterRequest* request,
                                                        v1::EvictAdapterResponse* response) {
-  const Job call{"EvictAdapter", request->adapter_id(), MakeWaitReply(), CredentialsOf(*context),
-                 TenantRole::kOperator};
+  Job call{"EvictAdapter", request->adapter_id(), MakeWaitReply(), CredentialsOf(*context),
+           TenantRole::kOperator};
+  call.hub_token = request->hub_token();
   return Run(call,
              [this, response, wanted = request->down_to(), wait = request->wait()](const Job& job) {
                const absl::Status status = CheckId(job.adapter_id);
                if (!status.ok()) return status;
                const auto tier = LowerTier(wanted);
                if (!tier.ok()) return tier.status();
-               const auto entry = catalog_->Get(job.tenant, job.adapter_id);
+               const auto entry = catalog_->Get(job.tenant, job.adapter_id, job.hub_token);
                if (!entry.ok()) return entry.status();
                Done done = AnswerWithAdapter(job, response);
                const std::string digest = DigestOf(*entry);
@@ -401,12 +394,13 @@ grpc::ServerUnaryReactor* AdapterService::EvictAdapter(grpc::CallbackServerConte
 grpc::ServerUnaryReactor* AdapterService::UnpinAdapter(grpc::CallbackServerContext* context,
                                                        const v1::UnpinAdapterRequest* request,
                                                        v1::UnpinAdapterResponse* response) {
-  const Job call{"UnpinAdapter", request->adapter_id(), MakeWaitReply(), CredentialsOf(*context),
-                 TenantRole::kOperator};
+  Job call{"UnpinAdapter", request->adapter_id(), MakeWaitReply(), CredentialsOf(*context),
+           TenantRole::kOperator};
+  call.hub_token = request->hub_token();
   return Run(call, [this, response](const Job& job) {
     const absl::Status status = CheckId(job.adapter_id);
     if (!status.ok()) return status;
-    const auto entry = catalog_->Get(job.tenant, job.adapter_id);
+    const auto entry = catalog_->Get(job.tenant, job.adapter_id, job.hub_token);
     if (!entry.ok()) return entry.status();
     Done done = AnswerWithAdapter(job, response);
     const std::string digest = DigestOf(*entry);
@@ -422,11 +416,12 @@ grpc::ServerUnaryReactor* AdapterService::UnpinAdapter(grpc::CallbackServerConte
 grpc::ServerUnaryReactor* AdapterService::DeleteAdapter(grpc::CallbackServerContext* context,
                                                         const v1::DeleteAdapterRequest* request,
                                                         v1::DeleteAdapterResponse*) {
-  const Job call{"DeleteAdapter", request->adapter_id(), Reply::Make(), CredentialsOf(*context),
-                 TenantRole::kManager};
+  Job call{"DeleteAdapter", request->adapter_id(), Reply::Make(), CredentialsOf(*context),
+           TenantRole::kManager};
+  call.hub_token = request->hub_token();
   return Run(call, [this](const Job& job) {
     absl::Status status = CheckId(job.adapter_id);
-    if (status.ok()) status = catalog_->Delete(job.tenant, job.adapter_id);
+    if (status.ok()) status = catalog_->Delete(job.tenant, job.adapter_id, job.hub_token);
     if (status.ok()) job.reply->Succeed([] {});
     return status;
   });

@@ -8,6 +8,7 @@
 
 #include <functional>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -81,13 +82,14 @@ class AdapterService final : public v1::AdapterService::CallbackService {
     std::string adapter_id;
     std::shared_ptr<Reply> reply;
     Credentials credentials;
-    TenantRole role = TenantRole::kUser;       // that it takes
-    std::string tenant;                        // once it is known
-    std::string fetch;                         // an adapter that has to be here first, or none
-    std::string hub_token;                     // to fetch it with; never logged
-    std::shared_ptr<const MergeChoice> merge;  // or a merge that has to be made first
-    bool is_check = false;                     // of `fetch`, whose head is enough
-    GenerationPtr found;                       // what came before the work
+    TenantRole role = TenantRole::kUser;  // that it takes
+    std::string tenant;                   // once it is known
+    std::string fetch;                    // an adapter that has to be here first, or none
+    std::optional<AdapterCatalog::RegisterOptions> source;  // `fetch` is what a name is made of
+    std::string hub_token;                                  // to fetch it with; never logged
+    std::shared_ptr<const MergeChoice> merge;               // or a merge that has to be made first
+    bool is_check = false;                                  // of `fetch`, whose head is enough
+    GenerationPtr found;                                    // what came before the work
   };
   using Work = std::function<absl::Status(const Job& job)>;
 

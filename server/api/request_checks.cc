@@ -255,6 +255,22 @@ absl::Status CheckPlace(const std::string& location) {
   return FieldError("adapter_id", "is no place in a bucket; name it as s3://bucket/name");
 }
 
+absl::Status CheckNamed(absl::string_view field, const std::string& adapter_id) {
+  if (adapter_id.empty()) return FieldError(field, "is missing");
+  const absl::Status status = CheckAdapterId(adapter_id);
+  if (status.ok()) return status;
+  return FieldError(field, absl::StrCat("is not valid: ", status.message()));
+}
+
+absl::Status CheckSource(absl::string_view field, const std::string& source) {
+  const absl::Status status = CheckAdapterId(source);
+  if (status.ok() || IsObjectLocation(source)) return absl::OkStatus();
+  return FieldError(field,
+                    absl::StrCat("must name a folder beneath the adapters folder, as \"name\" or "
+                                 "\"group/name\", a repository, or \"s3://bucket/name\": ",
+                                 status.message()));
+}
+
 absl::Status CheckPromptLogprobs(const GenerateCall& call, int64_t prompt_tokens) {
   if (!call.prompt_logprobs) return absl::OkStatus();
   const int64_t count = prompt_tokens * (1 + *call.prompt_logprobs);

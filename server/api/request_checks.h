@@ -30,6 +30,11 @@ absl::Status CheckText(const std::optional<std::string>& prompt,
 // fetched from there is the catalog's to say.
 absl::Status CheckPlace(const std::string& location);
 
+// What is given a name, and what it is made of, in `field` of a request that moves adapters.
+// InvalidArgument: it is missing or cannot be an adapter's id; it can be neither an id nor a place.
+absl::Status CheckNamed(absl::string_view field, const std::string& adapter_id);
+absl::Status CheckSource(absl::string_view field, const std::string& source);
+
 // The adapters a call names, headers and fields brought together, in order; empty = base.
 // Grammar, conflicts, weights and doubles are checked; a weight of 0 stays in the list.
 absl::StatusOr<std::vector<AdapterChoice>> ChooseAdapters(const GenerateCall& call,

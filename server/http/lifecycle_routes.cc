@@ -56,29 +56,27 @@ absl::StatusOr<Move> ParseMove(const std::string& body, bool load,
   Fields fields(*json);
   Move move;
   move.name = fields.Text("lora_name").value_or("");
-  if (move.name.empty()) fields.Refuse("lora_name", "is missing");
+  fields.Add(CheckNamed("lora_name", move.name));
   if (load) {
-    auto location = AdapterBeneath(fields.Text("lora_path").value_or(""), adapters_dir);
-    if (location.ok() && location->empty()) fields.Refuse("lora_path", "is missing");
-    fields.Add(location.ok() ? absl::OkStatus()
-                             : FieldError("lora_path",
-                                          "is an absolute path that is not beneath "
-                                          "--adapters-dir"));
-    if (location.ok()) {
+    const auto location = AdapterBeneath(fields.Text("lora_path").value_or(""), adapters_dir);
+    if (!location.ok()) {
+      fields.Refuse("lora_path", "is an absolute path that is not beneath --adapters-dir");
+    } else if (location->empty()) {
+      fields.Refuse("lora_path", "is missing");
+    } else {
       move.location = std::string(absl::StripPrefix(*location, "huggingface://"));
+      fields.Add(CheckSource("lora_path", move.location));
     }
     move.replace = fields.Bool("load_inplace").value_or(false);
     move.pin = fields.Bool("pinned").value_or(false);
   }
   fields.Text("base_model_name");  // controllers' own name of the base
-  for (const auto& [field, text] :
-       {std::pair("lora_name", move.name), std::pair("lora_path", move.location)}) {
-    const bool passes = text.empty() || (text == move.location && CheckPlace(text).ok());
-    const absl::Status status = passes ? absl::OkStatus() : CheckAdapterId(text);
-    if (!status.ok()) fields.Refuse(field, absl::StrCat("is not valid: ", status.message()));
-  }
   if (!fields.status().ok()) return fields.status();
   return move;
+}
+
+AdapterCatalog::RegisterOptions OptionsOf(const Move& move) {
+  return {.location = move.location, .replace = move.replace};
 }
 
 void SendDone(const std::string& message, const Move& move, const std::string& generation,
@@ -98,8 +96,7 @@ absl::StatusOr<FoundAdapter> Fetch(const HttpContext& context, const std::string
                                    const Move& move, absl::Time end) {
   absl::StatusOr<FoundAdapter> found = FoundAdapter();
   absl::Status status = context.RunWork([&] {
-    AdapterCatalog* const catalog = context.gateway()->catalog();
-    if (catalog->MayFetch(tenant, move.location)) found = catalog->Find(tenant, move.location);
+    found = context.gateway()->catalog()->FindSource(tenant, move.location, OptionsOf(move));
     return found.status();
   });
   if (!status.ok()) return status;
@@ -117,8 +114,7 @@ absl::StatusOr<AdapterCatalog::Registered> Register(const HttpContext& context,
                                                     const std::string& tenant, const Move& move) {
   absl::StatusOr<AdapterCatalog::Registered> registered;
   const absl::Status status = context.RunWork([&] {
-    registered = context.gateway()->catalog()->Register(
-        tenant, move.name, {.location = move.location, .replace = move.replace});
+    registered = context.gateway()->catalog()->Register(tenant, move.name, OptionsOf(move));
     return registered.status();
   });
   if (absl::IsAlreadyExists(status)) {

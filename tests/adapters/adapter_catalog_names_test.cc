@@ -4,6 +4,7 @@
 
 #include <atomic>
 #include <filesystem>
+#include <functional>
 #include <thread>
 
 #include "adapters/adapter_catalog.h"
@@ -83,7 +84,7 @@ TEST_F(CatalogNamesTest, NamesAliasesAndDeletionsSurviveARestart) {
   ASSERT_TRUE(Register("app", "v1").ok());
   ASSERT_TRUE(Register("app", "v2", true).ok());
   ASSERT_TRUE(Register("gone", "v1").ok());
-  ASSERT_TRUE(catalog_->SetAlias(kTenant, "live", "app", false).ok());
+  ASSERT_TRUE(catalog_->SetAlias(kTenant, "live", "app", {}).ok());
   ASSERT_TRUE(catalog_->Delete(kTenant, "gone").ok());
   ASSERT_TRUE(catalog_->Delete(kTenant, "v3").ok());
   Start();
@@ -181,6 +182,77 @@ TEST_F(CatalogNamesTest, TheSameContentFromElsewhereIsKnownToComeFromThere) {
   EXPECT_EQ(name.now().number, 1);
 }
 
+// All at once, each to content of its own: one is first, whatever it does with its name.
+TEST_F(CatalogNamesTest, OfManyMovesWithOneExpectedGenerationOneIsMade) {
+  constexpr int kMoves = 8;
+  constexpr int kRounds = 10;
+  std::vector<std::string> made;
+  for (int i = 0; i < kMoves; ++i) {
+    made.push_back(absl::StrCat("made-", i));
+    SmallestAdapter(100 + i).WriteTo(folder_, made.back());
+  }
+  ASSERT_TRUE(Register("app", "v1").ok());
+  ASSERT_TRUE(Register("app", "v2", /*replace=*/true).ok());
+  ASSERT_TRUE(catalog_->SetAlias(kTenant, "live", "v1", {}).ok());
+  using Move = std::function<absl::Status(int i, const std::string& expected)>;
+  const auto race = [&](const std::string& id, const Move& move) {
+    const std::string before = Digest(id);
+    std::vector<absl::Status> results(kMoves);
+    std::vector<std::thread> threads;
+    std::atomic<int> waiting = 0;
+    for (int i = 0; i < kMoves; ++i) {
+      threads.emplace_back([&, i] {
+        ++waiting;
+        while (waiting < kMoves) std::this_thread::yield();
+        results[i] = move(i, before);
+      });
+    }
+    for (std::thread& thread : threads) thread.join();
+    int moved = 0;
+    for (const absl::Status& result : results) {
+      moved += result.ok();
+      EXPECT_TRUE(result.ok() || absl::IsAborted(result)) << result;
+    }
+    EXPECT_EQ(moved, 1) << id;
+    EXPECT_NE(Digest(id), before);
+  };
+  for (int round = 0; round < kRounds; ++round) {
+    race("app", [&](int i, const std::string& expected) {
+      return Register("app", made[i], /*replace=*/i % 2 == 0, expected);
+    });
+    race("app", [&](int i, const std::string& expected) {
+      if (i % 2 == 0) return Register("app", "v3", false, expected);  // the same content
+      return Rollback("app", "", expected);
+    });
+    race("live", [&](int i, const std::string& expected) {
+      return catalog_->SetAlias(kTenant, "live", made[(i + round) % kMoves],
+                                {.replace = i % 2 == 0, .expected_generation = expected});
+    });
+    ASSERT_TRUE(catalog_->SetAlias(kTenant, "live", "v1", {.replace = true}).ok());
+  }
+}
+
+TEST_F(CatalogNamesTest, AnAliasMovesFromWhatIsExpectedAlone) {
+  const auto set = [&](const std::string& alias, const std::string& target,
+                       const std::string& expected) {
+    return catalog_->SetAlias(kTenant, alias, target, {.expected_generation = expected});
+  };
+  EXPECT_TRUE(absl::IsAborted(set("live", "v1", digests_[0]))) << "there is no such alias";
+  ASSERT_TRUE(catalog_->SetAlias(kTenant, "live", "v1", {}).ok());
+  EXPECT_TRUE(absl::IsAborted(set("live", "v2", digests_[1])));
+  EXPECT_TRUE(absl::IsAborted(set("live", "v1", digests_[1]))) << "also to where it is";
+  EXPECT_TRUE(absl::IsAborted(set("live", "v2", digests_[0].substr(0, 7))));
+  ASSERT_TRUE(set("live", "v2", digests_[0].substr(0, 8)).ok());
+  EXPECT_EQ(Digest("live"), digests_[1]);
+  EXPECT_TRUE(absl::IsAlreadyExists(set("v3", "v2", digests_[2]))) << "a folder's name is no alias";
+  ASSERT_TRUE(Register("app", "v1").ok());
+  EXPECT_TRUE(absl::IsAlreadyExists(set("app", "v2", digests_[0])));
+  ASSERT_TRUE(catalog_->SetAlias(kTenant, "live", "app", {.replace = true}).ok());
+  ASSERT_TRUE(Register("app", "v3", /*replace=*/true).ok());
+  EXPECT_TRUE(absl::IsAborted(set("live", "v2", digests_[0]))) << "its target has moved";
+  EXPECT_TRUE(set("live", "v2", digests_[2]).ok());
+}
+
 TEST_F(CatalogNamesTest, AnExpectedGenerationMayBeCutToEightDigits) {
   ASSERT_TRUE(Register("app", "v1").ok());
   EXPECT_TRUE(absl::IsAborted(Register("app", "v2", false, digests_[0].substr(0, 7))));
@@ -197,7 +269,7 @@ TEST_F(CatalogNamesTest, EarlierGenerationsCanBeAskedForByRevision) {
   EXPECT_EQ(Digest("app@" + digests_[0].substr(0, 8)), digests_[0]);
   EXPECT_EQ(Digest("app@" + digests_[1]), digests_[1]);
   EXPECT_THAT(Digest("app@" + digests_[2]), HasSubstr("NOT_FOUND"));
-  ASSERT_TRUE(catalog_->SetAlias(kTenant, "live", "app", false).ok());
+  ASSERT_TRUE(catalog_->SetAlias(kTenant, "live", "app", {}).ok());
   EXPECT_EQ(Digest("live@" + digests_[0].substr(0, 8)), digests_[0]);
 }
 
@@ -251,20 +323,20 @@ TEST_F(CatalogNamesTest, ADamagedCopyIsNotServed) {
 }
 
 TEST_F(CatalogNamesTest, AliasesPointAtNamesOfTheirTenant) {
-  ASSERT_TRUE(catalog_->SetAlias(kTenant, "live", "v1", false).ok());
+  ASSERT_TRUE(catalog_->SetAlias(kTenant, "live", "v1", {}).ok());
   EXPECT_EQ(Digest("live"), digests_[0]);
-  EXPECT_TRUE(catalog_->SetAlias(kTenant, "live", "v1", false).ok()) << "the same again";
-  EXPECT_TRUE(absl::IsAlreadyExists(catalog_->SetAlias(kTenant, "live", "v2", false)));
-  ASSERT_TRUE(catalog_->SetAlias(kTenant, "live", "v2", true).ok());
+  EXPECT_TRUE(catalog_->SetAlias(kTenant, "live", "v1", {}).ok()) << "the same again";
+  EXPECT_TRUE(absl::IsAlreadyExists(catalog_->SetAlias(kTenant, "live", "v2", {})));
+  ASSERT_TRUE(catalog_->SetAlias(kTenant, "live", "v2", {.replace = true}).ok());
   EXPECT_EQ(Digest("live"), digests_[1]);
   EXPECT_EQ(catalog_->Get(kTenant, "live")->alias_of, "v2");
-  EXPECT_TRUE(absl::IsInvalidArgument(catalog_->SetAlias(kTenant, "more", "live", false)));
-  EXPECT_TRUE(absl::IsInvalidArgument(catalog_->SetAlias(kTenant, "v1", "v1", false)));
-  EXPECT_TRUE(absl::IsInvalidArgument(catalog_->SetAlias(kTenant, "the-base", "v1", false)));
-  EXPECT_TRUE(absl::IsAlreadyExists(catalog_->SetAlias(kTenant, "v1", "v2", true)));
-  EXPECT_TRUE(absl::IsAlreadyExists(catalog_->SetAlias(kTenant, "LIVE", "v1", false)));
-  EXPECT_TRUE(absl::IsNotFound(catalog_->SetAlias(kTenant, "x", "absent", false)));
-  EXPECT_TRUE(absl::IsNotFound(catalog_->SetAlias("other", "x", "absent", false)));
+  EXPECT_TRUE(absl::IsInvalidArgument(catalog_->SetAlias(kTenant, "more", "live", {})));
+  EXPECT_TRUE(absl::IsInvalidArgument(catalog_->SetAlias(kTenant, "v1", "v1", {})));
+  EXPECT_TRUE(absl::IsInvalidArgument(catalog_->SetAlias(kTenant, "the-base", "v1", {})));
+  EXPECT_TRUE(absl::IsAlreadyExists(catalog_->SetAlias(kTenant, "v1", "v2", {.replace = true})));
+  EXPECT_TRUE(absl::IsAlreadyExists(catalog_->SetAlias(kTenant, "LIVE", "v1", {})));
+  EXPECT_TRUE(absl::IsNotFound(catalog_->SetAlias(kTenant, "x", "absent", {})));
+  EXPECT_TRUE(absl::IsNotFound(catalog_->SetAlias("other", "x", "absent", {})));
   EXPECT_TRUE(absl::IsAlreadyExists(Register("live", "v1", true)));
   EXPECT_TRUE(absl::IsAlreadyExists(Rollback("live")));
   EXPECT_THAT(std::string(Rollback("live").message()), HasSubstr("roll back 'v2' instead"));
@@ -275,9 +347,9 @@ TEST_F(CatalogNamesTest, AliasesPointAtNamesOfTheirTenant) {
 
 TEST_F(CatalogNamesTest, AnAliasWhoseTargetIsGoneSaysSo) {
   ASSERT_TRUE(Register("app", "v1").ok());
-  ASSERT_TRUE(catalog_->SetAlias(kTenant, "live", "app", false).ok());
-  ASSERT_TRUE(catalog_->SetAlias(kTenant, "two", "v2", false).ok());
-  ASSERT_TRUE(catalog_->SetAlias(kTenant, "three", "v3", false).ok());
+  ASSERT_TRUE(catalog_->SetAlias(kTenant, "live", "app", {}).ok());
+  ASSERT_TRUE(catalog_->SetAlias(kTenant, "two", "v2", {}).ok());
+  ASSERT_TRUE(catalog_->SetAlias(kTenant, "three", "v3", {}).ok());
   const auto error = [this](const std::string& id) {
     const auto entries = catalog_->List(kTenant, id, "", 1);
     if (!entries.ok() || entries->size() != 1 || entries->front().adapter_id != id) {
@@ -320,7 +392,7 @@ TEST_F(CatalogNamesTest, TenantsHaveTheirOwnNamesAndSeeTheirFoldersAlone) {
     EXPECT_TRUE(absl::IsNotFound(catalog_->Check("small", id).status()));
     EXPECT_TRUE(absl::IsNotFound(catalog_->Delete("small", id)));
     EXPECT_TRUE(absl::IsNotFound(catalog_->Register("small", "x", {.location = id}).status()));
-    EXPECT_TRUE(absl::IsNotFound(catalog_->SetAlias("small", "x", id, false)));
+    EXPECT_TRUE(absl::IsNotFound(catalog_->SetAlias("small", "x", id, {})));
   }
   ASSERT_TRUE(catalog_->Register("small", "app", {.location = "v2"}).ok());
   ASSERT_TRUE(catalog_->Register("small", "v1", {.location = "v2"}).ok());

@@ -110,7 +110,7 @@ TEST_F(CatalogMergesTest, WithoutADataFolderItLivesInMemoryAsLongAsItHasAName) {
   EXPECT_EQ(Digest("both"), digest);
   EXPECT_FALSE(merged.expired());
   EXPECT_TRUE(catalog_->Check(kTenant, "both").ok());
-  ASSERT_TRUE(catalog_->SetAlias(kTenant, "live", "both", false).ok());
+  ASSERT_TRUE(catalog_->SetAlias(kTenant, "live", "both", {}).ok());
   EXPECT_EQ(Digest("live"), digest);
   ASSERT_TRUE(catalog_->Delete(kTenant, "both").ok());
   EXPECT_THAT(Digest("both"), HasSubstr("NOT_FOUND"));

@@ -95,7 +95,7 @@ class Child {
     } else if (what < 9) {
       (void)catalog.Delete(kTenant, name);
     } else if (Draw(2) == 0) {
-      (void)catalog.SetAlias(kTenant, alias, name, true);
+      (void)catalog.SetAlias(kTenant, alias, name, {.replace = true});
     } else {
       (void)catalog.Delete(kTenant, alias);
     }

@@ -217,7 +217,11 @@ class FakeServer::Adapters : public v1::AdapterService::Service {
                         v1::SetAliasResponse* response) override {
     fake_->AddAdapter(request->alias());
     return Change(
-        request->alias(), [&](v1::Adapter* a) { a->set_alias_of(request->adapter_id()); },
+        request->alias(),
+        [&](v1::Adapter* a) {
+          a->set_alias_of(request->adapter_id());
+          a->set_source(absl::StrCat(request->hub_token(), " ", request->expected_generation()));
+        },
         response->mutable_adapter());
   }
 
@@ -277,7 +281,11 @@ class FakeServer::Adapters : public v1::AdapterService::Service {
   grpc::Status PinAdapter(grpc::ServerContext*, const v1::PinAdapterRequest* request,
                           v1::PinAdapterResponse* response) override {
     return Change(
-        request->adapter_id(), [&](v1::Adapter* a) { a->set_pinned(request->tier()); },
+        request->adapter_id(),
+        [&](v1::Adapter* a) {
+          a->set_pinned(request->tier());
+          if (!request->hub_token().empty()) a->set_source("by " + request->hub_token());
+        },
         response->mutable_adapter());
   }
 

@@ -354,6 +354,37 @@ TEST_F(RemotePartsTest, ARegisteredNameKeepsWhatTheHubHadThen) {
   EXPECT_EQ(CodeOf("org/a"), grpc::StatusCode::NOT_FOUND);
 }
 
+// Also where the name is spelled as what it is made of.
+TEST_F(RemotePartsTest, ANameOfARepositorysOwnSpellingMovesToWhatTheRepositoryHas) {
+  const auto move = [this](const std::string& source, bool replace) {
+    v1::RegisterAdapterRequest request;
+    request.set_adapter_id("org/a");
+    request.set_source(source);
+    request.set_replace(replace);
+    Context context;
+    v1::RegisterAdapterResponse response;
+    const grpc::Status status = server_->admin().RegisterAdapter(&context, request, &response);
+    EXPECT_TRUE(status.ok()) << source << ": " << status.error_message();
+    EXPECT_TRUE(response.adapter().registered());
+    return response.replaced();
+  };
+  hub_.Commit("org/a", FakeHub::FilesOf(server_->adapters().path() + "/other"), "v2");
+  EXPECT_EQ(move("", false), "");
+  const std::string first = Get("org/a").generation();
+  EXPECT_EQ(move("", true), "") << "it is there already";
+  EXPECT_EQ(move("org/a", true), "") << "as an import names it";
+  hub_.AddFault({.target_part = "/org/a", .times = -1, .status = 404});
+  EXPECT_EQ(move("", true), "") << "what is here, where the hub has nothing";
+  hub_.ClearFaults();
+  EXPECT_EQ(move("org/a@v2", true), first);
+  EXPECT_EQ(Generate("org/a").tokens, Generate("other").tokens);
+  Restart();
+  EXPECT_NE(move(absl::StrCat("org/a@", commit_), true), "");
+  EXPECT_EQ(Get("org/a").generation(), first);
+  hub_.Commit("org/a", FakeHub::FilesOf(server_->adapters().path() + "/other"));
+  EXPECT_EQ(move("", true), first) << "the branch as it is now, not as it was fetched before";
+}
+
 TEST_F(RemotePartsTest, AnAliasOfARepositoryIsServedAndListed) {
   Context context;
   v1::SetAliasRequest request;

@@ -50,6 +50,31 @@ class RemotePartsTokensTest : public RemotePartsTest {
     v1::GenerateResponse response;
     return server_->inference().Generate(&context, request, &response);
   }
+  // A call about org/a; by nobody where there are no tenants.
+  template <typename Request, typename Response>
+  grpc::StatusCode CodeOf(grpc::Status (v1::AdapterService::Stub::*method)(grpc::ClientContext*,
+                                                                           const Request&,
+                                                                           Response*),
+                          Request request, const std::string& token, const std::string& who = "") {
+    request.set_adapter_id("org/a");
+    request.set_hub_token(token);
+    Context context;
+    if (!who.empty()) Be(who, &context);
+    Response response;
+    return (server_->admin().*method)(&context, request, &response).error_code();
+  }
+  std::vector<std::string> ListedFor(const std::string& who, const std::string& as = "") {
+    v1::ListAdaptersRequest request;
+    request.set_prefix("org/");
+    Context context;
+    Be(who, &context);
+    if (!as.empty()) context.AddMetadata("x-tenant-id", as);
+    v1::ListAdaptersResponse response;
+    EXPECT_TRUE(server_->admin().ListAdapters(&context, request, &response).ok());
+    std::vector<std::string> ids;
+    for (const v1::Adapter& adapter : response.adapters()) ids.push_back(adapter.adapter_id());
+    return ids;
+  }
   // What cannot be served is an answer, too.
   grpc::Status CheckAs(const std::string& who, const std::string& token = "") {
     v1::CheckAdapterRequest request;
@@ -140,6 +165,61 @@ TEST_F(RemotePartsTokensTest, ATenantsOwnTokenIsUsedForItsCallsAndOpensNothingFo
   }
   data_.Write("token", "hf_of_somebody_else");
   EXPECT_EQ(GenerateAs("with").error_code(), grpc::StatusCode::FAILED_PRECONDITION) << "read anew";
+}
+
+TEST_F(RemotePartsTokensTest, EveryCallThatNamesAnAdapterTakesTheTokenThatBroughtIt) {
+  using Stub = v1::AdapterService::Stub;
+  hub_.SetAccess("org/a", HubAccess::kPrivate, kToken);
+  const auto with = [&](const auto& method, const auto& request) {
+    EXPECT_EQ(CodeOf(method, request, kToken), grpc::StatusCode::OK);
+  };
+  const auto only_with = [&](const auto& method, const auto& request) {
+    EXPECT_EQ(CodeOf(method, request, ""), grpc::StatusCode::NOT_FOUND);
+    with(method, request);
+  };
+  only_with(&Stub::PinAdapter, v1::PinAdapterRequest());
+  with(&Stub::GetAdapter, v1::GetAdapterRequest());
+  v1::SetAliasRequest alias;
+  alias.set_alias("live");
+  only_with(&Stub::SetAlias, alias);
+  with(&Stub::UnpinAdapter, v1::UnpinAdapterRequest());
+  only_with(&Stub::LoadAdapter, v1::LoadAdapterRequest());
+  with(&Stub::EvictAdapter, v1::EvictAdapterRequest());
+  EXPECT_EQ(server_->Status().disk_tier().adapters(), 1);
+  only_with(&Stub::DeleteAdapter, v1::DeleteAdapterRequest());
+  EXPECT_EQ(server_->Status().disk_tier().adapters(), 0);
+}
+
+TEST_F(RemotePartsTokensTest, ATenantSeesAndDeletesWhatItsOwnTokenBroughtAndNobodyElseDoes) {
+  WithTenants();
+  EXPECT_THAT(ListedFor("with"), testing::IsEmpty());
+  ASSERT_TRUE(GenerateAs("with").ok());
+  EXPECT_THAT(ListedFor("with"), testing::ElementsAre("org/a"));
+  EXPECT_THAT(ListedFor("without"), testing::IsEmpty());
+  EXPECT_THAT(ListedFor("without", "with"), testing::ElementsAre("org/a"))
+      << "an operator acts for it";
+  Restart();
+  EXPECT_THAT(ListedFor("with"), testing::ElementsAre("org/a")) << "from the disk";
+  EXPECT_THAT(ListedFor("without"), testing::IsEmpty());
+  using Stub = v1::AdapterService::Stub;
+  const auto remove = [&](const std::string& who) {
+    return CodeOf(&Stub::DeleteAdapter, v1::DeleteAdapterRequest(), "", who);
+  };
+  EXPECT_EQ(remove("without"), grpc::StatusCode::NOT_FOUND);
+  EXPECT_EQ(remove("with"), grpc::StatusCode::OK);
+  EXPECT_THAT(ListedFor("with"), testing::IsEmpty());
+}
+
+TEST_F(RemotePartsTokensTest, WithoutItsTokenFileATenantIsListedWhatIsItsOwn) {
+  WithTenants();
+  ASSERT_TRUE(GenerateAs("with").ok());
+  std::filesystem::remove(data_.path() + "/token");
+  Context context;
+  Be("with", &context);
+  v1::ListAdaptersResponse response;
+  ASSERT_TRUE(server_->admin().ListAdapters(&context, v1::ListAdaptersRequest(), &response).ok());
+  EXPECT_GT(response.adapters_size(), 0) << "its folders";
+  for (const v1::Adapter& adapter : response.adapters()) EXPECT_NE(adapter.adapter_id(), "org/a");
 }
 
 TEST_F(RemotePartsTokensTest, ACheckLooksWithTheTokenAndOpensNothing) {

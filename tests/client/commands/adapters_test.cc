@@ -4,6 +4,7 @@
 #include "nlohmann/json.hpp"
 #include "tests/fakes/fake_server.h"
 #include "tests/fakes/subprocess.h"
+#include "tests/fakes/temporary_folder.h"
 
 namespace lorica {
 namespace {
@@ -51,6 +52,22 @@ TEST(Adapters, MovesAndPins) {
               HasSubstr("a@01234567 host"));
   EXPECT_EQ(Json::parse(Adapters(server, {"get", "b", "--json"}).output)["tier"], "device");
   EXPECT_EQ(Adapters(server, {"load", "a", "--tier", "moon"}).code, 2);
+}
+
+TEST(Adapters, TheHubsTokenIsPassedOn) {
+  FakeServer server;
+  server.AddAdapter("a");
+  TemporaryFolder folder;
+  folder.Write("token", "hf_mine\n");
+  const std::string path = folder.path() + "/token";
+  const Json pinned =
+      Json::parse(Adapters(server, {"pin", "a", "--hub-token-file", path, "--json"}).output);
+  EXPECT_EQ(pinned["adapters"][0]["source"], "by hf_mine");
+  const Json alias = Json::parse(Adapters(server, {"alias", "live", "a", "--hub-token-file", path,
+                                                   "--expected-generation", "0123abcd", "--json"})
+                                     .output);
+  EXPECT_EQ(alias["adapter"]["source"], "hf_mine 0123abcd");
+  EXPECT_EQ(Adapters(server, {"unpin", "a", "--hub-token-file", path + "-not"}).code, 2);
 }
 
 TEST(Adapters, OneFailureOfManyIsToldAndTheOthersAreDone) {
