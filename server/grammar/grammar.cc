@@ -13,6 +13,7 @@
 #include "absl/strings/string_view.h"
 #include "absl/strings/strip.h"
 #include "kernels/check.h"
+#include "server/grammar/one_of.h"
 #include "server/grammar/xgrammar_log.h"
 #include "support/logging.h"
 
@@ -139,7 +140,7 @@ xgrammar::CompiledGrammar Compile(xgrammar::GrammarCompiler& compiler,
     case FormatKind::kJsonObject:
       return json(kAnyObject);
     case FormatKind::kJsonSchema:
-      return json(format.text);
+      return json(WithEasyOneOf(format.text));
     case FormatKind::kRegex:
       return compiler.CompileRegex(format.text);
     case FormatKind::kEbnf:

@@ -128,7 +128,6 @@ TEST_F(GrammarTest, WhatTheCompilerWouldLeaveOutIsRefused) {
       Refusal(FormatKind::kJsonSchema, R"({"allOf": [{"type": "object"}, {"properties": {}}]})")));
 }
 
-// Whether what references lead to may overlap is not known: refused, unless any of them will do.
 TEST_F(GrammarTest, AlternativesThatAreReferencesAreKeptOrRefused) {
   const std::string parts = R"("$defs": {"cat": {"type": "object", "properties": {
       "kind": {"const": "cat"}, "lives": {"type": "integer"}}, "required": ["kind", "lives"]},
@@ -140,9 +139,15 @@ TEST_F(GrammarTest, AlternativesThatAreReferencesAreKeptOrRefused) {
   EXPECT_FALSE(Takes(any, R"({"kind": "cat"})"));
   EXPECT_FALSE(Takes(any, R"({"kind": "dog", "lives": 9})"));
   EXPECT_FALSE(Takes(any, R"({"kind": "cow"})"));
-  const absl::Status one =
-      Refusal(FormatKind::kJsonSchema, "{" + parts + R"(, "oneOf": )" + list + "}");
-  EXPECT_THAT(std::string(one.message()), HasSubstr("oneOf"));
+  const auto one = Make(FormatKind::kJsonSchema, "{" + parts + R"(, "oneOf": )" + list + "}");
+  EXPECT_TRUE(Takes(one, R"({"kind": "cat", "lives": 9})"));
+  EXPECT_TRUE(Takes(one, R"({"kind": "dog"})"));
+  EXPECT_FALSE(Takes(one, R"({"kind": "dog", "lives": 9})"));
+  // Nothing tells these apart.
+  const std::string twice = R"([{"$ref": "#/$defs/cat"}, {"$ref": "#/$defs/cat"}])";
+  const absl::Status refused =
+      Refusal(FormatKind::kJsonSchema, "{" + parts + R"(, "oneOf": )" + twice + "}");
+  EXPECT_THAT(std::string(refused.message()), HasSubstr("oneOf"));
 }
 
 TEST_F(GrammarTest, WhatIsNoGrammarIsRefusedWithoutTheCompilersPaths) {
