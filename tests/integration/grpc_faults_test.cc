@@ -10,6 +10,7 @@
 #include "absl/strings/str_replace.h"
 #include "absl/synchronization/notification.h"
 #include "absl/time/clock.h"
+#include "adapters/sha256.h"
 #include "lorica/v1/inference.pb.h"
 #include "server/api/grpc_service.h"
 #include "tests/fakes/fake_hub.h"
@@ -51,8 +52,9 @@ class GrpcFaults : public ::testing::Test {
     WriteTinyAdapter(adapters_, "plain", 4, false);
     Start({});
   }
-  void Start(std::vector<std::string> flags) {
+  void Start(std::vector<std::string> flags, const std::string& key = "") {
     ServerProcess::Options options;
+    options.client.api_key = key;
     options.model = TinyModelPath();
     options.adapters_dir = adapters_.path();
     options.flags = {"--http-address", "127.0.0.1:0", "--threads", "1", "--arena-bytes", "16MiB"};
@@ -467,6 +469,44 @@ TEST_F(GrpcFaults, WhatIsNotThereIsUnimplemented) {
   Start({"--no-reflection"});
   EXPECT_EQ(CodeOf("/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo", ""),
             grpc::StatusCode::UNIMPLEMENTED);
+}
+
+// Rows 44 and 45.
+TEST_F(GrpcFaults, KeysAreAskedForAndAForgedTenantCountsForNothing) {
+  TemporaryFolder folder;
+  std::string tenants;
+  for (const std::string name : {"app", "rich", "near"}) {
+    Sha256 sum;
+    sum.Update(name + "-key");
+    absl::StrAppend(&tenants, tenants.empty() ? "" : ",", R"({"name": ")", name, R"(", "keys": [")",
+                    sum.Finish(), R"("], "adapters": ["*"]})");
+  }
+  folder.Write("tenants.json", absl::StrCat(R"({"tenants": [)", tenants, "]}"));
+  Start({"--tenants-file", folder.path() + "/tenants.json"}, "near-key");
+  Neighbours neighbours(server_.get(), "near-key");
+  const absl::Time began = absl::Now();
+  const auto code = [this](const RawHeaders& metadata) {
+    return CodeOf("/lorica.v1.InferenceService/Generate", LongCall(1), metadata);
+  };
+  const auto bearer = [](const std::string& key) {
+    return std::pair<std::string, std::string>("authorization", "Bearer " + key);
+  };
+  EXPECT_EQ(code({bearer("app-key")}), grpc::StatusCode::OK);
+  EXPECT_EQ(code({}), grpc::StatusCode::UNAUTHENTICATED);
+  EXPECT_EQ(code({bearer("app-kez")}), grpc::StatusCode::UNAUTHENTICATED);
+  EXPECT_EQ(code({bearer(std::string(5'000, 'k'))}), grpc::StatusCode::UNAUTHENTICATED);
+  EXPECT_EQ(code({bearer(std::string(20'000, 'k'))}), grpc::StatusCode::RESOURCE_EXHAUSTED);
+  EXPECT_EQ(code({bearer("app-key"), {"x-tenant-id", "rich"}}), grpc::StatusCode::OK);
+  EXPECT_EQ(code({bearer("app-key"), {"x-tenant-id", "none"}}), grpc::StatusCode::OK);
+  EXPECT_LT(absl::Now() - began, absl::Seconds(5));
+  ClientOptions rich;
+  rich.server = server_->address();
+  rich.api_key = "rich-key";
+  const auto usage = LoricaClient(rich).GetUsage({});
+  ASSERT_TRUE(usage.ok()) << usage.status();
+  EXPECT_EQ(usage->rows_size(), 0) << "nothing was charged to the forged tenant";
+  neighbours.Check(kUnaffected);
+  neighbours.ExpectNothingLeft();
 }
 
 // Row 32: a header that cannot be decoded beside other connections.

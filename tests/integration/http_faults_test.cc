@@ -13,6 +13,7 @@
 #include "server/api/gateway.h"
 #include "server/http/connection.h"
 #include "server/http/generation.h"
+#include "server/http/transport.h"
 #include "tests/fakes/fake_hub.h"
 #include "tests/fakes/raw_http2.h"
 #include "tests/integration/neighbours.h"
@@ -26,6 +27,7 @@ using Json = nlohmann::json;
 using ::testing::AnyOf;
 
 constexpr absl::Duration kUnaffected = absl::Seconds(4);
+constexpr int64_t kBodyGrowthBytesMax = 64 << 20;  // several of the largest, and as text
 
 class HttpFaults : public ::testing::Test {
  protected:
@@ -115,6 +117,37 @@ TEST_F(HttpFaults, IdleConnectionsKeepNobodyOut) {
   }
   neighbours.ExpectNothingLeft(absl::Seconds(20));
   // New connections may be turned away in the crush itself; gRPC is never.
+}
+
+// Row 35.
+TEST_F(HttpFaults, BodiesAreBoundedWhateverTheyAnnounce) {
+  Neighbours neighbours(server_.get());
+  const int64_t before = server_->ResidentBytes();
+  const absl::Time began = absl::Now();
+  const auto status = [this](const std::string& framing, const std::string& body) {
+    HttpSocket socket(port());
+    socket.Send("POST /generate HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n" +
+                framing + "\r\n\r\n" + body);
+    return ParseAnswer(socket.Read(absl::Seconds(5), "\r\n\r\n")).status;
+  };
+  const auto sized = [&](int64_t bytes) {
+    return status(absl::StrCat("Content-Length: ", bytes), std::string(bytes, ' '));
+  };
+  EXPECT_EQ(sized(kHttpBodyBytesMax), 400) << "read, and no JSON";
+  EXPECT_EQ(sized(kHttpBodyBytesMax + 1), 413);
+  EXPECT_EQ(status("Content-Length: 4294967296", "{"), 413);
+  EXPECT_EQ(status("Content-Length: 99999999999999999999", "{"), 400);
+  const std::string chunk = absl::StrCat("100000\r\n", std::string(1 << 20, ' '), "\r\n");
+  std::string chunks;
+  for (int i = 0; i < 9; ++i) chunks += chunk;
+  EXPECT_EQ(status("Transfer-Encoding: chunked", chunks), 413);
+  // Nothing is unpacked.
+  EXPECT_EQ(status("Content-Encoding: gzip\r\nContent-Length: 2", "{}"), 415);
+  EXPECT_EQ(status("Transfer-Encoding: gzip", "{}"), 501);
+  EXPECT_LT(server_->ResidentBytes() - before, kBodyGrowthBytesMax);
+  EXPECT_LT(absl::Now() - began, absl::Seconds(20));
+  neighbours.Check(kUnaffected);
+  neighbours.ExpectNothingLeft();
 }
 
 // Rows 36 and 37.
@@ -234,6 +267,27 @@ TEST_F(HttpFaults, OtherProtocolsAreClosed) {
   neighbours.ExpectNothingLeft(absl::Seconds(20));
 }
 
+// Row 43.
+TEST_F(HttpFaults, WhatIsNotThereIsNotFound) {
+  Neighbours neighbours(server_.get());
+  const absl::Time began = absl::Now();
+  for (const char* path : {"/none", "//", "/v1", "/v1/none", "/lorica.v1.AdapterService/None",
+                           "/none.Service/None", "/grpc.health.v1.Health/Check"}) {
+    const HttpAnswer answer = HttpCall(port(), "POST", path, "{}");
+    EXPECT_EQ(answer.status, 404) << path;
+    EXPECT_TRUE(answer.json().contains("error")) << path;
+  }
+  for (const auto& [method, path] :
+       {std::pair("GET", "/generate"), std::pair("POST", "/health"), std::pair("PUT", "/v1/models"),
+        std::pair("DELETE", "/lorica.v1.AdapterService/DeleteAdapter"),
+        std::pair("BREW", "/generate")}) {
+    EXPECT_EQ(HttpCall(port(), method, path).status, 405) << method << path;
+  }
+  EXPECT_LT(absl::Now() - began, absl::Seconds(5));
+  neighbours.Check(kUnaffected);
+  neighbours.ExpectNothingLeft();
+}
+
 // Rows 44 and 45.
 TEST_F(HttpFaults, KeysAreAskedForAndAForgedTenantCountsForNothing) {
   const auto hash = [](const std::string& key) {
@@ -245,9 +299,11 @@ TEST_F(HttpFaults, KeysAreAskedForAndAForgedTenantCountsForNothing) {
   folder_.Write("tenants.json",
                 Json{{"tenants",
                       {{{"name", "app"}, {"keys", {hash("app-key"), expired}}, {"adapters", {"*"}}},
-                       {{"name", "rich"}, {"keys", {hash("rich-key")}}, {"adapters", {"*"}}}}}}
+                       {{"name", "rich"}, {"keys", {hash("rich-key")}}, {"adapters", {"*"}}},
+                       {{"name", "near"}, {"keys", {hash("near-key")}}, {"adapters", {"*"}}}}}}
                     .dump());
-  Start({"--tenants-file", folder_.path() + "/tenants.json"}, "rich-key");
+  Start({"--tenants-file", folder_.path() + "/tenants.json"}, "near-key");
+  Neighbours neighbours(server_.get(), "near-key");
   const std::string body = Json({{"model", ""}, {"prompt", "hi"}, {"max_tokens", 1}}).dump();
   const auto status = [&](const HttpHeaders& headers) {
     return HttpCall(port(), "POST", "/v1/completions", body, headers).status;
@@ -272,6 +328,8 @@ TEST_F(HttpFaults, KeysAreAskedForAndAForgedTenantCountsForNothing) {
   const auto usage = LoricaClient(client).GetUsage({});
   ASSERT_TRUE(usage.ok()) << usage.status();
   EXPECT_EQ(usage->rows_size(), 0) << "nothing was charged to the forged tenant";
+  neighbours.Check(kUnaffected);
+  neighbours.ExpectNothingLeft();
 }
 
 // Row 46.

@@ -6,6 +6,7 @@
 #include <filesystem>
 #include <fstream>
 #include <sstream>
+#include <utility>
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
@@ -21,8 +22,8 @@ constexpr int kTriesWhenFull = 3;
 
 }  // namespace
 
-Neighbours::Neighbours(const ServerProcess* server)
-    : server_(*server), before_(Look()), used_before_(UsedSoFar()) {
+Neighbours::Neighbours(const ServerProcess* server, std::string key)
+    : server_(*server), key_(std::move(key)), before_(Look()), used_before_(UsedSoFar()) {
   for (const bool over_http : {false, true}) {
     std::shared_ptr<LoricaClient> client;
     if (!over_http) client = server_.NewClient();
@@ -54,10 +55,12 @@ absl::StatusOr<std::string> Neighbours::Answer(LoricaClient* client) const {
 absl::StatusOr<std::string> Neighbours::AnswerOverHttp() const {
   const nlohmann::json body = {{"model", "plain"},      {"prompt", "Good day"}, {"temperature", 0},
                                {"max_tokens", kTokens}, {"ignore_eos", true},   {"logprobs", 0}};
-  HttpAnswer answer = Post(server_.http_port(), "/v1/completions", body);
+  HttpHeaders headers;
+  if (!key_.empty()) headers.emplace_back("Authorization", "Bearer " + key_);
+  HttpAnswer answer = Post(server_.http_port(), "/v1/completions", body, headers);
   for (int i = 0; i < kTriesWhenFull && answer.status == 503; ++i) {
     absl::SleepFor(absl::Seconds(std::stoi(answer.headers["retry-after"])));
-    answer = Post(server_.http_port(), "/v1/completions", body);
+    answer = Post(server_.http_port(), "/v1/completions", body, headers);
   }
   if (answer.status != 200) {
     return absl::UnknownError(absl::StrCat("HTTP status ", answer.status, " ", answer.body));

@@ -21,8 +21,9 @@ namespace lorica {
 
 class Neighbours {
  public:
-  // `server` runs the tiny model with HTTP, and outlives this.
-  explicit Neighbours(const ServerProcess* server);
+  // `server` runs the tiny model with HTTP, and outlives this. `key`: for HTTP, of the tenant
+  // that the server's own client is; empty: there are no keys.
+  explicit Neighbours(const ServerProcess* server, std::string key = "");
   ~Neighbours();
 
   // Ends them. Every call was answered, as ever, and none took longer than `limit`.
@@ -49,6 +50,7 @@ class Neighbours {
   absl::StatusOr<std::string> AnswerOverHttp() const;
 
   const ServerProcess& server_;
+  const std::string key_;
   const Footprint before_;
   const absl::Duration used_before_;
   std::atomic<bool> stop_{false};
