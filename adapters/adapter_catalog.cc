@@ -68,7 +68,7 @@ absl::StatusOr<AdapterCatalog::Place> AdapterCatalog::PlaceOf(const std::string&
     const bool long_enough = id.revision.empty() || id.revision.size() >= kRevisionDigitsMin;
     const NamedGeneration* one = long_enough ? FindGeneration(*named, id.revision) : nullptr;
     if (one == nullptr) return NoSuchRevision(adapter_id, named->now().digest);
-    place = {one->location, one->digest, alias_of, true};
+    place = {one->location, one->digest, alias_of, true, one->registered_at};
   }
   if (!MayUse(tenant, place.location)) return UnknownAdapter(adapter_id);
   return place;
@@ -149,7 +149,8 @@ CatalogEntry AdapterCatalog::EntryOf(const std::string& id, const Place& place,
                      .location = place.location,
                      .registered = place.registered,
                      .digest = place.digest,
-                     .alias_of = place.alias_of};
+                     .alias_of = place.alias_of,
+                     .registered_at = place.registered_at};
   if (looked.ok()) {
     entry.generation = *std::move(looked);
   } else {

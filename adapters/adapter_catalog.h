@@ -47,13 +47,14 @@ struct CatalogEntry {
   bool registered = false;
   // Null while nobody has looked at the content. Of what was fetched it may be without a source.
   GenerationPtr generation;
-  absl::Status error;     // of the last look
-  std::string digest;     // of a registered name or what was fetched, also while nobody has looked
-  std::string alias_of;   // empty: no alias
-  bool fetching = false;  // on its way to this machine,
-  int64_t fetched_bytes = 0;      // so much of it is here
-  int64_t fetch_bytes_total = 0;  // 0: nobody knows yet
-  bool on_disk = false;           // fetched, and kept in the disk tier
+  absl::Status error;    // of the last look
+  std::string digest;    // of a registered name or what was fetched, also while nobody has looked
+  std::string alias_of;  // empty: no alias
+  std::optional<absl::Time> registered_at{};  // what the name stands for
+  bool fetching = false;                      // on its way to this machine,
+  int64_t fetched_bytes = 0;                  // so much of it is here
+  int64_t fetch_bytes_total = 0;              // 0: nobody knows yet
+  bool on_disk = false;                       // fetched, and kept in the disk tier
 };
 
 // A merge as it is asked for: adapters by name, in order, with their weights.
@@ -180,6 +181,7 @@ class AdapterCatalog {
     std::string digest;  // empty: whatever the folder holds
     std::string alias_of;
     bool registered = false;
+    std::optional<absl::Time> registered_at{};
     friend bool operator==(const Place&, const Place&) = default;
   };
 

@@ -4,6 +4,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/string_view.h"
 #include "adapters/adapter.h"
+#include "adapters/adapter_fault.h"
 #include "adapters/hub/quoted.h"
 #include "adapters/hub/retry_delay.h"
 
@@ -43,7 +44,8 @@ absl::Status DeletedAdapter(const std::string& id) {
 absl::Status AboutAdapter(const std::string& id, const absl::Status& status) {
   if (absl::IsNotFound(status)) return UnknownAdapter(id);
   const absl::string_view kind = absl::IsFailedPrecondition(status) ? " cannot be served: " : ": ";
-  return absl::Status(status.code(), absl::StrCat("adapter ", Quoted(id), kind, status.message()));
+  return AdapterFault(
+      absl::Status(status.code(), absl::StrCat("adapter ", Quoted(id), kind, status.message())));
 }
 
 std::string ShortDigest(const std::string& digest) { return digest.substr(0, 12); }

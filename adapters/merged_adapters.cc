@@ -3,6 +3,7 @@
 #include <utility>
 
 #include "absl/status/status.h"
+#include "adapters/adapter_fault.h"
 #include "adapters/hub/retry_delay.h"
 
 namespace lorica {
@@ -124,6 +125,7 @@ void MergedAdapters::Run(const MergeRecipe& recipe, const std::string& key) {
   }();
   if (!stopping) {
     result = loader_->Identify(MakeMergedSource(loader_, recipe), kMergedLocation);
+    if (!result.ok()) result = AdapterFault(result.status());
     made_.fetch_add(1, std::memory_order_relaxed);
   }
   std::shared_ptr<FetchTicket> ticket;

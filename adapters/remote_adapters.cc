@@ -7,6 +7,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_split.h"
 #include "absl/strings/strip.h"
+#include "adapters/adapter_fault.h"
 #include "adapters/adapter_head.h"
 #include "adapters/hub/allow_pattern.h"
 #include "adapters/hub/hub_reply.h"
@@ -40,8 +41,9 @@ absl::Status Refuse(absl::string_view what) { return absl::FailedPreconditionErr
 // What the hub said, and when to try again, about the adapter as it was named.
 absl::Status About(const RemoteName& name, const absl::Status& status) {
   const absl::string_view kind = absl::IsFailedPrecondition(status) ? " cannot be served: " : ": ";
-  return WithText(status, absl::StrCat("adapter ", Quoted(IdOf(name.repo, name.revision)), kind,
-                                       status.message()));
+  return AdapterFault(WithText(
+      status,
+      absl::StrCat("adapter ", Quoted(IdOf(name.repo, name.revision)), kind, status.message())));
 }
 
 // Hashes what passes, keeps the beginning of it, and tells a ticket how much came.

@@ -16,8 +16,12 @@ constexpr absl::string_view kRetryPayload = "lorica/retry-ms";
 
 absl::Status UnavailableFor(absl::string_view what, absl::Duration delay) {
   absl::Status status = absl::UnavailableError(what);
-  status.SetPayload(kRetryPayload, absl::Cord(absl::StrCat(absl::ToInt64Milliseconds(delay))));
+  SetRetryDelay(&status, delay);
   return status;
+}
+
+void SetRetryDelay(absl::Status* status, absl::Duration delay) {
+  status->SetPayload(kRetryPayload, absl::Cord(absl::StrCat(absl::ToInt64Milliseconds(delay))));
 }
 
 std::optional<absl::Duration> RetryDelayIn(const absl::Status& status) {

@@ -13,7 +13,9 @@
 namespace lorica {
 
 absl::Status UnavailableFor(absl::string_view what, absl::Duration delay);
-// What UnavailableFor was given.
+// The same on an error of another code.
+void SetRetryDelay(absl::Status* status, absl::Duration delay);
+// What either was given.
 std::optional<absl::Duration> RetryDelayIn(const absl::Status& status);
 // The same time on another text.
 absl::Status WithText(const absl::Status& status, absl::string_view text);

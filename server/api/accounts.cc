@@ -2,7 +2,6 @@
 
 #include <algorithm>
 
-#include "absl/strings/cord.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
 #include "absl/strings/string_view.h"
@@ -16,11 +15,7 @@ namespace {
 constexpr absl::Duration kStreamWait = absl::Seconds(1);
 
 absl::Status OverQuota(const Tenant& tenant, absl::string_view what, absl::Duration wait) {
-  absl::Status status = absl::ResourceExhaustedError(
-      absl::StrCat("tenant ", Quoted(tenant.name), " has used up its ", what));
-  TryLater("", wait).ForEachPayload(
-      [&](absl::string_view url, const absl::Cord& payload) { status.SetPayload(url, payload); });
-  return status;
+  return TooMuch(absl::StrCat("tenant ", Quoted(tenant.name), " has used up its ", what), wait);
 }
 
 }  // namespace

@@ -34,6 +34,12 @@ absl::Status TryLater(absl::string_view what, absl::Duration delay) {
   return UnavailableFor(what, delay);
 }
 
+absl::Status TooMuch(absl::string_view what, absl::Duration delay) {
+  absl::Status status = absl::ResourceExhaustedError(what);
+  SetRetryDelay(&status, delay);
+  return status;
+}
+
 absl::Status GoElsewhere(absl::string_view what) {
   absl::Status status = TryLater(what);
   status.SetPayload(kElsewherePayload, absl::Cord("1"));

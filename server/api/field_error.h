@@ -23,7 +23,9 @@ std::optional<std::string> FieldOf(const absl::Status& status);
 
 // Unavailable: this server cannot now; the same call may be tried again after `delay`.
 absl::Status TryLater(absl::string_view what, absl::Duration delay = absl::Seconds(1));
-// The same of a server that ends: another one takes the call, and this one never will.
+// ResourceExhausted: the caller's share of this server is used up until then.
+absl::Status TooMuch(absl::string_view what, absl::Duration delay = absl::Seconds(1));
+// As TryLater, of a server that ends: another one takes the call, and this one never will.
 absl::Status GoElsewhere(absl::string_view what);
 bool MeansElsewhere(const absl::Status& status);
 std::optional<absl::Duration> RetryDelayOf(const absl::Status& status);

@@ -126,7 +126,7 @@ absl::Status CheckFormat(const GenerateCall& call) {
   if (!call.format) return absl::OkStatus();
   const std::string field = "response_format";
   if (call.ignore_eos) {
-    return FieldError(field, "cannot be combined with ignore_eos: what is complete ends");
+    return FieldError(field, "cannot go on after its end: what is complete ends");
   }
   if (std::ssize(call.format->text) > kFormatBytesMax) {
     return FieldError(field, absl::StrCat("has ", call.format->text.size(), " bytes; at most ",
@@ -238,6 +238,10 @@ absl::Status CheckFields(const GenerateCall& call, const GatewayLimits& limits) 
   }
   absl::Status status = CheckHubToken(call.hub_token);
   if (status.ok()) status = CheckSampling(call);
+  if (status.ok() && call.truncate.value_or(1) >= limits.context_tokens) {
+    status = FieldError("truncate", absl::StrCat("must be at most ", limits.context_tokens - 1,
+                                                 ", which leaves room for one token more"));
+  }
   if (status.ok()) status = CheckBias(call, limits.vocabulary);
   if (status.ok()) status = CheckStops(call, limits.vocabulary);
   if (status.ok()) status = CheckFormat(call);

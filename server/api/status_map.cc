@@ -4,6 +4,7 @@
 #include <google/rpc/status.pb.h>
 
 #include "absl/strings/string_view.h"
+#include "adapters/hub/retry_delay.h"
 #include "server/api/field_error.h"
 
 namespace lorica {
@@ -80,11 +81,16 @@ grpc::Status ToGrpcStatus(const absl::Status& status) {
 absl::Status FromGrpcStatus(const grpc::Status& status) {
   absl::Status result(static_cast<absl::StatusCode>(status.error_code()), status.error_message());
   google::rpc::Status details;
-  google::rpc::BadRequest bad;
   if (result.ok() || !details.ParseFromString(status.error_details())) return result;
   for (const auto& detail : details.details()) {
-    if (!detail.UnpackTo(&bad) || bad.field_violations().empty()) continue;
-    SetField(&result, bad.field_violations(0).field());
+    google::rpc::BadRequest bad;
+    google::rpc::RetryInfo retry;
+    if (detail.UnpackTo(&bad) && !bad.field_violations().empty()) {
+      SetField(&result, bad.field_violations(0).field());
+    } else if (detail.UnpackTo(&retry)) {
+      SetRetryDelay(&result, absl::Seconds(retry.retry_delay().seconds()) +
+                                 absl::Nanoseconds(retry.retry_delay().nanos()));
+    }
   }
   return result;
 }

@@ -5,6 +5,7 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "adapters/adapter_fault.h"
 #include "kernels/check.h"
 
 namespace lorica {
@@ -288,7 +289,7 @@ Scheduler::Admission Scheduler::AcquireAdapters(RequestState& request, absl::Tim
     const AdapterWait wait =
         absl::IsUnavailable(lease.status()) ? pool_->WaitOf(mix[i].generation) : AdapterWait::kNone;
     if (wait == AdapterWait::kNone) {
-      Fail(request, lease.status());
+      Fail(request, AdapterFault(lease.status()));
       return Admission::kFailed;
     }
     complete = false;

@@ -50,7 +50,7 @@ class OneOfRewriter {
   }
 
   bool IsEasy(const Json& list) const {
-    if (!list.is_array()) return false;
+    if (!list.is_array() || list.empty()) return false;
     Branches branches;
     for (const Json& branch : list) {
       branches.push_back(Target(branch));

@@ -4,8 +4,10 @@
 #include <cmath>
 
 #include "absl/strings/str_cat.h"
+#include "adapters/adapter_fault.h"
 #include "server/api/field_error.h"
 #include "server/api/status_map.h"
+#include "server/http/field_names.h"
 
 namespace lorica {
 namespace {
@@ -16,7 +18,9 @@ struct Class {
   const char* code = "";
 };
 
+// LoRAX knows no other code for an adapter that cannot be had, for whatever reason.
 Class LoraxClass(const absl::Status& status) {
+  if (IsAdapterFault(status)) return {424, "generation"};
   switch (status.code()) {
     case absl::StatusCode::kInvalidArgument:
       return {422, "validation"};
@@ -105,9 +109,15 @@ const char* TransportText(int http_status) {
 HttpError LoraxError(const absl::Status& status) {
   const Class kind = LoraxClass(status);
   HttpError error{kind.status, {}, RetryDelayOf(status)};
-  error.body["error"] = LoraxText(status, kind.type);
+  error.body["error"] = LoraxText(InLoraxWords(status), kind.type);
   error.body["error_type"] = kind.type;
   error.body["status"] = absl::StatusCodeToString(status.code());
+  return error;
+}
+
+HttpError LoraxSyntaxError(const absl::Status& status) {
+  HttpError error = LoraxError(status);
+  error.status = 400;
   return error;
 }
 

@@ -20,8 +20,11 @@ struct HttpError {
   std::optional<absl::Duration> retry_after;
 };
 
-// {"error": text, "error_type": class}, as LoRAX and text-generation-inference say it.
+// {"error": text, "error_type": class}, as LoRAX and text-generation-inference say it, with
+// the names of its fields.
 HttpError LoraxError(const absl::Status& status);
+// The same of a body that is no JSON.
+HttpError LoraxSyntaxError(const absl::Status& status);
 // {"error": {message, type, param, code}}, and the same at the top for what manages
 // adapters by vLLM's calls.
 HttpError OpenAiError(const absl::Status& status);

@@ -53,6 +53,14 @@ std::optional<double> Fields::Number(const char* name) {
   return std::nullopt;
 }
 
+std::optional<double> Fields::NumberWithin(const char* name, double low, double high) {
+  const std::optional<double> value = Number(name);
+  if (value && !(*value >= low && *value <= high)) {
+    Refuse(name, absl::StrCat("must be from ", low, " to ", high, ", not ", *value));
+  }
+  return value;
+}
+
 std::optional<int32_t> Fields::Int(const char* name) {
   const Json* value = Find(name);
   if (value == nullptr) return std::nullopt;

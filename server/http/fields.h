@@ -14,6 +14,9 @@
 
 namespace lorica {
 
+// Of presence and frequency penalties, as LoRAX and OpenAI take them.
+inline constexpr double kHttpPenaltyMax = 2.0;
+
 class Fields {
  public:
   // `prefix` stands before names in errors, e.g. "parameters.". A value that is no object
@@ -27,6 +30,7 @@ class Fields {
   std::optional<std::string> Text(const char* name);
   std::optional<bool> Bool(const char* name);
   std::optional<double> Number(const char* name);
+  std::optional<double> NumberWithin(const char* name, double low, double high);
   std::optional<int32_t> Int(const char* name);
   std::optional<uint64_t> Unsigned(const char* name);
   // A string counts as a list of one.

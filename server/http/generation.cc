@@ -116,8 +116,8 @@ absl::StatusOr<std::shared_ptr<AnswerSet>> HttpContext::Generate(
   absl::Status status;
   std::vector<std::shared_ptr<Answer>> answers;
   if (running >= facts_.generations_max) {
-    status = absl::ResourceExhaustedError(absl::StrCat(
-        "Model is overloaded: ", facts_.generations_max, " generations run over HTTP; try again"));
+    status = TooMuch(absl::StrCat("Model is overloaded: ", facts_.generations_max,
+                                  " generations run over HTTP; try again"));
   } else {
     const auto tenant = Authenticate(request, reply);
     status = tenant.ok() ? RunWork([&] { return Admit(*tenant, calls, count, &answers); })

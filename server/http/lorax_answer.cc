@@ -73,8 +73,11 @@ double LoraxAnswer::mean_logprob() const {
   return logprob_sum_ / std::max(1, end_->completion_tokens);
 }
 
+// The length comes first: an end token that is the last one allowed is not looked at.
 const char* LoraxAnswer::FinishReason() const {
-  if (end_->reason == StopReason::kLength) return "length";
+  const int64_t room = gateway_.limits().context_tokens - end_->prompt_tokens;
+  const int64_t most = std::min<int64_t>(request_.call.max_tokens.value_or(room), room);
+  if (end_->reason == StopReason::kLength || end_->completion_tokens >= most) return "length";
   return end_->reason == StopReason::kStopString ? "stop_sequence" : "eos_token";
 }
 

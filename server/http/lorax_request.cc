@@ -106,8 +106,10 @@ void ReadSampling(Fields& fields, LoraxRequest* request) {
   call.top_k = fields.Int("top_k");
   call.top_p = fields.Number("top_p");
   call.repetition_penalty = fields.Number("repetition_penalty");
-  call.frequency_penalty = fields.Number("frequency_penalty");
-  call.presence_penalty = fields.Number("presence_penalty");
+  call.frequency_penalty =
+      fields.NumberWithin("frequency_penalty", -kHttpPenaltyMax, kHttpPenaltyMax);
+  call.presence_penalty =
+      fields.NumberWithin("presence_penalty", -kHttpPenaltyMax, kHttpPenaltyMax);
   if (call.top_k && *call.top_k < 1) fields.Refuse("top_k", "must be strictly positive");
   const bool wants = fields.Bool("do_sample").value_or(false) ||
                      (temperature && *temperature != 0.0 && *temperature != 1.0) || call.top_k ||
@@ -139,10 +141,11 @@ void ReadOutput(Fields& fields, LoraxRequest* request) {
   call.include_stop = true;
   request->return_full_text = fields.Bool("return_full_text").value_or(false);
   request->details = fields.Bool("details").value_or(false);
-  const auto alternatives = fields.Int("return_k_alternatives");
+  auto alternatives = fields.Int("return_k_alternatives");
   if (alternatives && *alternatives < 1) {
     fields.Refuse("return_k_alternatives", "must be strictly positive");
   }
+  if (alternatives) alternatives = std::min<int32_t>(*alternatives, kLogprobsMax);
   if (fields.Bool("decoder_input_details").value_or(false)) {
     if (request->stream) {
       fields.Refuse("decoder_input_details", "is not supported when streaming");

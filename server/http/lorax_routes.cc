@@ -20,6 +20,10 @@ void Refuse(const absl::Status& status, HttpReply& reply) {
   SendError(LoraxError(status), status, reply);
 }
 
+void RefuseSyntax(const absl::Status& status, HttpReply& reply) {
+  SendError(LoraxSyntaxError(status), status, reply);
+}
+
 // `begun`: whoever has tokens already and gets no more has half an answer.
 std::string ErrorEvent(const absl::Status& status, bool begun, AccessNotes& notes) {
   notes.code = absl::StatusCodeToString(status.code());
@@ -198,7 +202,7 @@ void Generate(const HttpContext& context, LoraxStream streams, bool as_array,
               const HttpRequest& http, HttpReply& reply) {
   const absl::Time began = absl::Now();
   const auto body = ParseJson(http.body);
-  if (!body.ok()) return Refuse(body.status(), reply);
+  if (!body.ok()) return RefuseSyntax(body.status(), reply);
   auto parsed = ParseLoraxRequest(*body, http.body, streams, context.facts().adapters_dir);
   const bool stream = parsed.ok() ? parsed->stream
                                   : streams == LoraxStream::kAlways ||
@@ -249,7 +253,7 @@ void Tokenize(const HttpContext& context, const HttpRequest& http, HttpReply& re
   const auto tenant = context.Authenticate(http, reply);
   if (!tenant.ok()) return Refuse(tenant.status(), reply);
   const auto body = ParseJson(http.body);
-  if (!body.ok()) return Refuse(body.status(), reply);
+  if (!body.ok()) return RefuseSyntax(body.status(), reply);
   Fields fields(*body);
   const std::optional<std::string> inputs = fields.Text("inputs");
   fields.Bool("add_special_tokens");  // byte-level tokenizers add none
@@ -269,6 +273,15 @@ void Tokenize(const HttpContext& context, const HttpRequest& http, HttpReply& re
   }
   if (!status.ok()) return Refuse(status, reply);
   reply.Send(200, Dump(tokens));
+}
+
+// Routes of LoRAX's that need a model of another kind.
+void RefuseKind(const HttpContext& context, const char* what, const HttpRequest& http,
+                HttpReply& reply) {
+  const auto tenant = context.Authenticate(http, reply);
+  if (!tenant.ok()) return Refuse(tenant.status(), reply);
+  Refuse(absl::FailedPreconditionError(absl::StrCat("this server's model generates text; ", what)),
+         reply);
 }
 
 void Info(const HttpContext& context, const HttpRequest&, HttpReply& reply) {
@@ -312,6 +325,13 @@ void AddLoraxRoutes(const HttpContext* context, HttpRoutes* routes) {
   (*routes)["/tokenize"]["POST"] = [context](const HttpRequest& request, HttpReply& reply) {
     Tokenize(*context, request, reply);
   };
+  for (const auto& [path, what] : {std::pair("/embed", "it makes no embeddings"),
+                                   std::pair("/classify", "it does not classify"),
+                                   std::pair("/classify_batch", "it does not classify")}) {
+    (*routes)[path]["POST"] = [context, what = what](const HttpRequest& request, HttpReply& reply) {
+      RefuseKind(*context, what, request, reply);
+    };
+  }
   (*routes)["/info"]["GET"] = [context](const HttpRequest& request, HttpReply& reply) {
     Info(*context, request, reply);
   };

@@ -22,6 +22,12 @@ OrderedJson LogprobNumber(float logprob) {
   return ShortDouble(std::max(logprob, kLogprobMin));
 }
 
+// The engine gives as many as the one asks for who wants more.
+TokenEvent::Token WithBest(TokenEvent::Token token, int count) {
+  if (std::ssize(token.top) > count) token.top.resize(count);
+  return token;
+}
+
 }  // namespace
 
 OpenAiChoice::OpenAiChoice(const OpenAiRequest* request, const Gateway* gateway, int prompt)
@@ -29,7 +35,10 @@ OpenAiChoice::OpenAiChoice(const OpenAiRequest* request, const Gateway* gateway,
 
 void OpenAiChoice::Add(const AnswerChunk& chunk) {
   text_ += chunk.text;
-  tokens_.insert(tokens_.end(), chunk.prompt.begin(), chunk.prompt.end());
+  for (const TokenEvent::Token& token : chunk.prompt) {
+    if (request_.echoed_logprobs) tokens_.push_back(WithBest(token, *request_.calls[0].logprobs));
+    if (request_.prompt_logprobs) prompt_.push_back(WithBest(token, *request_.prompt_logprobs));
+  }
   for (const TokenEvent::Token& token : chunk.tokens) {
     logprob_sum_ += token.logprob;
     if (request_.logprobs) tokens_.push_back(token);
@@ -106,6 +115,30 @@ OrderedJson OpenAiChoice::CompletionLogprobs() const {
   return logprobs;
 }
 
+// The rank of a token that is not among the best is not known.
+OrderedJson OpenAiChoice::RankedLogprob(const Logprob& entry, std::optional<int> rank) const {
+  OrderedJson ranked;
+  ranked["logprob"] = LogprobNumber(entry.logprob);
+  ranked["rank"] = rank ? OrderedJson(*rank) : OrderedJson();
+  ranked["decoded_token"] = TokenText(entry.token);
+  return ranked;
+}
+
+OrderedJson OpenAiChoice::PromptLogprobs() const {
+  if (!request_.prompt_logprobs) return nullptr;
+  OrderedJson list = OrderedJson::array();
+  for (const TokenEvent::Token& token : prompt_) {
+    OrderedJson entry = OrderedJson::object();
+    entry[absl::StrCat(token.id)] = RankedLogprob({token.id, token.logprob}, std::nullopt);
+    for (size_t i = 0; i < token.top.size(); ++i) {
+      entry[absl::StrCat(token.top[i].token)] =
+          RankedLogprob(token.top[i], static_cast<int>(i) + 1);
+    }
+    list.push_back(std::isnan(token.logprob) ? OrderedJson() : std::move(entry));
+  }
+  return list;
+}
+
 OrderedJson OpenAiChoice::TakeLogprobs() {
   if (!request_.logprobs) return nullptr;
   OrderedJson logprobs = request_.chat ? ChatLogprobs() : CompletionLogprobs();
@@ -129,6 +162,7 @@ OrderedJson OpenAiChoice::Whole(int index) {
   }
   choice["logprobs"] = TakeLogprobs();
   choice["finish_reason"] = FinishReason();
+  if (request_.prompt_logprobs && !request_.chat) choice["prompt_logprobs"] = PromptLogprobs();
   return choice;
 }
 

@@ -26,6 +26,8 @@ class OpenAiChoice {
   OrderedJson Whole(int index);
   // What was added since the last call, as a stream's choice. `first`: a chat's role.
   OrderedJson Part(int index, bool first);
+  // What vLLM says of each token of the prompt; null where nobody asked. REQUIRES: ended.
+  OrderedJson PromptLogprobs() const;
   bool has_part() const { return !text_.empty() || !tokens_.empty(); }
   // The last one, with the reason.
   OrderedJson LastPart(int index) const;
@@ -35,6 +37,7 @@ class OpenAiChoice {
   OrderedJson ChatLogprobs() const;
   OrderedJson CompletionLogprobs() const;
   OrderedJson ChatToken(int32_t id, float logprob) const;
+  OrderedJson RankedLogprob(const Logprob& entry, std::optional<int> rank) const;
   std::string TokenText(int32_t id) const;
   const char* FinishReason() const;
 
@@ -42,7 +45,8 @@ class OpenAiChoice {
   const Tokenizer* const tokenizer_;
   std::string text_;
   std::vector<TokenEvent::Token> tokens_;  // kept for their log-probabilities
-  int64_t text_offset_ = 0;                // in characters, of the next token
+  std::vector<TokenEvent::Token> prompt_;
+  int64_t text_offset_ = 0;  // in characters, of the next token
   double logprob_sum_ = 0.0;
   std::optional<AnswerEnd> end_;
 };

@@ -47,16 +47,27 @@ void ReadStopTokens(Fields& fields, GenerateCall* call) {
   }
 }
 
+// Any whole number of 64 bits; -1 is vLLM's way to say "none".
+std::optional<uint64_t> ReadSeed(Fields& fields) {
+  const Json* seed = fields.Find("seed");
+  const bool negative = seed != nullptr && seed->is_number_integer() && !seed->is_number_unsigned();
+  if (!negative) return fields.Unsigned("seed");
+  if (*seed == -1) return std::nullopt;
+  return static_cast<uint64_t>(seed->get<int64_t>());
+}
+
 void ReadSampling(Fields& fields, GenerateCall* call) {
   call->temperature = fields.Number("temperature").value_or(1.0);
   call->top_p = fields.Number("top_p");
   call->min_p = fields.Number("min_p");
   call->top_k = fields.Int("top_k");
   if (call->top_k == -1) call->top_k.reset();  // vLLM's way to say "off"
-  call->presence_penalty = fields.Number("presence_penalty");
-  call->frequency_penalty = fields.Number("frequency_penalty");
+  call->presence_penalty =
+      fields.NumberWithin("presence_penalty", -kHttpPenaltyMax, kHttpPenaltyMax);
+  call->frequency_penalty =
+      fields.NumberWithin("frequency_penalty", -kHttpPenaltyMax, kHttpPenaltyMax);
   call->repetition_penalty = fields.Number("repetition_penalty");
-  call->seed = fields.Unsigned("seed");
+  call->seed = ReadSeed(fields);
   ReadBias(fields, call);
   call->stop = fields.Texts("stop");
   ReadStopTokens(fields, call);
@@ -73,9 +84,6 @@ bool IsNothing(const Json& value) {
 }
 
 void RefuseUnserved(Fields& fields) {
-  if (fields.Has("prompt_logprobs")) {
-    fields.Refuse("prompt_logprobs", "is not served; completions take echo together with logprobs");
-  }
   for (const char* name :
        {"functions", "audio", "prediction", "use_beam_search", "min_tokens", "allowed_token_ids",
         "bad_words", "continue_final_message", "chat_template", "merged_adapters"}) {
@@ -104,6 +112,37 @@ void ReadCounts(Fields& fields, OpenAiRequest* request) {
   }
 }
 
+void ReadPromptLogprobs(Fields& fields, OpenAiRequest* request, GenerateCall* call) {
+  call->prompt_logprobs = request->prompt_logprobs = fields.Int("prompt_logprobs");
+  if (request->prompt_logprobs && request->stream) {
+    fields.Refuse("prompt_logprobs", "is not given when streaming");
+  }
+}
+
+// What the caller calls fields that the gateway calls otherwise.
+FieldNames NamesOf(const Fields& fields, bool chat) {
+  FieldNames names = {{"truncate", "truncate_prompt_tokens"},
+                      {"hub_token", "api_token"},
+                      {"adapter_id", "model"},
+                      {"logit_bias[].token_id", "logit_bias"},
+                      {"logit_bias[].bias", "logit_bias"}};
+  for (const char* form :
+       {"guided_json", "guided_regex", "guided_grammar", "guided_choice", "structured_outputs"}) {
+    if (fields.Has(form)) names.push_back({"response_format", form});
+  }
+  if (!chat) {
+    names.push_back({"token_ids", "prompt"});
+    if (!fields.Has("prompt_logprobs")) names.push_back({"prompt_logprobs", "logprobs"});
+    return names;
+  }
+  names.push_back({"prompt", "messages"});
+  names.push_back({"logprobs", "top_logprobs"});
+  if (fields.Has("max_completion_tokens")) {
+    names.push_back({"max_tokens", "max_completion_tokens"});
+  }
+  return names;
+}
+
 // LoRAX's two, which its own routes for OpenAI's clients take as well.
 void ReadSource(Fields& fields, GenerateCall* call) {
   const std::string source = absl::AsciiStrToLower(fields.Text("adapter_source").value_or("hub"));
@@ -116,8 +155,10 @@ void ReadSource(Fields& fields, GenerateCall* call) {
 // Fields of completions and chats alike.
 void ReadWhatBothHave(Fields& fields, std::string_view text, const std::string& base_name,
                       OpenAiRequest* request, GenerateCall* call) {
+  request->names = NamesOf(fields, request->chat);
   ReadModel(fields, base_name, request, call);
   ReadCounts(fields, request);
+  ReadPromptLogprobs(fields, request, call);
   ReadSource(fields, call);
   ReadSampling(fields, call);
   call->format = ReadOpenAiFormat(fields, text);
@@ -162,7 +203,9 @@ void ReadEcho(Fields& fields, OpenAiRequest* request) {
     GenerateCall& call = request->calls[i];
     if (!call.prompt) return fields.Refuse("echo", "needs prompts that are text");
     request->echoed[i] = *call.prompt;
-    if (request->logprobs) call.prompt_logprobs = call.logprobs;
+    if (!request->logprobs) continue;
+    request->echoed_logprobs = true;
+    call.prompt_logprobs = std::max(*call.logprobs, call.prompt_logprobs.value_or(0));
   }
 }
 

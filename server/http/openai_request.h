@@ -5,12 +5,14 @@
 // is refused; what has no effect on an answer (user, metadata, ...) is ignored. Pure.
 #pragma once
 
+#include <optional>
 #include <string>
 #include <string_view>
 #include <vector>
 
 #include "absl/status/statusor.h"
 #include "server/api/gateway.h"
+#include "server/http/field_names.h"
 #include "server/http/json.h"
 
 namespace lorica {
@@ -22,12 +24,15 @@ struct OpenAiRequest {
   std::vector<GenerateCall> calls;  // one a prompt
   std::vector<std::string> echoed;  // what each answer's text begins with
   std::string model;                // as sent
+  FieldNames names;                 // what it calls the gateway's fields
   bool chat = false;
   bool stream = false;
   bool usage_in_stream = false;
   bool logprobs = false;
-  int choices = 1;  // of each prompt, wanted
-  int samples = 1;  // of each prompt, made; the best of them are given
+  bool echoed_logprobs = false;        // those of the prompt come first
+  std::optional<int> prompt_logprobs;  // vLLM's: so many best ones of each prompt token
+  int choices = 1;                     // of each prompt, wanted
+  int samples = 1;                     // of each prompt, made; the best of them are given
 };
 
 // `text`: the body as it was sent. `base_name`: what `model` calls the base model.

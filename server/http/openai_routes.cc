@@ -70,11 +70,14 @@ class Exchange {
       Count(piece.index, *std::move(piece.end));
       return failed.ok();
     });
-    if (!failed.ok()) return failed;
+    if (!failed.ok()) return InWordsOf(request_.names, failed);
     if (!all) return absl::CancelledError("the client has gone");
     OrderedJson json = head_;
     json["choices"] = Chosen();
     json["usage"] = usage_.json();
+    if (request_.chat && request_.prompt_logprobs) {
+      json["prompt_logprobs"] = choices_[0]->PromptLogprobs();
+    }
     return json;
   }
 
@@ -94,7 +97,7 @@ class Exchange {
           return events.KeepAlive();
         });
     if (!failed.ok()) {
-      events.Write(Dump(OpenAiError(failed).body));
+      events.Write(Dump(OpenAiError(InWordsOf(request_.names, failed)).body));
     } else if (all) {
       if (request_.usage_in_stream) {
         OrderedJson last = head_;
@@ -176,7 +179,10 @@ void Generate(const HttpContext& context, bool chat, const HttpRequest& http, Ht
   const std::string named = AdaptersOf(request->calls[0]);
   if (!named.empty()) request->model = named;
   auto answers = context.Generate(http, request->calls, request->samples, reply);
-  if (!answers.ok()) return Refuse(AsModelError(answers.status(), request->model), reply);
+  if (!answers.ok()) {
+    const absl::Status status = InWordsOf(request->names, answers.status());
+    return Refuse(AsModelError(status, request->model), reply);
+  }
   auto exchange = std::make_shared<Exchange>(&context, *std::move(request), *std::move(answers),
                                              http.id, &reply.notes());
   if (exchange->stream()) {
@@ -187,14 +193,22 @@ void Generate(const HttpContext& context, bool chat, const HttpRequest& http, Ht
   reply.Send(200, Dump(*whole));
 }
 
+void RefuseEmbeddings(const HttpContext& context, const HttpRequest& http, HttpReply& reply) {
+  const auto tenant = context.Authenticate(http, reply);
+  if (!tenant.ok()) return Refuse(tenant.status(), reply);
+  Refuse(
+      absl::FailedPreconditionError("this server's model generates text; it makes no embeddings"),
+      reply);
+}
+
 // --- models ------------------------------------------------------------------------------
 
 OrderedJson ModelJson(const HttpContext& context, const std::string& id, const std::string& root,
-                      const std::string& parent) {
+                      const std::string& parent, absl::Time created) {
   OrderedJson model;
   model["id"] = id;
   model["object"] = "model";
-  model["created"] = absl::ToUnixSeconds(context.facts().started);
+  model["created"] = absl::ToUnixSeconds(created);
   model["owned_by"] = "lorica";
   model["root"] = root;
   model["parent"] = parent.empty() ? OrderedJson() : OrderedJson(parent);
@@ -203,7 +217,14 @@ OrderedJson ModelJson(const HttpContext& context, const std::string& id, const s
 }
 
 OrderedJson BaseJson(const HttpContext& context) {
-  return ModelJson(context, context.facts().model, context.facts().model, "");
+  return ModelJson(context, context.facts().model, context.facts().model, "",
+                   context.facts().started);
+}
+
+// When its name came to stand for what it is; of a folder's own name nobody knows.
+OrderedJson AdapterJson(const HttpContext& context, const CatalogEntry& entry) {
+  return ModelJson(context, entry.adapter_id, entry.location, context.facts().model,
+                   entry.registered_at.value_or(context.facts().started));
 }
 
 void ListModels(const HttpContext& context, const HttpRequest& http, HttpReply& reply) {
@@ -215,7 +236,7 @@ void ListModels(const HttpContext& context, const HttpRequest& http, HttpReply& 
         context.gateway()->catalog()->List((*tenant)->name, "", "", kListedModelsMax);
     if (!entries.ok()) return entries.status();
     for (const CatalogEntry& entry : *entries) {
-      models.push_back(ModelJson(context, entry.adapter_id, entry.location, context.facts().model));
+      models.push_back(AdapterJson(context, entry));
     }
     return absl::OkStatus();
   });
@@ -236,7 +257,7 @@ void GetModel(const HttpContext& context, const HttpRequest& http, HttpReply& re
   const absl::Status status = context.RunWork([&] {
     const auto entry = context.gateway()->catalog()->Get((*tenant)->name, id);
     if (!entry.ok()) return entry.status();
-    model = ModelJson(context, entry->adapter_id, entry->location, context.facts().model);
+    model = AdapterJson(context, *entry);
     return absl::OkStatus();
   });
   if (!status.ok()) return Refuse(AsModelError(status, id), reply);
@@ -250,6 +271,7 @@ void AddOpenAiRoutes(const HttpContext* context, HttpRoutes* routes) {
     return [=](const HttpRequest& request, HttpReply& reply) { route(*context, request, reply); };
   };
   (*routes)["/v1/models"]["GET"] = bind(ListModels);
+  (*routes)["/v1/embeddings"]["POST"] = bind(RefuseEmbeddings);
   (*routes)[absl::StrCat(kModelPath, "*")]["GET"] = bind(GetModel);
   for (const bool chat : {false, true}) {
     (*routes)[chat ? "/v1/chat/completions" : "/v1/completions"]["POST"] =

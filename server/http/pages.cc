@@ -48,6 +48,13 @@ void AddPageRoutes(HttpRoutes* routes) {
       reply.Send(200, std::string(text), type);
     };
   }
+  // What pages load stands beside them, so they have no slash at their end.
+  for (const std::string page : {"console", "docs"}) {
+    (*routes)["/" + page + "/"]["GET"] = [page](const HttpRequest&, HttpReply& reply) {
+      reply.SetHeader("Location", "../" + page);
+      reply.Send(308, "");
+    };
+  }
 }
 
 }  // namespace lorica

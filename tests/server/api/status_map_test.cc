@@ -56,6 +56,9 @@ TEST(StatusMap, ThereAndBackKeepsCodeTextAndField) {
   EXPECT_EQ(FieldOf(back), "top_p");
   EXPECT_EQ(FieldOf(FromGrpcStatus(ToGrpcStatus(absl::NotFoundError("no")))), std::nullopt);
   EXPECT_TRUE(FromGrpcStatus(grpc::Status::OK).ok());
+  for (const absl::Duration delay : {absl::Milliseconds(1), absl::Seconds(61)}) {
+    EXPECT_EQ(RetryDelayOf(FromGrpcStatus(ToGrpcStatus(TooMuch("later", delay)))), delay);
+  }
 }
 
 TEST(StatusMap, TextsArePrintableAsciiOnOneLine) {

@@ -6,6 +6,7 @@
 #include <atomic>
 #include <thread>
 
+#include "adapters/adapter_fault.h"
 #include "tests/server/engine/engine_fixture.h"
 
 namespace lorica {
@@ -362,8 +363,9 @@ TEST(Engine, AFailedLoadFailsItsRequestsWithTheLoadsError) {
   const Submitted two = world.Submit(world.Request(5, 5, {{bad, 1.0f}}));
   const Submitted base = world.Submit(world.Request(5, 5));
   world.Run();
-  EXPECT_EQ(one.sink->finish.status, absl::UnavailableError("the source is down"));
-  EXPECT_EQ(two.sink->finish.status, absl::UnavailableError("the source is down"));
+  const absl::Status down = AdapterFault(absl::UnavailableError("the source is down"));
+  EXPECT_EQ(one.sink->finish.status, down);
+  EXPECT_EQ(two.sink->finish.status, down);
   EXPECT_TRUE(base.ended_well());
   EXPECT_EQ(world.loader.load_count, 1);
 }

@@ -202,6 +202,14 @@ TEST_F(LoraxRoutesTest, AlternativesAreSortedAndHoldTheGreedyChoice) {
   }
 }
 
+TEST_F(LoraxRoutesTest, MoreAlternativesThanThereMayBeAreAsManyAsThereMayBe) {
+  for (const int64_t count :
+       {int64_t{kLogprobsMax}, int64_t{kLogprobsMax + 1}, int64_t{INT32_MAX}}) {
+    const Json json = Generate(ClientBody({{"return_k_alternatives", count}})).json()[0];
+    EXPECT_EQ(json["details"]["tokens"][0]["alternative_tokens"].size(), kLogprobsMax) << count;
+  }
+}
+
 TEST_F(LoraxRoutesTest, AStopStringStaysInTheText) {
   const Json sampled = {{"do_sample", true}, {"temperature", 3.0}, {"max_new_tokens", 40}};
   for (int seed = 1; seed <= 20; ++seed) {
@@ -272,6 +280,9 @@ TEST_F(LoraxRoutesTest, EveryFaultHasItsClass) {
       {{"best_of", 2}, {"do_sample", true}, {"seed", 1}},
       {{"best_of", kSamplesMax + 1}, {"do_sample", true}},
       {{"truncate", 0}},
+      {{"truncate", kTinyContext}},
+      {{"frequency_penalty", 2.01}},
+      {{"presence_penalty", -2.01}},
       {{"return_k_alternatives", 0}},
       {{"typical_p", 0.5}},
       {{"watermark", true}},
@@ -300,7 +311,33 @@ TEST_F(LoraxRoutesTest, EveryFaultHasItsClass) {
   Error(Post(port(), "/", Json::object()), 422, "validation");
   Error(Post(port(), "/", {{"inputs", 7}}), 422, "validation");
   Error(Post(port(), "/", Json::array()), 422, "validation");
-  Error(HttpCall(port(), "POST", "/generate", "{\"inputs\": "), 422, "validation");
+}
+
+TEST_F(LoraxRoutesTest, WhatIsAtItsBoundIsTaken) {
+  for (const Json& parameters : {Json({{"truncate", kTinyContext - 1}}), Json({{"truncate", 1}}),
+                                 Json({{"frequency_penalty", 2.0}, {"presence_penalty", -2.0}}),
+                                 Json({{"best_of", kSamplesMax}, {"do_sample", true}})}) {
+    const HttpAnswer answer = Generate(ClientBody(parameters));
+    EXPECT_EQ(answer.status, 200) << answer.body;
+  }
+}
+
+TEST_F(LoraxRoutesTest, ALastTokenThatEndsTheAnswerCountsAsLength) {
+  Json parameters = {{"response_format", {{"type", "regex"}, {"regex", "abc"}}},
+                     {"ignore_eos_token", false},
+                     {"max_new_tokens", 50}};
+  const Json whole = Generate(ClientBody(parameters)).json()[0];
+  EXPECT_EQ(whole["details"]["finish_reason"], "eos_token");
+  const int tokens = whole["details"]["generated_tokens"];
+  EXPECT_EQ(whole["details"]["tokens"][tokens - 1]["special"], true);
+  for (const auto& [most, reason] : {std::pair(tokens, "length"), {tokens + 1, "eos_token"}}) {
+    parameters["max_new_tokens"] = most;
+    const Json json = Generate(ClientBody(parameters)).json()[0];
+    EXPECT_EQ(json["details"]["finish_reason"], reason) << most;
+    EXPECT_EQ(json["generated_text"], "abc");
+    const auto events = Generate(ClientBody(parameters, true)).events();
+    EXPECT_EQ(Json::parse(events.back())["details"]["finish_reason"], reason) << most;
+  }
 }
 
 TEST_F(LoraxRoutesTest, AnAnswerHasTheFormThatWasAskedFor) {

@@ -170,6 +170,57 @@ TEST_F(OpenAiRoutesTest, EchoedPromptsHaveLogprobsToo) {
   EXPECT_EQ(tokens, logprobs["token_logprobs"]);
 }
 
+// vLLM's: a map from token ids for each token of the prompt but the first.
+TEST_F(OpenAiRoutesTest, PromptsHaveLogprobsInVllmsWords) {
+  const Json body = Completion({{"logprobs", 1}, {"echo", true}, {"prompt", "hi th"}});
+  const Json echoed = Complete(body).json()["choices"][0];
+  for (const bool echo : {true, false}) {
+    Json more = body;
+    more["prompt_logprobs"] = 3;
+    more["echo"] = echo;
+    const Json choice = Complete(more).json()["choices"][0];
+    if (echo) {
+      EXPECT_EQ(choice["logprobs"], echoed["logprobs"]) << "as many as without";
+    }
+    const Json& list = choice["prompt_logprobs"];
+    ASSERT_EQ(list.size(), 5u) << choice;
+    EXPECT_TRUE(list[0].is_null());
+    const std::string prompt = "hi th";
+    for (size_t i = 1; i < prompt.size(); ++i) {
+      const Json& own = list[i][absl::StrCat(static_cast<int>(prompt[i]))];
+      EXPECT_EQ(own["decoded_token"], prompt.substr(i, 1));
+      EXPECT_EQ(own["logprob"], echoed["logprobs"]["token_logprobs"][i]);
+      std::map<int, double> ranked;
+      for (const Json& one : list[i]) {
+        if (!one["rank"].is_null()) ranked[one["rank"]] = one["logprob"];
+      }
+      ASSERT_EQ(ranked.size(), 3u);
+      EXPECT_TRUE(ranked[1] >= ranked[2] && ranked[2] >= ranked[3]);
+      EXPECT_EQ(list[i].size(), own["rank"].is_null() ? 4u : 3u);
+    }
+  }
+  const Json chat = Converse(Chat({{"prompt_logprobs", 0}})).json();
+  EXPECT_EQ(chat["prompt_logprobs"].size(), chat["usage"]["prompt_tokens"].get<size_t>());
+  EXPECT_FALSE(chat["choices"][0].contains("prompt_logprobs"));
+  EXPECT_FALSE(Complete(Completion()).json()["choices"][0].contains("prompt_logprobs"));
+}
+
+TEST_F(OpenAiRoutesTest, AnySeedOf64BitsReproduces) {
+  const auto text = [this](const Json& seed) {
+    const HttpAnswer answer = Complete(Completion({{"temperature", 2.0}, {"seed", seed}}));
+    EXPECT_EQ(answer.status, 200) << answer.body;
+    return answer.json()["choices"][0]["text"].get<std::string>();
+  };
+  std::set<std::string> texts;
+  for (const Json& seed : {Json(INT64_MIN), Json(-7), Json(7), Json(UINT64_MAX - 1)}) {
+    EXPECT_EQ(text(seed), text(seed)) << seed;
+    texts.insert(text(seed));
+  }
+  EXPECT_GE(texts.size(), 3u);
+  EXPECT_EQ(Complete(Completion({{"seed", -1}})).status, 200) << "vLLM's way to say none";
+  EXPECT_EQ(Complete(Completion({{"seed", 1.5}})).status, 400);
+}
+
 TEST_F(OpenAiRoutesTest, ChatsAnswerAsTheTemplateSays) {
   const HttpAnswer answer = Converse(Chat({{"logprobs", true}, {"top_logprobs", 2}}));
   ASSERT_EQ(answer.status, 200) << answer.body;
@@ -272,7 +323,12 @@ TEST_F(OpenAiRoutesTest, FaultsNameTheirField) {
       {{{"min_tokens", 3}}, "min_tokens"},
       {{{"adapter_source", "bogus"}}, "adapter_source"},
       {{{"use_beam_search", true}}, "use_beam_search"},
-      {{{"prompt_logprobs", 1}}, "prompt_logprobs"},
+      {{{"prompt_logprobs", kLogprobsMax + 1}}, "prompt_logprobs"},
+      {{{"prompt_logprobs", -1}}, "prompt_logprobs"},
+      {{{"prompt_logprobs", 1}, {"stream", true}}, "prompt_logprobs"},
+      {{{"frequency_penalty", 2.01}}, "frequency_penalty"},
+      {{{"presence_penalty", -2.01}}, "presence_penalty"},
+      {{{"truncate_prompt_tokens", kTinyContext}}, "truncate_prompt_tokens"},
       {{{"echo", true}, {"logprobs", 1}, {"truncate_prompt_tokens", 1}}, "truncate_prompt_tokens"}};
   for (const auto& [more, field] : wrong) {
     ExpectError(Complete(Completion(more)), 400, "invalid_value", field);
@@ -365,9 +421,25 @@ TEST_F(OpenAiRoutesTest, ModelsListTheBaseAndEveryAdapter) {
   EXPECT_EQ(models["plain"]["root"], "plain");
   EXPECT_EQ(models["plain"]["object"], "model");
   EXPECT_EQ(models["plain"]["owned_by"], "lorica");
-  EXPECT_TRUE(models["plain"]["created"].is_number_integer());
+  EXPECT_EQ(models["plain"]["created"], models["tiny-llama"]["created"]);
   EXPECT_EQ(HttpCall(port(), "GET", "/v1/models/plain").json(), models["plain"]);
   EXPECT_EQ(HttpCall(port(), "GET", "/v1/models/tiny-llama").json(), models["tiny-llama"]);
+}
+
+TEST_F(OpenAiRoutesTest, ARegisteredModelWasCreatedWhenItWasRegistered) {
+  const auto created = [this](const std::string& id) {
+    return HttpCall(port(), "GET", "/v1/models/" + id).json()["created"].get<int64_t>();
+  };
+  const absl::Time started = absl::FromUnixSeconds(created("tiny-llama"));
+  absl::SleepFor(started + absl::Seconds(2) - absl::Now());
+  const Json body = {{"lora_name", "mine"}, {"lora_path", "plain"}};
+  const int64_t before = absl::ToUnixSeconds(absl::Now());
+  ASSERT_EQ(Post(port(), "/v1/load_lora_adapter", body).status, 200);
+  EXPECT_GE(created("mine"), before - 1) << "by a clock that does not jump";
+  EXPECT_LE(created("mine"), absl::ToUnixSeconds(absl::Now()));
+  EXPECT_GT(created("mine"), created("tiny-llama"));
+  const Json list = HttpCall(port(), "GET", "/v1/models").json()["data"];
+  for (const Json& model : list) EXPECT_EQ(model["created"], created(model["id"]));
 }
 
 // The tiny model has a token a byte, so the prompt's tokens count what the template printed.

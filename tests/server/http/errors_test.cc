@@ -1,0 +1,134 @@
+// Goal: an error has the code by which each family's clients know what to do.
+#include "server/http/errors.h"
+
+#include "absl/strings/str_cat.h"
+#include "adapters/adapter_fault.h"
+#include "gmock/gmock.h"
+#include "server/api/field_error.h"
+#include "tests/fakes/fake_hub.h"
+#include "tests/server/api/tiny_server.h"
+#include "tests/server/http/http_call.h"
+
+namespace lorica {
+namespace {
+
+using ::testing::HasSubstr;
+using ::testing::StartsWith;
+using Json = nlohmann::json;
+
+TEST(ErrorsTest, LoraxHasOneCodeForAnAdapterThatCannotBeHad) {
+  for (const auto code : {absl::StatusCode::kUnavailable, absl::StatusCode::kResourceExhausted,
+                          absl::StatusCode::kPermissionDenied, absl::StatusCode::kNotFound,
+                          absl::StatusCode::kDataLoss, absl::StatusCode::kDeadlineExceeded}) {
+    const HttpError error = LoraxError(AdapterFault(absl::Status(code, "adapter 'a': no")));
+    EXPECT_EQ(error.status, 424) << code;
+    EXPECT_EQ(error.body["error_type"], "generation") << code;
+    EXPECT_EQ(error.body["error"],
+              "Request failed during generation: Server error: adapter 'a': no");
+  }
+  EXPECT_FALSE(IsAdapterFault(AdapterFault(absl::OkStatus())));
+}
+
+TEST(ErrorsTest, WhatIsTooMuchForNowSaysWhenToTryAgain) {
+  for (const absl::Status& status : {TryLater("full"), TooMuch("full")}) {
+    const HttpError lorax = LoraxError(status);
+    EXPECT_EQ(lorax.status, 429);
+    EXPECT_EQ(lorax.body["error_type"], "overloaded");
+    EXPECT_EQ(lorax.retry_after, absl::Seconds(1));
+    EXPECT_EQ(OpenAiError(status).retry_after, absl::Seconds(1));
+  }
+  EXPECT_EQ(OpenAiError(TooMuch("full")).status, 429);
+  EXPECT_EQ(OpenAiError(TryLater("full")).status, 503);
+  EXPECT_EQ(LoraxError(GoElsewhere("ends")).status, 503);
+}
+
+class HubFaults : public ::testing::Test {
+ protected:
+  HubFaults() {
+    Config config;
+    config.hub_allow = "org/*";
+    config.hub_endpoint = hub_.endpoint();
+    config.hub_redirect_hosts = hub_.cdn_place();
+    config.data_dir = data_.path() + "/data";
+    config.drain_seconds = 0;
+    server_ = std::make_unique<TinyServer>(config);
+    hub_.Commit("org/a", FakeHub::FilesOf(server_->adapters().path() + "/plain"));
+  }
+  HttpAnswer Lorax(const char* adapter, bool stream = false) {
+    return Post(server_->server().http_port(), "/",
+                {{"inputs", "hi"},
+                 {"stream", stream},
+                 {"parameters", {{"adapter_id", adapter}, {"max_new_tokens", 1}}}});
+  }
+  HttpAnswer OpenAi(const char* adapter) {
+    return Post(server_->server().http_port(), "/v1/completions",
+                {{"model", adapter}, {"prompt", "hi"}, {"max_tokens", 1}});
+  }
+
+  FakeHub hub_;
+  TemporaryFolder data_;
+  std::unique_ptr<TinyServer> server_;
+};
+
+// It asks for more patience than a fetch has, so nobody waits for it.
+TEST_F(HubFaults, AHubThatCannotNowIsNoOverload) {
+  hub_.AddFault({.times = -1, .status = 503, .headers = {{"Retry-After", "77"}}});
+  const HttpAnswer answer = Lorax("org/a");
+  EXPECT_EQ(answer.status, 424) << answer.body;
+  EXPECT_EQ(answer.json()["error_type"], "generation");
+  EXPECT_EQ(answer.json()["status"], "UNAVAILABLE");
+  EXPECT_THAT(answer.json()["error"].get<std::string>(), HasSubstr("'org/a'"));
+  const HttpAnswer streamed = Lorax("org/a", /*stream=*/true);  // the failure is remembered
+  EXPECT_EQ(streamed.status, 200);
+  ASSERT_EQ(streamed.events().size(), 1u) << streamed.body;
+  EXPECT_EQ(Json::parse(streamed.events()[0])["error_type"], "generation");
+  const HttpAnswer openai = OpenAi("org/a");
+  EXPECT_EQ(openai.status, 503);
+  EXPECT_EQ(openai.headers.at("retry-after"), "77");
+}
+
+TEST_F(HubFaults, WhatTheHubKeepsToItselfIsNoMatterOfOurKeys) {
+  hub_.SetAccess("org/a", HubAccess::kGated, "secret");
+  const HttpAnswer answer = Lorax("org/a");
+  EXPECT_EQ(answer.status, 424) << answer.body;
+  EXPECT_EQ(answer.json()["error_type"], "generation");
+  EXPECT_EQ(OpenAi("org/a").status, 403);
+}
+
+TEST(BodiesThatAreNoJson, Are400OnEveryRoute) {
+  TinyServer server;
+  for (const char* path : {"/", "/generate", "/generate_stream", "/invocations", "/tokenize",
+                           "/v1/completions", "/v1/chat/completions"}) {
+    for (const std::string body : {R"({"inputs": )", "hi", "", R"({"a": 1, "a": 2})", "{}{}"}) {
+      const HttpAnswer answer = HttpCall(server.server().http_port(), "POST", path, body,
+                                         {{"Content-Type", "application/json"}});
+      EXPECT_EQ(answer.status, 400) << path << body << answer.body;
+      EXPECT_EQ(answer.headers.at("content-type"), "application/json");
+      const Json error = answer.json();
+      EXPECT_TRUE(error.contains("error")) << path << body << answer.body;
+      if (path[1] != 'v') {
+        EXPECT_EQ(error["error_type"], "validation") << path << body;
+      }
+    }
+  }
+  const HttpAnswer answer = HttpCall(server.server().http_port(), "POST", "/generate", "{\"in");
+  EXPECT_THAT(answer.json()["error"].get<std::string>(),
+              StartsWith("Input validation error: the body is not usable JSON: a syntax error"));
+}
+
+TEST(RoutesOfOtherModels, SayThatThisOneGeneratesText) {
+  TinyServer server;
+  const int port = server.server().http_port();
+  for (const char* path : {"/embed", "/classify", "/classify_batch"}) {
+    const HttpAnswer answer = Post(port, path, {{"inputs", "hi"}});
+    EXPECT_EQ(answer.status, 424) << path;
+    EXPECT_EQ(answer.json()["error_type"], "generation");
+    EXPECT_THAT(answer.json()["error"].get<std::string>(), HasSubstr("model generates text"));
+  }
+  const HttpAnswer answer = Post(port, "/v1/embeddings", {{"input", "hi"}, {"model", ""}});
+  EXPECT_EQ(answer.status, 400);
+  EXPECT_EQ(answer.json()["error"]["code"], "failed_precondition");
+}
+
+}  // namespace
+}  // namespace lorica
