@@ -79,6 +79,11 @@ void ConnectionThreads::Close(Place* place) {
   if (!std::exchange(place->closed_, true)) ::shutdown(place->socket_, SHUT_RDWR);
 }
 
+bool ConnectionThreads::Crowded() const {
+  return static_cast<int>(threads_.size()) >= threads_max_ &&
+         queue_.size() > static_cast<size_t>(free_threads_);
+}
+
 void ConnectionThreads::CloseOldestIdle() {
   for (Place* place : places_) {
     if (!place->idle_ || place->closed_ || HasRequestAtHand(place->socket_)) continue;
@@ -125,7 +130,7 @@ absl::Duration ConnectionThreads::Place::SetIdle(absl::Duration keep_alive) {
   idle_ = true;
   threads_->places_.splice(threads_->places_.end(), threads_->places_, self_);
   if (closed_ || (threads_->draining_ && served_)) return absl::ZeroDuration();
-  hurried_ = !threads_->queue_.empty() && keep_alive > kCrowdedWait;
+  hurried_ = threads_->Crowded() && keep_alive > kCrowdedWait;
   return hurried_ ? kCrowdedWait : keep_alive;
 }
 

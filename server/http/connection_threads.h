@@ -72,6 +72,8 @@ class ConnectionThreads {
   void Loop(std::list<std::thread>::iterator self);
   // The next work; null: this thread is to end.
   std::function<void()> Await();
+  // Some wait for whom there is no thread. Who is just on the way to one is no crowd.
+  bool Crowded() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void CloseOldestIdle() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   static void Close(Place* place);
 

@@ -32,6 +32,27 @@ TEST(ConnectionThreads, EndWhenNothingHasComeForAWhileAndComeAgain) {
   }
 }
 
+TEST(ConnectionThreads, OnlyACrowdHurriesWhoeverSendsNothing) {
+  constexpr int kNoSocket = -1;
+  constexpr absl::Duration kPatience = absl::Seconds(75);
+  for (const bool crowd : {false, true}) {
+    std::atomic<int> others{0};
+    absl::Notification done;
+    ConnectionThreads threads(crowd ? 1 : 8, "");
+    ASSERT_TRUE(threads.TryRun([&] {
+      ConnectionThreads::Place place(&threads, kNoSocket);
+      for (int i = 1; i <= (crowd ? 1 : 200); ++i) {
+        EXPECT_TRUE(threads.TryRun([&] { others.fetch_add(1); }));  // may still have no thread
+        EXPECT_EQ(place.SetIdle(kPatience), crowd ? kCrowdedWait : kPatience);
+        while (!crowd && others.load() < i) absl::SleepFor(absl::Microseconds(10));
+      }
+      done.Notify();
+    }));
+    done.WaitForNotification();
+    threads.Stop();
+  }
+}
+
 TEST(ConnectionThreads, WhatComesWhileTheyEndIsRun) {
   std::atomic<int> done{0};
   constexpr int kWork = 2000;
