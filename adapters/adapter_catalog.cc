@@ -74,19 +74,15 @@ absl::StatusOr<AdapterCatalog::Place> AdapterCatalog::PlaceOf(const std::string&
   return place;
 }
 
+// NotFound: there is no copy, or it is damaged.
 absl::StatusOr<GenerationPtr> AdapterCatalog::LookKept(const std::string& digest) {
+  if (!content_->Has(digest)) return absl::NotFoundError("no copy");
   absl::StatusOr<GenerationPtr> kept = kept_->Look(digest);
   if (!kept.ok() || (*kept)->digest == digest) return kept;
-  content_->Remove(digest);
-  return absl::DataLossError("the server's own copy is damaged and was removed: register it again");
+  return absl::NotFoundError("a damaged copy");
 }
 
-absl::StatusOr<GenerationPtr> AdapterCatalog::Look(const Place& place) {
-  if (place.digest.empty()) return cache_.Look(place.location);
-  if (content_ != nullptr && content_->Has(place.digest)) {
-    absl::StatusOr<GenerationPtr> kept = LookKept(place.digest);
-    if (!absl::IsNotFound(kept.status())) return kept;
-  }
+absl::StatusOr<GenerationPtr> AdapterCatalog::LookAtSource(const Place& place) {
   if (IsMerge(place.location)) return HeldMerge(place.digest);
   absl::StatusOr<GenerationPtr> now = cache_.Look(place.location);
   if (!now.ok() || (*now)->digest == place.digest) return now;
@@ -94,6 +90,38 @@ absl::StatusOr<GenerationPtr> AdapterCatalog::Look(const Place& place) {
       absl::StrCat("it was registered as ", ShortDigest(place.digest), ", and the folder ",
                    Quoted(place.location), " holds ", ShortDigest((*now)->digest),
                    " now: register it again to take that, or put the files back"));
+}
+
+// One at a time, so that nobody removes what another has just made.
+absl::StatusOr<GenerationPtr> AdapterCatalog::CopyAnew(const Place& place) {
+  absl::MutexLock lock(&repair_mutex_);
+  absl::StatusOr<GenerationPtr> kept = LookKept(place.digest);
+  if (!absl::IsNotFound(kept.status())) return kept;
+  content_->Remove(place.digest);
+  kept_->Forget(place.digest);
+  absl::StatusOr<GenerationPtr> source = LookAtSource(place);
+  if (source.ok()) {
+    const absl::Status copied = content_->Keep(**source);
+    return copied.ok() ? LookKept(place.digest) : copied;
+  }
+  if (absl::IsUnavailable(source.status())) return source;
+  return absl::DataLossError(absl::StrCat(
+      "the server's own copy of it is gone or damaged, and there is no other (",
+      absl::IsNotFound(source.status()) ? absl::StrCat(Quoted(place.location), " is no folder here")
+                                        : source.status().message(),
+      "): register it again"));
+}
+
+absl::StatusOr<GenerationPtr> AdapterCatalog::Look(const Place& place) {
+  if (place.digest.empty()) return cache_.Look(place.location);
+  if (content_ == nullptr) return LookAtSource(place);
+  absl::StatusOr<GenerationPtr> kept = LookKept(place.digest);
+  return absl::IsNotFound(kept.status()) ? CopyAnew(place) : kept;
+}
+
+absl::StatusOr<GenerationPtr> AdapterCatalog::Servable(GenerationPtr generation) const {
+  if (absl::Status s = loader_->CheckWeights(*generation); !s.ok()) return s;
+  return generation;
 }
 
 absl::StatusOr<GenerationPtr> AdapterCatalog::Last(const Place& place) const {
@@ -223,32 +251,50 @@ absl::StatusOr<CatalogEntry> AdapterCatalog::ListEntry(const std::string& tenant
                      absl::StrCat(Quoted(named->target), ", which it is an alias of, is gone")));
 }
 
+// A head is no generation yet, so it has no digest.
+absl::StatusOr<AdapterPlan> AdapterCatalog::PlanOf(const GenerationPtr& generation) const {
+  const bool is_head = generation->digest.empty();
+  const absl::Status weights = is_head ? absl::OkStatus() : loader_->CheckWeights(*generation);
+  if (!weights.ok()) return weights;
+  absl::StatusOr<AdapterPlan> plan = loader_->Plan(*generation->source, generation->location);
+  if (plan.ok() && IsOtherBase(plan->config.base_model, base_name_)) {
+    plan->warnings.push_back(absl::StrCat("it was trained on ", Quoted(plan->config.base_model),
+                                          ", and this server calls its base ", Quoted(base_name_),
+                                          ": the shapes fit, but see that it is the same model"));
+  }
+  if (plan.ok() && is_head) {
+    plan->warnings.push_back(
+        "only the head of the weights was looked at: whether they hold NaN or infinity shows when "
+        "it is fetched");
+  }
+  return plan;
+}
+
 absl::StatusOr<AdapterPlan> AdapterCatalog::Check(const std::string& tenant,
                                                   const std::string& location_or_id,
                                                   const std::string& token,
                                                   const GenerationPtr& head) {
-  if (head != nullptr) return loader_->Plan(*head->source, head->location);
+  if (head != nullptr) return PlanOf(head);
   if (MayFetch(tenant, location_or_id)) {
     const absl::StatusOr<FoundAdapter> found = FindHead(tenant, location_or_id, token);
     if (!found.ok()) return found.status();
     if (found->ticket != nullptr) return BeingFetched(location_or_id);
-    return loader_->Plan(*found->generation->source, found->generation->location);
+    return PlanOf(found->generation);
   }
   if (absl::Status s = CheckPlainId(location_or_id); !s.ok()) return s;
   const absl::StatusOr<Place> place = PlaceOf(tenant, location_or_id);
   // The folder of a deleted name can be looked at.
   if (!place.ok() && !MayUse(tenant, location_or_id)) return place.status();
-  const bool kept = place.ok() && content_ != nullptr && content_->Has(place->digest);
-  if (place.ok() && !kept && IsMerge(place->location)) {
-    const absl::StatusOr<GenerationPtr> merge = HeldMerge(place->digest);
-    if (!merge.ok()) return merge.status();
-    return loader_->Plan(*(*merge)->source, (*merge)->location);
+  absl::StatusOr<GenerationPtr> generation =
+      place.ok() ? Look(*place) : cache_.Look(location_or_id);
+  if (absl::IsNotFound(generation.status())) return UnknownAdapter(location_or_id);
+  if (!generation.ok()) return generation.status();
+  if (location_or_id == base_name_ && !(place.ok() && place->registered)) {
+    return absl::FailedPreconditionError(
+        absl::StrCat(Quoted(base_name_), " always means the base model, so nobody can ask for a ",
+                     "folder of that name: register it under another one"));
   }
-  absl::StatusOr<AdapterPlan> plan =
-      kept ? loader_->Plan(*content_->source(), place->digest)
-           : loader_->Plan(*root_, place.ok() ? place->location : location_or_id);
-  if (absl::IsNotFound(plan.status())) return UnknownAdapter(location_or_id);
-  return plan;
+  return PlanOf(*generation);
 }
 
 }  // namespace lorica

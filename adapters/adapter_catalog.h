@@ -23,6 +23,7 @@
 
 #include "absl/base/thread_annotations.h"
 #include "absl/container/btree_map.h"
+#include "absl/container/btree_set.h"
 #include "absl/container/flat_hash_map.h"
 #include "absl/container/flat_hash_set.h"
 #include "absl/functional/function_ref.h"
@@ -124,6 +125,8 @@ class AdapterCatalog {
     bool created = false;
     std::string replaced;  // the digest that the name stood for, where it has moved
   };
+  // All of the weights are read first, so that a name never moves to what cannot be loaded, as
+  // neither Rollback nor SetAlias let it; DataLoss: they hold NaN or infinity.
   // AlreadyExists: other content, an alias, or an id that differs only by case.
   // Aborted: stale expected_generation. Also the errors of Registry and ContentStore.
   absl::StatusOr<Registered> Register(const std::string& tenant, const std::string& adapter_id,
@@ -146,9 +149,13 @@ class AdapterCatalog {
                         const std::string& target, const RegisterOptions& options);
   // The name is unknown from then on, also where a folder has that name, until it is
   // registered again. What was fetched leaves the disk, and the next call fetches it again;
-  // FailedPrecondition while it is in use. NotFound: it was unknown before.
+  // FailedPrecondition while it is in use, and where a name still has aliases. InvalidArgument: the
+  // base model's name. NotFound: it was unknown before.
   absl::Status Delete(const std::string& tenant, const std::string& adapter_id,
                       const std::string& token = "");
+
+  // The name is what it was before it was registered: a folder, or unknown. Otherwise like Delete.
+  absl::Status Unregister(const std::string& tenant, const std::string& adapter_id);
 
   // Looks at the content, like Resolve; what is wrong with it is the entry's error.
   absl::StatusOr<CatalogEntry> Get(const std::string& tenant, const std::string& adapter_id,
@@ -192,6 +199,10 @@ class AdapterCatalog {
   bool MayUse(const std::string& tenant, const std::string& location) const;
   absl::StatusOr<GenerationPtr> Look(const Place& place);
   absl::StatusOr<GenerationPtr> LookKept(const std::string& digest);
+  absl::StatusOr<GenerationPtr> CopyAnew(const Place& place);
+  absl::StatusOr<GenerationPtr> LookAtSource(const Place& place);
+  absl::StatusOr<GenerationPtr> Servable(GenerationPtr generation) const;
+  absl::StatusOr<AdapterPlan> PlanOf(const GenerationPtr& generation) const;
   absl::StatusOr<GenerationPtr> Last(const Place& place) const;
 
   void HoldMerge(const std::string& location, const GenerationPtr& generation);
@@ -199,11 +210,14 @@ class AdapterCatalog {
 
   using LookFunction = absl::FunctionRef<absl::StatusOr<GenerationPtr>()>;
   absl::Status CheckNewName(const std::string& adapter_id) const;
+  absl::Status KeepServable(const Generation& generation);
+  absl::StatusOr<GenerationPtr> LookAgain(const Place& place, const Generation& from);
   absl::StatusOr<Registered> RegisterAs(const std::string& tenant, const std::string& adapter_id,
                                         const std::string& location, LookFunction look,
                                         const RegisterOptions& options);
   std::optional<RegisteredName> Named(const NameKey& key) const;
   absl::Status CheckCase(const NameKey& key) const;
+  absl::Status CheckNoAliases(const NameKey& key) const;
   absl::Status CheckFree(const NameKey& key, const std::string& target,
                          const RegisterOptions& options);
   // What it stands for now; empty: nothing that is here.
@@ -259,11 +273,14 @@ class AdapterCatalog {
   GenerationCache cache_;
   std::unique_ptr<GenerationCache> kept_;  // of content_; null without
 
+  absl::Mutex repair_mutex_;  // one copy is made anew at a time; taken after change_mutex_
   absl::Mutex change_mutex_;  // one change at a time; taken before mutex_
   absl::flat_hash_map<std::string, int> content_names_ ABSL_GUARDED_BY(change_mutex_);
   absl::flat_hash_set<std::string> unnamed_ ABSL_GUARDED_BY(change_mutex_);  // may be in use
   mutable absl::Mutex mutex_;
   absl::btree_map<NameKey, RegisteredName> names_ ABSL_GUARDED_BY(mutex_);
+  // What has aliases, and each of them.
+  absl::btree_set<std::pair<NameKey, std::string>> aliases_ ABSL_GUARDED_BY(mutex_);
   absl::flat_hash_map<std::string, GenerationPtr> merges_ ABSL_GUARDED_BY(mutex_);  // by digest
   absl::btree_map<NameKey, std::string> lower_ ABSL_GUARDED_BY(mutex_);  // lower case to id
 };

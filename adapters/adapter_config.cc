@@ -276,6 +276,13 @@ absl::Status ReadLayers(const Json& json, AdapterConfig& config) {
 
 void ReadTargets(const Json& json, AdapterConfig& config) {
   const Json& targets = Field(json, "target_modules");
+  if (targets.is_string()) {
+    const std::string pattern = targets.get<std::string>();
+    if (!PatternTable<int>::Compile("target_modules", {{pattern, 0}}).ok()) {
+      config.warnings.push_back(absl::StrCat("target_modules is a pattern that cannot be read, ",
+                                             Quoted(pattern), ": the tensors say what is served"));
+    }
+  }
   if (!targets.is_array()) return;
   for (const Json& target : targets) {
     if (target.is_string()) config.target_modules.push_back(target.get<std::string>());

@@ -346,6 +346,17 @@ void WarnAboutLayers(AdapterPlan& plan) {
       "served although layers_to_transform does not name its layer: ", QuotedList(surplus)));
 }
 
+// A trainer's typing error, mostly: such an adapter drowns what the base says.
+void WarnAboutScales(AdapterPlan& plan) {
+  const auto largest = std::max_element(plan.modules.begin(), plan.modules.end(),
+                                        [](const PlannedModule& a, const PlannedModule& b) {
+                                          return std::abs(a.scale) < std::abs(b.scale);
+                                        });
+  if (largest == plan.modules.end() || std::abs(largest->scale) <= kLoraScaleUsual) return;
+  plan.warnings.push_back(absl::StrCat("the scale of ", largest->target->name, " is ",
+                                       largest->scale, ": look at lora_alpha and r"));
+}
+
 }  // namespace
 
 absl::StatusOr<AdapterPlan> PlanAdapter(const PlanTargets& targets, AdapterConfig config,
@@ -380,6 +391,7 @@ absl::StatusOr<AdapterPlan> PlanAdapter(const PlanTargets& targets, AdapterConfi
   plan.block_count = layout->block_count;
   WarnAboutTargets(plan);
   WarnAboutLayers(plan);
+  WarnAboutScales(plan);
   return plan;
 }
 

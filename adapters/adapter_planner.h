@@ -14,6 +14,8 @@
 
 namespace lorica {
 
+inline constexpr double kLoraScaleUsual = 1e4;  // beyond it the plan has a warning
+
 struct PlanTargets {
   const absl::flat_hash_map<std::string, const LoraTarget*>& by_name;
   const Backend& backend;  // says which dtype tiles are stored in

@@ -61,11 +61,13 @@ void AdapterCatalog::Publish(const NameKey& key, const RegisteredName* name) {
   const auto old = names_.find(key);
   if (old != names_.end()) {
     CountContent(old->second, -1);
+    aliases_.erase({{key.first, old->second.target}, key.second});
     names_.erase(old);
     lower_.erase(lower);
   }
   if (name == nullptr) return;
   names_.emplace(key, *name);
+  if (name->kind == NameKind::kAlias) aliases_.insert({{key.first, name->target}, key.second});
   if (name->kind != NameKind::kHidden) lower_[lower] = key.second;
 }
 
@@ -192,6 +194,25 @@ absl::Status AdapterCatalog::CheckNewName(const std::string& adapter_id) const {
       absl::StrCat("adapter id ", Quoted(adapter_id), " is the base model's own name"));
 }
 
+// Reads the copy rather than what it was made from, which a merge makes anew each time.
+absl::Status AdapterCatalog::KeepServable(const Generation& generation) {
+  if (content_ == nullptr) return loader_->CheckWeights(generation);
+  if (absl::Status s = content_->Keep(generation); !s.ok()) return s;
+  const absl::StatusOr<GenerationPtr> kept = LookKept(generation.digest);
+  return loader_->CheckWeights(kept.ok() ? **kept : generation);
+}
+
+// A copy from before that cannot be looked at is made anew.
+absl::StatusOr<GenerationPtr> AdapterCatalog::LookAgain(const Place& place,
+                                                        const Generation& from) {
+  absl::StatusOr<GenerationPtr> looked = Look(place);
+  if (looked.ok() || content_ == nullptr) return looked;
+  content_->Remove(place.digest);
+  kept_->Forget(place.digest);
+  if (absl::Status s = content_->Keep(from); !s.ok()) return s;
+  return Look(place);
+}
+
 // `look` says what the name is to stand for, each time as it is then.
 absl::StatusOr<AdapterCatalog::Registered> AdapterCatalog::RegisterAs(
     const std::string& tenant, const std::string& adapter_id, const std::string& location,
@@ -199,11 +220,15 @@ absl::StatusOr<AdapterCatalog::Registered> AdapterCatalog::RegisterAs(
   // Hashes and copies before the lock, so that a large adapter holds up nobody.
   absl::StatusOr<GenerationPtr> generation = look();
   if (!generation.ok()) return AboutAdapter(location, generation.status());
-  if (content_ != nullptr) {
-    if (absl::Status s = content_->Keep(**generation); !s.ok()) return AboutAdapter(location, s);
-  }
+  const std::string checked = (*generation)->digest;
+  const absl::Status servable = KeepServable(**generation);
 
   absl::MutexLock changes(&change_mutex_);
+  if (!servable.ok()) {
+    if (!content_names_.contains(checked)) unnamed_.insert(checked);
+    DropContent();
+    return AboutAdapter(location, servable);
+  }
   const NameKey key(tenant, adapter_id);
   generation = look();
   if (!generation.ok()) return AboutAdapter(location, generation.status());
@@ -211,6 +236,8 @@ absl::StatusOr<AdapterCatalog::Registered> AdapterCatalog::RegisterAs(
   if (!content_names_.contains((*generation)->digest)) unnamed_.insert((*generation)->digest);
   absl::Status status = CheckCase(key);
   if (status.ok()) status = CheckMove(key, **generation, options);
+  if (status.ok() && (*generation)->digest != checked) status = KeepServable(**generation);
+  // Somebody's refusal may have taken the copy away meanwhile.
   if (status.ok() && content_ != nullptr) status = content_->Keep(**generation);
   RegisteredName name = Named(key).value_or(RegisteredName{.tenant = tenant, .name = adapter_id});
   const bool created = name.generations.empty();
@@ -221,7 +248,7 @@ absl::StatusOr<AdapterCatalog::Registered> AdapterCatalog::RegisterAs(
     DropContent();
     return status;
   }
-  generation = Look({location, (*generation)->digest, "", true});
+  generation = LookAgain({location, (*generation)->digest, "", true}, **generation);
   if (!generation.ok()) return AboutAdapter(adapter_id, generation.status());
   const bool moved = before != (*generation)->digest;
   return Registered{*std::move(generation), created, moved ? before : ""};
@@ -267,6 +294,7 @@ absl::StatusOr<GenerationPtr> AdapterCatalog::Rollback(const std::string& tenant
                      " among its last ", kGenerationsKeptMax));
   }
   absl::StatusOr<GenerationPtr> generation = Look({target->location, target->digest, "", true});
+  if (generation.ok()) generation = Servable(*std::move(generation));
   if (!generation.ok()) return AboutAdapter(adapter_id, generation.status());
   name->MoveBackTo(target->number);
   status = Put(*name);
@@ -323,10 +351,33 @@ absl::Status AdapterCatalog::SetAlias(const std::string& tenant, const std::stri
   }
   absl::StatusOr<GenerationPtr> looked =
       MayFetch(tenant, target) ? Resolve(tenant, target, options.token) : Look(*place);
+  if (looked.ok()) looked = Servable(*std::move(looked));
   if (!looked.ok()) return AboutAdapter(target, looked.status());
   if (absl::Status s = CheckCase(key); !s.ok()) return s;
   if (absl::Status s = CheckFree(key, target, options); !s.ok()) return s;
   return Put({.tenant = tenant, .name = alias, .kind = NameKind::kAlias, .target = target});
+}
+
+absl::Status AdapterCatalog::CheckNoAliases(const NameKey& key) const {
+  std::vector<std::string> aliases;
+  absl::MutexLock lock(&mutex_);
+  for (auto alias = aliases_.lower_bound({key, ""}); alias != aliases_.end(); ++alias) {
+    if (alias->first != key || std::ssize(aliases) > kQuotedNamesMax) break;
+    aliases.push_back(alias->second);
+  }
+  if (aliases.empty()) return absl::OkStatus();
+  return absl::FailedPreconditionError(absl::StrCat(
+      "adapter ", Quoted(key.second), " has aliases: delete ", QuotedList(aliases),
+      aliases.size() == 1 ? " first, or point it elsewhere" : " first, or point them elsewhere"));
+}
+
+absl::Status AdapterCatalog::Unregister(const std::string& tenant, const std::string& adapter_id) {
+  absl::MutexLock changes(&change_mutex_);
+  const NameKey key(tenant, adapter_id);
+  const auto named = Named(key);
+  if (!named.has_value() || named->kind != NameKind::kAdapter) return UnknownAdapter(adapter_id);
+  if (absl::Status s = CheckNoAliases(key); !s.ok()) return s;
+  return Erase(key);
 }
 
 absl::Status AdapterCatalog::Delete(const std::string& tenant, const std::string& adapter_id,
@@ -345,7 +396,9 @@ absl::Status AdapterCatalog::Delete(const std::string& tenant, const std::string
       MayUse(tenant, adapter_id) &&
       !absl::IsNotFound(root_->Open(adapter_id, "adapter_config.json").status());
   const auto named = Named(key);
+  if (adapter_id == base_name_ && !named.has_value()) return CheckNewName(adapter_id);
   if (named.has_value() && named->kind == NameKind::kHidden) return DeletedAdapter(adapter_id);
+  if (absl::Status s = CheckNoAliases(key); !s.ok()) return s;
   if (!named.has_value() && !has_folder) return UnknownAdapter(adapter_id);
   if (!has_folder) return Erase(key);
   return Put({.tenant = tenant, .name = adapter_id, .kind = NameKind::kHidden});

@@ -110,12 +110,12 @@ absl::StatusOr<GenerationPtr> AdapterCatalog::LookAt(const std::string& tenant,
                                                      const std::string& location,
                                                      const RegisterOptions& options) {
   if (IsObjectLocation(location)) return Resolve(tenant, location);
-  absl::StatusOr<GenerationPtr> here = cache_.Look(location);
-  if (!absl::IsNotFound(here.status())) return here;
+  const bool is_folder = !absl::IsNotFound(root_->Open(location, "adapter_config.json").status());
+  if (is_folder) return cache_.Look(location);
   absl::StatusOr<FoundAdapter> found = FindSource(tenant, location, options);
   if (!found.ok()) return found.status();
   if (found->ticket != nullptr) return BeingFetched(location);
-  if (found->generation == nullptr) return here;
+  if (found->generation == nullptr) return cache_.Look(location);
   return std::move(found->generation);
 }
 

@@ -1,8 +1,10 @@
 #include "adapters/catalog_text.h"
 
+#include "absl/strings/ascii.h"
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/string_view.h"
+#include "absl/strings/strip.h"
 #include "adapters/adapter.h"
 #include "adapters/adapter_fault.h"
 #include "adapters/hub/quoted.h"
@@ -24,14 +26,17 @@ absl::Status CheckPlainId(const std::string& id) {
 }
 
 absl::Status UnknownAdapter(const std::string& id) {
-  return absl::NotFoundError(absl::StrCat("adapter ", Quoted(id),
-                                          " is neither registered nor a folder beneath the "
-                                          "adapters folder"));
+  const bool like_a_hubs = absl::StrContains(id, '/');
+  return absl::NotFoundError(absl::StrCat(
+      "adapter ", Quoted(id), " is neither registered nor a folder beneath the adapters folder",
+      like_a_hubs ? "; a hub's are fetched where --hub-allow names them" : ""));
 }
 
 absl::Status UnknownPlace(const std::string& location) {
   return absl::NotFoundError(
-      absl::StrCat(Quoted(location), " is none that this server may fetch from"));
+      absl::StrCat(Quoted(location), " is none that this server may fetch from: its operator ",
+                   "allows such places with ",
+                   absl::StartsWith(location, "s3://") ? "--s3-allow" : "--mirror-allow"));
 }
 
 absl::Status DeletedAdapter(const std::string& id) {
@@ -46,6 +51,21 @@ absl::Status AboutAdapter(const std::string& id, const absl::Status& status) {
   const absl::string_view kind = absl::IsFailedPrecondition(status) ? " cannot be served: " : ": ";
   return AdapterFault(
       absl::Status(status.code(), absl::StrCat("adapter ", Quoted(id), kind, status.message())));
+}
+
+bool IsOtherBase(const std::string& named, const std::string& base) {
+  const auto plain = [](absl::string_view text) {
+    absl::ConsumeSuffix(&text, "/");
+    std::string letters;
+    for (const char c : text.substr(text.rfind('/') + 1)) {
+      if (absl::ascii_isalnum(c)) letters += absl::ascii_tolower(c);
+    }
+    return letters;
+  };
+  const std::string one = plain(named);
+  const std::string other = plain(base);
+  return !one.empty() && !other.empty() && !absl::StrContains(one, other) &&
+         !absl::StrContains(other, one);
 }
 
 std::string ShortDigest(const std::string& digest) { return digest.substr(0, 12); }

@@ -27,6 +27,10 @@ absl::Status BeingFetched(const std::string& id);
 // The sentence of another part, about this adapter.
 absl::Status AboutAdapter(const std::string& id, const absl::Status& status);
 
+// Whether a base that an adapter names, "org/Name" or a path, is clearly another than `base`:
+// neither's letters and digits hold the other's. False where either has none.
+bool IsOtherBase(const std::string& named, const std::string& base);
+
 // "1f2e3d4c5b6a" of a digest.
 std::string ShortDigest(const std::string& digest);
 

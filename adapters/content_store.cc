@@ -201,6 +201,11 @@ bool ContentStore::Has(const std::string& digest) const {
   return kept_.contains(digest);
 }
 
+bool ContentStore::empty() const {
+  absl::MutexLock lock(&mutex_);
+  return kept_.empty();
+}
+
 int64_t ContentStore::bytes() const {
   absl::MutexLock lock(&mutex_);
   return bytes_;

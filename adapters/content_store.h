@@ -38,6 +38,7 @@ class ContentStore {
   // Removes all that `wanted` lacks.
   void RemoveAllBut(const absl::flat_hash_set<std::string>& wanted);
 
+  bool empty() const;
   bool Has(const std::string& digest) const;
   int64_t bytes() const;
   // Its locations are digests.

@@ -127,6 +127,12 @@ absl::StatusOr<std::vector<float>> EmbeddingGain(const LoraTarget& target,
   return gain;
 }
 
+std::vector<float> Floats(const ModuleTiles& tiles, const std::byte* elements, int64_t features) {
+  std::vector<float> values(int64_t{tiles.rank} * features);
+  Dequantize(tiles.dtype, elements, std::ssize(values), values.data());
+  return values;
+}
+
 absl::Status ToFloats(const std::string& name, DType from, absl::Span<const std::byte> elements,
                       float* out) {
   if (!AllFinite(from, elements)) {
@@ -158,6 +164,13 @@ absl::StatusOr<ImageBuilder> ImageBuilder::Make(const AdapterPlan& plan, int64_t
   return builder;
 }
 
+ImageBuilder ImageBuilder::MakeDry(const AdapterPlan& plan, Backend* backend) {
+  ImageBuilder builder(plan, backend);
+  builder.magnitudes_.resize(plan.modules.size());
+  builder.pairs_.resize(plan.modules.size());
+  return builder;
+}
+
 std::byte* ImageBuilder::At(const BlockSlice& slice) const {
   return static_cast<std::byte*>(image_->blocks->data()) + slice.block_index * image_->block_bytes +
          slice.offset_bytes;
@@ -170,6 +183,10 @@ absl::Status ImageBuilder::AddA(int index, absl::Span<const std::byte> elements)
   absl::StatusOr<const std::byte*> a = InTileType(absl::StrCat(module.target->name, ".lora_A"),
                                                   module.a_dtype, tiles.dtype, elements, storage);
   if (!a.ok()) return a.status();
+  if (image_ == nullptr) {
+    if (tiles.has_gain) pairs_[index].a = Floats(tiles, *a, tiles.in_features);
+    return TryGain(index);
+  }
   const auto pack = BlockBytes(tiles.dtype) == 4 ? PackA<4> : PackA<2>;
   for (int tile = 0; tile < std::ssize(tiles.a_tiles); ++tile) {
     pack(*a, tiles.in_features, RangeOf(tiles, tiles.in_features, tile), At(tiles.a_tiles[tile]));
@@ -184,6 +201,10 @@ absl::Status ImageBuilder::AddB(int index, absl::Span<const std::byte> elements)
   absl::StatusOr<const std::byte*> b = InTileType(absl::StrCat(module.target->name, ".lora_B"),
                                                   module.b_dtype, tiles.dtype, elements, storage);
   if (!b.ok()) return b.status();
+  if (image_ == nullptr) {
+    if (tiles.has_gain) pairs_[index].b = Floats(tiles, *b, tiles.out_features);
+    return TryGain(index);
+  }
   const auto pack = BlockBytes(tiles.dtype) == 4 ? PackB<4> : PackB<2>;
   for (int tile = 0; tile < std::ssize(tiles.b_tiles); ++tile) {
     pack(*b, tiles.rank, RangeOf(tiles, tiles.out_features, tile), At(tiles.b_tiles[tile]));
@@ -194,14 +215,18 @@ absl::Status ImageBuilder::AddB(int index, absl::Span<const std::byte> elements)
 absl::Status ImageBuilder::AddMagnitude(int index, absl::Span<const std::byte> elements) {
   const PlannedModule& module = plan_->modules[index];
   magnitudes_[index].resize(module.target->out_features);
-  return ToFloats(absl::StrCat(module.target->name, ".lora_magnitude_vector"),
-                  module.magnitude.dtype, elements, magnitudes_[index].data());
+  const absl::Status status = ToFloats(absl::StrCat(module.target->name, ".lora_magnitude_vector"),
+                                       module.magnitude.dtype, elements, magnitudes_[index].data());
+  return status.ok() && image_ == nullptr ? TryGain(index) : status;
 }
 
 absl::Status ImageBuilder::AddBias(int index, absl::Span<const std::byte> elements) {
   const PlannedModule& module = plan_->modules[index];
+  std::vector<float> nowhere(image_ == nullptr ? module.target->out_features : 0);
+  float* const out =
+      image_ == nullptr ? nowhere.data() : reinterpret_cast<float*>(At(plan_->layout[index].bias));
   return ToFloats(absl::StrCat(module.target->name, ".lora_B.bias"), module.bias.dtype, elements,
-                  reinterpret_cast<float*>(At(plan_->layout[index].bias)));
+                  out);
 }
 
 std::vector<float> ImageBuilder::UnpackA(const ModuleTiles& tiles) const {
@@ -232,21 +257,36 @@ std::vector<float> ImageBuilder::UnpackB(const ModuleTiles& tiles) const {
   return b;
 }
 
+absl::StatusOr<std::vector<float>> ImageBuilder::Gain(int index, const std::vector<float>& a,
+                                                      const std::vector<float>& b) const {
+  const ModuleTiles& tiles = plan_->layout[index];
+  const LoraTarget& target = *plan_->modules[index].target;
+  return target.module == LoraModule::kEmbedding
+             ? EmbeddingGain(target, a, b, tiles.scale, magnitudes_[index], *backend_)
+             : backend_->DoraGain(target, a, b, tiles.rank, tiles.scale, magnitudes_[index]);
+}
+
 // From the tiles, so that g fits the weights as they are served.
 absl::Status ImageBuilder::WriteGain(int index) {
   const ModuleTiles& tiles = plan_->layout[index];
-  const LoraTarget& target = *plan_->modules[index].target;
-  const std::vector<float> a = UnpackA(tiles), b = UnpackB(tiles);
-  absl::StatusOr<std::vector<float>> gain =
-      target.module == LoraModule::kEmbedding
-          ? EmbeddingGain(target, a, b, tiles.scale, magnitudes_[index], *backend_)
-          : backend_->DoraGain(target, a, b, tiles.rank, tiles.scale, magnitudes_[index]);
+  absl::StatusOr<std::vector<float>> gain = Gain(index, UnpackA(tiles), UnpackB(tiles));
   if (!gain.ok()) return gain.status();
   std::memcpy(At(tiles.gain), gain->data(), gain->size() * sizeof(float));
   return absl::OkStatus();
 }
 
+// Once all of the module has come; what it took is free again afterwards.
+absl::Status ImageBuilder::TryGain(int index) {
+  Pair& pair = pairs_[index];
+  if (pair.a.empty() || pair.b.empty() || magnitudes_[index].empty()) return absl::OkStatus();
+  const absl::Status status = Gain(index, pair.a, pair.b).status();
+  pair = {};
+  magnitudes_[index] = {};
+  return status;
+}
+
 absl::StatusOr<std::shared_ptr<const LoraImage>> ImageBuilder::Finish() {
+  if (image_ == nullptr) return image_;
   for (int i = 0; i < std::ssize(plan_->layout); ++i) {
     if (!plan_->layout[i].has_gain) continue;
     if (absl::Status s = WriteGain(i); !s.ok()) return s;

@@ -19,6 +19,8 @@ class ImageBuilder {
   // `plan` and `backend` outlive the builder.
   static absl::StatusOr<ImageBuilder> Make(const AdapterPlan& plan, int64_t block_bytes,
                                            Backend* backend);
+  // One that says the same of each tensor, and writes nothing; its Finish is null.
+  static ImageBuilder MakeDry(const AdapterPlan& plan, Backend* backend);
 
   // `index` into plan.modules. DataLoss: NaN or infinity. FailedPrecondition: a value
   // is too large for the type that tiles are stored in.
@@ -35,11 +37,19 @@ class ImageBuilder {
   std::byte* At(const BlockSlice& slice) const;
   std::vector<float> UnpackA(const ModuleTiles& tiles) const;
   std::vector<float> UnpackB(const ModuleTiles& tiles) const;
+  absl::StatusOr<std::vector<float>> Gain(int index, const std::vector<float>& a,
+                                          const std::vector<float>& b) const;
   absl::Status WriteGain(int index);
+  absl::Status TryGain(int index);
 
   const AdapterPlan* plan_;
   Backend* backend_;
-  std::shared_ptr<LoraImage> image_;
+  std::shared_ptr<LoraImage> image_;  // null: dry
+  struct Pair {
+    std::vector<float> a;
+    std::vector<float> b;
+  };
+  std::vector<Pair> pairs_;                     // by module; only when dry, until its gain is tried
   std::vector<std::vector<float>> magnitudes_;  // by module
 };
 

@@ -264,6 +264,9 @@ absl::StatusOr<PeftLoader::Opened> PeftLoader::Opened::Open(Source& source,
                                                             const std::string& location) {
   Opened opened;
   auto config_file = source.Open(location, kConfigFile);
+  if (absl::IsNotFound(config_file.status()) && source.HasFolder(location)) {
+    return Refuse(absl::StrCat("the folder ", Quoted(location), " has no ", kConfigFile));
+  }
   if (!config_file.ok()) return config_file.status();
   opened.config_file = *std::move(config_file);
   auto weights_file = source.Open(location, kWeightsFile);
@@ -355,6 +358,15 @@ absl::StatusOr<GenerationPtr> PeftLoader::Identify(std::shared_ptr<Source> sourc
 
 absl::StatusOr<std::shared_ptr<const LoraImage>> PeftLoader::LoadImage(
     const Generation& generation) {
+  return Read(generation, /*dry=*/false);
+}
+
+absl::Status PeftLoader::CheckWeights(const Generation& generation) const {
+  return Read(generation, /*dry=*/true).status();
+}
+
+absl::StatusOr<std::shared_ptr<const LoraImage>> PeftLoader::Read(const Generation& generation,
+                                                                  bool dry) const {
   absl::StatusOr<Opened> opened = Opened::Open(*generation.source, generation.location);
   if (!opened.ok()) return opened.status();
   if (opened->weights_file->size_bytes() != generation.file_bytes) {
@@ -376,7 +388,8 @@ absl::StatusOr<std::shared_ptr<const LoraImage>> PeftLoader::LoadImage(
     return Changed(generation.location);
   }
 
-  absl::StatusOr<ImageBuilder> builder = ImageBuilder::Make(*plan, block_bytes_, backend_);
+  absl::StatusOr<ImageBuilder> builder = dry ? ImageBuilder::MakeDry(*plan, backend_)
+                                             : ImageBuilder::Make(*plan, block_bytes_, backend_);
   if (!builder.ok()) return builder.status();
   if (absl::Status s = ReadTensors(*plan, *backend_, *opened->weights, *builder); !s.ok()) return s;
   if (known) {

@@ -79,12 +79,18 @@ class PeftLoader : public ImageLoader {
   // they differ by its digest. On a loader thread.
   // DataLoss: the content changed since Identify, or holds NaN or infinity.
   absl::StatusOr<std::shared_ptr<const LoraImage>> LoadImage(const Generation& generation) override;
+  // Reads all of it as LoadImage does, and says the same, but makes no image: takes the memory of
+  // one tensor, of a DoRA pair the fp32 values besides.
+  absl::Status CheckWeights(const Generation& generation) const;
 
   int64_t block_bytes() const { return block_bytes_; }
 
  private:
   struct Opened;
   absl::StatusOr<AdapterPlan> PlanOpened(const Opened& opened) const;
+  // The image, or null when `dry`.
+  absl::StatusOr<std::shared_ptr<const LoraImage>> Read(const Generation& generation,
+                                                        bool dry) const;
 
   const std::vector<LoraTarget> targets_;
   absl::flat_hash_map<std::string, const LoraTarget*> by_name_;

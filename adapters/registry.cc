@@ -45,12 +45,6 @@ constexpr char kUpgrade[] =
     " WHERE older.tenant = generations.tenant AND older.name = generations.name"
     " AND older.number < generations.number), 0);";
 
-absl::Status Unusable(absl::string_view path, absl::string_view why) {
-  return absl::FailedPreconditionError(
-      absl::StrCat("the registry ", path, " ", why,
-                   ": restore it from a backup, or move it away to start without registrations"));
-}
-
 // One statement; parameters are bound in order.
 class Statement {
  public:
@@ -123,6 +117,8 @@ struct Registry::Impl {
 
   absl::Status OpenDatabase();
   absl::Status CheckDatabase();
+  absl::Status MakeSchema();
+  absl::Status Unusable(absl::string_view why) const;
   int64_t Pragma(const char* sql);
   absl::Status Change(const std::function<int()>& statements);
   absl::Status ChangeFailed(int code);
@@ -133,6 +129,7 @@ struct Registry::Impl {
   bool HasWork() const ABSL_SHARED_LOCKS_REQUIRED(mutex) { return stop || !jobs.empty(); }
 
   std::string path;
+  CopiesBeside copies;
   struct stat file = {};
   Database db;
   absl::Status broken;  // why nothing is written any more
@@ -145,17 +142,29 @@ struct Registry::Impl {
 
 // --- opening -----------------------------------------------------------------------------
 
+absl::Status Registry::Impl::Unusable(absl::string_view why) const {
+  const std::string copies_too =
+      copies.folder.empty() ? "" : absl::StrCat(" together with the copies in ", copies.folder);
+  return absl::FailedPreconditionError(absl::StrCat("the registry ", path, " ", why,
+                                                    ": restore it from a backup, or move it away",
+                                                    copies_too, " to start without registrations"));
+}
+
 absl::Status Registry::Impl::OpenDatabase() {
+  struct stat before = {};
+  if (copies.any && lstat(path.c_str(), &before) != 0 && errno == ENOENT) {
+    return Unusable("is missing, though there are copies of registered adapters");
+  }
   if (absl::Status s = MakeFile(path, &file); !s.ok()) return s;
   sqlite3* opened = nullptr;
   const int code =
       sqlite3_open_v2(path.c_str(), &opened, SQLITE_OPEN_READWRITE | SQLITE_OPEN_NOMUTEX, nullptr);
   db.reset(opened);
-  if (code != SQLITE_OK) return Unusable(path, sqlite3_errstr(code));
+  if (code != SQLITE_OK) return Unusable(sqlite3_errstr(code));
   sqlite3_busy_timeout(db.get(), static_cast<int>(absl::ToInt64Milliseconds(kRegistryBusyWait)));
   sqlite3_db_config(db.get(), SQLITE_DBCONFIG_DEFENSIVE, 1, nullptr);
   if (sqlite3_exec(db.get(), kSettings, nullptr, nullptr, nullptr) != SQLITE_OK) {
-    return Unusable(path, sqlite3_errmsg(db.get()));
+    return Unusable(sqlite3_errmsg(db.get()));
   }
   return CheckDatabase();
 }
@@ -167,20 +176,14 @@ int64_t Registry::Impl::Pragma(const char* sql) {
 
 absl::Status Registry::Impl::CheckDatabase() {
   Statement check(db.get(), "PRAGMA quick_check(1)");
-  if (!check.Step()) return Unusable(path, sqlite3_errmsg(db.get()));
-  if (check.Text(0) != "ok") return Unusable(path, absl::StrCat("is damaged: ", check.Text(0)));
+  if (!check.Step()) return Unusable(sqlite3_errmsg(db.get()));
+  if (check.Text(0) != "ok") return Unusable(absl::StrCat("is damaged: ", check.Text(0)));
   check.Finish();
   const int64_t owner = Pragma("PRAGMA application_id");
   const int64_t schema = Pragma("PRAGMA user_version");
   const int64_t tables = Pragma("SELECT count(*) FROM sqlite_schema WHERE type = 'table'");
-  if (owner == 0 && schema == 0 && tables == 0) {
-    return Change([this] {
-      const std::string sql = absl::StrCat(kSchema, "PRAGMA application_id=", kApplicationId,
-                                           "; PRAGMA user_version=", kRegistrySchema, ";");
-      return sqlite3_exec(db.get(), sql.c_str(), nullptr, nullptr, nullptr);
-    });
-  }
-  if (owner != kApplicationId) return Unusable(path, "is another program's database");
+  if (owner == 0 && schema == 0 && tables == 0) return MakeSchema();
+  if (owner != kApplicationId) return Unusable("is another program's database");
   if (schema > kRegistrySchema) {
     return absl::FailedPreconditionError(
         absl::StrCat("the registry ", path, " was written by a newer loricad (schema ", schema,
@@ -188,11 +191,20 @@ absl::Status Registry::Impl::CheckDatabase() {
   }
   const bool complete =
       Pragma("SELECT count(*) FROM sqlite_schema WHERE name IN ('names', 'generations')") == 2;
-  if (schema < 1 || !complete) return Unusable(path, "lacks a table");
+  if (schema < 1 || !complete) return Unusable("lacks a table");
   // Shows at the start, not at the first registration, that nothing can be written.
   return Change([this, schema] {
     const std::string sql =
         absl::StrCat(schema == 1 ? kUpgrade : "", "PRAGMA user_version=", kRegistrySchema);
+    return sqlite3_exec(db.get(), sql.c_str(), nullptr, nullptr, nullptr);
+  });
+}
+
+absl::Status Registry::Impl::MakeSchema() {
+  if (copies.any) return Unusable("is empty, though there are copies of registered adapters");
+  return Change([this] {
+    const std::string sql = absl::StrCat(kSchema, "PRAGMA application_id=", kApplicationId,
+                                         "; PRAGMA user_version=", kRegistrySchema, ";");
     return sqlite3_exec(db.get(), sql.c_str(), nullptr, nullptr, nullptr);
   });
 }
@@ -277,7 +289,7 @@ absl::StatusOr<std::vector<RegisteredName>> Registry::Impl::LoadAll() {
                      .target = rows.Text(3),
                      .current = rows.Number(4)});
   }
-  if (rows.Finish() != SQLITE_OK) return Unusable(path, sqlite3_errmsg(db.get()));
+  if (rows.Finish() != SQLITE_OK) return Unusable(sqlite3_errmsg(db.get()));
   Statement more(db.get(),
                  "SELECT tenant, name, number, digest, location, registered_at_us, previous "
                  "FROM generations ORDER BY tenant, name, number");
@@ -286,7 +298,7 @@ absl::StatusOr<std::vector<RegisteredName>> Registry::Impl::LoadAll() {
     const auto key = std::make_pair(more.Text(0), more.Text(1));
     while (owner != names.end() && std::make_pair(owner->tenant, owner->name) < key) ++owner;
     if (owner == names.end() || std::make_pair(owner->tenant, owner->name) != key) {
-      return Unusable(path, "has a generation without a name");
+      return Unusable("has a generation without a name");
     }
     owner->generations.push_back({.number = more.Number(2),
                                   .digest = more.Text(3),
@@ -294,11 +306,11 @@ absl::StatusOr<std::vector<RegisteredName>> Registry::Impl::LoadAll() {
                                   .registered_at = absl::FromUnixMicros(more.Number(5)),
                                   .previous = more.Number(6)});
   }
-  if (more.Finish() != SQLITE_OK) return Unusable(path, sqlite3_errmsg(db.get()));
+  if (more.Finish() != SQLITE_OK) return Unusable(sqlite3_errmsg(db.get()));
   for (const RegisteredName& name : names) {
-    if (name.kind > NameKind::kHidden) return Unusable(path, "has a name of an unknown kind");
+    if (name.kind > NameKind::kHidden) return Unusable("has a name of an unknown kind");
     if (name.kind == NameKind::kAdapter && name.Numbered(name.current) == nullptr) {
-      return Unusable(path, absl::StrCat("has no generation for the name ", name.name));
+      return Unusable(absl::StrCat("has no generation for the name ", name.name));
     }
   }
   return names;
@@ -346,9 +358,11 @@ Registry::~Registry() {
   impl_->thread.join();
 }
 
-absl::StatusOr<std::unique_ptr<Registry>> Registry::Open(const std::string& path) {
+absl::StatusOr<std::unique_ptr<Registry>> Registry::Open(const std::string& path,
+                                                         const CopiesBeside& copies) {
   auto impl = std::make_unique<Impl>();
   impl->path = path;
+  impl->copies = copies;
   if (absl::Status s = impl->OpenDatabase(); !s.ok()) return s;
   return std::unique_ptr<Registry>(new Registry(std::move(impl)));
 }

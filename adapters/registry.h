@@ -5,7 +5,8 @@
 // (rollback journal, synchronous=EXTRA); what they refused or did not answer is either
 // whole or not there at the next start. Content lies elsewhere (content_store.h) and is
 // kept before its row is written and dropped after the row is gone, so a row's content
-// is there.
+// is there. The copies cannot be named again without the rows, so a registry is never made
+// where there are copies already.
 //
 // One registry thread uses the database; the methods may be called from any thread and
 // wait for it, so never on the engine's or a transport's.
@@ -27,11 +28,19 @@ namespace lorica {
 inline constexpr int kRegistrySchema = 2;  // older ones are brought up to it
 inline constexpr absl::Duration kRegistryBusyWait = absl::Seconds(5);
 
+// Content that is there before the registry is opened, and where it lies.
+struct CopiesBeside {
+  std::string folder;
+  bool any = false;
+};
+
 class Registry {
  public:
-  // Opens or makes the database. FailedPrecondition: not ours, from a newer version,
-  // damaged, or in a place that cannot be written; the text says what to do.
-  static absl::StatusOr<std::unique_ptr<Registry>> Open(const std::string& path);
+  // Opens or makes the database. FailedPrecondition: missing or empty though there are copies,
+  // not ours, from a newer version, damaged, or in a place that cannot be written; the text says
+  // what to do.
+  static absl::StatusOr<std::unique_ptr<Registry>> Open(const std::string& path,
+                                                        const CopiesBeside& copies = {});
   ~Registry();
 
   // All rows, by (tenant, name).

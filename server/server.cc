@@ -292,6 +292,10 @@ absl::Status Server::BuildAdapters() {
   if (parts.data_dir != nullptr) {
     if (absl::Status s = RestoreNames(); !s.ok()) return s;
   }
+  if (root->Open(base_name(), "adapter_config.json").ok()) {
+    spdlog::warn("an adapter's folder is called as the base model, {}: nobody can ask for it",
+                 base_name());
+  }
   if (RemoteParts::Wanted(config_)) {
     auto remote = RemoteParts::Build(config_, parts.loader.get());
     if (!remote.ok()) return remote.status();
@@ -312,12 +316,14 @@ absl::Status Server::BuildAdapters() {
 }
 
 absl::Status Server::RestoreNames() {
-  auto registry = Registry::Open(config_.data_dir + "/registry.db");
-  if (!registry.ok()) return registry.status();
-  parts_->registry = *std::move(registry);
-  auto content = ContentStore::Open(config_.data_dir + "/registered", config_.kept_bytes);
+  const std::string copies = config_.data_dir + "/registered";
+  auto content = ContentStore::Open(copies, config_.kept_bytes);
   if (!content.ok()) return content.status();
   parts_->content = *std::move(content);
+  auto registry = Registry::Open(config_.data_dir + "/registry.db",
+                                 {.folder = copies, .any = !parts_->content->empty()});
+  if (!registry.ok()) return registry.status();
+  parts_->registry = *std::move(registry);
   return parts_->catalog->Restore(parts_->registry.get(), parts_->content.get());
 }
 

@@ -49,6 +49,11 @@ class LocalSource : public Source {
     return OpenFileBeneath(root_.get(), absl::StrCat(location, "/", file));
   }
 
+  bool HasFolder(const std::string& location) const override {
+    return CheckLocation(location, kConfigFile).ok() &&
+           OpenBeneath(root_.get(), location, O_PATH | O_DIRECTORY).ok();
+  }
+
   absl::StatusOr<std::vector<std::string>> List(int limit) override {
     std::vector<std::string> found;
     absl::StatusOr<std::vector<std::string>> names = FolderNames(".");

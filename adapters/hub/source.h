@@ -45,6 +45,8 @@ class Source {
   // outside the root. `file` is a plain name.
   virtual absl::StatusOr<std::unique_ptr<SourceFile>> Open(const std::string& location,
                                                            const std::string& file) = 0;
+  // Whether such a folder is there, with or without files; a source that has none says no.
+  virtual bool HasFolder(const std::string& /*location*/) const { return false; }
   // Whether nobody ever writes into its files, so that they may have other names.
   virtual bool IsImmutable() const { return false; }
   // Locations that look like adapters, sorted. Bounded by `limit`.

@@ -3,6 +3,8 @@
 #include <gtest/gtest.h>
 
 #include <atomic>
+#include <cmath>
+#include <cstring>
 #include <filesystem>
 #include <functional>
 #include <thread>
@@ -358,14 +360,156 @@ TEST_F(CatalogNamesTest, AnAliasWhoseTargetIsGoneSaysSo) {
     return std::string(entries->front().error.message());
   };
   for (const char* alias : {"live", "two", "three"}) EXPECT_EQ(error(alias), "") << alias;
-  ASSERT_TRUE(catalog_->Delete(kTenant, "app").ok());
-  ASSERT_TRUE(catalog_->Delete(kTenant, "v2").ok());
   RemoveFolder("v3");
-  EXPECT_THAT(error("live"), HasSubstr("'app', which it is an alias of, is gone"));
-  EXPECT_THAT(error("two"), HasSubstr("'v2', which it is an alias of, is gone"));
-  EXPECT_THAT(error("three"), HasSubstr("'v3', which it is an alias of, is gone"));
-  ASSERT_TRUE(Register("app", "v1").ok());
   EXPECT_EQ(error("live"), "");
+  EXPECT_EQ(error("two"), "");
+  EXPECT_THAT(error("three"), HasSubstr("'v3', which it is an alias of, is gone"));
+  ASSERT_TRUE(Register("v3", "v1").ok());
+  EXPECT_EQ(error("three"), "");
+}
+
+TEST_F(CatalogNamesTest, WhatHasAliasesIsNotDeleted) {
+  ASSERT_TRUE(Register("app", "v1").ok());
+  ASSERT_TRUE(Register("app", "v1").ok());
+  for (const auto& [alias, target] :
+       {std::pair("live", "app"), std::pair("next", "app"), std::pair("two", "v2")}) {
+    ASSERT_TRUE(catalog_->SetAlias(kTenant, alias, target, {}).ok());
+  }
+  for (int start = 0; start < 2; ++start) {
+    const absl::Status status = catalog_->Delete(kTenant, "app");
+    EXPECT_TRUE(absl::IsFailedPrecondition(status)) << status;
+    EXPECT_THAT(std::string(status.message()),
+                HasSubstr("'app' has aliases: delete 'live', 'next' first"));
+    EXPECT_TRUE(absl::IsFailedPrecondition(catalog_->Delete(kTenant, "v2")));
+    EXPECT_TRUE(absl::IsFailedPrecondition(catalog_->Unregister(kTenant, "app")));
+    EXPECT_EQ(Digest("live"), digests_[0]);
+    Start();
+  }
+  EXPECT_TRUE(absl::IsNotFound(catalog_->Delete("other", "app"))) << "other tenants have others";
+  ASSERT_TRUE(catalog_->Delete(kTenant, "next").ok());
+  ASSERT_TRUE(catalog_->SetAlias(kTenant, "live", "v3", {.replace = true}).ok());
+  EXPECT_TRUE(catalog_->Delete(kTenant, "app").ok());
+  EXPECT_TRUE(absl::IsFailedPrecondition(catalog_->Delete(kTenant, "v3")));
+}
+
+TEST_F(CatalogNamesTest, UnregisteringLeavesTheFolder) {
+  ASSERT_TRUE(Register("v1", "v1").ok());
+  ASSERT_TRUE(catalog_->Unregister(kTenant, "v1").ok());
+  EXPECT_TRUE(absl::IsNotFound(catalog_->Unregister(kTenant, "v1")));
+  EXPECT_EQ(Digest("v1"), digests_[0]);
+  EXPECT_EQ(Copies(), 0);
+}
+
+// --- content that cannot be loaded ---------------------------------------------------------
+
+MadeAdapter NotFinite() {
+  MadeAdapter adapter = SmallestAdapter(4);
+  const float bad = std::nanf("");
+  std::memcpy(adapter.tensors[1].data.data() + 40, &bad, 4);
+  return adapter;
+}
+
+TEST_F(CatalogNamesTest, NoNameMovesToWeightsThatAreNotFinite) {
+  NotFinite().WriteTo(folder_, "bad");
+  for (const bool durable : {true, false}) {
+    Start(durable);
+    ASSERT_TRUE(Register("app", "v1").ok());
+    for (const absl::Status& status :
+         {Register("app", "bad", true), Register("new", "bad"), Register("bad", "bad"),
+          catalog_->SetAlias(kTenant, "live", "bad", {})}) {
+      EXPECT_TRUE(absl::IsDataLoss(status)) << status;
+      EXPECT_THAT(std::string(status.message()), HasSubstr("q_proj.lora_B holds NaN or infinity"));
+    }
+    EXPECT_EQ(Digest("app"), digests_[0]);
+    EXPECT_THAT(Ids(), ElementsAre("app", "bad", "v1", "v2", "v3"));
+    EXPECT_TRUE(absl::IsDataLoss(catalog_->Check(kTenant, "bad").status()));
+    EXPECT_EQ(Copies(), 1);
+  }
+}
+
+// Registered before weights were looked at.
+TEST_F(CatalogNamesTest, NoNameGoesBackToWeightsThatAreNotFinite) {
+  NotFinite().WriteTo(folder_, "bad");
+  const GenerationPtr bad = *loader_.Identify(source_, "bad");
+  ASSERT_TRUE(Register("app", "v1").ok());
+  ASSERT_TRUE(content_->Keep(*bad).ok());
+  RegisteredName old = *catalog_->History(kTenant, "app");
+  old.generations = {{1, bad->digest, "bad", absl::Now(), 0},
+                     {2, digests_[0], "v1", absl::Now(), 1}};
+  old.current = 2;
+  ASSERT_TRUE(registry_->Put(old).ok());
+  Start();
+  EXPECT_TRUE(absl::IsDataLoss(Rollback("app"))) << Rollback("app");
+  EXPECT_EQ(Digest("app"), digests_[0]);
+}
+
+// --- copies that were damaged --------------------------------------------------------------
+
+TEST_F(CatalogNamesTest, ADamagedCopyIsMadeAnewFromItsSource) {
+  ASSERT_TRUE(Register("app", "v1").ok());
+  const std::string copy = data_.path() + "/content/" + digests_[0];
+  for (const bool removed : {false, true}) {
+    removed ? static_cast<void>(fs::remove_all(copy))
+            : SmallestAdapter(2).WriteTo(data_, "content/" + digests_[0]);
+    EXPECT_TRUE(catalog_->Check(kTenant, "app").ok());
+    EXPECT_EQ((*catalog_->Resolve(kTenant, "app"))->source, content_->source());
+    EXPECT_EQ(Digest("app"), digests_[0]);
+    EXPECT_EQ((*loader_.Identify(content_->source(), digests_[0]))->digest, digests_[0]);
+  }
+}
+
+TEST_F(CatalogNamesTest, ADamagedCopyWithoutItsSourceFailsUntilItIsRegisteredAgain) {
+  ASSERT_TRUE(Register("app", "v1").ok());
+  SmallestAdapter(2).WriteTo(data_, "content/" + digests_[0]);
+  SmallestAdapter(3).WriteTo(folder_, "v1");
+  for (int start = 0; start < 2; ++start) {
+    for (const absl::Status& status :
+         {catalog_->Check(kTenant, "app").status(), catalog_->Resolve(kTenant, "app").status(),
+          catalog_->Resolve(kTenant, "app").status()}) {
+      EXPECT_TRUE(absl::IsDataLoss(status)) << status;
+      EXPECT_THAT(std::string(status.message()), HasSubstr("copy of it is gone or damaged"));
+      EXPECT_THAT(std::string(status.message()), HasSubstr("register it again"));
+    }
+    Start();
+  }
+  SmallestAdapter(1).WriteTo(folder_, "elsewhere");
+  ASSERT_TRUE(Register("app", "elsewhere").ok());
+  EXPECT_EQ(Digest("app"), digests_[0]);
+  EXPECT_EQ((*catalog_->Resolve(kTenant, "app"))->source, content_->source());
+}
+
+// No digest tells it from content that another base would take, but registering makes it anew.
+TEST_F(CatalogNamesTest, RegisteringMakesACopyAnewThatCannotBeRead) {
+  ASSERT_TRUE(Register("app", "v1").ok());
+  const std::string file = data_.path() + "/content/" + digests_[0] + "/adapter_model.safetensors";
+  fs::resize_file(file, fs::file_size(file) - 1);
+  EXPECT_FALSE(catalog_->Resolve(kTenant, "app").ok());
+  ASSERT_TRUE(Register("app", "v1").ok());
+  EXPECT_EQ(Digest("app"), digests_[0]);
+}
+
+TEST_F(CatalogNamesTest, ManyCallersOfADamagedCopyAreAllAnswered) {
+  ASSERT_TRUE(Register("app", "v1").ok());
+  for (int round = 0; round < 5; ++round) {
+    SmallestAdapter(2).WriteTo(data_, "content/" + digests_[0]);
+    std::vector<std::thread> threads;
+    for (int i = 0; i < 8; ++i) {
+      threads.emplace_back([&] { EXPECT_EQ(Digest("app"), digests_[0]); });
+    }
+    for (std::thread& thread : threads) thread.join();
+  }
+}
+
+// --- the base's own name -------------------------------------------------------------------
+
+TEST_F(CatalogNamesTest, AFolderOfTheBasesNameCannotBeAskedFor) {
+  SmallestAdapter(5).WriteTo(folder_, "the-base");
+  const absl::Status check = catalog_->Check(kTenant, "the-base").status();
+  EXPECT_TRUE(absl::IsFailedPrecondition(check)) << check;
+  EXPECT_THAT(std::string(check.message()), HasSubstr("'the-base' always means the base model"));
+  EXPECT_TRUE(absl::IsInvalidArgument(catalog_->Delete(kTenant, "the-base")));
+  EXPECT_TRUE(Register("free", "the-base").ok());
+  EXPECT_TRUE(catalog_->Check(kTenant, "free").ok());
 }
 
 TEST_F(CatalogNamesTest, ADeletedFolderSaysSo) {

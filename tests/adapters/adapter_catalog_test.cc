@@ -6,7 +6,9 @@
 #include <atomic>
 #include <filesystem>
 #include <thread>
+#include <tuple>
 
+#include "absl/strings/match.h"
 #include "tests/fakes/made_adapter.h"
 
 namespace lorica {
@@ -145,6 +147,73 @@ TEST_F(AdapterCatalogTest, SaysWhyAFolderIsNotServed) {
   EXPECT_EQ(source_->bytes_read, read);
   SmallestAdapter().WriteTo(folder_, "a");
   EXPECT_TRUE(Resolve("a").ok());
+}
+
+TEST_F(AdapterCatalogTest, WarnsOfAnotherBase) {
+  for (const auto& [named, warnings] :
+       std::vector<std::pair<std::string, size_t>>{{"org/The-Base", 0},
+                                                   {"/models/the_base/", 0},
+                                                   {"org/the-base-instruct", 0},
+                                                   {"", 0},
+                                                   {"meta-llama/Llama-3-8B", 1},
+                                                   {"the-base/other", 1}}) {
+    MadeAdapter adapter = SmallestAdapter();
+    adapter.config["base_model_name_or_path"] = "\"" + named + "\"";
+    adapter.WriteTo(folder_, "a");
+    const auto plan = catalog_.Check(kTenant, "a");
+    ASSERT_TRUE(plan.ok()) << plan.status();
+    EXPECT_EQ(plan->warnings.size(), warnings) << named;
+    if (!plan->warnings.empty())
+      EXPECT_THAT(plan->warnings[0], HasSubstr("it was trained on '" + named));
+  }
+}
+
+TEST_F(AdapterCatalogTest, WarnsOfWhatAConfigurationHardlyMeans) {
+  for (const auto& [field, value, warnings] :
+       std::vector<std::tuple<std::string, std::string, size_t>>{
+           {"lora_alpha", "40000", 0},
+           {"lora_alpha", "40001", 1},  // r is 4
+           {"target_modules", "\".*q_proj\"", 0},
+           {"target_modules", "\"all-linear\"", 0},
+           {"target_modules", "\"q_proj(\"", 1}}) {
+    MadeAdapter adapter = SmallestAdapter();
+    adapter.config[field] = value;
+    adapter.WriteTo(folder_, "a");
+    const auto plan = catalog_.Check(kTenant, "a");
+    ASSERT_TRUE(plan.ok()) << plan.status();
+    EXPECT_EQ(plan->warnings.size(), warnings) << field << value;
+  }
+}
+
+TEST(CatalogFoldersTest, SaysWhichFileAFolderLacks) {
+  const TemporaryFolder folder;
+  LittleModel model;
+  FakeBackend backend;
+  PeftLoader loader(model.targets(), &backend, kBlockBytes);
+  AdapterCatalog catalog(*MakeLocalSource(folder.path()), &loader, "the-base");
+  folder.Write("plain/adapter_model.safetensors", SmallestAdapter().WeightsText());
+  SmallestAdapter().WriteTo(folder, "group/one");
+  for (const std::string id : {"plain", "group"}) {
+    for (const absl::Status& status :
+         {catalog.Resolve(kTenant, id).status(), catalog.Check(kTenant, id).status(),
+          catalog.Register(kTenant, "x", {.location = id}).status()}) {
+      EXPECT_TRUE(absl::IsFailedPrecondition(status)) << status;
+      EXPECT_THAT(std::string(status.message()),
+                  HasSubstr("the folder '" + id + "' has no adapter_config.json"));
+    }
+  }
+  for (const auto& [id, hint] : {std::pair("absent", false), std::pair("org/name", true)}) {
+    const absl::Status status = catalog.Resolve(kTenant, id).status();
+    EXPECT_TRUE(absl::IsNotFound(status)) << status;
+    EXPECT_EQ(absl::StrContains(status.message(), "--hub-allow"), hint) << status;
+  }
+  EXPECT_THAT(
+      std::string(catalog.Register(kTenant, "x", {.location = "s3://bucket/c"}).status().message()),
+      HasSubstr("--s3-allow"));
+  EXPECT_THAT(
+      std::string(
+          catalog.Register(kTenant, "x", {.location = "https://host/c"}).status().message()),
+      HasSubstr("--mirror-allow"));
 }
 
 TEST_F(AdapterCatalogTest, ChecksTheGrammarBeforeTouchingFiles) {
@@ -362,14 +431,18 @@ TEST_F(AdapterCatalogTest, GetShowsWhatIsWrong) {
   EXPECT_TRUE(absl::IsNotFound(catalog_.Get(kTenant, "alias")->error));
 }
 
-TEST_F(AdapterCatalogTest, CheckPlansWithoutHashing) {
+TEST_F(AdapterCatalogTest, CheckReadsTheWeightsAndHashesThemOnce) {
   MadeAdapter adapter = SmallestAdapter();
   adapter.AddPair(1, LoraModule::kDown, 4);
   adapter.WriteTo(folder_, "a");
   const auto plan = catalog_.Check(kTenant, "a");
   ASSERT_TRUE(plan.ok()) << plan.status();
   EXPECT_EQ(plan->modules.size(), 2u);
-  EXPECT_LT(source_->bytes_read, plan->file_bytes / 10);
+  const int64_t first = source_->bytes_read;
+  EXPECT_GE(first, 2 * plan->file_bytes) << "for the digest, and for what the loader would say";
+  EXPECT_TRUE(catalog_.Check(kTenant, "a").ok());
+  EXPECT_GE(source_->bytes_read - first, plan->file_bytes);
+  EXPECT_LT(source_->bytes_read - first, plan->file_bytes * 3 / 2);
   ASSERT_TRUE(Register("alias", {.location = "a"}).ok());
   EXPECT_TRUE(catalog_.Check(kTenant, "alias").ok());
   EXPECT_TRUE(absl::IsNotFound(catalog_.Check(kTenant, "absent").status()));

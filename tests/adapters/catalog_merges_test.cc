@@ -112,6 +112,8 @@ TEST_F(CatalogMergesTest, WithoutADataFolderItLivesInMemoryAsLongAsItHasAName) {
   EXPECT_TRUE(catalog_->Check(kTenant, "both").ok());
   ASSERT_TRUE(catalog_->SetAlias(kTenant, "live", "both", {}).ok());
   EXPECT_EQ(Digest("live"), digest);
+  EXPECT_TRUE(absl::IsFailedPrecondition(catalog_->Delete(kTenant, "both")));
+  ASSERT_TRUE(catalog_->Delete(kTenant, "live").ok());
   ASSERT_TRUE(catalog_->Delete(kTenant, "both").ok());
   EXPECT_THAT(Digest("both"), HasSubstr("NOT_FOUND"));
   EXPECT_TRUE(merged.expired());

@@ -36,7 +36,9 @@ class PeftLoaderTest : public ::testing::Test {
     adapter.WriteTo(folder_, "a");
     const auto generation = loader_.Identify(source_, "a");
     if (!generation.ok()) return generation.status();
-    return loader_.LoadImage(**generation);
+    auto image = loader_.LoadImage(**generation);
+    EXPECT_EQ(loader_.CheckWeights(**generation), image.status());
+    return image;
   }
   void ExpectRefused(const MadeAdapter& adapter, const std::string& reason) {
     const absl::Status status = Plan(adapter).status();

@@ -137,6 +137,24 @@ TEST_F(RegistryTest, AnEmptyFileIsANewRegistry) {
   EXPECT_THAT(Rows(), IsEmpty());
 }
 
+// A new one would have no name for them, and the next start would take them for left over.
+TEST_F(RegistryTest, NoneIsMadeWhereThereAreCopies) {
+  const CopiesBeside copies{folder_.path() + "/registered", true};
+  for (const char* what : {"is missing", "is empty", "is empty"}) {
+    const auto registry = Registry::Open(path_, copies);
+    EXPECT_TRUE(absl::IsFailedPrecondition(registry.status())) << registry.status();
+    EXPECT_THAT(std::string(registry.status().message()), HasSubstr(what));
+    EXPECT_THAT(std::string(registry.status().message()),
+                HasSubstr("restore it from a backup, or move it away together with the copies in " +
+                          copies.folder));
+    EXPECT_EQ(fs::exists(path_), what != std::string("is missing"));
+    std::ofstream(path_).flush();
+    EXPECT_EQ(fs::file_size(path_), 0u);
+  }
+  EXPECT_TRUE(Registry::Open(path_, {copies.folder, false}).ok());
+  EXPECT_TRUE(Registry::Open(path_, copies).ok());
+}
+
 TEST_F(RegistryTest, RefusesWhatIsNotItsOwn) {
   std::ofstream(path_) << "this is a text, and quite a long one so that it has a header's length; "
                           "there is no database in it at all";
