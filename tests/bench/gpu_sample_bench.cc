@@ -10,7 +10,7 @@
 
 #include "kernels/check.h"
 #include "kernels/cuda/backend_cuda.h"
-#include "kernels/cuda/bf16.h"
+#include "kernels/half.h"
 
 namespace lorica::bench {
 namespace {
