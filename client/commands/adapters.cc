@@ -171,6 +171,9 @@ const std::map<std::string, v1::MergeMethod>& MergeMethods() {
 }
 
 int Merge(const CommandContext& context, const AdapterFlags& flags) {
+  if (flags.density != 0 && (flags.method == "linear" || flags.method == "cat")) {
+    return FailUsage(absl::StrCat("--density means nothing to --method ", flags.method));
+  }
   v1::MergeAdaptersRequest request;
   request.set_adapter_id(flags.name);
   const absl::StatusOr<std::vector<v1::AdapterWeight>> parts =
@@ -284,6 +287,10 @@ int Import(const CommandContext& context, const AdapterFlags& flags) {
   const std::string prefix = flags.group.empty() ? "" : flags.group + "/";
   auto found = client->AllAdapters(prefix, context.Call());
   if (!found.ok()) return Fail(context, found.status());
+  if (found->empty() && !prefix.empty()) {
+    return Fail(context,
+                absl::NotFoundError(absl::StrCat("no adapter's folder lies beneath ", prefix)));
+  }
   AdapterFlags each = flags;
   for (const v1::Adapter& adapter : *found) {
     const bool wanted = !adapter.registered() || flags.replace || flags.strip_group;

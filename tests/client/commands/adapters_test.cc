@@ -108,6 +108,12 @@ TEST(Adapters, MergesSeveralIntoOne) {
               HasSubstr("merged both@01234567"));
   EXPECT_EQ(Adapters(server, {"merge", "both", "a=1", "--method", "svd"}).code, 2);
   EXPECT_EQ(Adapters(server, {"merge", "both"}).code, 2);
+  for (const char* method : {"linear", "cat"}) {
+    const RunResult ignored =
+        Adapters(server, {"merge", "both", "a=1", "b=1", "--method", method, "--density", "0.5"});
+    EXPECT_EQ(ignored.code, 2);
+    EXPECT_THAT(ignored.error, HasSubstr("--density means nothing to --method"));
+  }
 }
 
 TEST(Adapters, RollsBackAliasesAndShowsTheHistory) {
@@ -137,8 +143,8 @@ TEST(Adapters, ImportsTheFoldersOfAGroup) {
   EXPECT_EQ(again.code, 1);
   EXPECT_THAT(again.error, HasSubstr("ALREADY_EXISTS"));
   const RunResult none = Adapters(server, {"import", "nobody"});
-  EXPECT_EQ(none.code, 0);
-  EXPECT_THAT(none.error, HasSubstr("nothing to import"));
+  EXPECT_EQ(none.code, 1);
+  EXPECT_THAT(none.error, HasSubstr("no adapter's folder lies beneath nobody/"));
 }
 
 TEST(Adapters, ImportLeavesWhatIsNoFolderAloneAndReplaceTakesWhatIsRegistered) {
