@@ -6,6 +6,7 @@
 
 #include "absl/container/flat_hash_set.h"
 #include "absl/strings/ascii.h"
+#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/string_view.h"
 #include "adapters/hub/hub_source.h"
@@ -269,6 +270,11 @@ absl::Status CheckNamed(absl::string_view field, const std::string& adapter_id) 
 absl::Status CheckSource(absl::string_view field, const std::string& source) {
   const absl::Status status = CheckAdapterId(source);
   if (status.ok() || IsObjectLocation(source)) return absl::OkStatus();
+  if (absl::StrContains(source, "://")) {
+    return FieldError(field,
+                      "must be \"s3://bucket/name\" with a bucket of 3 letters or more, where "
+                      "--s3-allow names it, or \"https://host/name\", where --mirror-allow does");
+  }
   return FieldError(field,
                     absl::StrCat("must name a folder beneath the adapters folder, as \"name\" or "
                                  "\"group/name\", a repository, or \"s3://bucket/name\": ",

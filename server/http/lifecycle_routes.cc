@@ -125,6 +125,19 @@ absl::StatusOr<AdapterCatalog::Registered> Register(const HttpContext& context,
   return registered;
 }
 
+// What the name was before, where it could not be loaded after all.
+void TakeBack(const HttpContext& context, const std::string& tenant, const Move& move,
+              const AdapterCatalog::Registered& registered) {
+  (void)context.RunWork([&] {
+    AdapterCatalog* const catalog = context.gateway()->catalog();
+    if (registered.created) return catalog->Unregister(tenant, move.name);
+    if (registered.replaced.empty()) return absl::OkStatus();
+    return catalog->Rollback(tenant, move.name, registered.replaced, registered.generation->digest)
+        .status();
+  });
+  context.gateway()->names()->Forget(registered.generation->digest, move.name);
+}
+
 void Load(const HttpContext& context, const HttpRequest& http, HttpReply& reply) {
   const auto tenant = context.Authenticate(http, reply);
   if (!tenant.ok()) return Refuse(http, "", tenant.status(), reply);
@@ -146,7 +159,10 @@ void Load(const HttpContext& context, const HttpRequest& http, HttpReply& reply)
   move->pin ? pool->Pin(registered->generation, AdapterTier::kDevice, done)
             : pool->Load(registered->generation, AdapterTier::kDevice, done);
   status = outcome->Await(end, move->name);
-  if (!status.ok()) return Refuse(http, move->name, status, reply);
+  if (!status.ok()) {
+    if (!absl::IsUnavailable(status)) TakeBack(context, (*tenant)->name, *move, *registered);
+    return Refuse(http, move->name, status, reply);
+  }
   SendDone(absl::StrCat("LoRA adapter '", move->name, "' is loaded"), *move,
            registered->generation->digest, reply);
 }

@@ -2,6 +2,7 @@
 // count as success.
 #include "server/http/lifecycle_routes.h"
 
+#include <fstream>
 #include <set>
 
 #include "gmock/gmock.h"
@@ -51,6 +52,34 @@ TEST_F(LifecycleRoutesTest, LoadedMeansReadyToRun) {
   EXPECT_TRUE(Models().contains("mine"));
   EXPECT_EQ(Complete("mine"), 200);
   EXPECT_EQ(server_.Status().device_tier().misses(), 1) << "the load's own";
+}
+
+TEST_F(LifecycleRoutesTest, WhatCannotBeLoadedGetsNoName) {
+  server_.WriteAdapter("bad", 4, false);
+  const std::string path = server_.adapters().path() + "/bad/adapter_model.safetensors";
+  std::fstream file(path, std::ios::binary | std::ios::in | std::ios::out);
+  file.seekp(-4, std::ios::end);
+  file.write("\0\0\xc0\x7f", 4);
+  file.close();
+  ASSERT_EQ(Load({{"lora_name", "mine"}, {"lora_path", "plain"}}).status, 200);
+  for (const char* name : {"new", "mine"}) {
+    const HttpAnswer answer =
+        Load({{"lora_name", name}, {"lora_path", "bad"}, {"load_inplace", true}});
+    EXPECT_GE(answer.status, 400) << answer.body;
+    EXPECT_THAT(answer.body, HasSubstr("holds NaN or infinity"));
+  }
+  EXPECT_FALSE(Models().contains("new"));
+  EXPECT_EQ(Complete("mine"), 200);
+}
+
+TEST_F(LifecycleRoutesTest, TheBaseIsNotUnloaded) {
+  const std::string base = server_.Status().model().name();
+  for (const bool folder : {false, true}) {
+    if (folder) server_.WriteAdapter(base, 4, false);
+    ExpectError(Unload({{"lora_name", base}}), 400);
+    ExpectError(Load({{"lora_name", base}, {"lora_path", "plain"}}), 400);
+    EXPECT_EQ(Complete(base), 200);
+  }
 }
 
 TEST_F(LifecycleRoutesTest, BothCallsAreIdempotent) {
