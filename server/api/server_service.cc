@@ -129,6 +129,11 @@ grpc::ServerUnaryReactor* ServerService::GetUsage(grpc::CallbackServerContext* c
     return reply.get();
   }
   const bool sees_all = CheckRole(**tenant, TenantRole::kOperator).ok();
+  if (!sees_all && !request->tenant().empty() && request->tenant() != (*tenant)->name) {
+    reply->Fail(absl::PermissionDeniedError(
+        "only an operator may see another tenant's bill: leave tenant out for your own"));
+    return reply.get();
+  }
   const std::string whose = sees_all ? request->tenant() : (*tenant)->name;
   reply->Succeed([&] {
     for (const UsageRow& row : gateway_->accounts().Bill(whose)) {

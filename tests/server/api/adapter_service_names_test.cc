@@ -161,16 +161,46 @@ TEST(AdapterServiceNames, ADeletedFolderTellsHowToBringItBack) {
   EXPECT_TRUE(Generate(server, "plain").status.ok());
 }
 
-TEST(AdapterServiceNames, AServerWithoutItsRegistryDoesNotStart) {
-  const TemporaryFolder data;
-  data.Write("registry.db", "not a database, whatever it may be called, and long enough to tell");
+absl::Status StartIn(const TemporaryFolder& data) {
   Config config = DataIn(data);
   config.model = std::string(LORICA_TEST_DATA) + "/reference/tiny-llama";
   config.grpc_address = "127.0.0.1:0";
   config.arena_bytes = 16 << 20;
-  const auto server = Server::Start(config);
-  EXPECT_TRUE(absl::IsFailedPrecondition(server.status())) << server.status();
-  EXPECT_THAT(std::string(server.status().message()), HasSubstr("move it away"));
+  return Server::Start(config).status();
+}
+
+TEST(AdapterServiceNames, AServerWithoutItsRegistryDoesNotStart) {
+  const TemporaryFolder data;
+  data.Write("registry.db", "not a database, whatever it may be called, and long enough to tell");
+  const absl::Status started = StartIn(data);
+  EXPECT_TRUE(absl::IsFailedPrecondition(started)) << started;
+  EXPECT_THAT(std::string(started.message()),
+              HasSubstr("move it away together with the copies in " + data.path()));
+}
+
+TEST(AdapterServiceNames, ALostRegistryCostsNoCopies) {
+  const TemporaryFolder data;
+  const std::filesystem::path root = data.path();
+  std::string generation;
+  {
+    TinyServer server(DataIn(data));
+    ASSERT_TRUE(Register(server, "app", "plain").ok());
+    generation = Generate(server, "app").generation;
+  }
+  std::filesystem::rename(root / "registry.db", root / "backup.db");
+  for (int start = 0; start < 3; ++start) {
+    const absl::Status started = StartIn(data);
+    EXPECT_TRUE(absl::IsFailedPrecondition(started)) << started;
+    EXPECT_TRUE(std::filesystem::exists(root / "registered" / generation));
+    data.Write("registry.db", "");
+  }
+  std::filesystem::rename(root / "registered", root / "copies");
+  EXPECT_TRUE(StartIn(data).ok()) << "without registrations";
+  std::filesystem::remove(root / "registered");
+  std::filesystem::rename(root / "copies", root / "registered");
+  std::filesystem::rename(root / "backup.db", root / "registry.db");
+  TinyServer server(DataIn(data));
+  EXPECT_EQ(Generate(server, "app").generation, generation);
 }
 
 }  // namespace

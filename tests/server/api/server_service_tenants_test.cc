@@ -179,7 +179,8 @@ TEST_F(TenantServer, TenantsSeeTheirOwnAdaptersAlone) {
   EXPECT_EQ(foreign.error_message().substr(14), absent.error_message().substr(14))
       << "not to be told from one that does not exist";
   EXPECT_EQ(Generate("small", "dora").error_code(), StatusCode::NOT_FOUND);
-  EXPECT_EQ(Generate("small", "mine", 3, "acme").error_code(), StatusCode::NOT_FOUND) << "forged";
+  EXPECT_EQ(Generate("small", "plain", 3, "acme").error_code(), StatusCode::PERMISSION_DENIED);
+  EXPECT_TRUE(Generate("small", "plain", 3, "small").ok()) << "its own";
   EXPECT_TRUE(Generate("op", "mine", 3, "acme").ok()) << "an operator acts for it";
   EXPECT_EQ(Generate("op", "mine", 3, "nobody").error_code(), StatusCode::INVALID_ARGUMENT);
 }
@@ -238,7 +239,13 @@ TEST_F(TenantServer, TheBillIsByTenantAndGeneration) {
   EXPECT_EQ(rows[2].tenant(), "small");
   EXPECT_EQ(rows[2].completion_tokens(), 12) << "also what an operator asked for it";
   EXPECT_EQ(UsageOf("op", "acme").rows_size(), 2);
-  EXPECT_EQ(UsageOf("small", "acme").rows_size(), 1) << "its own, whatever it asks";
+  EXPECT_EQ(UsageOf("small", "small").rows_size(), 1) << "its own";
+  v1::GetUsageRequest foreign;
+  foreign.set_tenant("acme");
+  v1::GetUsageResponse nothing;
+  EXPECT_EQ(
+      Call("small", *status_, &v1::ServerService::Stub::GetUsage, foreign, &nothing).error_code(),
+      StatusCode::PERMISSION_DENIED);
   EXPECT_EQ(UsageOf("small").rows(0).tenant(), "small");
 }
 
