@@ -5,6 +5,7 @@
 #include <sys/time.h>
 #include <unistd.h>
 
+#include <fstream>
 #include <string>
 
 #include "server/grammar/grammar.h"
@@ -21,6 +22,13 @@ void SetTimer(absl::Duration cpu) {
   setitimer(ITIMER_PROF, &timer, nullptr);
 }
 
+// Address space of the program and its libraries, which differs with how they were linked.
+int64_t MappedBytes() {
+  int64_t pages = 0;
+  std::ifstream("/proc/self/statm") >> pages;
+  return pages * sysconf(_SC_PAGESIZE);
+}
+
 void SetLimits(int64_t bytes) {
   signal(SIGINT, SIG_IGN);  // it ends when its socket does
   signal(SIGTERM, SIG_IGN);
@@ -28,7 +36,8 @@ void SetLimits(int64_t bytes) {
   setrlimit(RLIMIT_CORE, &no_core);
   // Sanitizers map far more than they use.
 #if !defined(__SANITIZE_ADDRESS__) && !defined(__SANITIZE_THREAD__)
-  const rlimit memory = {static_cast<rlim_t>(bytes), static_cast<rlim_t>(bytes)};
+  const auto all = static_cast<rlim_t>(MappedBytes() + bytes);
+  const rlimit memory = {all, all};
   setrlimit(RLIMIT_AS, &memory);
 #endif
 }

@@ -22,7 +22,7 @@ namespace lorica {
 
 inline constexpr absl::Duration kCompileCpuMax = absl::Seconds(10);  // of computing
 inline constexpr absl::Duration kCompileWallMax = absl::Minutes(1);
-inline constexpr int64_t kCompileBytesMax = int64_t{1} << 30;  // of the child's address space
+inline constexpr int64_t kCompileBytesMax = int64_t{1} << 30;  // beside the child's program
 
 struct TrialBounds {
   absl::Duration cpu = kCompileCpuMax;

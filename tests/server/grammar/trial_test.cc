@@ -73,7 +73,7 @@ TEST_F(TrialTest, WhatNeedsTooMuchMemoryIsRefused) {
 #endif
   const ResponseFormat format = {FormatKind::kEbnf, HugeEnum()};
   EXPECT_TRUE(Trial({}).Try(format).ok());
-  const absl::Status refused = Trial({.bytes = 16 << 20}).Try(format);
+  const absl::Status refused = Trial({.bytes = 2 << 20}).Try(format);
   EXPECT_TRUE(absl::IsResourceExhausted(refused)) << refused;
 }
 
