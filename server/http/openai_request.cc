@@ -86,9 +86,20 @@ bool IsNothing(const Json& value) {
 void RefuseUnserved(Fields& fields) {
   for (const char* name :
        {"functions", "audio", "prediction", "use_beam_search", "min_tokens", "allowed_token_ids",
-        "bad_words", "continue_final_message", "chat_template", "merged_adapters"}) {
+        "bad_words", "continue_final_message", "chat_template", "merged_adapters",
+        "logits_processors", "early_stopping", "prompt_embeds", "return_token_ids", "documents"}) {
     const Json* value = fields.Find(name);
     if (value != nullptr && !IsNothing(*value)) fields.Refuse(name, "is not served");
+  }
+  if (fields.Has("web_search_options")) fields.Refuse("web_search_options", "is not served");
+  if (fields.Number("length_penalty").value_or(1.0) != 1.0) {
+    fields.Refuse("length_penalty", "is not served");
+  }
+  if (!fields.Bool("add_generation_prompt").value_or(true)) {
+    fields.Refuse("add_generation_prompt", "must be true");
+  }
+  for (const std::string& kind : fields.Texts("modalities")) {
+    if (kind != "text") fields.Refuse("modalities", "must be text alone");
   }
 }
 

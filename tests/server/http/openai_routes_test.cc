@@ -323,6 +323,12 @@ TEST_F(OpenAiRoutesTest, FaultsNameTheirField) {
       {{{"min_tokens", 3}}, "min_tokens"},
       {{{"adapter_source", "bogus"}}, "adapter_source"},
       {{{"use_beam_search", true}}, "use_beam_search"},
+      {{{"early_stopping", true}}, "early_stopping"},
+      {{{"prompt_embeds", "x"}}, "prompt_embeds"},
+      {{{"web_search_options", Json::object()}}, "web_search_options"},
+      {{{"length_penalty", 0.5}}, "length_penalty"},
+      {{{"add_generation_prompt", false}}, "add_generation_prompt"},
+      {{{"modalities", {"text", "audio"}}}, "modalities"},
       {{{"prompt_logprobs", kLogprobsMax + 1}}, "prompt_logprobs"},
       {{{"prompt_logprobs", -1}}, "prompt_logprobs"},
       {{{"prompt_logprobs", 1}, {"stream", true}}, "prompt_logprobs"},
@@ -386,7 +392,10 @@ TEST_F(OpenAiRoutesTest, FormsMayBeAskedForInVllmsWords) {
 }
 
 TEST_F(OpenAiRoutesTest, DefaultsOfWhatIsNotServedAreTaken) {
-  const Json more = {{"use_beam_search", false}, {"min_tokens", 0}, {"bad_words", Json::array()}};
+  const Json more = {{"use_beam_search", false},     {"min_tokens", 0},
+                     {"bad_words", Json::array()},   {"length_penalty", 1.0},
+                     {"modalities", {"text"}},       {"early_stopping", false},
+                     {"add_generation_prompt", true}};
   EXPECT_EQ(Complete(Completion(more)).status, 200);
 }
 
