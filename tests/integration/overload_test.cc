@@ -33,7 +33,9 @@ constexpr int kCallers = 160;
 constexpr int kCallersNiceness = 10;
 constexpr double kOverload = 10.0;
 constexpr absl::Duration kCallDeadline = absl::Seconds(20);
-constexpr absl::Duration kPeakTime = absl::Seconds(8);
+constexpr absl::Duration kPeakTime = absl::Seconds(4);
+// Peak and overload in turns: what else the machine does in one of them is not the overload's cost.
+constexpr int kRounds = 3;
 constexpr absl::Duration kRecoveryMax = absl::Seconds(10);
 constexpr double kGoodputShareMin = 0.8;
 constexpr int64_t kGrowthBytesMax = 32 << 20;
@@ -119,6 +121,9 @@ class Overload : public ::testing::Test {
     for (std::thread& thread : threads) thread.join();
   }
 
+  // Of the tokens of a server that is just full.
+  double ShareUnderOverload(absl::Duration time);
+
   std::unique_ptr<ServerProcess> server_;
   std::vector<std::unique_ptr<v1::InferenceService::Stub>> stubs_;
 };
@@ -126,20 +131,29 @@ class Overload : public ::testing::Test {
 TEST_F(Overload, TenTimesTheCallsCostFewOfTheTokens) {
   Tally warm;
   CloseLoop(kRunning, absl::Seconds(2), &warm);
+  std::vector<double> shares;
+  for (int round = 0; round < kRounds; ++round) {
+    shares.push_back(ShareUnderOverload(absl::Seconds(g_overload_seconds) / kRounds));
+  }
+  std::sort(shares.begin(), shares.end());
+  EXPECT_GE(shares[kRounds / 2], kGoodputShareMin);
+}
+
+double Overload::ShareUnderOverload(absl::Duration time) {
   Tally peak;
   const absl::Time peak_begun = absl::Now();
   CloseLoop(kRunning, kPeakTime, &peak);
   const double peak_seconds = absl::ToDoubleSeconds(absl::Now() - peak_begun);
   const double peak_rate = static_cast<double>(peak.tokens) / peak_seconds;
-  ASSERT_GT(peak.served, 0);
+  EXPECT_GT(peak.served, 0);
   const double calls_per_second = kOverload * static_cast<double>(peak.served) / peak_seconds;
 
   Tally settle;
-  OpenLoop(calls_per_second, absl::Seconds(3), &settle);
+  OpenLoop(calls_per_second, absl::Seconds(2), &settle);
   const int64_t bytes_before = server_->ResidentBytes();
   Tally over;
   const absl::Time over_begun = absl::Now();
-  OpenLoop(calls_per_second, absl::Seconds(g_overload_seconds), &over);
+  OpenLoop(calls_per_second, time, &over);
   const double over_rate =
       static_cast<double>(over.tokens) / absl::ToDoubleSeconds(absl::Now() - over_begun);
   const int64_t growth = server_->ResidentBytes() - bytes_before;
@@ -154,12 +168,12 @@ TEST_F(Overload, TenTimesTheCallsCostFewOfTheTokens) {
       peak_rate, calls_per_second, over_rate, 100 * over_rate / peak_rate, over.served.load(),
       over.refused.load(), over.late.load(), over.other.load(),
       static_cast<double>(growth) / (1 << 20), recovery_seconds);
-  EXPECT_GE(over_rate, kGoodputShareMin * peak_rate);
   EXPECT_GT(over.refused, over.served) << "it was none";
   EXPECT_EQ(over.other, 0);
   EXPECT_LT(growth, kGrowthBytesMax);
   EXPECT_EQ(after.served, 1);
   EXPECT_LT(recovery_seconds, absl::ToDoubleSeconds(kRecoveryMax));
+  return over_rate / peak_rate;
 }
 
 }  // namespace
