@@ -307,9 +307,7 @@ absl::Status AdapterCatalog::CheckFree(const NameKey& key, const std::string& ta
   const auto named = Named(key);
   const bool is_alias = named.has_value() && named->kind == NameKind::kAlias;
   const bool is_adapter =
-      named.has_value()
-          ? named->kind == NameKind::kAdapter
-          : !absl::IsNotFound(root_->Open(key.second, "adapter_config.json").status());
+      named.has_value() ? named->kind == NameKind::kAdapter : HasAdapterFolder(*root_, key.second);
   if (is_adapter) {
     return absl::AlreadyExistsError(
         absl::StrCat(Quoted(key.second), " is an adapter already: choose another name"));
@@ -392,9 +390,7 @@ absl::Status AdapterCatalog::Delete(const std::string& tenant, const std::string
   if (absl::Status s = CheckPlainId(adapter_id); !s.ok()) return s;
   absl::MutexLock changes(&change_mutex_);
   const NameKey key(tenant, adapter_id);
-  const bool has_folder =
-      MayUse(tenant, adapter_id) &&
-      !absl::IsNotFound(root_->Open(adapter_id, "adapter_config.json").status());
+  const bool has_folder = MayUse(tenant, adapter_id) && HasAdapterFolder(*root_, adapter_id);
   const auto named = Named(key);
   if (adapter_id == base_name_ && !named.has_value()) return CheckNewName(adapter_id);
   if (named.has_value() && named->kind == NameKind::kHidden) return DeletedAdapter(adapter_id);

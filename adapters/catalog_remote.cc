@@ -6,6 +6,17 @@
 #include "adapters/hub/quoted.h"
 
 namespace lorica {
+namespace {
+
+// The repository and revision that an id would be.
+RemoteName NameIn(const std::string& id) {
+  const IdParts parts = SplitId(id);
+  RemoteName name{parts.name};
+  if (!parts.revision.empty()) name.revision = parts.revision;
+  return name;
+}
+
+}  // namespace
 
 std::optional<RemoteName> AdapterCatalog::RemoteNameOf(const std::string& tenant,
                                                        const std::string& id) const {
@@ -15,9 +26,7 @@ std::optional<RemoteName> AdapterCatalog::RemoteNameOf(const std::string& tenant
     return RemoteName{id};
   }
   if (!CheckAdapterId(id).ok()) return std::nullopt;
-  const IdParts parts = SplitId(id);
-  RemoteName name{parts.name};
-  if (!parts.revision.empty()) name.revision = parts.revision;
+  RemoteName name = NameIn(id);
   std::optional<RegisteredName> named = Named({tenant, name.repo});
   if (named.has_value() && named->kind == NameKind::kAlias) {
     name.repo = named->target;
@@ -30,7 +39,7 @@ std::optional<RemoteName> AdapterCatalog::RemoteNameOf(const std::string& tenant
 std::optional<RemoteName> AdapterCatalog::RemoteAt(const std::string& tenant,
                                                    RemoteName name) const {
   if (!MayUse(tenant, name.repo) || !remote_->Allows(name.repo) ||
-      !absl::IsNotFound(root_->Open(name.repo, "adapter_config.json").status())) {
+      HasAdapterFolder(*root_, name.repo)) {
     return std::nullopt;
   }
   return name;
@@ -38,14 +47,12 @@ std::optional<RemoteName> AdapterCatalog::RemoteAt(const std::string& tenant,
 
 std::optional<RemoteName> AdapterCatalog::RemoteSourceOf(const std::string& tenant,
                                                          const std::string& location) const {
-  const IdParts parts = SplitId(location);
-  const auto named = Named({tenant, parts.name});
+  RemoteName name = NameIn(location);
+  const auto named = Named({tenant, name.repo});
   const bool is_hidden = named.has_value() && named->kind != NameKind::kAlias;
   if (remote_ == nullptr || !is_hidden || !CheckAdapterId(location).ok()) {
     return RemoteNameOf(tenant, location);
   }
-  RemoteName name{parts.name};
-  if (!parts.revision.empty()) name.revision = parts.revision;
   return RemoteAt(tenant, std::move(name));
 }
 
@@ -110,8 +117,7 @@ absl::StatusOr<GenerationPtr> AdapterCatalog::LookAt(const std::string& tenant,
                                                      const std::string& location,
                                                      const RegisterOptions& options) {
   if (IsObjectLocation(location)) return Resolve(tenant, location);
-  const bool is_folder = !absl::IsNotFound(root_->Open(location, "adapter_config.json").status());
-  if (is_folder) return cache_.Look(location);
+  if (HasAdapterFolder(*root_, location)) return cache_.Look(location);
   absl::StatusOr<FoundAdapter> found = FindSource(tenant, location, options);
   if (!found.ok()) return found.status();
   if (found->ticket != nullptr) return BeingFetched(location);

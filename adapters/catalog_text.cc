@@ -68,6 +68,10 @@ bool IsOtherBase(const std::string& named, const std::string& base) {
          !absl::StrContains(other, one);
 }
 
+bool HasAdapterFolder(Source& root, const std::string& location) {
+  return !absl::IsNotFound(root.Open(location, "adapter_config.json").status());
+}
+
 std::string ShortDigest(const std::string& digest) { return digest.substr(0, 12); }
 
 absl::Status BeingFetched(const std::string& id) {

@@ -4,6 +4,7 @@
 #include <string>
 
 #include "absl/status/status.h"
+#include "adapters/hub/source.h"
 
 namespace lorica {
 
@@ -30,6 +31,9 @@ absl::Status AboutAdapter(const std::string& id, const absl::Status& status);
 // Whether a base that an adapter names, "org/Name" or a path, is clearly another than `base`:
 // neither's letters and digits hold the other's. False where either has none.
 bool IsOtherBase(const std::string& named, const std::string& base);
+
+// Whether an adapter's folder lies there; also where it cannot be opened.
+bool HasAdapterFolder(Source& root, const std::string& location);
 
 // "1f2e3d4c5b6a" of a digest.
 std::string ShortDigest(const std::string& digest);

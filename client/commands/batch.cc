@@ -5,6 +5,7 @@
 #include <cerrno>
 #include <cstdio>
 #include <cstring>
+#include <filesystem>
 #include <memory>
 #include <optional>
 #include <string>
@@ -178,11 +179,11 @@ int BatchRun::Run() {
 
 int Batch(const CommandContext& context, const BatchFlags& flags) {
   const bool from_stdin = flags.file == "-";
-  FILE* input = from_stdin ? stdin : std::fopen(flags.file.c_str(), "r");
-  struct stat info {};
-  if (input != nullptr && ::fstat(::fileno(input), &info) == 0 && S_ISDIR(info.st_mode)) {
+  std::error_code unknown;
+  if (!from_stdin && std::filesystem::is_directory(flags.file, unknown)) {
     return FailUsage(absl::StrCat("cannot read ", flags.file, ": it is a folder"));
   }
+  FILE* input = from_stdin ? stdin : std::fopen(flags.file.c_str(), "r");
   if (input == nullptr) {
     return FailUsage(absl::StrCat("cannot read ", flags.file, ": ", std::strerror(errno)));
   }

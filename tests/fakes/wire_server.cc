@@ -13,6 +13,7 @@
 #include "absl/strings/ascii.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_split.h"
+#include "tests/fakes/free_port.h"
 
 namespace lorica {
 namespace {
@@ -80,14 +81,9 @@ WireServer::WireServer(Handler handler, const TlsFiles& tls) : handler_(std::mov
     }
   }
   listener_ = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
-  sockaddr_in address{};
-  address.sin_family = AF_INET;
-  address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
-  socklen_t size = sizeof(address);
-  Must(bind(listener_, reinterpret_cast<sockaddr*>(&address), size) == 0, "bind");
+  port_ = BindToLoopback(listener_);
+  Must(port_ > 0, "bind");
   Must(listen(listener_, 128) == 0, "listen");
-  Must(getsockname(listener_, reinterpret_cast<sockaddr*>(&address), &size) == 0, "getsockname");
-  port_ = ntohs(address.sin_port);
   acceptor_ = std::thread([this] { Accept(); });
 }
 

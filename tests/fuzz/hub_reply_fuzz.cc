@@ -21,6 +21,7 @@
 #include "adapters/hub/hub_source.h"
 #include "kernels/check.h"
 #include "tests/fakes/collecting_sink.h"
+#include "tests/fakes/free_port.h"
 #include "tests/fuzz/fuzz.h"
 
 namespace lorica {
@@ -33,14 +34,9 @@ class Place {
  public:
   explicit Place(std::function<std::string(const std::string& head)> take)
       : take_(std::move(take)), listener_(socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0)) {
-    sockaddr_in address{};
-    address.sin_family = AF_INET;
-    address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
-    socklen_t size = sizeof(address);
-    auto* where = reinterpret_cast<sockaddr*>(&address);
-    LORICA_CHECK(bind(listener_, where, size) == 0 && listen(listener_, 16) == 0);
-    LORICA_CHECK(getsockname(listener_, where, &size) == 0);
-    name_ = absl::StrCat("127.0.0.1:", ntohs(address.sin_port));
+    const int port = BindToLoopback(listener_);
+    LORICA_CHECK(port > 0 && listen(listener_, 16) == 0);
+    name_ = absl::StrCat("127.0.0.1:", port);
     std::thread([this] { Serve(); }).detach();  // for as long as the program runs
   }
   const std::string& name() const { return name_; }

@@ -12,6 +12,7 @@
 #include "adapters/sha256.h"
 #include "gmock/gmock.h"
 #include "tests/fakes/fake_hub.h"
+#include "tests/fakes/free_port.h"
 #include "tests/fakes/made_certificate.h"
 #include "tests/integration/bystander.h"
 
@@ -210,13 +211,8 @@ TEST_F(HostileHub, OneCommitIsServedWholeOrNone) {
 class SilentListener {
  public:
   SilentListener() {
-    sockaddr_in address{.sin_family = AF_INET};
-    address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
-    socklen_t size = sizeof(address);
-    bind(fd_, reinterpret_cast<sockaddr*>(&address), size);
+    place_ = absl::StrCat("127.0.0.1:", BindToLoopback(fd_));
     listen(fd_, 8);
-    getsockname(fd_, reinterpret_cast<sockaddr*>(&address), &size);
-    place_ = absl::StrCat("127.0.0.1:", ntohs(address.sin_port));
   }
   ~SilentListener() { close(fd_); }
   const std::string& place() const { return place_; }

@@ -23,6 +23,7 @@
 #include "adapters/hub/http_client.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
+#include "tests/fakes/free_port.h"
 #include "tests/fakes/wire_server.h"
 
 namespace {
@@ -166,13 +167,8 @@ TEST_F(HttpClientNames, NamesThatDoNotExistAreUnavailable) {
 class TlsHandshakes : public HttpClientNames {
  protected:
   TlsHandshakes() {
-    sockaddr_in address{.sin_family = AF_INET};
-    address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
-    socklen_t size = sizeof(address);
-    bind(listener_, reinterpret_cast<sockaddr*>(&address), size);
+    url_ = "https://127.0.0.1:" + std::to_string(BindToLoopback(listener_));
     listen(listener_, 8);
-    getsockname(listener_, reinterpret_cast<sockaddr*>(&address), &size);
-    url_ = "https://127.0.0.1:" + std::to_string(ntohs(address.sin_port));
     ResolveTo({"127.0.0.1"});
   }
   ~TlsHandshakes() override { close(listener_); }
