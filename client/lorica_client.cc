@@ -41,7 +41,9 @@ std::shared_ptr<grpc::Channel> MakeChannel(const ClientOptions& options) {
   arguments.SetMaxReceiveMessageSize(kResponseBytesMax);
   arguments.SetMaxSendMessageSize(-1);  // the server's limit decides, with its own sentence
   arguments.SetInt(GRPC_ARG_INITIAL_RECONNECT_BACKOFF_MS, 200);
-  arguments.SetInt(GRPC_ARG_MIN_RECONNECT_BACKOFF_MS, 200);
+  // What an attempt may take, greetings of TCP, TLS and HTTP/2 together, before gRPC gives it up.
+  arguments.SetInt(GRPC_ARG_MIN_RECONNECT_BACKOFF_MS,
+                   static_cast<int>(absl::ToInt64Milliseconds(kConnectAttempt)));
   arguments.SetInt(GRPC_ARG_MAX_RECONNECT_BACKOFF_MS, 2000);
   // Clients of one process must not share a connection behind each other's back: the
   // server bounds streams per connection.

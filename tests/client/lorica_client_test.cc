@@ -3,9 +3,11 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <atomic>
 #include <thread>
 
 #include "tests/fakes/fake_server.h"
+#include "tests/fakes/free_port.h"
 
 namespace lorica {
 namespace {
@@ -246,6 +248,56 @@ TEST(LoricaClient, ConnectWaitsForAServerThatComesLater) {
   EXPECT_TRUE(client.Connect(absl::Seconds(20)).ok());
   starter.join();
   EXPECT_TRUE(client.GetStatus().ok());
+}
+
+// The way to one connection of a server: nothing comes along for `delay`, then everything.
+class SlowWay {
+ public:
+  SlowWay(int port, absl::Duration delay) : port_(BindToLoopback(listener_)) {
+    ::listen(listener_, 1);
+    there_ = std::thread([this, port, delay] {
+      near_ = ::accept4(listener_, nullptr, nullptr, SOCK_CLOEXEC);
+      absl::SleepFor(delay);
+      sockaddr_in address{};
+      address.sin_family = AF_INET;
+      address.sin_port = htons(static_cast<uint16_t>(port));
+      address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+      ::connect(far_, reinterpret_cast<sockaddr*>(&address), sizeof address);
+      std::thread back([this] { Carry(far_, near_); });
+      Carry(near_, far_);
+      back.join();
+    });
+  }
+  ~SlowWay() {
+    for (const int socket : {listener_, near_.load(), far_}) ::shutdown(socket, SHUT_RDWR);
+    there_.join();
+    for (const int socket : {listener_, near_.load(), far_}) ::close(socket);
+  }
+  int port() const { return port_; }
+
+ private:
+  static void Carry(int from, int to) {
+    char bytes[4096];
+    for (ssize_t got; (got = ::recv(from, bytes, sizeof bytes, 0)) > 0;) {
+      ::send(to, bytes, got, MSG_NOSIGNAL);
+    }
+    ::shutdown(to, SHUT_RDWR);
+  }
+
+  const int listener_ = ::socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+  const int far_ = ::socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+  const int port_;
+  std::atomic<int> near_{-1};
+  std::thread there_;
+};
+
+// Over an ocean, by TLS, or of a machine that is busy: greetings take a while.
+TEST(LoricaClient, AServerWhoseGreetingTakesASecondIsThere) {
+  FakeServer server;
+  SlowWay way(server.port(), absl::Seconds(1));
+  LoricaClient client({.server = "127.0.0.1:" + std::to_string(way.port())});
+  const auto status = client.GetStatus();
+  EXPECT_TRUE(status.ok()) << status.status();
 }
 
 TEST(LoricaClient, ReconnectsToAServerThatWasRestarted) {
