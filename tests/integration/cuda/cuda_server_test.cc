@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <cmath>
 #include <fstream>
+#include <map>
 #include <nlohmann/json.hpp>
 
 #include "tests/fakes/made_adapter.h"
@@ -11,6 +12,7 @@
 #include "tests/integration/cuda/gpu.h"
 #include "tests/integration/golden_request.h"
 #include "tests/integration/server_process.h"
+#include "tests/integration/task_scores.h"
 #include "tests/server/models/model_runner.h"
 
 namespace lorica {
@@ -95,6 +97,34 @@ TEST(CudaServer, GoldensOfEveryAdapterAreMetWhereTheReferenceIsSure) {
   }
   ASSERT_GE(stretches.size(), 100u);
   ExpectStretches(*server, stretches);
+}
+
+// Shares that the CPU, in fp32, serves of the same examples, as measured by accuracy_test.
+const std::map<std::string, double> kFp32Shares = {
+    {"ticket-triage", 0.875}, {"ticket-triage-dora", 0.865}, {"text-to-sql", 0.96},
+    {"intent", 1.0},          {"headline", 0.955},           {"ner-json", 0.885}};
+constexpr double kShareTolerance = 0.02;
+
+TEST(CudaServer, AnswersTasksAsWellAsFp32) {
+  if (!HasGpu()) GTEST_SKIP() << "no GPU";
+  if (!std::ifstream(SmolLmPath())) GTEST_SKIP() << "no " << SmolLmPath();
+  const std::string fixtures = FixtureAdaptersPath();
+  for (const char* type : {"bfloat16", "float16"}) {
+    ServerProcess::Options options;
+    options.model = SmolLmPath();
+    options.adapters_dir = fixtures.empty() ? DemoAdaptersPath() : fixtures;
+    options.flags = {"--dtype", type};
+    const auto server = StartOnCuda(options);
+    ASSERT_NE(server, nullptr);
+    const auto scores = ScoreTasks(*server, options.adapters_dir);
+    EXPECT_GE(scores.size(), 5u);
+    for (const TaskScore& score : scores) {
+      const double fp32 = kFp32Shares.at(score.adapter);
+      std::cout << score.adapter << ", " << type << ": " << score.share() << " (fp32: " << fp32
+                << ")\n";
+      EXPECT_NEAR(score.share(), fp32, kShareTolerance + 1e-9) << score.adapter << ", " << type;
+    }
+  }
 }
 
 TEST(CudaServer, ATinyFolderMeetsTheReferenceAtEveryPosition) {

@@ -6,7 +6,10 @@
 #include <iterator>
 #include <utility>
 
+#include "adapters/hub/source.h"
+#include "adapters/peft_loader.h"
 #include "kernels/check.h"
+#include "kernels/plugin.h"
 
 namespace lorica {
 namespace {
@@ -17,12 +20,13 @@ constexpr int kAdapterBlocks = 512;
 }  // namespace
 
 absl::StatusOr<std::unique_ptr<ModelRunner>> ModelRunner::Open(const std::string& path, int threads,
-                                                               int64_t context_tokens) {
+                                                               int64_t context_tokens,
+                                                               const std::string& device) {
   auto runner = std::make_unique<ModelRunner>();
   BackendOptions backend_options;
   backend_options.threads = threads;
   backend_options.rows_max = kRowsMax;
-  auto backend = MakeCpuBackend(backend_options);
+  auto backend = MakeBackend(device, backend_options);
   if (!backend.ok()) return backend.status();
   runner->backend_ = std::move(*backend);
   Model::Options options;
@@ -68,6 +72,21 @@ absl::StatusOr<std::unique_ptr<MountedAdapter>> ModelRunner::Mount(const LoraIma
   return backend_->Mount(image, cache_, blocks);
 }
 
+absl::StatusOr<ModelRunner::Adapter> ModelRunner::Load(const std::string& root,
+                                                       const std::string& name) {
+  auto source = MakeLocalSource(root);
+  if (!source.ok()) return source.status();
+  PeftLoader loader(model_->lora_targets(), backend_.get(), cache_.block_bytes);
+  const std::shared_ptr<Source> shared = *std::move(source);
+  auto generation = loader.Identify(shared, name);
+  if (!generation.ok()) return generation.status();
+  auto image = loader.LoadImage(**generation);
+  if (!image.ok()) return image.status();
+  auto mounted = Mount(**image);
+  if (!mounted.ok()) return mounted.status();
+  return Adapter{*std::move(image), *std::move(mounted)};
+}
+
 void ModelRunner::RunChunk(absl::Span<const int32_t> tokens, int begin, int count,
                            absl::Span<const LoraTerm> terms, std::vector<float>* logits) {
   StepBatch batch;
@@ -87,6 +106,9 @@ void ModelRunner::RunChunk(absl::Span<const int32_t> tokens, int begin, int coun
     batch.segments.push_back({0, count, 0, static_cast<int32_t>(terms.size())});
   }
   model_->Forward(batch, cache_);
+  backend_->EndStep();
+  const absl::Status ended = backend_->AwaitStep();
+  LORICA_CHECK(ended.ok(), ended.ToString());
   const int64_t vocabulary = model_->config().vocabulary;
   std::vector<float> chunk(count * vocabulary);
   backend_->Download(chunk.data(), model_->logits().data,

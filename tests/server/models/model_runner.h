@@ -1,5 +1,5 @@
 // Runs a Model directly, without engine or scheduler: one sequence at a time, any
-// chunking, logits of every row. For tests of the decoder pass.
+// chunking, logits of every row, on any device. For tests of the decoder pass.
 #pragma once
 
 #include <memory>
@@ -16,7 +16,8 @@ namespace lorica {
 class ModelRunner {
  public:
   static absl::StatusOr<std::unique_ptr<ModelRunner>> Open(const std::string& path, int threads,
-                                                           int64_t context_tokens);
+                                                           int64_t context_tokens,
+                                                           const std::string& device = "cpu");
 
   // Logits [tokens, vocabulary] of a sequence that starts at position 0, computed in
   // chunks of the given sizes (the last size repeats). `terms`: the adapters of all rows.
@@ -28,6 +29,12 @@ class ModelRunner {
   const KvCache& cache() const { return cache_; }
   // Copies an adapter to blocks that no sequence uses.
   absl::StatusOr<std::unique_ptr<MountedAdapter>> Mount(const LoraImage& image);
+  // Reads an adapter's folder `name` beneath `root` and mounts it.
+  struct Adapter {
+    std::shared_ptr<const LoraImage> image;
+    std::unique_ptr<MountedAdapter> mounted;
+  };
+  absl::StatusOr<Adapter> Load(const std::string& root, const std::string& name);
   // The blocks of all mounted adapters may be taken again.
   void ForgetAdapters() { next_block_ = sequence_blocks_; }
 

@@ -10,8 +10,6 @@
 #include <fstream>
 #include <nlohmann/json.hpp>
 
-#include "adapters/hub/source.h"
-#include "adapters/peft_loader.h"
 #include "tests/fakes/temporary_folder.h"
 #include "tests/fakes/test_paths.h"
 #include "tests/server/models/model_runner.h"
@@ -119,24 +117,10 @@ class SmolLm : public ::testing::Test {
   }
   static void TearDownTestSuite() { delete runner_; }
 
-  // Loads an adapter straight into the runner's arena.
-  struct Loaded {
-    std::shared_ptr<const LoraImage> image;
-    std::unique_ptr<MountedAdapter> mounted;
-  };
-  static Loaded LoadAdapter(const std::string& root, const std::string& name) {
-    auto source = MakeLocalSource(root);
-    EXPECT_TRUE(source.ok()) << source.status();
-    PeftLoader loader(runner_->model().lora_targets(), &runner_->backend(),
-                      runner_->cache().block_bytes);
-    std::shared_ptr<Source> shared = std::move(*source);
-    auto generation = loader.Identify(shared, name);
-    EXPECT_TRUE(generation.ok()) << generation.status();
-    auto image = loader.LoadImage(**generation);
-    EXPECT_TRUE(image.ok()) << image.status();
-    auto mounted = runner_->Mount(**image);
-    EXPECT_TRUE(mounted.ok()) << mounted.status();
-    return {*image, std::move(*mounted)};
+  static ModelRunner::Adapter LoadAdapter(const std::string& root, const std::string& name) {
+    auto adapter = runner_->Load(root, name);
+    EXPECT_TRUE(adapter.ok()) << adapter.status();
+    return *std::move(adapter);
   }
 
   static std::vector<float> LastLogits(absl::Span<const int32_t> prompt,
@@ -168,7 +152,7 @@ TEST_F(SmolLm, BaseLogitsAreWithinTwoThousandthsOfTheGolden) {
 TEST_F(SmolLm, EveryDemoAdapterIsWithinTwoThousandthsOfItsGolden) {
   for (const char* name :
        {"ticket-triage", "ticket-triage-dora", "text-to-sql", "intent", "headline"}) {
-    const Loaded adapter = LoadAdapter(DemoAdaptersPath(), name);
+    const ModelRunner::Adapter adapter = LoadAdapter(DemoAdaptersPath(), name);
     const std::vector<float> expected =
         ReadNpy(std::string(LORICA_TEST_DATA) + "/logits/logits_" + name + "_0.npy");
     const LoraTerm term{adapter.mounted.get(), 1.0f};
@@ -179,7 +163,7 @@ TEST_F(SmolLm, EveryDemoAdapterIsWithinTwoThousandthsOfItsGolden) {
 TEST_F(SmolLm, NerJsonIsWithinTwoThousandthsOfItsGolden) {
   const std::string root = FixtureAdaptersPath();
   if (root.empty()) GTEST_SKIP() << "LORICA_FIXTURES is not set: ner-json is not tested";
-  const Loaded adapter = LoadAdapter(root, "ner-json");
+  const ModelRunner::Adapter adapter = LoadAdapter(root, "ner-json");
   const std::vector<float> expected =
       ReadNpy(std::string(LORICA_TEST_DATA) + "/logits/logits_ner-json_0.npy");
   const LoraTerm term{adapter.mounted.get(), 1.0f};
@@ -187,7 +171,7 @@ TEST_F(SmolLm, NerJsonIsWithinTwoThousandthsOfItsGolden) {
 }
 
 TEST_F(SmolLm, RankStabilisedAdapterWithPatternsEqualsItsReference) {
-  const Loaded adapter = LoadAdapter(kReference, "rslora-mini");
+  const ModelRunner::Adapter adapter = LoadAdapter(kReference, "rslora-mini");
   const LoraTerm term{adapter.mounted.get(), 1.0f};
   const auto entries = ReadJson(kReference + "/rslora-mini.json");
   for (size_t i = 0; i < entries.size(); ++i) {
@@ -201,7 +185,7 @@ TEST_F(SmolLm, RankStabilisedAdapterWithPatternsEqualsItsReference) {
 }
 
 TEST_F(SmolLm, ChunkingUnderAnAdapterDoesNotChangeBits) {
-  const Loaded adapter = LoadAdapter(DemoAdaptersPath(), "ticket-triage-dora");
+  const ModelRunner::Adapter adapter = LoadAdapter(DemoAdaptersPath(), "ticket-triage-dora");
   const LoraTerm term{adapter.mounted.get(), 1.0f};
   const std::vector<int32_t> prompt = GoldenPrompt("ticket-triage-dora");
   const std::vector<float> whole = runner_->Logits(prompt, {100}, {term});
