@@ -13,6 +13,7 @@
 #include "adapters/sha256.h"
 #include "lorica/v1/inference.pb.h"
 #include "server/api/grpc_service.h"
+#include "server/api/reset_guard.h"
 #include "tests/fakes/fake_hub.h"
 #include "tests/fakes/raw_http2.h"
 #include "tests/integration/neighbours.h"
@@ -144,10 +145,10 @@ struct Flood {
 std::vector<Flood> Floods() {
   const std::string opened = CallHeaders(1, kStream);
   const auto same = [](std::string frame) { return [frame](int) { return frame; }; };
-  const auto reset = [](std::string method, std::string message) {
-    return [method, message](int i) {
+  const auto reset = [](std::string method, std::string message, RawHeaders headers = {}) {
+    return [method, message, headers](int i) {
       const uint32_t stream = 2 * i + 1;
-      return CallHeaders(stream, method) +
+      return CallHeaders(stream, method, headers) +
              (message.empty() ? "" : MessageData(stream, message, /*end=*/false)) +
              Frame(FrameType::kReset, 0, stream, BigEndian(8, 4));
     };
@@ -156,6 +157,8 @@ std::vector<Flood> Floods() {
           {"rapid reset of whole calls", "", reset(kStream, TokensRequest(1).SerializeAsString()),
            100'000, true},
           {"rapid reset of unknown methods", "", reset("/none.Service/None", ""), 100'000, true},
+          {"rapid reset with deadlines", "", reset(kStream, "", {{"grpc-timeout", "30m"}}), 100'000,
+           true},
           {"ping", "", same(Frame(FrameType::kPing, 0, 0, "12345678")), 100'000, true},
           {"settings", "", same(Frame(FrameType::kSettings, 0, 0, "")), 100'000, false},
           {"empty data", opened, same(Frame(FrameType::kData, 0, 1, "")), 100'000, false},
@@ -415,6 +418,37 @@ TEST_F(GrpcFaults, DeadlinesOfEveryKind) {
   }
   neighbours.Check(kUnaffected);
   neighbours.ExpectNothingLeft();
+}
+
+// Those of a client whose calls all end by their own short deadlines cost it no connection: its
+// resets come when the server's clock says so, too.
+TEST_F(GrpcFaults, ShortDeadlinesCostNoConnection) {
+  Start({"--running-requests", "1"});
+  Neighbours neighbours(server_.get());
+  constexpr int kOpen = 100;  // at a time
+  constexpr int kRounds = kEarlyResetsMax / kOpen + 3;
+  const auto stays = [&](const char* timeout, absl::Duration until_reset, int rounds) {
+    RawConnection connection(port_);
+    bool open = connection.Send(Preface() + Frame(FrameType::kSettings, 1, 0, ""));
+    for (int round = 0; round < rounds && open; ++round) {
+      std::string calls;
+      std::string resets;
+      for (int i = 0; i < kOpen; ++i) {
+        const uint32_t stream = 2 * (round * kOpen + i) + 1;
+        calls += CallHeaders(stream, kStream, {{"grpc-timeout", timeout}}) +
+                 MessageData(stream, LongCall(480));
+        resets += Frame(FrameType::kReset, 0, stream, BigEndian(8, 4));
+      }
+      open = connection.Send(calls);
+      absl::SleepFor(until_reset);
+      open = open && connection.Send(resets);
+    }
+    return open && !connection.ClosedWithin(absl::Seconds(1));
+  };
+  EXPECT_TRUE(stays("200m", absl::Milliseconds(250), kRounds));
+  EXPECT_FALSE(stays("10S", absl::ZeroDuration(), 10 * kRounds)) << "those are early";
+  neighbours.Check(kUnaffected);
+  neighbours.ExpectNothingLeft(absl::Seconds(30));
 }
 
 // Row 41: a stream whose client never says that it has ended. The answer ends it; a call that
