@@ -78,18 +78,20 @@ absl::StatusOr<AdapterCatalog::Place> AdapterCatalog::PlaceOf(const std::string&
 absl::StatusOr<GenerationPtr> AdapterCatalog::LookKept(const std::string& digest) {
   if (!content_->Has(digest)) return absl::NotFoundError("no copy");
   absl::StatusOr<GenerationPtr> kept = kept_->Look(digest);
-  if (!kept.ok() || (*kept)->digest == digest) return kept;
+  const bool refused = absl::IsFailedPrecondition(kept.status());
+  if (refused ? content_->IsWhole(digest) : !kept.ok() || (*kept)->digest == digest) return kept;
   return absl::NotFoundError("a damaged copy");
 }
 
 absl::StatusOr<GenerationPtr> AdapterCatalog::LookAtSource(const Place& place) {
   if (IsMerge(place.location)) return HeldMerge(place.digest);
+  if (remote_ != nullptr) {
+    absl::StatusOr<GenerationPtr> fetched = remote_->OnDisk(place.digest, place.location);
+    if (fetched.ok()) return fetched;
+  }
   absl::StatusOr<GenerationPtr> now = cache_.Look(place.location);
   if (!now.ok() || (*now)->digest == place.digest) return now;
-  return absl::FailedPreconditionError(
-      absl::StrCat("it was registered as ", ShortDigest(place.digest), ", and the folder ",
-                   Quoted(place.location), " holds ", ShortDigest((*now)->digest),
-                   " now: register it again to take that, or put the files back"));
+  return OtherContent(place.location, (*now)->digest, place.digest);
 }
 
 // One at a time, so that nobody removes what another has just made.
@@ -117,11 +119,6 @@ absl::StatusOr<GenerationPtr> AdapterCatalog::Look(const Place& place) {
   if (content_ == nullptr) return LookAtSource(place);
   absl::StatusOr<GenerationPtr> kept = LookKept(place.digest);
   return absl::IsNotFound(kept.status()) ? CopyAnew(place) : kept;
-}
-
-absl::StatusOr<GenerationPtr> AdapterCatalog::Servable(GenerationPtr generation) const {
-  if (absl::Status s = loader_->CheckWeights(*generation); !s.ok()) return s;
-  return generation;
 }
 
 absl::StatusOr<GenerationPtr> AdapterCatalog::Last(const Place& place) const {

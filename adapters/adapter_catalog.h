@@ -201,7 +201,6 @@ class AdapterCatalog {
   absl::StatusOr<GenerationPtr> LookKept(const std::string& digest);
   absl::StatusOr<GenerationPtr> CopyAnew(const Place& place);
   absl::StatusOr<GenerationPtr> LookAtSource(const Place& place);
-  absl::StatusOr<GenerationPtr> Servable(GenerationPtr generation) const;
   absl::StatusOr<AdapterPlan> PlanOf(const GenerationPtr& generation) const;
   absl::StatusOr<GenerationPtr> Last(const Place& place) const;
 
@@ -218,6 +217,12 @@ class AdapterCatalog {
   std::optional<RegisteredName> Named(const NameKey& key) const;
   absl::Status CheckCase(const NameKey& key) const;
   absl::Status CheckNoAliases(const NameKey& key) const;
+  // What Rollback leads to now.
+  absl::StatusOr<NamedGeneration> EarlierOf(const NameKey& key, const std::string& to,
+                                            const std::string& expected) const;
+  // What SetAlias would point at now.
+  absl::StatusOr<GenerationPtr> LookAtTarget(const std::string& tenant, const std::string& target,
+                                             const std::string& token);
   absl::Status CheckFree(const NameKey& key, const std::string& target,
                          const RegisterOptions& options);
   // What it stands for now; empty: nothing that is here.
@@ -250,6 +255,9 @@ class AdapterCatalog {
   std::optional<RemoteName> RemoteAt(const std::string& tenant, RemoteName name) const;
   absl::StatusOr<GenerationPtr> ResolveHere(const std::string& tenant,
                                             const std::string& adapter_id);
+  // `lost`: what is said where that is not possible.
+  absl::StatusOr<FoundAdapter> FetchAgain(const std::string& tenant, const std::string& adapter_id,
+                                          const std::string& token, const absl::Status& lost);
   // A folder's generation, or that of what was fetched under that name.
   absl::StatusOr<GenerationPtr> LookAt(const std::string& tenant, const std::string& location,
                                        const RegisterOptions& options);

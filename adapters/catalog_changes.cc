@@ -23,6 +23,11 @@ absl::Status IsAlias(const RegisteredName& name, absl::string_view advice) {
       absl::StrCat(Quoted(name.name), " is an alias of ", Quoted(name.target), ": ", advice));
 }
 
+absl::Status IsAliasItself(const std::string& target) {
+  return absl::InvalidArgumentError(
+      absl::StrCat(Quoted(target), " is an alias itself: name what it stands for"));
+}
+
 }  // namespace
 
 // --- the books ---------------------------------------------------------------------------
@@ -266,39 +271,58 @@ absl::Status AdapterCatalog::PutMoved(RegisteredName name, const Generation& wan
   return Put(name);
 }
 
-absl::StatusOr<GenerationPtr> AdapterCatalog::Rollback(const std::string& tenant,
-                                                       const std::string& adapter_id,
-                                                       const std::string& to,
-                                                       const std::string& expected_generation) {
-  if (absl::Status s = CheckPlainId(adapter_id); !s.ok()) return s;
-  absl::MutexLock changes(&change_mutex_);
-  std::optional<RegisteredName> name = Named({tenant, adapter_id});
+absl::StatusOr<NamedGeneration> AdapterCatalog::EarlierOf(const NameKey& key, const std::string& to,
+                                                          const std::string& expected) const {
+  const std::string& adapter_id = key.second;
+  const std::optional<RegisteredName> name = Named(key);
   if (name.has_value() && name->kind == NameKind::kAlias) {
     return IsAlias(*name, absl::StrCat("roll back ", Quoted(name->target), " instead"));
   }
   if (!name.has_value() || name->kind != NameKind::kAdapter ||
-      !MayUse(tenant, name->now().location)) {
+      !MayUse(key.first, name->now().location)) {
     return absl::NotFoundError(absl::StrCat("adapter ", Quoted(adapter_id),
                                             " is not registered, so it has no earlier generation"));
   }
-  absl::Status status = CheckExpected(adapter_id, name->now().digest, expected_generation);
+  absl::Status status = CheckExpected(adapter_id, name->now().digest, expected);
   if (!status.ok()) return status;
   const NamedGeneration* target = to.empty() ? name->Numbered(name->now().previous) : nullptr;
   for (const NamedGeneration& one : name->generations) {
     if (to.size() >= kRevisionDigitsMin && absl::StartsWith(one.digest, to)) target = &one;
   }
-  if (target == nullptr) {
-    return absl::NotFoundError(
-        absl::StrCat("adapter ", Quoted(adapter_id), " has no ",
-                     to.empty() ? "earlier generation" : absl::StrCat("generation ", Quoted(to)),
-                     " among its last ", kGenerationsKeptMax));
-  }
-  absl::StatusOr<GenerationPtr> generation = Look({target->location, target->digest, "", true});
-  if (generation.ok()) generation = Servable(*std::move(generation));
-  if (!generation.ok()) return AboutAdapter(adapter_id, generation.status());
+  if (target != nullptr) return *target;
+  return absl::NotFoundError(
+      absl::StrCat("adapter ", Quoted(adapter_id), " has no ",
+                   to.empty() ? "earlier generation" : absl::StrCat("generation ", Quoted(to)),
+                   " among its last ", kGenerationsKeptMax));
+}
+
+absl::StatusOr<GenerationPtr> AdapterCatalog::Rollback(const std::string& tenant,
+                                                       const std::string& adapter_id,
+                                                       const std::string& to,
+                                                       const std::string& expected_generation) {
+  if (absl::Status s = CheckPlainId(adapter_id); !s.ok()) return s;
+  const NameKey key(tenant, adapter_id);
+  const auto look = [&](const NamedGeneration& target) -> absl::StatusOr<GenerationPtr> {
+    auto generation = Look({target.location, target.digest, "", true});
+    const absl::Status servable =
+        generation.ok() ? loader_->CheckWeights(**generation) : generation.status();
+    return servable.ok() ? generation : AboutAdapter(adapter_id, servable);
+  };
+  // Reads the weights before the lock, as Register does.
+  auto target = EarlierOf(key, to, expected_generation);
+  if (!target.ok()) return target.status();
+  const std::string checked = target->digest;
+  absl::StatusOr<GenerationPtr> generation = look(*target);
+  if (!generation.ok()) return generation;
+
+  absl::MutexLock changes(&change_mutex_);
+  target = EarlierOf(key, to, expected_generation);
+  if (!target.ok()) return target.status();
+  if (target->digest != checked) generation = look(*target);
+  if (!generation.ok()) return generation;
+  std::optional<RegisteredName> name = Named(key);
   name->MoveBackTo(target->number);
-  status = Put(*name);
-  if (!status.ok()) return status;
+  if (absl::Status s = Put(*name); !s.ok()) return s;
   return generation;
 }
 
@@ -330,6 +354,18 @@ std::string AdapterCatalog::DigestOfAlias(const std::string& tenant, const std::
   return entry->generation == nullptr ? entry->digest : entry->generation->digest;
 }
 
+absl::StatusOr<GenerationPtr> AdapterCatalog::LookAtTarget(const std::string& tenant,
+                                                           const std::string& target,
+                                                           const std::string& token) {
+  const absl::StatusOr<Place> place = PlaceOf(tenant, target);
+  if (!place.ok()) return place.status();
+  if (!place->alias_of.empty()) return IsAliasItself(target);
+  absl::StatusOr<GenerationPtr> looked =
+      MayFetch(tenant, target) ? Resolve(tenant, target, token) : Look(*place);
+  if (!looked.ok()) return AboutAdapter(target, looked.status());
+  return looked;
+}
+
 absl::Status AdapterCatalog::SetAlias(const std::string& tenant, const std::string& alias,
                                       const std::string& target, const RegisterOptions& options) {
   for (const std::string& id : {alias, target}) {
@@ -339,18 +375,19 @@ absl::Status AdapterCatalog::SetAlias(const std::string& tenant, const std::stri
     return absl::InvalidArgumentError(
         absl::StrCat("adapter id ", Quoted(alias), " is the base model's own name"));
   }
+  if (target == alias) return IsAliasItself(target);
+  // Reads the weights before the lock, as Register does.
+  absl::StatusOr<GenerationPtr> looked = LookAtTarget(tenant, target, options.token);
+  if (!looked.ok()) return looked.status();
+  const std::string checked = (*looked)->digest;
+  absl::Status servable = loader_->CheckWeights(**looked);
+
   absl::MutexLock changes(&change_mutex_);
+  looked = LookAtTarget(tenant, target, options.token);
+  if (!looked.ok()) return looked.status();
+  if ((*looked)->digest != checked) servable = loader_->CheckWeights(**looked);
+  if (!servable.ok()) return AboutAdapter(target, servable);
   const NameKey key(tenant, alias);
-  const absl::StatusOr<Place> place = PlaceOf(tenant, target);
-  if (!place.ok()) return place.status();
-  if (!place->alias_of.empty() || target == alias) {
-    return absl::InvalidArgumentError(
-        absl::StrCat(Quoted(target), " is an alias itself: name what it stands for"));
-  }
-  absl::StatusOr<GenerationPtr> looked =
-      MayFetch(tenant, target) ? Resolve(tenant, target, options.token) : Look(*place);
-  if (looked.ok()) looked = Servable(*std::move(looked));
-  if (!looked.ok()) return AboutAdapter(target, looked.status());
   if (absl::Status s = CheckCase(key); !s.ok()) return s;
   if (absl::Status s = CheckFree(key, target, options); !s.ok()) return s;
   return Put({.tenant = tenant, .name = alias, .kind = NameKind::kAlias, .target = target});

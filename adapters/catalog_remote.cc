@@ -81,8 +81,41 @@ absl::StatusOr<FoundAdapter> AdapterCatalog::Find(const std::string& tenant,
   }
   if (IsObjectLocation(adapter_id)) return UnknownPlace(adapter_id);
   absl::StatusOr<GenerationPtr> generation = ResolveHere(tenant, adapter_id);
+  if (absl::IsDataLoss(generation.status())) {
+    return FetchAgain(tenant, adapter_id, token, generation.status());
+  }
   if (!generation.ok()) return generation.status();
   return FoundAdapter{*std::move(generation), nullptr};
+}
+
+// Of a registered name whose copy is lost: what it was registered with, if its source still has
+// just that. Whoever asks next finds that on the disk and makes the copy anew.
+absl::StatusOr<FoundAdapter> AdapterCatalog::FetchAgain(const std::string& tenant,
+                                                        const std::string& adapter_id,
+                                                        const std::string& token,
+                                                        const absl::Status& lost) {
+  const absl::StatusOr<Place> place = PlaceOf(tenant, adapter_id);
+  if (remote_ == nullptr || !place.ok() || IsMerge(place->location)) return lost;
+  auto name = RemoteSourceOf(tenant, place->location);
+  if (!name) return lost;
+  if (absl::Status s = Authorise(tenant, token, &*name); !s.ok()) return s;
+  absl::StatusOr<FoundAdapter> found = remote_->Find(*name);
+  if (!found.ok()) return found;
+  const auto as_registered =
+      [digest = place->digest,
+       adapter_id](const absl::StatusOr<GenerationPtr>& came) -> absl::StatusOr<GenerationPtr> {
+    if (!came.ok() || (*came)->digest == digest) return came;
+    return AboutAdapter(adapter_id, OtherContent((*came)->location, (*came)->digest, digest));
+  };
+  if (found->ticket == nullptr) {
+    const absl::StatusOr<GenerationPtr> here = as_registered(found->generation);
+    return here.ok() ? found : here.status();
+  }
+  auto ticket = std::make_shared<FetchTicket>();
+  found->ticket->WhenDone([ticket, as_registered](const absl::StatusOr<GenerationPtr>& came) {
+    ticket->End(as_registered(came));
+  });
+  return FoundAdapter{nullptr, std::move(ticket)};
 }
 
 absl::StatusOr<GenerationPtr> AdapterCatalog::Resolve(const std::string& tenant,

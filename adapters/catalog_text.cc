@@ -53,6 +53,13 @@ absl::Status AboutAdapter(const std::string& id, const absl::Status& status) {
       absl::Status(status.code(), absl::StrCat("adapter ", Quoted(id), kind, status.message())));
 }
 
+absl::Status OtherContent(const std::string& location, const std::string& digest_now,
+                          const std::string& registered) {
+  return absl::FailedPreconditionError(absl::StrCat(
+      "it was registered as ", ShortDigest(registered), ", and ", Quoted(location), " holds ",
+      ShortDigest(digest_now), " now: register it again to take that, or put the files back"));
+}
+
 bool IsOtherBase(const std::string& named, const std::string& base) {
   const auto plain = [](absl::string_view text) {
     absl::ConsumeSuffix(&text, "/");

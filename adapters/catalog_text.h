@@ -25,6 +25,9 @@ absl::Status UnknownAdapter(const std::string& id);
 absl::Status UnknownPlace(const std::string& location);
 absl::Status DeletedAdapter(const std::string& id);
 absl::Status BeingFetched(const std::string& id);
+// What a name was registered with is not what the place it came from holds now.
+absl::Status OtherContent(const std::string& location, const std::string& digest_now,
+                          const std::string& registered);
 // The sentence of another part, about this adapter.
 absl::Status AboutAdapter(const std::string& id, const absl::Status& status);
 

@@ -12,6 +12,7 @@
 
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
+#include "adapters/content_digest.h"
 #include "adapters/hub/beneath.h"
 #include "adapters/hub/quoted.h"
 #include "adapters/sha256.h"
@@ -164,9 +165,10 @@ absl::Status ContentStore::Publish(const std::string& made, const std::string& d
   absl::MutexLock lock(&mutex_);
   if (kept_.contains(digest)) return absl::OkStatus();
   const std::string target = absl::StrCat(folder_, "/", digest);
+  std::error_code ignored;
+  fs::remove_all(target, ignored);  // what a removal that failed left there
   if (rename(made.c_str(), target.c_str()) != 0) return WriteFailed(errno);
   if (absl::Status s = SyncFolder(folder_); !s.ok()) {
-    std::error_code ignored;
     fs::remove_all(target, ignored);
     return s;
   }
@@ -181,6 +183,7 @@ void ContentStore::Remove(const std::string& digest) {
   if (found == kept_.end()) return;
   bytes_ -= found->second;
   kept_.erase(found);
+  whole_.erase(digest);
   std::error_code ignored;
   fs::remove_all(absl::StrCat(folder_, "/", digest), ignored);
 }
@@ -199,6 +202,18 @@ void ContentStore::RemoveAllBut(const absl::flat_hash_set<std::string>& wanted) 
 bool ContentStore::Has(const std::string& digest) const {
   absl::MutexLock lock(&mutex_);
   return kept_.contains(digest);
+}
+
+bool ContentStore::IsWhole(const std::string& digest) {
+  {
+    absl::MutexLock lock(&mutex_);
+    if (whole_.contains(digest)) return true;
+  }
+  const absl::StatusOr<std::string> now = ContentDigest(*source_, digest);
+  if (!now.ok() || *now != digest) return false;
+  absl::MutexLock lock(&mutex_);
+  if (kept_.contains(digest)) whole_.insert(digest);
+  return true;
 }
 
 bool ContentStore::empty() const {

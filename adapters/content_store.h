@@ -40,6 +40,8 @@ class ContentStore {
 
   bool empty() const;
   bool Has(const std::string& digest) const;
+  // Whether the copy is what its name says. Reads it once: after that it is not looked at again.
+  bool IsWhole(const std::string& digest);
   int64_t bytes() const;
   // Its locations are digests.
   const std::shared_ptr<Source>& source() const { return source_; }
@@ -55,6 +57,7 @@ class ContentStore {
   const std::shared_ptr<Source> source_;
   mutable absl::Mutex mutex_;
   absl::flat_hash_map<std::string, int64_t> kept_ ABSL_GUARDED_BY(mutex_);  // digest to bytes
+  absl::flat_hash_set<std::string> whole_ ABSL_GUARDED_BY(mutex_);          // of kept_
   int64_t bytes_ ABSL_GUARDED_BY(mutex_) = 0;
   int64_t copies_ ABSL_GUARDED_BY(mutex_) = 0;  // names for those under way
 };

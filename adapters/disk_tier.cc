@@ -376,6 +376,12 @@ std::optional<DiskLease> DiskTier::Adopt(const RemoteOrigin& origin) {
   return LeaseOf(found->first, found->second);
 }
 
+std::optional<DiskLease> DiskTier::Hold(const std::string& digest) {
+  absl::MutexLock lock(&mutex_);
+  if (!index_->Has(digest)) return std::nullopt;
+  return LeaseOf(digest, "");
+}
+
 std::optional<std::pair<std::string, std::string>> DiskTier::Peek(
     const RemoteOrigin& origin) const {
   absl::MutexLock lock(&mutex_);

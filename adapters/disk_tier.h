@@ -96,6 +96,8 @@ class DiskTier {
   // Content of this commit, whatever revision it was fetched under; the origin leads to it
   // from now on.
   std::optional<DiskLease> Adopt(const RemoteOrigin& origin);
+  // Content by its own name, whatever origin led to it.
+  std::optional<DiskLease> Hold(const std::string& digest);
   // As Find, for those who only look: digest and commit. Counts nothing, and is no use of it.
   std::optional<std::pair<std::string, std::string>> Peek(const RemoteOrigin& origin) const;
   // Where all that is here came from, in no order.

@@ -294,8 +294,12 @@ bool PeftLoader::Opened::AreThoseOf(const Generation& generation) const {
          weights_file->stamp() == generation.weights_stamp;
 }
 
-PeftLoader::PeftLoader(std::vector<LoraTarget> targets, Backend* backend, int64_t block_bytes)
-    : targets_(std::move(targets)), backend_(backend), block_bytes_(block_bytes) {
+PeftLoader::PeftLoader(std::vector<LoraTarget> targets, Backend* backend, int64_t block_bytes,
+                       int32_t blocks_max)
+    : targets_(std::move(targets)),
+      backend_(backend),
+      block_bytes_(block_bytes),
+      blocks_max_(blocks_max) {
   for (const LoraTarget& target : targets_) by_name_[target.name] = &target;
 }
 
@@ -307,7 +311,12 @@ absl::StatusOr<AdapterPlan> PeftLoader::PlanOpened(const Opened& opened) const {
       ParseSafetensorsHeader(opened.header_text, file.size_bytes());
   if (!header.ok()) return Explain(file, header.status());
   const PlanTargets targets = {by_name_, *backend_, block_bytes_};
-  return PlanAdapter(targets, *std::move(config), *header, file.size_bytes());
+  auto plan = PlanAdapter(targets, *std::move(config), *header, file.size_bytes());
+  if (!plan.ok() || plan->block_count <= blocks_max_) return plan;
+  return Refuse(absl::StrCat("its weights take ", plan->block_count * block_bytes_,
+                             " bytes of the device, and the arena has room for ",
+                             blocks_max_ * block_bytes_,
+                             " of one adapter: serve it with a larger --arena-bytes"));
 }
 
 absl::StatusOr<AdapterPlan> PeftLoader::Plan(Source& source, const std::string& location) const {

@@ -9,6 +9,7 @@
 // (https://github.com/huggingface/peft, docs/source/developer_guides/checkpoint.md).
 #pragma once
 
+#include <limits>
 #include <memory>
 #include <string>
 #include <vector>
@@ -65,8 +66,10 @@ struct AdapterPlan {
 
 class PeftLoader : public ImageLoader {
  public:
-  // `targets` and `backend` outlive the loader. block_bytes: of the arena.
-  PeftLoader(std::vector<LoraTarget> targets, Backend* backend, int64_t block_bytes);
+  // `targets` and `backend` outlive the loader. block_bytes: of the arena. blocks_max: what one
+  // adapter may take of it, so that one that can never be served is refused when it is looked at.
+  PeftLoader(std::vector<LoraTarget> targets, Backend* backend, int64_t block_bytes,
+             int32_t blocks_max = std::numeric_limits<int32_t>::max());
   PeftLoader(const PeftLoader&) = delete;
   PeftLoader& operator=(const PeftLoader&) = delete;
 
@@ -96,6 +99,7 @@ class PeftLoader : public ImageLoader {
   absl::flat_hash_map<std::string, const LoraTarget*> by_name_;
   Backend* const backend_;
   const int64_t block_bytes_;
+  const int32_t blocks_max_;
 };
 
 }  // namespace lorica

@@ -9,6 +9,7 @@
 #include "absl/strings/strip.h"
 #include "adapters/adapter_fault.h"
 #include "adapters/adapter_head.h"
+#include "adapters/content_digest.h"
 #include "adapters/hub/allow_pattern.h"
 #include "adapters/hub/hub_reply.h"
 #include "adapters/hub/hub_source.h"
@@ -134,33 +135,6 @@ absl::StatusOr<std::string> DownloadTo(RemoteSession& session, const RemoteFile&
 
 }  // namespace
 
-void FetchTicket::WhenDone(Done done) {
-  {
-    absl::MutexLock lock(&mutex_);
-    if (!ended_) {
-      waiting_.push_back(std::move(done));
-      return;
-    }
-  }
-  // It does not change any more.
-  absl::StatusOr<GenerationPtr> result = [this] {
-    absl::MutexLock lock(&mutex_);
-    return result_;
-  }();
-  done(result);
-}
-
-void FetchTicket::End(const absl::StatusOr<GenerationPtr>& result) {
-  std::vector<Done> waiting;
-  {
-    absl::MutexLock lock(&mutex_);
-    ended_ = true;
-    result_ = result;
-    waiting.swap(waiting_);
-  }
-  for (const Done& done : waiting) done(result);
-}
-
 RemoteAdapters::RemoteAdapters(RemoteOptions options, RemoteSource* hub, const HfCache* cache,
                                DiskTier* disk, const PeftLoader* loader,
                                const RemoteThreads& threads, std::atomic<bool>* stopped)
@@ -168,6 +142,7 @@ RemoteAdapters::RemoteAdapters(RemoteOptions options, RemoteSource* hub, const H
       hub_(hub),
       cache_(cache),
       disk_(disk),
+      loader_(loader),
       contents_(loader, kIdentifiedContentsMax),
       here_(threads.here),
       stopped_(stopped),
@@ -456,7 +431,7 @@ std::optional<RemoteAdapters::Brought> RemoteAdapters::FromHere(const RemoteName
   const bool wants_now = WantsNow(name);
   const auto lease = wants_now ? std::nullopt : disk_->Find(OriginOf(name));
   if (lease) {
-    Result kept = FromDisk(*lease, name);
+    Result kept = FromDisk(*lease, Located(name, lease->commit()));
     if (!absl::IsDataLoss(kept.status())) return Brought{std::move(kept)};
   }
   if (cache_ != nullptr && name.token.empty() && !wants_now) {
@@ -467,14 +442,27 @@ std::optional<RemoteAdapters::Brought> RemoteAdapters::FromHere(const RemoteName
   return Brought{absl::NotFoundError("it is not on this machine, and the server is offline")};
 }
 
-RemoteAdapters::Result RemoteAdapters::FromDisk(const DiskLease& lease, const RemoteName& name) {
-  const std::string location = Located(name, lease.commit());
-  Result generation = contents_.Identify(lease.digest(), lease.source(), location);
+RemoteAdapters::Result RemoteAdapters::FromDisk(const DiskLease& lease,
+                                                const std::string& location) {
+  const std::shared_ptr<Source> source = lease.source();
+  Result generation = contents_.Identify(lease.digest(), source, location);
+  std::string digest = generation.ok() ? (*generation)->digest : "";
+  if (absl::IsFailedPrecondition(generation.status())) {
+    digest = ContentDigest(*source, location).value_or("");
+  }
   // Not found: it was dropped by another fetch in the meantime.
-  const bool is_other = generation.ok() && (*generation)->digest != lease.digest();
-  if (!is_other && !absl::IsNotFound(generation.status())) return generation;
+  const bool is_lost = absl::IsNotFound(generation.status());
+  if (digest == lease.digest() || (digest.empty() && !is_lost)) return generation;
   disk_->Drop(lease.digest());
   return absl::DataLossError(absl::StrCat("what was kept of ", Quoted(location), " is damaged"));
+}
+
+RemoteAdapters::Result RemoteAdapters::OnDisk(const std::string& digest,
+                                              const std::string& location) {
+  const auto lease = disk_->Hold(digest);
+  if (!lease) return absl::NotFoundError("it is not on the disk");
+  Result kept = FromDisk(*lease, location);
+  return absl::IsDataLoss(kept.status()) ? absl::NotFoundError(kept.status().message()) : kept;
 }
 
 RemoteAdapters::Result RemoteAdapters::FromCache(const RemoteName& name) {
@@ -517,12 +505,24 @@ RemoteAdapters::Result RemoteAdapters::FromHub(const RemoteName& name) {
   RemoteOrigin origin = OriginOf(name);
   origin.commit = (*session)->commit();
   if (const auto lease = disk_->Adopt(origin)) {
-    Result kept = FromDisk(*lease, name);
+    Result kept = FromDisk(*lease, Located(name, lease->commit()));
     if (!absl::IsDataLoss(kept.status())) return kept;
   }
   const auto weights = LookAtWeights(**session, config, name);
   if (!weights.ok()) return weights.status();
+  if (weights->size_bytes > options_.plan_first_bytes) {
+    const std::string location = Located(name, origin.commit);
+    absl::Status head = CheckHead(**session, config, *weights, location);
+    if (!head.ok()) return head;
+  }
   return Download(**session, config, *weights, origin, name);
+}
+
+absl::Status RemoteAdapters::CheckHead(RemoteSession& session, const RemoteFile& config,
+                                       const RemoteFile& weights, const std::string& location) {
+  const Result head = FetchAdapterHead(session, config, weights, location);
+  if (!head.ok()) return head.status();
+  return loader_->Plan(*(*head)->source, location).status();
 }
 
 RemoteAdapters::Result RemoteAdapters::HereInstead(const RemoteName& name, const Result& failed) {
@@ -568,7 +568,7 @@ RemoteAdapters::Result RemoteAdapters::Download(RemoteSession& session, const Re
   const auto lease = disk_->Publish(*std::move(staging),
                                     GenerationDigest(*config_sha256, *weights_sha256), origin);
   if (!lease.ok()) return lease.status();
-  return FromDisk(*lease, name);
+  return FromDisk(*lease, Located(name, lease->commit()));
 }
 
 }  // namespace lorica

@@ -50,6 +50,7 @@ struct RemoteOptions {
   std::vector<std::string> allow;
   bool offline = false;                              // what is on this machine is all there is
   int64_t adapter_bytes_max = kAdapterFileBytesMax;  // of a weight file
+  int64_t plan_first_bytes = 16 << 20;               // larger ones are planned by their head first
   int fetches_max = 256;                             // tickets open at a time
   int tenant_fetches_max = 256;                      // ... that one tenant was the first to want
   int tenant_downloads_max = 2;                      // of one tenant at a time
@@ -154,6 +155,9 @@ class RemoteAdapters {
   // As Find, for those who only look: what is not here comes without its weights
   // (FetchAdapterHead), and nothing is kept of it.
   absl::StatusOr<FoundAdapter> FindHead(const RemoteName& name);
+  // Fetched content that is still on the disk, for whoever has a right to it already. NotFound: it
+  // is not.
+  absl::StatusOr<GenerationPtr> OnDisk(const std::string& digest, const std::string& location);
   bool Allows(const std::string& repo) const;
   KnownRemote Known(const RemoteName& name) const;
   // Names without revision "main" as "repo", others as "repo@revision"; sorted. Only what that
@@ -222,7 +226,8 @@ class RemoteAdapters {
 
   // nullopt: it has to be fetched.
   std::optional<Brought> FromHere(const RemoteName& name);
-  Result FromDisk(const DiskLease& lease, const RemoteName& name);
+  // DataLoss: it is damaged, and is not there any more.
+  Result FromDisk(const DiskLease& lease, const std::string& location);
   Result FromCache(const RemoteName& name);
   // Null: a look that nobody waits for.
   std::shared_ptr<FetchTicket> TicketOf(const RemoteName& name) const;
@@ -235,6 +240,9 @@ class RemoteAdapters {
   // For who wants what is there now, `failed`: what is here all the same.
   Result HereInstead(const RemoteName& name, const Result& failed);
   Result HeadFromHub(const RemoteName& name);
+  // What can be said of the weights before all of them are here.
+  absl::Status CheckHead(RemoteSession& session, const RemoteFile& config,
+                         const RemoteFile& weights, const std::string& location);
   Result Download(RemoteSession& session, const RemoteFile& config, const RemoteFile& weights,
                   const RemoteOrigin& origin, const RemoteName& name);
 
@@ -243,6 +251,7 @@ class RemoteAdapters {
   absl::btree_map<std::string, ObjectPlace> objects_;  // by prefix
   const HfCache* const cache_;
   DiskTier* const disk_;
+  const PeftLoader* const loader_;
   IdentifiedContents contents_;
   LoaderExecutor* const here_;
   std::atomic<bool>* const stopped_;

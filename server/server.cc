@@ -279,8 +279,9 @@ absl::Status Server::BuildAdapters() {
     }
     root = *std::move(local);
   }
-  parts.loader =
-      std::make_unique<PeftLoader>(parts.model->lora_targets(), parts.backend.get(), block_bytes);
+  const auto adapter_blocks_max = static_cast<int32_t>(blocks - 1);  // one for a request's KV
+  parts.loader = std::make_unique<PeftLoader>(parts.model->lora_targets(), parts.backend.get(),
+                                              block_bytes, adapter_blocks_max);
   parts.catalog = std::make_unique<AdapterCatalog>(root, parts.loader.get(), base_name());
   parts.catalog->SetScope(
       [tenants = parts.tenants](const std::string& name, const std::string& location) {
@@ -289,9 +290,7 @@ absl::Status Server::BuildAdapters() {
       });
   parts.catalog->SetTokens(
       [tenants = parts.tenants](const std::string& name) { return tenants->HubTokenOf(name); });
-  if (parts.data_dir != nullptr) {
-    if (absl::Status s = RestoreNames(); !s.ok()) return s;
-  }
+  if (absl::Status s = RestoreNames(); !s.ok()) return s;
   if (root->Open(base_name(), "adapter_config.json").ok()) {
     spdlog::warn("an adapter's folder is called as the base model, {}: nobody can ask for it",
                  base_name());
@@ -316,6 +315,7 @@ absl::Status Server::BuildAdapters() {
 }
 
 absl::Status Server::RestoreNames() {
+  if (parts_->data_dir == nullptr) return absl::OkStatus();
   const std::string copies = config_.data_dir + "/registered";
   auto content = ContentStore::Open(copies, config_.kept_bytes);
   if (!content.ok()) return content.status();

@@ -98,6 +98,11 @@ absl::StatusOr<std::unique_ptr<RequestState>> CheckRequest(EngineRequest request
   if (state->request.constraint != nullptr) state->mask.resize((options.vocabulary + 31) / 32);
   if (state->request.prompt_logprobs >= 0) PrepareScores(*state);
   NameGenerations(*state);
+  if (state->adapter_blocks >= arena_blocks) {
+    return absl::InvalidArgumentError(absl::StrCat(
+        "the adapters take ", state->adapter_blocks, " blocks together, the arena has ",
+        arena_blocks, " for them and the prompt: name fewer, or smaller ones"));
+  }
   const int64_t blocks = state->adapter_blocks + (positions + kBlockTokens - 1) / kBlockTokens;
   if (blocks > arena_blocks) {
     return absl::InvalidArgumentError(

@@ -478,14 +478,23 @@ TEST_F(CatalogNamesTest, ADamagedCopyWithoutItsSourceFailsUntilItIsRegisteredAga
   EXPECT_EQ((*catalog_->Resolve(kTenant, "app"))->source, content_->source());
 }
 
-// No digest tells it from content that another base would take, but registering makes it anew.
-TEST_F(CatalogNamesTest, RegisteringMakesACopyAnewThatCannotBeRead) {
+// What no loader takes is damaged where it is not what its name says, and is not served where it
+// is: another base would have taken it.
+TEST_F(CatalogNamesTest, ACopyThatCannotBeReadIsMadeAnewIfItIsDamaged) {
   ASSERT_TRUE(Register("app", "v1").ok());
-  const std::string file = data_.path() + "/content/" + digests_[0] + "/adapter_model.safetensors";
-  fs::resize_file(file, fs::file_size(file) - 1);
-  EXPECT_FALSE(catalog_->Resolve(kTenant, "app").ok());
-  ASSERT_TRUE(Register("app", "v1").ok());
+  const std::string copy = data_.path() + "/content/" + digests_[0] + "/";
+  fs::resize_file(copy + "adapter_model.safetensors", 100);
   EXPECT_EQ(Digest("app"), digests_[0]);
+  fs::resize_file(copy + "adapter_config.json", 0);
+  EXPECT_EQ(Digest("app"), digests_[0]);
+  PeftLoader of_another_base({}, &backend_, 128 << 10);
+  AdapterCatalog catalog(source_, &of_another_base, "another");
+  ASSERT_TRUE(catalog.Restore(registry_.get(), content_.get()).ok());
+  for (int look = 0; look < 2; ++look) {
+    const absl::Status status = catalog.Resolve(kTenant, "app").status();
+    EXPECT_TRUE(absl::IsFailedPrecondition(status)) << status;
+  }
+  EXPECT_EQ(Copies(), 1);
 }
 
 TEST_F(CatalogNamesTest, ManyCallersOfADamagedCopyAreAllAnswered) {

@@ -1,16 +1,11 @@
-#include "adapters/remote_adapters.h"
-
 #include <gmock/gmock.h>
-#include <gtest/gtest.h>
 
 #include <filesystem>
+#include <fstream>
 #include <thread>
 
 #include "absl/strings/str_cat.h"
-#include "absl/synchronization/notification.h"
-#include "adapters/hub/hub_source.h"
-#include "tests/fakes/fake_hub.h"
-#include "tests/fakes/made_adapter.h"
+#include "tests/adapters/remote_adapters_fixture.h"
 
 namespace lorica {
 namespace {
@@ -19,101 +14,6 @@ namespace fs = std::filesystem;
 using ::testing::ElementsAre;
 using ::testing::HasSubstr;
 using ::testing::IsEmpty;
-
-using Result = absl::StatusOr<GenerationPtr>;
-
-constexpr int64_t kBlockBytes = 128 << 10;
-constexpr int kDownloads = 4;
-constexpr char kConfig[] = "adapter_config.json";
-constexpr char kWeights[] = "adapter_model.safetensors";
-
-FakeHub::Files FilesOf(const MadeAdapter& adapter) {
-  return {{kConfig, adapter.ConfigText()}, {kWeights, adapter.WeightsText()}};
-}
-
-int64_t BytesOf(const FakeHub::Files& files) {
-  int64_t bytes = 0;
-  for (const auto& [name, text] : files) bytes += std::ssize(text);
-  return bytes;
-}
-
-class RemoteAdaptersTest : public ::testing::Test {
- protected:
-  RemoteAdaptersTest() {
-    hub_options_.endpoint = hub_.endpoint();
-    hub_options_.redirect_hosts = {hub_.cdn_place()};
-    hub_options_.retry.pause_min = hub_options_.retry.pause_max = absl::Milliseconds(1);
-    hub_options_.http.stopped = &stopped_;
-    options_.allow = {"org/*"};
-    options_.clock = [this] { return now_; };
-    commit_ = hub_.Commit("org/a", files_);
-  }
-  ~RemoteAdaptersTest() override { Stop(); }
-
-  // As a server starts and ends.
-  void Start() {
-    Stop();
-    stopped_ = false;
-    disk_ = *DiskTier::Open(folder_.path() + "/disk", disk_bytes_);
-    source_ = *MakeHubSource(hub_options_);
-    if (with_cache_) cache_ = *HfCache::Open(folder_.path() + "/hf");
-    here_ = MakeLoaderThreads(1);
-    downloads_ = MakeLoaderThreads(kDownloads);
-    refreshes_ = MakeLoaderThreads(1);
-    adapters_ = std::make_unique<RemoteAdapters>(
-        options_, source_.get(), cache_.get(), disk_.get(), &loader_,
-        RemoteThreads{here_.get(), downloads_.get(), refreshes_.get()}, &stopped_);
-  }
-  void Stop() {
-    adapters_ = nullptr;
-    for (auto* threads : {&here_, &downloads_, &refreshes_}) threads->reset();
-    disk_ = nullptr;
-  }
-  Result Get(const RemoteName& name) {
-    if (adapters_ == nullptr) Start();
-    auto found = adapters_->Find(name);
-    if (!found.ok()) return found.status();
-    if (found->ticket == nullptr) return found->generation;
-    Result result = GenerationPtr();
-    absl::Notification done;
-    found->ticket->WhenDone([&](const Result& got) {
-      result = got;
-      done.Notify();
-    });
-    done.WaitForNotification();
-    return result;
-  }
-  Result Get(const std::string& repo, const std::string& revision = kDefaultRevision) {
-    return Get(RemoteName{repo, revision});
-  }
-  std::string LocalDigest(const MadeAdapter& adapter) {
-    adapter.WriteTo(folder_, "local/x");
-    std::shared_ptr<Source> source = *MakeLocalSource(folder_.path() + "/local");
-    return (*loader_.Identify(source, "x"))->digest;
-  }
-  int Downloads() const { return hub_.CountOf("/blobs/", "GET"); }
-
-  TemporaryFolder folder_;
-  FakeHub hub_;
-  LittleModel model_;
-  FakeBackend backend_;
-  PeftLoader loader_{model_.targets(), &backend_, kBlockBytes};
-  FakeHub::Files files_ = FilesOf(SmallestAdapter());
-  std::string commit_;
-  HubOptions hub_options_;
-  RemoteOptions options_;
-  absl::Time now_ = absl::FromUnixSeconds(1'700'000'000);
-  std::atomic<bool> stopped_ = false;
-  int64_t disk_bytes_ = 100 << 20;
-  bool with_cache_ = false;
-  std::unique_ptr<DiskTier> disk_;
-  std::unique_ptr<RemoteSource> source_;
-  std::unique_ptr<HfCache> cache_;
-  std::unique_ptr<LoaderExecutor> here_;
-  std::unique_ptr<LoaderExecutor> downloads_;
-  std::unique_ptr<LoaderExecutor> refreshes_;
-  std::unique_ptr<RemoteAdapters> adapters_;
-};
 
 TEST_F(RemoteAdaptersTest, BringsWhatALocalFolderWouldBe) {
   const Result got = Get("org/a");
@@ -388,16 +288,60 @@ TEST_F(RemoteAdaptersTest, WhatIsInUseIsNotEvicted) {
 
 TEST_F(RemoteAdaptersTest, DamagedContentIsFetchedAgain) {
   const std::string digest = (*Get("org/a"))->digest;
-  Stop();
   const fs::path weights = fs::path(folder_.path()) / "disk" / "content" / digest / kWeights;
-  std::string text = files_[kWeights];
-  text.back() ^= 1;
-  std::ofstream(weights, std::ios::binary) << text;
-  const Result again = Get("org/a");
-  ASSERT_TRUE(again.ok()) << again.status();
-  EXPECT_EQ((*again)->digest, digest);
-  EXPECT_TRUE(loader_.LoadImage(**again).ok());
-  EXPECT_EQ(Downloads(), 2);
+  std::string changed = files_[kWeights];
+  changed.back() ^= 1;
+  int downloads = 1;
+  for (const std::string& text : {changed, files_[kWeights].substr(0, 100), std::string()}) {
+    Stop();
+    std::ofstream(weights, std::ios::binary) << text;
+    const Result again = Get("org/a");
+    ASSERT_TRUE(again.ok()) << again.status();
+    EXPECT_EQ((*again)->digest, digest);
+    EXPECT_TRUE(loader_.LoadImage(**again).ok());
+    EXPECT_EQ(Downloads(), ++downloads);
+  }
+}
+
+TEST_F(RemoteAdaptersTest, ContentIsFoundByItsOwnNameWhileItIsWhole) {
+  const std::string digest = (*Get("org/a"))->digest;
+  const Result held = adapters_->OnDisk(digest, "org/a");
+  ASSERT_TRUE(held.ok()) << held.status();
+  EXPECT_EQ((*held)->digest, digest);
+  EXPECT_TRUE(loader_.LoadImage(**held).ok());
+  EXPECT_TRUE(absl::IsNotFound(adapters_->OnDisk(std::string(64, 'a'), "org/a").status()));
+  fs::resize_file(folder_.path() + "/disk/content/" + digest + "/" + kWeights, 9);
+  EXPECT_TRUE(absl::IsNotFound(adapters_->OnDisk(digest, "org/a").status()));
+  EXPECT_EQ(disk_->stats().generations, 0);
+}
+
+TEST_F(RemoteAdaptersTest, WhatItsHeadShowsToBeUnservableCostsNoWeights) {
+  MadeAdapter large;
+  large.config["r"] = "16";
+  large.AddPair(0, LoraModule::kDown, 16);
+  const FakeHub::Files files = FilesOf(large);
+  const int64_t bytes = std::ssize(files.at(kWeights));
+  const int32_t blocks = 1 + static_cast<int32_t>(bytes / kBlockBytes);
+  const auto downloaded = [&](int64_t plan_first_bytes, int32_t blocks_max) {
+    static int repos = 0;
+    const std::string repo = absl::StrCat("org/large-", repos++);
+    hub_.Commit(repo, files);
+    PeftLoader loader(model_.targets(), &backend_, kBlockBytes, blocks_max);
+    options_.plan_first_bytes = plan_first_bytes;
+    StartWith(loader);
+    const Result got = Get(repo);
+    EXPECT_EQ(got.ok(), blocks_max == blocks) << got.status();
+    if (!got.ok()) {
+      EXPECT_TRUE(absl::IsFailedPrecondition(got.status()));
+      EXPECT_THAT(std::string(got.status().message()), HasSubstr("serve it with a larger"));
+    }
+    const int64_t came = adapters_->stats().downloaded_bytes;
+    Stop();
+    return came;
+  };
+  EXPECT_EQ(downloaded(bytes - 1, blocks - 1), 0);
+  EXPECT_EQ(downloaded(bytes, blocks - 1), BytesOf(files)) << "too small to be worth a look";
+  EXPECT_EQ(downloaded(bytes - 1, blocks), BytesOf(files));
 }
 
 TEST_F(RemoteAdaptersTest, AlwaysWrongContentIsLostAndLeavesNothing) {
@@ -406,33 +350,6 @@ TEST_F(RemoteAdaptersTest, AlwaysWrongContentIsLostAndLeavesNothing) {
   EXPECT_EQ(disk_->stats().generations, 0);
   EXPECT_TRUE(fs::is_empty(folder_.path() + "/disk/tmp"));
   EXPECT_EQ(Downloads(), 2);
-}
-
-TEST_F(RemoteAdaptersTest, AnothersTokenOpensNothingForMe) {
-  hub_.SetAccess("org/a", HubAccess::kPrivate, "hf_mine");
-  ASSERT_TRUE(Get({"org/a", "main", "hf_mine"}).ok());
-  EXPECT_TRUE(Get({"org/a", "main", "hf_mine"}).ok());
-  EXPECT_FALSE(Get({"org/a", "main", "hf_yours"}).ok());
-  EXPECT_TRUE(absl::IsNotFound(Get("org/a").status()));
-  EXPECT_THAT(adapters_->List(), IsEmpty());
-  EXPECT_EQ(Downloads(), 1);
-}
-
-TEST_F(RemoteAdaptersTest, TenantsDoNotShareWhatATokenOpened) {
-  hub_.SetAccess("org/a", HubAccess::kPrivate, "hf_shared");
-  const auto mine = Get({"org/a", "main", "hf_shared", "me"});
-  ASSERT_TRUE(mine.ok()) << mine.status();
-  EXPECT_EQ(Downloads(), 1);
-  hub_.SetAccess("org/a", HubAccess::kPrivate, "hf_new");  // the old one is revoked
-  EXPECT_TRUE(Get({"org/a", "main", "hf_shared", "me"}).ok());
-  EXPECT_FALSE(Get({"org/a", "main", "hf_shared", "you"}).ok()) << "who has not been let in";
-}
-
-TEST_F(RemoteAdaptersTest, TokensThatAreNoneAreNotSent) {
-  for (const std::string token : {"with blank", "with\r\nHeader: x", "\x01"}) {
-    EXPECT_TRUE(absl::IsInvalidArgument(Get({"org/a", "main", token}).status()));
-  }
-  EXPECT_TRUE(hub_.requests().empty());
 }
 
 TEST_F(RemoteAdaptersTest, AccessThatEndsDoesNotTakeBackWhatIsHere) {
@@ -461,134 +378,6 @@ TEST_F(RemoteAdaptersTest, AnOperatorsCacheIsReadAndNotWritten) {
   EXPECT_EQ(disk_->stats().generations, 0);
   ASSERT_TRUE(Get("org/a").ok());
   EXPECT_FALSE(fs::exists(folder_.path() + "/hf/models--org--a"));
-}
-
-TEST_F(RemoteAdaptersTest, ASlowFetchHoldsUpNoOther) {
-  hub_.Commit("org/slow", files_);
-  hub_.AddFault({.target_part = "/org/slow/", .times = -1, .stall_head = true});
-  Start();
-  const auto slow = adapters_->Find({"org/slow"});
-  ASSERT_TRUE(slow.ok());
-  const absl::Time begun = absl::Now();
-  EXPECT_TRUE(Get("org/a").ok());
-  EXPECT_LT(absl::Now() - begun, absl::Seconds(5));
-  EXPECT_TRUE(adapters_->Known({"org/slow"}).fetching);
-  Result ended = GenerationPtr();
-  slow->ticket->WhenDone([&ended](const Result& result) { ended = result; });
-  const absl::Time stopped = absl::Now();
-  adapters_->Stop();
-  EXPECT_LT(absl::Now() - stopped, absl::Seconds(3));
-  EXPECT_TRUE(absl::IsCancelled(ended.status())) << ended.status();
-  EXPECT_TRUE(absl::IsUnavailable(adapters_->Find({"org/other"}).status()));
-}
-
-RemoteName Of(const std::string& tenant, const std::string& repo) {
-  return {repo, kDefaultRevision, "", tenant};
-}
-
-TEST_F(RemoteAdaptersTest, StalledFetchesOfOneTenantHoldUpNoOther) {
-  ASSERT_TRUE(Get(Of("b", "org/a")).ok());
-  hub_.Commit("org/cold", files_);
-  hub_.AddFault({.target_part = "/org/stalls-", .times = -1, .stall_head = true});
-  Start();  // org/a is on disk alone
-  for (int i = 0; i < 3 * kDownloads; ++i) {
-    ASSERT_TRUE(adapters_->Find(Of("a", absl::StrCat("org/stalls-", i))).ok());
-  }
-  while (hub_.CountOf("/org/stalls-") < options_.tenant_downloads_max) {
-    absl::SleepFor(absl::Milliseconds(1));
-  }
-  const absl::Time begun = absl::Now();
-  EXPECT_TRUE(Get(Of("a", "org/a")).ok()) << "its own, which is here";
-  EXPECT_TRUE(Get(Of("b", "org/a")).ok());
-  EXPECT_TRUE(Get(Of("b", "org/cold")).ok());
-  EXPECT_LT(absl::Now() - begun, absl::Seconds(5));
-  EXPECT_EQ(hub_.CountOf("/org/stalls-"), options_.tenant_downloads_max);
-}
-
-TEST_F(RemoteAdaptersTest, WhatAnotherTenantWantsDoesNotWaitForMyTurn) {
-  hub_.Commit("org/cold", files_);
-  hub_.AddFault({.target_part = "/org/stalls-", .times = -1, .stall_head = true});
-  Start();
-  for (int i = 0; i < options_.tenant_downloads_max; ++i) {
-    ASSERT_TRUE(adapters_->Find(Of("a", absl::StrCat("org/stalls-", i))).ok());
-  }
-  const auto mine = adapters_->Find(Of("a", "org/cold"));
-  ASSERT_TRUE(mine.ok());
-  EXPECT_TRUE(Get(Of("b", "org/cold")).ok());
-  Result ended = GenerationPtr();
-  mine->ticket->WhenDone([&ended](const Result& result) { ended = result; });
-  EXPECT_TRUE(ended.ok() && *ended != nullptr) << "one fetch for both";
-}
-
-TEST_F(RemoteAdaptersTest, LooksAtBranchesThatHangHoldUpNoFetch) {
-  std::vector<GenerationPtr> held;
-  for (int i = 0; i < kDownloads; ++i) {
-    const std::string repo = absl::StrCat("org/branch-", i);
-    hub_.Commit(repo, FilesOf(SmallestAdapter(i)));
-    held.push_back(*Get(Of("a", repo)));
-  }
-  options_.refreshes_max = kDownloads - 1;
-  Start();
-  held.clear();
-  for (int i = 0; i < kDownloads; ++i) {
-    held.push_back(*Get(Of("a", absl::StrCat("org/branch-", i))));
-  }
-  hub_.AddFault({.target_part = "/org/branch-", .times = -1, .stall_head = true});
-  const int64_t started = adapters_->fetches_started();
-  for (int i = 0; i < kDownloads; ++i) {
-    EXPECT_TRUE(Get(Of("a", absl::StrCat("org/branch-", i))).ok());
-  }
-  EXPECT_EQ(adapters_->fetches_started() - started, options_.refreshes_max);
-  const absl::Time begun = absl::Now();
-  EXPECT_TRUE(Get(Of("a", "org/a")).ok());
-  EXPECT_LT(absl::Now() - begun, absl::Seconds(5));
-}
-
-TEST_F(RemoteAdaptersTest, BoundsTheFetchesOfATenant) {
-  options_.tenant_fetches_max = 3;
-  hub_.AddFault({.target_part = "/org/slow", .times = -1, .stall_head = true});
-  Start();
-  for (int i = 0; i < 3; ++i) {
-    EXPECT_TRUE(adapters_->Find(Of("a", absl::StrCat("org/slow-", i))).ok());
-  }
-  EXPECT_TRUE(absl::IsUnavailable(adapters_->Find(Of("a", "org/slow-3")).status()));
-  EXPECT_TRUE(adapters_->Find(Of("a", "org/slow-0")).ok());
-  EXPECT_TRUE(adapters_->Find(Of("b", "org/slow-3")).ok());
-}
-
-TEST_F(RemoteAdaptersTest, BoundsTheFetchesUnderWay) {
-  options_.fetches_max = 3;
-  hub_.AddFault({.target_part = "/org/slow", .times = -1, .stall_head = true});
-  Start();
-  for (int i = 0; i < 3; ++i) EXPECT_TRUE(adapters_->Find({absl::StrCat("org/slow-", i)}).ok());
-  EXPECT_TRUE(adapters_->Find({"org/slow-0"}).ok());
-  EXPECT_TRUE(absl::IsUnavailable(adapters_->Find({"org/slow-3"}).status()));
-}
-
-TEST_F(RemoteAdaptersTest, BoundsWhatIsRemembered) {
-  options_.known_max = 2;
-  options_.failures_max = 2;
-  std::vector<GenerationPtr> held;
-  const auto remembered = [this] {
-    int count = 0;
-    for (int i = 0; i < 4; ++i) {
-      count += adapters_->Known({absl::StrCat("org/r", i)}).generation != nullptr;
-    }
-    return count;
-  };
-  for (int i = 0; i < 4; ++i) {
-    const std::string repo = absl::StrCat("org/r", i);
-    hub_.Commit(repo, FilesOf(SmallestAdapter(i)));
-    held.push_back(*Get(repo));
-    EXPECT_EQ(remembered(), std::min(i + 1, 2));
-    EXPECT_EQ(adapters_->List().size(), i + 1u) << "what is on disk is listed all the same";
-  }
-  const int64_t fetches = adapters_->fetches_started();
-  for (int i = 0; i < 3; ++i) EXPECT_FALSE(Get(absl::StrCat("org/unknown-", i)).ok());
-  EXPECT_FALSE(Get("org/unknown-2").ok());
-  EXPECT_EQ(adapters_->fetches_started() - fetches, 3);
-  EXPECT_FALSE(Get("org/unknown-0").ok());  // was forgotten for the third
-  EXPECT_EQ(adapters_->fetches_started() - fetches, 4);
 }
 
 }  // namespace

@@ -63,7 +63,7 @@ class HostileTenant : public BystanderTest {
                   absl::StrCat("{\"tenants\": [", Entry("modest"), ",", Entry("greedy"), "]}"));
     config().tenants_file = folder_.path() + "/tenants.json";
     config().running_requests = 4;
-    ShowKey(getenv("SAME") ? "key-greedy" : "key-modest");
+    ShowKey("key-modest");
   }
   static std::string Entry(const std::string& name) {
     Sha256 hash;

@@ -14,7 +14,8 @@ namespace {
 using grpc::StatusCode;
 
 constexpr int64_t kBlockBytes = 16384;  // of the tiny model
-constexpr int kWideRank = 256;          // 11 blocks, of which kNarrowBytes holds one beside others
+constexpr int kWideRank = 256;
+constexpr int kWideBlocks = 11;  // of it, which kNarrowBytes holds once beside others
 constexpr int64_t kNarrowBytes = 17 * kBlockBytes;
 
 class HostilePool : public BystanderTest {
@@ -89,12 +90,33 @@ TEST_F(HostilePool, MoreAdaptersThanFitTakeTurns) {
 
 // Row 74: of what lies in a folder here.
 TEST_F(HostilePool, WhatNeverFitsIsRefused) {
-  config().arena_bytes = 9 * kBlockBytes;
+  config().arena_bytes = kWideBlocks * kBlockBytes;  // no block is left for a prompt
   WriteTinyAdapter(server().adapters(), "wide", kWideRank, false);
-  EXPECT_EQ(Pin("wide"), StatusCode::RESOURCE_EXHAUSTED);
-  EXPECT_EQ(CodeOfAdapter("wide"), StatusCode::INVALID_ARGUMENT)
-      << "as any request that is too large";
+  v1::GenerateRequest request = Request("wide", 1, 1);
+  const grpc::Status status = Generate(request);
+  EXPECT_EQ(status.error_code(), StatusCode::FAILED_PRECONDITION);
+  EXPECT_THAT(status.error_message(), testing::HasSubstr("adapter 'wide' cannot be served"));
+  EXPECT_THAT(status.error_message(), testing::HasSubstr("--arena-bytes"));
+  EXPECT_EQ(Pin("wide"), StatusCode::FAILED_PRECONDITION);
+  EXPECT_EQ(Admin([](Context* context, v1::AdapterService::Stub& admin) {
+              v1::RegisterAdapterRequest register_it;
+              register_it.set_adapter_id("mine");
+              register_it.set_source("wide");
+              v1::RegisterAdapterResponse response;
+              return admin.RegisterAdapter(context, register_it, &response);
+            }),
+            StatusCode::FAILED_PRECONDITION);
   EXPECT_EQ(CodeOfAdapter("plain"), StatusCode::OK);
+}
+
+// Row 74, with one block more.
+TEST_F(HostilePool, WhatJustFitsIsServed) {
+  config().arena_bytes = (kWideBlocks + 1) * kBlockBytes;
+  WriteTinyAdapter(server().adapters(), "wide", kWideRank, false);
+  EXPECT_EQ(Generate(Request("wide", 1, 1)).error_code(), StatusCode::OK);
+  EXPECT_EQ(Generate(Request("wide", 15, 2)).error_code(), StatusCode::OK);
+  EXPECT_EQ(Generate(Request("wide", 16, 2)).error_code(), StatusCode::INVALID_ARGUMENT)
+      << "more positions than its block has";
 }
 
 // Row 91, where nothing may be evicted.

@@ -80,6 +80,14 @@ class RemotePartsTest : public ::testing::Test {
     v1::EvictAdapterResponse response;
     return server_->admin().EvictAdapter(&context, request, &response);
   }
+  grpc::Status Register(const std::string& id, const std::string& source) {
+    v1::RegisterAdapterRequest request;
+    request.set_adapter_id(id);
+    request.set_source(source);
+    Context context;
+    v1::RegisterAdapterResponse response;
+    return server_->admin().RegisterAdapter(&context, request, &response);
+  }
   grpc::Status Delete(const std::string& id) {
     v1::DeleteAdapterRequest request;
     request.set_adapter_id(id);

@@ -5,6 +5,7 @@
 #include <google/rpc/status.pb.h>
 
 #include <filesystem>
+#include <fstream>
 #include <thread>
 
 #include "absl/strings/str_cat.h"
@@ -352,6 +353,56 @@ TEST_F(RemotePartsTest, ARegisteredNameKeepsWhatTheHubHadThen) {
   Restart();
   EXPECT_EQ(Generate("mine").tokens, tokens);
   EXPECT_EQ(CodeOf("org/a"), grpc::StatusCode::NOT_FOUND);
+}
+
+// A registered name whose copy is lost: what it was registered with is fetched again, and nothing
+// else takes its place.
+TEST_F(RemotePartsTest, ADamagedCopyIsFetchedAgain) {
+  ASSERT_TRUE(Register("mine", "org/a").ok());
+  const Answered first = Generate("mine");
+  const std::string content = config_.data_dir + "/registered/" + first.generation + "/";
+  const Tokens tokens = Generate("plain").tokens;
+  int downloads = Downloads();
+  for (const bool lost : {false, true}) {
+    ASSERT_TRUE(Evict("mine").ok());
+    if (lost) {
+      std::filesystem::remove_all(config_.data_dir + "/registered/" + first.generation);
+      std::filesystem::remove_all(config_.data_dir + "/fetched/content/" + first.generation);
+    } else {
+      // Also that of what was fetched, which is the same file.
+      std::filesystem::resize_file(content + "adapter_model.safetensors", 100);
+    }
+    Restart();
+    EXPECT_EQ(Generate("mine").tokens, tokens);
+    EXPECT_EQ(Downloads(), ++downloads);
+    EXPECT_EQ(Generate("mine").tokens, tokens);
+    EXPECT_TRUE(std::filesystem::exists(content)) << "it is there again";
+    Restart();
+    EXPECT_EQ(Generate("mine").tokens, tokens);
+    EXPECT_EQ(Downloads(), downloads);
+  }
+  hub_.Commit("org/a", FakeHub::FilesOf(server_->adapters().path() + "/other"));
+  std::filesystem::remove_all(config_.data_dir + "/registered/" + first.generation);
+  std::filesystem::remove_all(config_.data_dir + "/fetched/content/" + first.generation);
+  Restart();
+  const grpc::Status other = Generate("mine").status;
+  EXPECT_EQ(other.error_code(), grpc::StatusCode::FAILED_PRECONDITION) << other.error_message();
+  EXPECT_THAT(other.error_message(), HasSubstr("it was registered as"));
+  EXPECT_EQ(Generate("org/a").tokens, Generate("other").tokens);
+}
+
+// While the server runs, too.
+TEST_F(RemotePartsTest, WhatIsDamagedOnTheDiskIsFetchedAgain) {
+  const Answered first = Generate("org/a");
+  ASSERT_TRUE(first.status.ok());
+  ASSERT_TRUE(Evict("org/a").ok());
+  const std::string weights =
+      config_.data_dir + "/fetched/content/" + first.generation + "/adapter_model.safetensors";
+  std::string text = files_["adapter_model.safetensors"];
+  text.back() ^= 1;
+  std::ofstream(weights, std::ios::binary) << text;
+  EXPECT_EQ(Generate("org/a").tokens, first.tokens);
+  EXPECT_EQ(Downloads(), 2);
 }
 
 // Also where the name is spelled as what it is made of.

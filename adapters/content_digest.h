@@ -1,0 +1,15 @@
+// What an adapter's two files are, whatever stands in them: tells damage from content that another
+// base or another version would serve. A free function.
+#pragma once
+
+#include <string>
+
+#include "absl/status/statusor.h"
+#include "adapters/hub/source.h"
+
+namespace lorica {
+
+// The digest (adapter.h) of the files as they are now. Reads all of both.
+absl::StatusOr<std::string> ContentDigest(Source& source, const std::string& location);
+
+}  // namespace lorica

@@ -1,0 +1,162 @@
+// Changes beside each other: a name that is moved to a large adapter holds up no other name, and
+// what is moved meanwhile is looked at as it is then.
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <cstring>
+#include <functional>
+#include <thread>
+
+#include "absl/synchronization/notification.h"
+#include "absl/time/time.h"
+#include "adapters/adapter_catalog.h"
+#include "tests/fakes/made_adapter.h"
+
+namespace lorica {
+namespace {
+
+constexpr char kTenant[] = "default";
+constexpr absl::Duration kPatience = absl::Seconds(20);
+
+// Files whose reader waits in the middle, once it is armed for their folder.
+class SlowSource : public Source {
+ public:
+  explicit SlowSource(std::shared_ptr<Source> source) : source_(std::move(source)) {}
+
+  absl::StatusOr<std::unique_ptr<SourceFile>> Open(const std::string& location,
+                                                   const std::string& file) override {
+    auto opened = source_->Open(location, file);
+    if (!opened.ok()) return opened;
+    return std::make_unique<File>(*this, location, *std::move(opened));
+  }
+  absl::StatusOr<std::vector<std::string>> List(int limit) override { return source_->List(limit); }
+
+  void WaitIn(const std::string& location) { slow_ = location; }
+  absl::Notification reading;
+  absl::Notification go_on;
+
+ private:
+  class File : public SourceFile {
+   public:
+    File(SlowSource& owner, std::string location, std::unique_ptr<SourceFile> file)
+        : owner_(owner), location_(std::move(location)), file_(std::move(file)) {}
+    int64_t size_bytes() const override { return file_->size_bytes(); }
+    FileStamp stamp() const override { return file_->stamp(); }
+    absl::Status ReadAt(int64_t offset, absl::Span<std::byte> out) const override {
+      if (location_ == owner_.slow_ && !owner_.reading.HasBeenNotified()) {
+        owner_.reading.Notify();
+        owner_.go_on.WaitForNotification();
+      }
+      return file_->ReadAt(offset, out);
+    }
+
+   private:
+    SlowSource& owner_;
+    const std::string location_;
+    const std::unique_ptr<SourceFile> file_;
+  };
+
+  const std::shared_ptr<Source> source_;
+  std::string slow_;
+};
+
+class CatalogChangesTest : public ::testing::Test {
+ protected:
+  CatalogChangesTest() {
+    for (uint32_t version = 1; version <= 3; ++version) {
+      SmallestAdapter(version).WriteTo(folder_, absl::StrCat("v", version));
+      EXPECT_TRUE(Register("app", absl::StrCat("v", version)).ok());
+      digests_.push_back(Digest("app"));
+    }
+  }
+  absl::Status Register(const std::string& id, const std::string& location) {
+    return catalog_.Register(kTenant, id, {.location = location, .replace = true}).status();
+  }
+  std::string Digest(const std::string& id) {
+    const auto generation = catalog_.Resolve(kTenant, id);
+    return generation.ok() ? (*generation)->digest : generation.status().ToString();
+  }
+  // Runs `slow`, which reads the weights in `location`, and `meanwhile` in the middle of that.
+  absl::Status Beside(const std::string& location, const std::function<absl::Status()>& slow,
+                      const std::function<void()>& meanwhile) {
+    source_->WaitIn(location);
+    absl::Status result;
+    std::thread first([&] { result = slow(); });
+    EXPECT_TRUE(source_->reading.WaitForNotificationWithTimeout(kPatience));
+    absl::Notification done;
+    std::thread second([&] {
+      meanwhile();
+      done.Notify();
+    });
+    EXPECT_TRUE(done.WaitForNotificationWithTimeout(kPatience)) << "it waited for the first one";
+    source_->go_on.Notify();
+    first.join();
+    second.join();
+    return result;
+  }
+
+  TemporaryFolder folder_;
+  LittleModel model_;
+  FakeBackend backend_;
+  PeftLoader loader_{model_.targets(), &backend_, 128 << 10};
+  std::shared_ptr<SlowSource> source_ =
+      std::make_shared<SlowSource>(*MakeLocalSource(folder_.path()));
+  AdapterCatalog catalog_{source_, &loader_, "the-base"};
+  std::vector<std::string> digests_;  // of v1, v2, v3
+};
+
+TEST_F(CatalogChangesTest, ARegistrationHoldsUpNobody) {
+  SmallestAdapter(4).WriteTo(folder_, "v4");
+  const absl::Status status = Beside(
+      "v4", [this] { return Register("app", "v4"); },
+      [this] { EXPECT_TRUE(Register("other", "v1").ok()); });
+  EXPECT_TRUE(status.ok()) << status;
+}
+
+TEST_F(CatalogChangesTest, ARollbackHoldsUpNobody) {
+  const absl::Status status = Beside(
+      "v2", [this] { return catalog_.Rollback(kTenant, "app", "", "").status(); },
+      [this] { EXPECT_TRUE(Register("other", "v1").ok()); });
+  EXPECT_TRUE(status.ok()) << status;
+  EXPECT_EQ(Digest("app"), digests_[1]);
+  EXPECT_EQ(Digest("other"), digests_[0]);
+}
+
+TEST_F(CatalogChangesTest, AnAliasHoldsUpNobody) {
+  const absl::Status status = Beside(
+      "v3", [this] { return catalog_.SetAlias(kTenant, "live", "app", {}); },
+      [this] { EXPECT_TRUE(Register("other", "v1").ok()); });
+  EXPECT_TRUE(status.ok()) << status;
+  EXPECT_EQ(Digest("live"), digests_[2]);
+}
+
+TEST_F(CatalogChangesTest, ARollbackGoesBackFromWhatTheNameIsThen) {
+  const absl::Status status = Beside(
+      "v2", [this] { return catalog_.Rollback(kTenant, "app", "", "").status(); },
+      [this] { EXPECT_TRUE(catalog_.Rollback(kTenant, "app", digests_[1], "").ok()); });
+  EXPECT_TRUE(status.ok()) << status;
+  EXPECT_EQ(Digest("app"), digests_[0]) << "two steps, by two";
+}
+
+TEST_F(CatalogChangesTest, AStaleRollbackChangesNothing) {
+  const absl::Status status = Beside(
+      "v2", [this] { return catalog_.Rollback(kTenant, "app", "", digests_[2]).status(); },
+      [this] { EXPECT_TRUE(Register("app", "v1").ok()); });
+  EXPECT_TRUE(absl::IsAborted(status)) << status;
+  EXPECT_EQ(Digest("app"), digests_[0]);
+}
+
+TEST_F(CatalogChangesTest, AnAliasIsNotSetToWhatIsGoneOrCannotBeServedThen) {
+  MadeAdapter bad = SmallestAdapter(5);
+  const float none = std::nanf("");
+  std::memcpy(bad.tensors[1].data.data(), &none, sizeof none);
+  SmallestAdapter(4).WriteTo(folder_, "live-target");
+  const absl::Status status = Beside(
+      "live-target", [this] { return catalog_.SetAlias(kTenant, "live", "live-target", {}); },
+      [&] { bad.WriteTo(folder_, "live-target"); });
+  EXPECT_TRUE(absl::IsDataLoss(status)) << status;
+  EXPECT_TRUE(absl::IsNotFound(catalog_.Resolve(kTenant, "live").status()));
+}
+
+}  // namespace
+}  // namespace lorica
