@@ -80,9 +80,14 @@ void AddSegment(const StepPlan& plan, const Span& span, bool joins, StepBatch& b
 
 std::unique_ptr<StepBatch> BuildBatch(const StepPlan& plan, const Scheduler& scheduler) {
   auto batch = std::make_unique<StepBatch>();
+  batch->tokens.reserve(plan.rows);
+  batch->positions.reserve(plan.rows);
+  batch->spans.reserve(plan.spans.size());
+  batch->samples.reserve(plan.spans.size());
   int32_t tiles_before = -1;
-  for (const Span& span : plan.spans) {
-    const RequestState& request = *scheduler.Find(span.request);
+  for (size_t i = 0; i < plan.spans.size(); ++i) {
+    const Span& span = plan.spans[i];
+    const RequestState& request = *scheduler.planned()[i];
     AddRows(span, request, *batch);
     AddAttention(span, request.pages, *batch);
     if (span.tile_list >= 0) AddSegment(plan, span, span.tile_list == tiles_before, *batch);

@@ -9,6 +9,7 @@
 #include "kernels/check.h"
 #include "server/engine/batch_builder.h"
 #include "server/engine/engine_inbox.h"
+#include "server/engine/event_relay.h"
 #include "server/engine/request_check.h"
 #include "server/engine/scheduler.h"
 
@@ -51,7 +52,6 @@ struct Engine::Impl {
   void DropExpired(absl::Time now);
   StepPlan PlanStep(absl::Time now);
   void Launch(const StepPlan& plan);
-  bool HasMasks(const StepPlan& plan) const;
   void TakeMasks();
   bool TakeMask(RequestState& request, absl::Time end);
   bool CollectDue(bool launched);
@@ -64,6 +64,7 @@ struct Engine::Impl {
   void LoseDevice(const absl::Status& status);
   void LeaveQueue(RequestState& request);
   void EndStep(bool worked, absl::Time began);
+  void TellFinishes();
   EngineStats Stats() const;
 
   const EngineOptions options;
@@ -89,7 +90,8 @@ struct Engine::Impl {
   // Whose last token came in this step: told once the statistics have counted it.
   std::vector<std::pair<std::shared_ptr<TokenSink>, FinishEvent>> finishes;
   bool delivering = false;
-  EngineStats totals;  // the counters among them
+  const std::unique_ptr<EventRelay> relay;  // null: sinks hear at once
+  EngineStats totals;                       // the counters among them
 };
 
 Engine::Impl::Impl(EngineOptions options, Executor* executor, AdapterPool* pool, BlockArena* arena)
@@ -104,7 +106,8 @@ Engine::Impl::Impl(EngineOptions options, Executor* executor, AdapterPool* pool,
                  .overtake_steps_max = options.overtake_steps_max,
                  .stretch = options.stretch,
                  .prefix_cache = options.prefix_cache},
-                pool, arena) {
+                pool, arena),
+      relay(options.relay_events ? std::make_unique<EventRelay>() : nullptr) {
   LORICA_CHECK(options.rows_max > 0 && options.chunk_tokens > 0 && options.running_max > 0,
                options.rows_max, options.chunk_tokens, options.running_max);
   LORICA_CHECK(executor->depth() == 0 || executor->depth() == 1, "depth", executor->depth());
@@ -118,6 +121,7 @@ Engine::Impl::~Impl() {
   TakeArrivals();
   EndAll(status);
   while (!flights.empty() && device.ok()) CollectDue(false);
+  TellFinishes();
 }
 
 // --- the turn ------------------------------------------------------------------------
@@ -154,7 +158,8 @@ void Engine::Impl::TakeArrivals() {
 }
 
 // The device decodes and needs the next step only when it has ended: who comes until shortly
-// before is in it, and adapters are copied meanwhile.
+// before is in it, and adapters are copied meanwhile. Not asleep: a thread that slept wakes on a
+// core whose caches are cold, and a step's host work takes several times as long.
 void Engine::Impl::Linger() {
   if (options.linger == 0.0 || flights.empty() || flights.back().prompt_tokens > 0) return;
   const absl::Duration step = scheduler.pace().decode_step();
@@ -164,7 +169,7 @@ void Engine::Impl::Linger() {
   for (int wakes = 0; wakes < kLingerWakesMax; ++wakes) {
     now = std::max(now, options.clock());
     scheduler.PrepareAdapters(now);
-    if (now >= until || !inbox.Wait(until - now)) break;
+    if (now >= until || !inbox.Spin(until - now)) break;
     TakeArrivals();
     pool->Poll(now);
   }
@@ -210,7 +215,7 @@ StepPlan Engine::Impl::PlanStep(absl::Time now) {
   for (Scheduler::Failure& failure : failures) {
     End(failure.id, std::move(failure.status), StopReason::kNone);
   }
-  for (const Span& span : plan.spans) LeaveQueue(*scheduler.Find(span.request));
+  for (RequestState* const request : scheduler.planned()) LeaveQueue(*request);
   return plan;
 }
 
@@ -230,17 +235,11 @@ void Engine::Impl::Launch(const StepPlan& plan) {
   flight.launched = options.clock();
   executor->Launch(std::move(batch));
   launching = options.clock() - flight.launched;
-  if (HasMasks(plan)) TakeMasks();
+  if (plan.masked) TakeMasks();
   if (!device.ok()) return;
   const absl::Time sampling = options.clock();
   executor->Sample();
   launching += options.clock() - sampling;
-}
-
-bool Engine::Impl::HasMasks(const StepPlan& plan) const {
-  return std::any_of(plan.spans.begin(), plan.spans.end(), [this](const Span& span) {
-    return span.samples && scheduler.Find(span.request)->request.constraint != nullptr;
-  });
 }
 
 // Fills the masks of the step launched last while its rows are computed. They follow from the
@@ -308,6 +307,7 @@ void Engine::Impl::Deliver(const Flight& flight, const std::vector<SampleResult>
     }
   }
   delivering = false;
+  if (relay != nullptr) relay->HandOver();
 }
 
 // --- one request -----------------------------------------------------------------------
@@ -336,7 +336,11 @@ void Engine::Impl::DeliverToken(RequestState& request, const SampleResult& resul
     event.prompt = std::move(request.scores);
   }
   event.tokens.push_back({result.token, result.logprob, result.top});
-  request.request.sink->OnTokens(event);
+  if (relay != nullptr) {
+    relay->Add(request.request.sink, std::move(event));
+  } else {
+    request.request.sink->OnTokens(event);
+  }
   if (reason != StopReason::kNone) End(request.id, absl::OkStatus(), reason);
 }
 
@@ -374,7 +378,7 @@ void Engine::Impl::End(RequestId id, absl::Status status, StopReason reason) {
   if (options.on_end) options.on_end(event);
   std::shared_ptr<TokenSink> sink = std::move(request.request.sink);
   scheduler.Remove(id);
-  if (delivering) {
+  if (delivering || relay != nullptr) {
     finishes.emplace_back(std::move(sink), std::move(event));
   } else {
     sink->OnFinish(event);
@@ -417,8 +421,19 @@ void Engine::Impl::EndStep(bool step_worked, absl::Time began) {
   inbox.EndStep(left_queue, ended, Stats(), !flights.empty(), times);
   left_queue = {};
   ended.clear();
-  for (const auto& [sink, event] : finishes) sink->OnFinish(event);
+  TellFinishes();
+}
+
+void Engine::Impl::TellFinishes() {
+  for (auto& [sink, event] : finishes) {
+    if (relay != nullptr) {
+      relay->Add(std::move(sink), std::move(event));
+    } else {
+      sink->OnFinish(event);
+    }
+  }
   finishes.clear();
+  if (relay != nullptr) relay->HandOver();
 }
 
 EngineStats Engine::Impl::Stats() const {

@@ -46,6 +46,8 @@ struct EngineOptions {
   // Share of a step that the launch of the next may wait for arrivals while the device, an
   // asynchronous one, is busy decoding; 0: it is launched at once.
   double linger = 0.0;
+  // Sinks hear their events on a thread of their own (EventRelay), else on the engine's.
+  bool relay_events = false;
   // For what was measured: step_ms, RequestTimings, StepPace.
   std::function<absl::Time()> clock = SteadyNow;
 };

@@ -128,6 +128,13 @@ bool EngineInbox::Wait(absl::Duration timeout) {
   return mutex_.AwaitWithTimeout(absl::Condition(this, &EngineInbox::Woken), timeout);
 }
 
+bool EngineInbox::Spin(absl::Duration timeout) const {
+  const absl::Time end = options_.clock() + timeout;
+  while (!woken_ && options_.clock() < end) {
+  }
+  return woken_;
+}
+
 bool EngineInbox::idle() const {
   absl::MutexLock lock(&mutex_);
   return live_.empty() && !steps_in_flight_;

@@ -6,6 +6,7 @@
 #pragma once
 
 #include <array>
+#include <atomic>
 #include <memory>
 #include <optional>
 #include <vector>
@@ -67,17 +68,19 @@ class EngineInbox {
   void EndStep(const QueueShare& left_queue, const std::vector<RequestId>& ended,
                const EngineStats& stats, bool steps_in_flight, const StepTimes& times);
   bool Wait(absl::Duration timeout);  // false: nothing came
+  // As Wait, without sleeping.
+  bool Spin(absl::Duration timeout) const;
 
   bool idle() const;
   EngineStats stats() const;
 
  private:
   absl::Status Admissible(const QueueShare& share) const ABSL_SHARED_LOCKS_REQUIRED(mutex_);
-  bool Woken() const ABSL_SHARED_LOCKS_REQUIRED(mutex_) { return woken_; }
+  bool Woken() const { return woken_; }
 
   const EngineOptions options_;
   mutable absl::Mutex mutex_;
-  bool woken_ ABSL_GUARDED_BY(mutex_) = false;
+  std::atomic<bool> woken_ = false;  // becomes true under mutex_
   bool draining_ ABSL_GUARDED_BY(mutex_) = false;
   bool steps_in_flight_ ABSL_GUARDED_BY(mutex_) = false;
   absl::Status closed_ ABSL_GUARDED_BY(mutex_);

@@ -57,9 +57,9 @@ struct FinishEvent {
   RequestTimings timings;
 };
 
-// Hears a request's tokens. Runs on the engine's thread and must not block: it
-// enqueues. OnFinish is called exactly once, after all OnTokens, also for cancelled and
-// failed requests; the sink may be destroyed after it returns.
+// Hears a request's tokens. Runs on the engine's thread or its relay's (EventRelay) and must
+// not block: it enqueues. OnFinish is called exactly once, after all OnTokens, also for cancelled
+// and failed requests; the sink may be destroyed after it returns.
 class TokenSink {
  public:
   virtual ~TokenSink() = default;

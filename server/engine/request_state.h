@@ -34,6 +34,7 @@ struct RequestState {
   RequestId id = 0;  // ids grow with arrival: smaller is older
   EngineRequest request;
   std::string tile_key;                    // ordered (digest, weight); "" = base
+  uint64_t tile_number = 0;                // the scheduler's for that key; 0 = base
   std::vector<GenerationPtr> generations;  // distinct ones of the mix
   int32_t adapter_blocks = 0;              // of those
   std::vector<int32_t> output;             // tokens delivered

@@ -1,7 +1,6 @@
 #include "server/engine/scheduler.h"
 
 #include <algorithm>
-#include <map>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -26,12 +25,14 @@ Scheduler::~Scheduler() {
 void Scheduler::Add(std::unique_ptr<RequestState> request) {
   const RequestId id = request->id;
   queue_.Enter(*request);
+  request->tile_number = tile_keys_.Take(request->tile_key);
+  index_.emplace(id, request.get());
   requests_.emplace(id, std::move(request));
 }
 
 RequestState* Scheduler::Find(RequestId id) const {
-  auto found = requests_.find(id);
-  return found == requests_.end() ? nullptr : found->second.get();
+  const auto found = index_.find(id);
+  return found == index_.end() ? nullptr : found->second;
 }
 
 void Scheduler::Remove(RequestId id) {
@@ -39,6 +40,8 @@ void Scheduler::Remove(RequestId id) {
   LORICA_CHECK(found != requests_.end(), "request", id);
   std::unique_ptr<RequestState> request = std::move(found->second);
   requests_.erase(found);
+  index_.erase(id);
+  tile_keys_.GiveBack(request->tile_key);
   queue_.Leave(*request);
   running_.erase(id);
   RequestState& state = *request;
@@ -75,11 +78,11 @@ StepPlan Scheduler::Schedule(uint64_t step, absl::Time now, std::vector<Failure>
 }
 
 void Scheduler::ForEachRunnable(const std::function<void(RequestState&)>& visit) {
-  // A visit may preempt requests that are further on.
-  for (auto it = running_.begin(); it != running_.end();) {
-    const RequestId id = it->first;
-    if (it->second->runnable()) visit(*it->second);
-    it = running_.upper_bound(id);
+  visited_.clear();
+  for (const auto& [id, request] : running_) visited_.push_back(request);
+  for (RequestState* const request : visited_) {
+    // A visit may preempt requests that are further on.
+    if (request->running && request->runnable()) visit(*request);
   }
 }
 
@@ -143,30 +146,43 @@ void Scheduler::PlaceSpan(RequestState& request, int32_t tokens, StepPlan& plan)
   plan.rows += tokens;
 }
 
-void Scheduler::OrderSpans(StepPlan& plan) const {
-  std::map<std::string, std::vector<Span>> by_tiles;  // "" is the base and comes first
-  for (const Span& span : plan.spans) by_tiles[Find(span.request)->tile_key].push_back(span);
-  plan.spans.clear();
-  for (auto& [key, spans] : by_tiles) {
-    std::sort(spans.begin(), spans.end(),
-              [](const Span& a, const Span& b) { return a.request < b.request; });
-    if (!key.empty()) {
-      const RequestState& request = *Find(spans.front().request);
-      std::vector<LoraTerm>& terms = plan.tile_lists.emplace_back();
-      for (size_t i = 0; i < request.leases.size(); ++i) {
-        terms.push_back({request.leases[i].mounted(), request.request.mix[i].weight});
-      }
-    }
-    for (Span& span : spans) {
-      span.tile_list = key.empty() ? -1 : static_cast<int32_t>(plan.tile_lists.size()) - 1;
-      plan.spans.push_back(span);
-    }
+// Base spans first, then those of one tile list after those of another.
+void Scheduler::OrderSpans(StepPlan& plan) {
+  struct Placed {
+    Span span;
+    RequestState* request;
+  };
+  std::vector<Placed> placed;
+  placed.reserve(plan.spans.size());
+  for (const Span& span : plan.spans) placed.push_back({span, Find(span.request)});
+  std::sort(placed.begin(), placed.end(), [](const Placed& a, const Placed& b) {
+    return std::pair(a.request->tile_number, a.span.request) <
+           std::pair(b.request->tile_number, b.span.request);
+  });
+  planned_.clear();
+  uint64_t before = 0;
+  for (size_t i = 0; i < placed.size(); ++i) {
+    const RequestState& request = *placed[i].request;
+    if (request.tile_number != before) AddTileList(request, plan);
+    before = request.tile_number;
+    placed[i].span.tile_list = before == 0 ? -1 : static_cast<int32_t>(plan.tile_lists.size()) - 1;
+    plan.spans[i] = placed[i].span;
+    planned_.push_back(placed[i].request);
+    plan.masked |= placed[i].span.samples && request.request.constraint != nullptr;
+  }
+}
+
+void Scheduler::AddTileList(const RequestState& request, StepPlan& plan) {
+  std::vector<LoraTerm>& terms = plan.tile_lists.emplace_back();
+  for (size_t i = 0; i < request.leases.size(); ++i) {
+    terms.push_back({request.leases[i].mounted(), request.request.mix[i].weight});
   }
 }
 
 void Scheduler::Launched(const StepPlan& plan) {
-  for (const Span& span : plan.spans) {
-    RequestState& request = *Find(span.request);
+  for (size_t i = 0; i < plan.spans.size(); ++i) {
+    const Span& span = plan.spans[i];
+    RequestState& request = *planned_[i];
     CountPrompt(request, span);
     request.scheduled += span.token_count;
     request.pending += span.samples ? 1 : 0;

@@ -29,14 +29,17 @@
 #include <vector>
 
 #include "absl/container/btree_map.h"
+#include "absl/container/flat_hash_map.h"
 #include "absl/status/status.h"
 #include "absl/time/time.h"
+#include "absl/types/span.h"
 #include "adapters/adapter_pool.h"
 #include "kernels/block_arena.h"
 #include "server/engine/fair_queue.h"
 #include "server/engine/request_state.h"
 #include "server/engine/step_pace.h"
 #include "server/engine/step_plan.h"
+#include "server/engine/tile_keys.h"
 
 namespace lorica {
 
@@ -61,6 +64,9 @@ class Scheduler {
 
   void Add(std::unique_ptr<RequestState> request);
   RequestState* Find(RequestId id) const;
+  // The requests of the last plan's spans, one each in the same order. Until the next Schedule
+  // or Remove of one of them.
+  absl::Span<RequestState* const> planned() const { return planned_; }
   // Takes a request out; what it holds is released in time, and so is the state itself,
   // which sample rows borrow from.
   void Remove(RequestId id);
@@ -130,7 +136,8 @@ class Scheduler {
   int32_t ChunkOf(const RequestState& request, const Budget& budget) const;
   void CountPrompt(RequestState& request, const Span& span);
   void PlaceSpan(RequestState& request, int32_t tokens, StepPlan& plan);
-  void OrderSpans(StepPlan& plan) const;
+  void OrderSpans(StepPlan& plan);
+  static void AddTileList(const RequestState& request, StepPlan& plan);
 
   void Admit(absl::Time now);
   Admission TryAdmit(RequestState& request, absl::Time now);
@@ -166,10 +173,14 @@ class Scheduler {
   BlockArena* const arena_;
 
   absl::btree_map<RequestId, std::unique_ptr<RequestState>> requests_;
+  absl::flat_hash_map<RequestId, RequestState*> index_;  // of requests_, for Find
+  TileKeys tile_keys_;
   FairQueue queue_;  // who waits
   StepPace pace_;
   PrefixCache prefix_;
   RequestMap running_;
+  std::vector<RequestState*> visited_;  // by ForEachRunnable
+  std::vector<RequestState*> planned_;
   std::vector<int32_t> free_slots_;
   std::vector<Grave> graves_;
   int32_t grave_blocks_ = 0;

@@ -30,10 +30,12 @@ struct Span {
 
 struct StepPlan {
   uint64_t step = 0;
-  // Ordered so that equal tile lists are neighbours; base spans first.
+  // Ordered so that equal tile lists are neighbours, in the order in which their adapters first
+  // came; base spans first.
   std::vector<Span> spans;
   std::vector<std::vector<LoraTerm>> tile_lists;
   int32_t rows = 0;
+  bool masked = false;      // some row's tokens are constrained
   int32_t decode_rows = 0;  // of them: one token each of requests whose prompt is computed
 };
 
