@@ -210,6 +210,7 @@ class AdapterCatalog {
   using LookFunction = absl::FunctionRef<absl::StatusOr<GenerationPtr>()>;
   absl::Status CheckNewName(const std::string& adapter_id) const;
   absl::Status KeepServable(const Generation& generation);
+  void CountArriving(const std::string& digest, int by);
   absl::StatusOr<GenerationPtr> LookAgain(const Place& place, const Generation& from);
   absl::StatusOr<Registered> RegisterAs(const std::string& tenant, const std::string& adapter_id,
                                         const std::string& location, LookFunction look,
@@ -285,6 +286,9 @@ class AdapterCatalog {
   absl::Mutex change_mutex_;  // one change at a time; taken before mutex_
   absl::flat_hash_map<std::string, int> content_names_ ABSL_GUARDED_BY(change_mutex_);
   absl::flat_hash_set<std::string> unnamed_ ABSL_GUARDED_BY(change_mutex_);  // may be in use
+  absl::Mutex arriving_mutex_;  // held while a copy is removed; taken after change_mutex_
+  // Content that is copied and read before its change has its turn: nobody drops it meanwhile.
+  absl::flat_hash_map<std::string, int> arriving_ ABSL_GUARDED_BY(arriving_mutex_);
   mutable absl::Mutex mutex_;
   absl::btree_map<NameKey, RegisteredName> names_ ABSL_GUARDED_BY(mutex_);
   // What has aliases, and each of them.

@@ -90,6 +90,8 @@ void AdapterCatalog::DropContent() {
     const absl::StatusOr<GenerationPtr> last = kept_->Last(digest);
     const bool in_use = last.ok() && *last != nullptr && last->use_count() > 2;
     if (in_use) return false;
+    absl::MutexLock lock(&arriving_mutex_);
+    if (arriving_.contains(digest)) return false;
     content_->Remove(digest);
     kept_->Forget(digest);
     return true;
@@ -207,6 +209,11 @@ absl::Status AdapterCatalog::KeepServable(const Generation& generation) {
   return loader_->CheckWeights(kept.ok() ? **kept : generation);
 }
 
+void AdapterCatalog::CountArriving(const std::string& digest, int by) {
+  absl::MutexLock lock(&arriving_mutex_);
+  if ((arriving_[digest] += by) == 0) arriving_.erase(digest);
+}
+
 // A copy from before that cannot be looked at is made anew.
 absl::StatusOr<GenerationPtr> AdapterCatalog::LookAgain(const Place& place,
                                                         const Generation& from) {
@@ -226,9 +233,11 @@ absl::StatusOr<AdapterCatalog::Registered> AdapterCatalog::RegisterAs(
   absl::StatusOr<GenerationPtr> generation = look();
   if (!generation.ok()) return AboutAdapter(location, generation.status());
   const std::string checked = (*generation)->digest;
+  CountArriving(checked, 1);
   const absl::Status servable = KeepServable(**generation);
 
   absl::MutexLock changes(&change_mutex_);
+  CountArriving(checked, -1);
   if (!servable.ok()) {
     if (!content_names_.contains(checked)) unnamed_.insert(checked);
     DropContent();
@@ -242,8 +251,6 @@ absl::StatusOr<AdapterCatalog::Registered> AdapterCatalog::RegisterAs(
   absl::Status status = CheckCase(key);
   if (status.ok()) status = CheckMove(key, **generation, options);
   if (status.ok() && (*generation)->digest != checked) status = KeepServable(**generation);
-  // Somebody's refusal may have taken the copy away meanwhile.
-  if (status.ok() && content_ != nullptr) status = content_->Keep(**generation);
   RegisteredName name = Named(key).value_or(RegisteredName{.tenant = tenant, .name = adapter_id});
   const bool created = name.generations.empty();
   const std::string before = created ? "" : name.now().digest;
