@@ -4,7 +4,8 @@
 // The CPU backend composes each verb from plain loops in fp32 and is the
 // definition of the right answer. On it a row's results are the same bits alone
 // or mixed, prefilled or decoded, in any chunking: every output element is one
-// chain of operations whose order depends on the weight's shape alone.
+// chain of operations whose order depends on the weight's shape alone. On CUDA
+// BackendOptions::batch_invariant asks for that.
 //
 // Threads. The verbs from BeginStep to Synchronize belong to one thread, the
 // engine's. PackWeight, DoraGain, ReadRow, NewHostBuffer, StartCopy and Mount may be
@@ -26,12 +27,18 @@
 
 namespace lorica {
 
+// Most rows of a step on CUDA when it is to be batch-invariant.
+inline constexpr int kBatchInvariantRowsMax = 128;
+
 struct BackendOptions {
   int threads = 0;          // 0 = one a core that this process may use
   int rows_max = 512;       // most rows of a step
   int terms_max = 0;        // most adapter terms of a step; 0 = rows_max
   int64_t host_bytes = 0;   // for NewHostBuffer, taken at once on CUDA; more is taken singly
   std::string cache_folder;  // for what is measured once on a machine; empty: not kept
+  // A row has the same bits whatever shares its step and however its request is cut into steps.
+  // The CPU keeps to that in any case. On CUDA rows_max is kBatchInvariantRowsMax at most.
+  bool batch_invariant = false;
 };
 
 // Memory of a device of its own, shared with whatever else runs there. Zeros on the CPU.

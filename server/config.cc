@@ -147,7 +147,7 @@ void SetCudaDefaults(const CLI::App& app, Config& config) {
     if (app.count(flag) == 0) value = cuda;
   };
   set("--arena-bytes", config.arena_bytes, 0);
-  set("--batch-rows", config.batch_rows, 2304);
+  set("--batch-rows", config.batch_rows, config.batch_invariant ? kBatchInvariantRowsMax : 2304);
   set("--chunk-tokens", config.chunk_tokens, std::min<int64_t>(2048, config.batch_rows));
   set("--running-requests", config.running_requests, std::min<int64_t>(256, config.batch_rows));
 }
@@ -284,6 +284,12 @@ absl::Status CheckConfig(const Config& config) {
                                                    "step: raise --batch-rows (",
                                                    config.batch_rows, ") to at least that"));
   }
+  if (config.batch_invariant && config.device == "cuda" &&
+      config.batch_rows > kBatchInvariantRowsMax) {
+    return absl::InvalidArgumentError(absl::StrCat("--batch-rows ", config.batch_rows,
+                                                   " is more than the ", kBatchInvariantRowsMax,
+                                                   " of a step with --batch-invariant on cuda"));
+  }
   if (config.chunk_tokens > config.batch_rows) {
     return absl::InvalidArgumentError(absl::StrCat("--chunk-tokens ", config.chunk_tokens,
                                                    " is more than --batch-rows ", config.batch_rows,
@@ -298,6 +304,17 @@ absl::Status CheckConfig(const Config& config) {
         absl::StrCat("--http-prefix '", prefix, "' must begin with / and not end with one"));
   }
   return CheckAddress(config, "--http-address", config.http_address);
+}
+
+BackendOptions BackendOptionsOf(const Config& config) {
+  BackendOptions options;
+  options.threads = static_cast<int>(config.threads);
+  options.rows_max = static_cast<int>(config.batch_rows);
+  options.terms_max = static_cast<int>(config.running_requests * kMixTermsMax);
+  options.host_bytes = config.host_bytes;
+  options.cache_folder = config.data_dir;
+  options.batch_invariant = config.batch_invariant;
+  return options;
 }
 
 std::string DescribeConfig(const Config& config) {

@@ -11,6 +11,7 @@
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "kernels/backend.h"
 #include "server/models/model_config.h"
 
 namespace lorica {
@@ -67,6 +68,7 @@ struct Config {
   int64_t batch_rows = 512;
   int64_t chunk_tokens = 256;
   double step_stretch = 2.5;
+  bool batch_invariant = false;
   std::string prefix_cache = "on";
   int64_t running_requests = 64;
   int64_t queue_requests = 1024;
@@ -174,9 +176,15 @@ void VisitFlags(Config& config, Visitor&& visitor) {
   visitor.Count("--context-tokens", &config.context_tokens, 0, kContextTokensMax,
                 "Most tokens of a request, prompt and answer; 0 = the model's own limit");
   visitor.Count("--batch-rows", &config.batch_rows, 1, 65536,
-                "Most tokens of one step; cuda: 1280");
-  visitor.Count("--chunk-tokens", &config.chunk_tokens, 1, 65536,
-                "Most prompt tokens of one step; smaller lets running streams breathe; cuda: 1024");
+                "Most tokens of one step; cuda: 2304, with --batch-invariant 128");
+  visitor.Count(
+      "--chunk-tokens", &config.chunk_tokens, 1, 65536,
+      "Most prompt tokens of one step; smaller lets running streams breathe; cuda: 2048 or "
+      "--batch-rows");
+  visitor.Switch("--batch-invariant", &config.batch_invariant,
+                 "Give a request the same tokens and log-probabilities, to the last bit, whatever "
+                 "else is served beside it. The cpu does so in any case; cuda takes at most 128 "
+                 "tokens a step for it, so that long prompts take longer");
   visitor.Choice("--prefix-cache", &config.prefix_cache, {"on", "off"},
                  "Keep KV of earlier requests while there is room, for later prompts of the same "
                  "tenant and adapters that begin alike");
@@ -184,7 +192,7 @@ void VisitFlags(Config& config, Visitor&& visitor) {
                  "How many times as long prompts may make a step while other streams decode; "
                  "1000 = as long as --chunk-tokens makes it");
   visitor.Count("--running-requests", &config.running_requests, 1, 4096,
-                "Requests decoded at a time; cuda: 256");
+                "Requests decoded at a time; cuda: 256 or --batch-rows");
   visitor.Count("--queue-requests", &config.queue_requests, 1, 1'000'000,
                 "Requests that may wait; more are refused as UNAVAILABLE");
   visitor.Count("--queue-tokens", &config.queue_tokens, 1, int64_t{1} << 40,
@@ -216,6 +224,9 @@ ParsedFlags ParseFlags(std::vector<std::string> arguments);
 
 // What no single flag can say: InvalidArgument names the flags that do not go together.
 absl::Status CheckConfig(const Config& config);
+
+// What the flags ask of a backend.
+BackendOptions BackendOptionsOf(const Config& config);
 
 // Whether only this machine reaches "host:port".
 bool IsLoopback(const std::string& address);

@@ -197,14 +197,9 @@ absl::Status Server::Reload() {
 }
 
 absl::Status Server::BuildModel() {
-  BackendOptions backend_options;
-  backend_options.threads = static_cast<int>(config_.threads);
-  backend_options.rows_max = static_cast<int>(config_.batch_rows);
-  backend_options.terms_max = static_cast<int>(config_.running_requests * kMixTermsMax);
-  backend_options.host_bytes = config_.host_bytes;
-  backend_options.cache_folder = config_.data_dir;
   const bool half = config_.dtype == "float16";
-  auto backend = MakeBackend(absl::StrCat(config_.device, half ? "_f16" : ""), backend_options);
+  auto backend =
+      MakeBackend(absl::StrCat(config_.device, half ? "_f16" : ""), BackendOptionsOf(config_));
   if (!backend.ok()) return backend.status();
   parts_->backend = *std::move(backend);
   Model::Options options;

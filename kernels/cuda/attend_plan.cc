@@ -55,7 +55,7 @@ void AttendPlan::Make(const StepBatch& batch) {
     chunks_.clear();
     int slots = 0;
     for (const AttendSpan& span : batch.spans) {
-      if (span.row_count > kAttendDecodeRowsMax) {
+      if (span.row_count > decode_rows_max_) {
         chunks_.push_back({span.row_begin, span.row_count, span.position_begin, span.page_begin});
         continue;
       }

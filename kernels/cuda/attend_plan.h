@@ -25,6 +25,10 @@ int AttendPieceKeys(int keys);
 
 class AttendPlan {
  public:
+  // Spans of at most `decode_rows_max` rows decode.
+  explicit AttendPlan(int decode_rows_max = kAttendDecodeRowsMax)
+      : decode_rows_max_(decode_rows_max) {}
+
   // Takes the batch apart. When its rows want more than kAttendSlotsMax scratch slots, all
   // pieces of the step are made longer until they fit; then bits depend on neighbours.
   void Make(const StepBatch& batch);
@@ -40,6 +44,7 @@ class AttendPlan {
   int Settled(const StepBatch& batch, const AttendSpan& span) const;
   int AddRow(const AttendSpan& span, int row, int settled, int stretch, int slot);
 
+  int decode_rows_max_;
   std::vector<AttendItem> items_;
   std::vector<DeviceSpan> chunks_;
   std::vector<uint32_t> written_;  // by block: the last step whose rows write there

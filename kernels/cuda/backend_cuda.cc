@@ -45,7 +45,18 @@ absl::StatusOr<std::unique_ptr<CudaBackend>> CudaBackend::Make(const BackendOpti
   return backend;
 }
 
+// A step of few rows goes through kernels of our own, each of which gives a row its own bits. What
+// depends on the other rows is which kernel takes it: the library's product where rows are many,
+// the tiled attention where a span has many. So batch-invariant steps are steps of few rows, and
+// all of them decode.
 absl::Status CudaBackend::Start(const BackendOptions& options) {
+  static_assert(kBatchInvariantRowsMax <= kStreamRowsMax);
+  static_assert(kBatchInvariantRowsMax * kAttendPiecesMax <= kAttendSlotsMax);
+  if (options.batch_invariant && options.rows_max > kBatchInvariantRowsMax) {
+    return absl::InvalidArgumentError(absl::StrCat("batch-invariant steps have at most ",
+                                                   kBatchInvariantRowsMax, " rows on a GPU, not ",
+                                                   options.rows_max));
+  }
   int count = 0;
   cudaError_t error = cudaGetDeviceCount(&count);
   if (error != cudaSuccess || count == 0) {
@@ -78,7 +89,8 @@ absl::Status CudaBackend::Start(const BackendOptions& options) {
   rows_max_ = options.rows_max;
   const int64_t rows = options.rows_max;
   const int64_t u_floats = rows * kMixTermsMax * kGroupModulesMax * kLoraRankMax;
-  auto step = StepImage::Make(options.rows_max, u_floats, kFlaggedUMax);
+  const int decode_rows_max = options.batch_invariant ? rows_max_ : kAttendDecodeRowsMax;
+  auto step = StepImage::Make(rows_max_, decode_rows_max, u_floats, kFlaggedUMax);
   if (!step.ok()) return step.status();
   step_ = *std::move(step);
   for (auto [bytes, target] :

@@ -149,11 +149,12 @@ Product LinearRunner::Run(void* y, const void* x, int64_t rows, const CudaWeight
 
 void LinearRunner::RunWide(void* y, const void* x, int64_t rows, const CudaWeight& weight,
                            cudaStream_t stream) {
-  if (!Streams(rows, weight)) {
+  if (rows > kStreamRowsMax) {
     library_->Run(y, CUDA_R_32F, x, rows, weight.product(), stream);
     return;
   }
   StreamLinearArgs args = ArgsFor(x, rows, weight);
+  if (!Streams(rows, weight)) args.splits = 1;  // parts of such widths cannot be added up
   const bool whole = args.splits == 1;
   if (whole) args.parts = static_cast<float*>(y);
   LaunchStreamLinear(args, stream);

@@ -51,9 +51,10 @@ class StepImage::Packer {
   int section_ = 0;
 };
 
-absl::StatusOr<std::unique_ptr<StepImage>> StepImage::Make(int rows_max, int64_t u_floats,
+absl::StatusOr<std::unique_ptr<StepImage>> StepImage::Make(int rows_max, int decode_rows_max,
+                                                           int64_t u_floats,
                                                            int64_t flagged_u_max) {
-  std::unique_ptr<StepImage> image(new StepImage);
+  std::unique_ptr<StepImage> image(new StepImage(decode_rows_max));
   image->rows_max_ = rows_max;
   image->u_floats_ = u_floats;
   image->flagged_u_max_ = flagged_u_max;

@@ -21,8 +21,9 @@ inline constexpr int64_t kTokenSlotsMax = int64_t{1} << 16;
 
 class StepImage {
  public:
-  static absl::StatusOr<std::unique_ptr<StepImage>> Make(int rows_max, int64_t u_floats,
-                                                         int64_t flagged_u_max);
+  // Spans of at most `decode_rows_max` rows decode, see AttendPlan.
+  static absl::StatusOr<std::unique_ptr<StepImage>> Make(int rows_max, int decode_rows_max,
+                                                         int64_t u_floats, int64_t flagged_u_max);
 
   const StepTables& tables() const { return tables_; }
   // Counts of the last Send.
@@ -40,7 +41,7 @@ class StepImage {
   };
   class Packer;
 
-  StepImage() = default;
+  explicit StepImage(int decode_rows_max) : attend_(decode_rows_max) {}
   void Layout(int rows_max);
   void PackRows(const StepBatch& batch, Packer& packer);
   void PackAdapters(const StepBatch& batch, Packer& packer);

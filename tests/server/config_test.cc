@@ -120,6 +120,22 @@ TEST(Config, OnACardDefaultsAreLargerAndWhatIsGivenStays) {
   EXPECT_EQ(Parse({"--device", "cuda", "--running-requests", "7"}).config->running_requests, 7);
 }
 
+TEST(Config, BatchInvariantStepsOnACardAreBounded) {
+  const std::string most = std::to_string(kBatchInvariantRowsMax);
+  const std::string more = std::to_string(kBatchInvariantRowsMax + 1);
+  const Config config = *Parse({"--device", "cuda", "--batch-invariant"}).config;
+  EXPECT_EQ(config.batch_rows, kBatchInvariantRowsMax);
+  EXPECT_EQ(config.chunk_tokens, kBatchInvariantRowsMax);
+  EXPECT_EQ(config.running_requests, kBatchInvariantRowsMax);
+  EXPECT_TRUE(
+      Parse({"--device", "cuda", "--batch-invariant", "--batch-rows", most.c_str()}).config);
+  EXPECT_THAT(Parse({"--device", "cuda", "--batch-invariant", "--batch-rows", more.c_str()}).text,
+              HasSubstr("--batch-rows " + more));
+  EXPECT_EQ(Parse({"--batch-invariant"}).config->batch_rows, Parse({}).config->batch_rows);
+  EXPECT_TRUE(BackendOptionsOf(config).batch_invariant);
+  EXPECT_FALSE(BackendOptionsOf(*Parse({}).config).batch_invariant);
+}
+
 TEST(Config, PrefixesAreKeptUnlessSwitchedOff) {
   EXPECT_EQ(Parse({}).config->prefix_cache, "on");
   EXPECT_EQ(Parse({"--prefix-cache", "off"}).config->prefix_cache, "off");

@@ -7,12 +7,12 @@
 #include <map>
 #include <nlohmann/json.hpp>
 
-#include "tests/fakes/made_adapter.h"
 #include "tests/fakes/test_paths.h"
 #include "tests/integration/cuda/gpu.h"
 #include "tests/integration/golden_request.h"
 #include "tests/integration/server_process.h"
 #include "tests/integration/task_scores.h"
+#include "tests/integration/tiny_adapter.h"
 #include "tests/server/models/model_runner.h"
 
 namespace lorica {
@@ -154,49 +154,6 @@ TEST(CudaServer, ATinyFolderMeetsTheReferenceAtEveryPosition) {
   }
   ASSERT_GE(stretches.size(), 20u);
   ExpectStretches(*server, stretches);
-}
-
-// An adapter for shapes/tiny on all seven linears. With kScale its change is about as large as
-// what it changes.
-constexpr double kScale = 1.0 / 64;
-void WriteTinyAdapter(const TemporaryFolder& folder, const std::string& id, int rank,
-                      double scale = kScale) {
-  static constexpr int kHidden = 256, kFfn = 512, kQ = 512, kKv = 128, kLayers = 2;
-  const auto shape = [](LoraModule module) -> std::pair<int, int> {  // out, in
-    switch (module) {
-      case LoraModule::kQ:
-        return {kQ, kHidden};
-      case LoraModule::kK:
-      case LoraModule::kV:
-        return {kKv, kHidden};
-      case LoraModule::kO:
-        return {kHidden, kQ};
-      case LoraModule::kDown:
-        return {kHidden, kFfn};
-      default:
-        return {kFfn, kHidden};
-    }
-  };
-  uint32_t seed = 100 * rank;
-  std::vector<TensorToWrite> tensors;
-  const auto add = [&](const std::string& name, int rows, int columns) {
-    tensors.push_back(
-        {name, "BF16", {rows, columns}, Encoded("BF16", RandomValues(rows * columns, ++seed))});
-  };
-  for (int layer = 0; layer < kLayers; ++layer) {
-    for (int m = 0; m < kLoraModuleCount; ++m) {
-      const auto module = static_cast<LoraModule>(m);
-      const auto [out, in] = shape(module);
-      const std::string stem = absl::StrCat("base_model.model.model.layers.", layer, ".",
-                                            std::string(LoraModuleName(module)), ".lora_");
-      add(stem + "A.weight", rank, in);
-      add(stem + "B.weight", out, rank);
-    }
-  }
-  folder.Write(id + "/adapter_config.json",
-               absl::StrCat(R"({"peft_type": "LORA", "r": )", rank, R"(, "lora_alpha": )",
-                            rank * scale / std::sqrt(rank), "}"));
-  folder.Write(id + "/adapter_model.safetensors", SafetensorsFile(tensors));
 }
 
 // Greedy answers and how sure of each token the server was.

@@ -57,6 +57,21 @@ TEST(AttendPlan, SpansOfMoreRowsThanTheMostThatDecodeAreChunks) {
   EXPECT_EQ(plan.ChunkTiles(4), 3);
 }
 
+TEST(AttendPlan, AllRowsDecodeWhereSpansOfAnyLengthMay) {
+  constexpr int kRows = 3 * kAttendDecodeRowsMax;
+  StepBatch batch;
+  Add(batch, 300, kRows, Pages(0, 21));
+  AttendPlan plan(kRows);
+  plan.Make(batch);
+  EXPECT_TRUE(plan.chunks().empty());
+  ASSERT_EQ(plan.items().size(), size_t{2 * kRows});
+  for (int i = 0; i < 2 * kRows; ++i) {
+    EXPECT_EQ(plan.items()[i].row, i / 2);
+    EXPECT_EQ(plan.items()[i].keys, 301 + i / 2);
+    EXPECT_EQ(plan.items()[i].pieces, 2);
+  }
+}
+
 TEST(AttendPlan, PagesThatAnotherSpanWritesAreNotSettled) {
   StepBatch batch;
   const std::vector<BlockId> shared = Pages(0, 4);

@@ -115,13 +115,42 @@ TEST_P(CudaLinear, ChoicesAreMeasuredOnceAndKept) {
 
 TEST_P(CudaLinear, ARowKeepsItsBitsWhateverSharesTheStep) {
   const int out = GetParam().out_features;
-  if (out % 4 != 0) GTEST_SKIP() << "such widths go to the library";
+  if (out % 4 != 0) GTEST_SKIP() << "such widths go to the library, but for logits";
   const std::vector<uint16_t> all = Product(0, 128);
   for (const int rows : {1, 8, 9, 16, 33, 65}) {
     const std::vector<uint16_t> y = Product(30, rows);
     for (int64_t i = 0; i < int64_t{rows} * out; ++i) {
       ASSERT_EQ(y[i], all[int64_t{30} * out + i]) << rows << " rows, element " << i;
     }
+  }
+}
+
+TEST_P(CudaLinear, LogitsOfAnyWidthAreRightAndKeepTheirBits) {
+  const int out = GetParam().out_features, in = GetParam().in_features;
+  const auto logits = [&](int begin, int rows) {
+    const auto x = cuda_->Allocate(cuda_->TensorBytes(rows, in));
+    cuda_->Upload((*x)->data(), x_.data() + int64_t{begin} * in, int64_t{rows} * in * 2);
+    std::vector<float> y(int64_t{rows + 1} * out, std::nanf(""));
+    const auto wide = cuda_->Allocate(y.size() * sizeof(float));
+    cuda_->Upload((*wide)->data(), y.data(), y.size() * sizeof(float));
+    cuda_->Logits({(*wide)->data(), rows, out}, {(*x)->data(), rows, in}, *weight_);
+    EXPECT_TRUE(cuda_->Synchronize().ok());
+    cuda_->Download(y.data(), (*wide)->data(), y.size() * sizeof(float));
+    for (int i = 0; i < out; ++i) EXPECT_TRUE(std::isnan(y[int64_t{rows} * out + i]));
+    return y;
+  };
+  const std::vector<float> all = logits(0, 128);
+  double error = 0, size = 0;
+  for (int f = 0; f < out; ++f) {
+    double want = 0;
+    for (int k = 0; k < in; ++k) want += double{w_[int64_t{f} * in + k]} * FloatFromBfloat(x_[k]);
+    error += (all[f] - want) * (all[f] - want);
+    size += want * want;
+  }
+  EXPECT_LE(std::sqrt(error / size), kRowTolerance / 100) << "sums of fp32 lose no more";
+  for (const int rows : {1, 9, 33}) {
+    const std::vector<float> y = logits(30, rows);
+    ASSERT_TRUE(SameBits(y.data(), &all[int64_t{30} * out], int64_t{rows} * out)) << rows;
   }
 }
 
