@@ -140,6 +140,64 @@ TEST_F(ProcessFaults, AKilledServerIsBackSoonWithWhatItAcknowledged) {
   neighbours.ExpectNothingLeft();
 }
 
+// Row 110: among streams that run and that wait, and a call whose adapter never comes.
+TEST_F(ProcessFaults, ATerminatedServerEndsWhatItTookAndTakesNoMore) {
+  constexpr int kRunning = 4, kCallers = 7;
+  TemporaryFolder elsewhere;
+  const auto beside = StartOn(elsewhere.path(), {});
+  ASSERT_NE(beside, nullptr);
+  Neighbours neighbours(beside.get());
+  hub_.Commit("org/stalled", FakeHub::FilesOf(adapters_.path() + "/plain"));
+  hub_.AddFault({.target_part = "/blobs/", .times = -1, .stall_head = true});
+  ASSERT_NO_FATAL_FAILURE(Start({"--running-requests", absl::StrCat(kRunning)}));
+  const Tokens alone = TokensOf("plain", 400);
+  std::atomic<int> answers = 0;
+  std::vector<std::thread> callers;
+  for (int i = 0; i < kCallers; ++i) {
+    callers.emplace_back([&] {
+      const auto client = server_->NewClient();
+      for (;;) {
+        Tokens tokens;
+        const absl::Status status = client->GenerateStream(
+            Request("plain", 400), [&tokens](const v1::GenerateStreamResponse& chunk) {
+              tokens.insert(tokens.end(), chunk.token_ids().begin(), chunk.token_ids().end());
+              return true;
+            });
+        if (!status.ok()) {
+          EXPECT_EQ(status.code(), StatusCode::kUnavailable) << status;
+          EXPECT_TRUE(tokens.empty()) << "cut after " << tokens.size();
+          return;
+        }
+        EXPECT_EQ(tokens, alone);
+        ++answers;
+      }
+    });
+  }
+  callers.emplace_back([&] {
+    const absl::Status status = server_->NewClient()->Generate(Request("org/stalled", 4)).status();
+    EXPECT_EQ(status.code(), StatusCode::kUnavailable) << status;
+  });
+  const auto client = server_->NewClient();
+  for (bool busy = false; !busy;) {
+    const auto status = client->GetStatus();
+    ASSERT_TRUE(status.ok()) << status.status();
+    busy = status->running() == kRunning && status->queued() > 0 && status->waiting() == 1 &&
+           answers > kCallers;
+  }
+  server_->Signal(SIGTERM);
+  const absl::Time told = absl::Now();
+  for (std::thread& caller : callers) caller.join();
+  EXPECT_LT(absl::Now() - told, 2 * kCutMax) << "those that were taken, and one call more";
+  EXPECT_EQ(server_->WaitForExit(kCutMax), 0) << server_->Log();
+  EXPECT_EQ(Unfinished(), 0);
+  hub_.ClearFaults();
+  ASSERT_NO_FATAL_FAILURE(Start());
+  EXPECT_EQ(TokensOf("plain", 400), alone);
+  EXPECT_EQ(TokensOf("org/stalled", 400), alone);
+  neighbours.Check(kUnaffected);
+  neighbours.ExpectNothingLeft();
+}
+
 // Row 110: while somebody streams.
 TEST_F(ProcessFaults, AHangUpWithAMistakeKeepsTheOldFileAndCutsNobody) {
   Sha256 hash;
