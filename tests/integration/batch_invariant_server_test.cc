@@ -3,6 +3,7 @@
 #include <gtest/gtest.h>
 
 #include "absl/strings/str_cat.h"
+#include "kernels/plugin.h"
 #include "tests/integration/cuda/gpu.h"
 #include "tests/integration/golden_request.h"
 #include "tests/integration/server_process.h"
@@ -78,7 +79,8 @@ TEST_P(BatchInvariantServer, ACrowdGetsTheAnswersOfEachAlone) {
 }
 
 std::vector<const char*> Devices() {
-  return HasGpu() ? std::vector{"cpu", "cuda"} : std::vector{"cpu"};
+  const bool cuda = HasGpu() && !FindPlugin("cuda").empty();
+  return cuda ? std::vector{"cpu", "cuda"} : std::vector{"cpu"};
 }
 INSTANTIATE_TEST_SUITE_P(Devices, BatchInvariantServer, ::testing::ValuesIn(Devices()),
                          [](const auto& info) { return std::string(info.param); });
