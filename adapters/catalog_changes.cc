@@ -105,7 +105,10 @@ absl::Status AdapterCatalog::Put(const RegisteredName& name) {
     if (!names_.contains(key) && std::ssize(names_) >= kCatalogNamesMax) return Full();
   }
   if (registry_ != nullptr) {
-    if (absl::Status s = registry_->Put(name); !s.ok()) return s;
+    absl::Status status = registry_->Put(name);
+    // The next start may find it done, and wants its content then.
+    if (absl::IsUnavailable(status)) CountContent(name, 1);
+    if (!status.ok()) return status;
   }
   Publish(key, &name);
   DropContent();
@@ -320,7 +323,6 @@ absl::StatusOr<GenerationPtr> AdapterCatalog::Rollback(const std::string& tenant
   if (!target.ok()) return target.status();
   const std::string checked = target->digest;
   absl::StatusOr<GenerationPtr> generation = look(*target);
-  if (!generation.ok()) return generation;
 
   absl::MutexLock changes(&change_mutex_);
   target = EarlierOf(key, to, expected_generation);
@@ -385,9 +387,8 @@ absl::Status AdapterCatalog::SetAlias(const std::string& tenant, const std::stri
   if (target == alias) return IsAliasItself(target);
   // Reads the weights before the lock, as Register does.
   absl::StatusOr<GenerationPtr> looked = LookAtTarget(tenant, target, options.token);
-  if (!looked.ok()) return looked.status();
-  const std::string checked = (*looked)->digest;
-  absl::Status servable = loader_->CheckWeights(**looked);
+  const std::string checked = looked.ok() ? (*looked)->digest : "";
+  absl::Status servable = looked.ok() ? loader_->CheckWeights(**looked) : looked.status();
 
   absl::MutexLock changes(&change_mutex_);
   looked = LookAtTarget(tenant, target, options.token);

@@ -11,24 +11,18 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cstdio>
 #include <cstdlib>
-#include <filesystem>
-#include <map>
 #include <random>
-#include <set>
 #include <sstream>
 
 #include "absl/strings/str_cat.h"
-#include "adapters/adapter_catalog.h"
-#include "tests/fakes/made_adapter.h"
+#include "tests/adapters/registered_store.h"
 
 namespace lorica {
 namespace {
 
-namespace fs = std::filesystem;
-
-constexpr int kNames = 5;
 constexpr int kVersions = 6;
 // A change takes several times as long in a sanitized build.
 #if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
@@ -36,46 +30,16 @@ constexpr int kLifeUsMax = 400'000;
 #else
 constexpr int kLifeUsMax = 60'000;
 #endif
+constexpr int kChangesALife = 4;  // at most, where changes take longer than that allows for
 constexpr int kOpeningMsMax = 10'000;
 
 int g_kills = 25;
 uint64_t g_seed = 1;
 
-const char kTenant[] = "default";
-const char kGone[] = "-";
-
-// Registry, content and catalog over one data folder.
-class Store {
- public:
-  Store(const TemporaryFolder& adapters, const TemporaryFolder& data)
-      : catalog_(*MakeLocalSource(adapters.path()), &loader_, "the-base") {
-    registry_ = *Registry::Open(data.path() + "/registry.db");
-    content_ = *ContentStore::Open(data.path() + "/content", 1 << 30);
-    LORICA_CHECK(catalog_.Restore(registry_.get(), content_.get()).ok());
-  }
-  AdapterCatalog& catalog() { return catalog_; }
-  PeftLoader& loader() { return loader_; }
-
- private:
-  LittleModel model_;
-  FakeBackend backend_;
-  PeftLoader loader_{model_.targets(), &backend_, 128 << 10};
-  std::unique_ptr<Registry> registry_;
-  std::unique_ptr<ContentStore> content_;
-  AdapterCatalog catalog_;
-};
-
-// What a name is: a digest, ">target" or kGone.
-std::string StateOf(AdapterCatalog& catalog, const std::string& name) {
-  const auto entry = catalog.Get(kTenant, name);
-  if (!entry.ok()) return kGone;
-  return entry->alias_of.empty() ? entry->digest : absl::StrCat(">", entry->alias_of);
-}
-
 class Child {
  public:
   Child(const TemporaryFolder& adapters, const TemporaryFolder& data, int pipe, uint64_t seed)
-      : store_(adapters, data), pipe_(pipe), random_(seed) {}
+      : store_(adapters, data.path()), pipe_(pipe), random_(seed) {}
 
   [[noreturn]] void Live() {
     for (;;) Act();
@@ -88,21 +52,21 @@ class Child {
   }
   void Act() {
     AdapterCatalog& catalog = store_.catalog();
-    const std::string name = absl::StrCat("name", Draw(kNames));
+    const std::string name = absl::StrCat("name", Draw(kStoreNames));
     const std::string alias = absl::StrCat("alias", Draw(2));
     const int what = Draw(10);
     const std::string& subject = what == 9 ? alias : name;
     Tell(absl::StrCat("try ", subject, "\n"));
     if (what < 5) {
-      (void)catalog.Register(kTenant, name, {absl::StrCat("v", Draw(kVersions)), true, ""});
+      (void)catalog.Register(kStoreTenant, name, {absl::StrCat("v", Draw(kVersions)), true, ""});
     } else if (what < 7) {
-      (void)catalog.Rollback(kTenant, name, "", "");
+      (void)catalog.Rollback(kStoreTenant, name, "", "");
     } else if (what < 9) {
-      (void)catalog.Delete(kTenant, name);
+      (void)catalog.Delete(kStoreTenant, name);
     } else if (Draw(2) == 0) {
-      (void)catalog.SetAlias(kTenant, alias, name, {.replace = true});
+      (void)catalog.SetAlias(kStoreTenant, alias, name, {.replace = true});
     } else {
-      (void)catalog.Delete(kTenant, alias);
+      (void)catalog.Delete(kStoreTenant, alias);
     }
     Tell(absl::StrCat("is ", subject, " ", StateOf(catalog, subject), "\n"));
   }
@@ -111,9 +75,6 @@ class Child {
   const int pipe_;
   std::mt19937_64 random_;
 };
-
-// Names that aliases of deleted targets still hold are gone to everybody: StateOf says so.
-using States = std::map<std::string, std::string>;
 
 class RegistryCrashTest : public ::testing::Test {
  protected:
@@ -160,47 +121,30 @@ class RegistryCrashTest : public ::testing::Test {
     }
     return trying;
   }
-  States Reopen() {
-    Store store(adapters_, data_);
-    States states;
-    std::set<std::string> named;
-    for (const char* kind : {"name", "alias"}) {
-      for (int i = 0; i < kNames; ++i) {
-        const std::string name = absl::StrCat(kind, i);
-        states[name] = StateOf(store.catalog(), name);
-        const auto history = store.catalog().History(kTenant, name);
-        if (!history.ok() || history->name != name) continue;
-        for (const NamedGeneration& one : history->generations) {
-          named.insert(one.digest);
-          const auto generation = store.catalog().Resolve(kTenant, name + "@" + one.digest);
-          EXPECT_TRUE(generation.ok()) << generation.status();
-          if (!generation.ok()) continue;
-          EXPECT_EQ((*generation)->digest, one.digest);
-          EXPECT_EQ((*generation)->location, one.digest) << "its content is kept";
-        }
-      }
-    }
-    std::set<std::string> kept;
-    for (const auto& entry : fs::directory_iterator(data_.path() + "/content")) {
-      kept.insert(entry.path().filename().string());
-    }
-    EXPECT_EQ(kept, named);
-    return states;
-  }
+  States Reopen() { return ReopenedStates(adapters_, data_.path()); }
 
   TemporaryFolder adapters_;
   TemporaryFolder data_;
 };
 
+// Where the disk is slow, or the machine busy, a life is longer.
+int LifeUsMax(int64_t lived_us, int64_t acknowledged) {
+  const int64_t of_a_change = lived_us / std::max<int64_t>(acknowledged, 1);
+  return static_cast<int>(std::max<int64_t>(kLifeUsMax, kChangesALife * of_a_change));
+}
+
 TEST_F(RegistryCrashTest, WhatWasAcknowledgedIsThereAndNothingIsHalf) {
   std::mt19937_64 random(g_seed);
   States before = Reopen();
   int64_t acknowledged = 0;
+  int64_t lived_us = 0;
   int in_flight = 0;
   for (int kill = 0; kill < g_kills; ++kill) {
     SCOPED_TRACE(absl::StrCat("kill ", kill, " seed ", g_seed));
     States expected = before;
-    const std::string said = LiveAndDie(random(), static_cast<int>(random() % kLifeUsMax) + 1);
+    const int life_us = static_cast<int>(random() % LifeUsMax(lived_us, acknowledged)) + 1;
+    const std::string said = LiveAndDie(random(), life_us);
+    lived_us += life_us;
     const std::string trying = Follow(said, &expected, &acknowledged);
     in_flight += !trying.empty();
     const States after = Reopen();
@@ -208,7 +152,8 @@ TEST_F(RegistryCrashTest, WhatWasAcknowledgedIsThereAndNothingIsHalf) {
       const bool alias = name[0] == 'a';
       const std::string& wanted = expected[name];
       // An alias follows whether its target is there, so it may change with it.
-      if (name == trying || (alias && state != wanted && (wanted == kGone || state == kGone))) {
+      if (name == trying ||
+          (alias && state != wanted && (wanted == kGoneState || state == kGoneState))) {
         continue;
       }
       ASSERT_EQ(state, wanted) << name;

@@ -1,0 +1,34 @@
+// What the process does to the files of one folder: recorded, failed on request, and laid out anew
+// as a disk might hold it that lost its power.
+//
+// A program that links it has its own open, write, fsync, rename and so on, which the C library's
+// callers in all libraries use. Of one DiskShim at a time; thread-safe. What reached the disk is
+// taken as badly as POSIX allows but for one thing: changes of folders get there in their order,
+// as they do in journals.
+#pragma once
+
+#include <cstdint>
+#include <random>
+#include <string>
+
+namespace lorica::fakes {
+
+class DiskShim {
+ public:
+  // `root` exists and is empty; what happens beneath it from now on counts.
+  explicit DiskShim(const std::string& root);
+  ~DiskShim();
+  DiskShim(const DiskShim&) = delete;
+
+  // The k-th change from now on (from 1) is not made and fails with `error`; 0: none does.
+  void FailAt(int k, int error);
+  // Whether that one was reached.
+  bool failed() const;
+  // Creations, writes, truncations, syncs, links, renames and removals so far.
+  int changes() const;
+  // Makes in `target`, an empty folder, what may be left when the power goes after so many
+  // changes: all that was synced, and of the rest what `random` likes.
+  void LayOut(int changes, std::mt19937_64& random, const std::string& target) const;
+};
+
+}  // namespace lorica::fakes
