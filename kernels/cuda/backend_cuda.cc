@@ -125,8 +125,9 @@ absl::Status CudaBackend::AllocatePlan(int layers) {
   const int64_t begin_bytes = pairs * (plan_.stride + 1) * 4;
   auto plan_memory = AllocateDevice(entry_bytes + 2 * begin_bytes);
   if (!plan_memory.ok()) return plan_memory.status();
-  auto starts = AllocateDevice(
-      pairs * (plan_.blocks * sizeof(ShrinkStart) + plan_.tile_stride * sizeof(TileStart)));
+  auto starts =
+      AllocateDevice(pairs * (plan_.blocks * sizeof(ShrinkStart) +
+                              plan_.tile_stride * (sizeof(TileStart) + sizeof(RunCosts))));
   if (!starts.ok()) return starts.status();
   plan_memory_ = *std::move(plan_memory);
   starts_ = *std::move(starts);
@@ -138,6 +139,7 @@ absl::Status CudaBackend::AllocatePlan(int layers) {
   plan_.tile_starts = static_cast<TileStart*>(starts_->data());
   plan_.shrink_starts =
       reinterpret_cast<ShrinkStart*>(plan_.tile_starts + pairs * plan_.tile_stride);
+  plan_.run_costs = reinterpret_cast<RunCosts*>(plan_.shrink_starts + pairs * plan_.blocks);
   return absl::OkStatus();
 }
 

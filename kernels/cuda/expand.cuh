@@ -148,12 +148,28 @@ struct alignas(16) PairTask {
   int u_width;     // from one row to the next
   int parts;
   float scale;
-  bool last;  // of its run
+  int kept;    // where the pair's u is kept for the runs that follow, -1: not kept
+  bool fresh;  // it is not kept yet
+  bool last;   // of its run
 };
 
-// The lane's numbers of u for a pair: asked for while something else is done.
+// The lane's numbers of u for a pair, scaled, as sums of two 16-bit values.
+struct SplitU {
+  uint32_t high[2], low[2];
+
+  __device__ __forceinline__ void Keep(const SplitU& other, bool take) {
+#pragma unroll
+    for (int i = 0; i < 2; ++i) {
+      high[i] = take ? other.high[i] : high[i];
+      low[i] = take ? other.low[i] : low[i];
+    }
+  }
+};
+
+// The same on their way: asked for while something else is done.
+template <int kAtOnce>
 struct AskedU {
-  static constexpr int kAhead = 2, kAtOnce = 3;  // parts: asked for early, then together
+  static constexpr int kAhead = 2;  // parts: asked for early; then kAtOnce together
   UParts<kAhead> early[2];
 
   __device__ static __forceinline__ bool Inside(const PairTask& task, int half) {
@@ -169,25 +185,36 @@ struct AskedU {
       if (Inside(task, half)) early[half].Ask(table, At(task, half), task.parts);
     }
   }
-  // Scaled, as the sum of two 16-bit values; zeros where nothing is. Parts are added in order.
-  __device__ __forceinline__ void Take(const UTable& table, const PairTask& task,
-                                       uint32_t (&high)[2], uint32_t (&low)[2]) {
+  // Zeros where nothing is. Parts are added in order.
+  __device__ __forceinline__ SplitU Take(const UTable& table, const PairTask& task) {
+    float2 v[2] = {};
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
-      float2 v = make_float2(0.0f, 0.0f);
       if (Inside(task, half)) {
-        const int32_t from = At(task, half);
-        v = early[half].Take(table, from, task.parts, v);
-#pragma unroll 1
-        for (int part = kAhead; part < task.parts; part += kAtOnce) {
-          UParts<kAtOnce> more;
-          more.Ask(table, from + part * table.part, task.parts - part);
-          v = more.Take(table, from + part * table.part, task.parts - part, v);
-        }
+        v[half] = early[half].Take(table, At(task, half), task.parts, v[half]);
       }
-      SplitPair(v.x * task.scale, v.y * task.scale, high[half], low[half]);
+    }
+#pragma unroll 1
+    for (int part = kAhead; part < task.parts; part += kAtOnce) {
+      UParts<kAtOnce> more[2];
+      const int32_t skip = part * table.part;
+#pragma unroll
+      for (int half = 0; half < 2; ++half) {
+        if (Inside(task, half)) more[half].Ask(table, At(task, half) + skip, task.parts - part);
+      }
+#pragma unroll
+      for (int half = 0; half < 2; ++half) {
+        if (!Inside(task, half)) continue;
+        v[half] = more[half].Take(table, At(task, half) + skip, task.parts - part, v[half]);
+      }
+    }
+    SplitU u;
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+      SplitPair(v[half].x * task.scale, v[half].y * task.scale, u.high[half], u.low[half]);
     }
     __syncwarp();
+    return u;
   }
 };
 

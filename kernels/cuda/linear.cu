@@ -50,8 +50,8 @@ struct Form {
   static constexpr int kSharedBytes = kLoraOffset + (kLora ? Lora::kBytes : 0) + 1024;
   static constexpr int kBarriers = 3 * kStages;
   static_assert(kSharedBytes + kBarriers * 8 <= 227 << 10);
-  // Bounds of registers, 128 beside LoRA warps: blocks of the kernels between are to fit in.
-  static constexpr int kBoundThreads = kLora ? 512 : kThreads;
+  // Bounds of registers: blocks of the kernels between are to fit in, except beside LoRA warps.
+  static constexpr int kBoundThreads = kThreads;
   static constexpr int kBoundBlocks = kLora || kRows > 64 ? 1 : kRows > 32 ? 2 : 3;
 };
 

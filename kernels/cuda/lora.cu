@@ -103,6 +103,19 @@ __device__ int FindEntry(const int32_t* unit_begin, int entries, int unit) {
   return low;
 }
 
+// What a run of the expand costs for a tile and each module.
+__device__ RunCosts RunCostsOf(const RowTile& tile, const PlanEntry* all, int modules) {
+  RunCosts costs = 0;
+  for (int m = 0; m < modules; ++m) {
+    int pairs = 0;
+    for (int t = tile.term_begin; t < tile.term_begin + tile.term_count; ++t) {
+      pairs += max(1, (all[t * modules + m].rank_tiles + 1) / 2);
+    }
+    costs |= pairs << m * kRunCostBits;
+  }
+  return costs;
+}
+
 __global__ void __launch_bounds__(kPlanThreads) PlanKernel(StepTables step, LoraPlan plan) {
   const int layer = blockIdx.x / 4, group = blockIdx.x % 4;
   const int modules = ModuleCount(group);
@@ -131,6 +144,11 @@ __global__ void __launch_bounds__(kPlanThreads) PlanKernel(StepTables step, Lora
     start.tile = tile;
     if (tile.term_count == 0) continue;
     for (int m = 0; m < modules; ++m) start.entries[m] = all[tile.term_begin * modules + m];
+  }
+  if (counts.rows > kStreamRowsMax) return;
+  RunCosts* costs = plan.run_costs + int64_t{blockIdx.x} * plan.tile_stride;
+  for (int i = threadIdx.x; i < min(kStreamRowsMax, plan.tile_stride); i += kPlanThreads) {
+    costs[i] = i < counts.row_tiles ? RunCostsOf(step.row_tiles[i], all, modules) : 0;
   }
 }
 

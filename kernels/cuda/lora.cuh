@@ -4,9 +4,10 @@
 // up to kFewRows rows, and dealt out evenly, in order, to the blocks of a grid that never
 // changes. The tile's inputs are dealt out to a block's warps; their sums are added in order, and
 // then those of a rank tile's tiles: in turn by one block, or by the expand, where every tile is
-// an item and u has parts. The expand takes runs of columns of a row tile in turns, as soon as
-// their u is there: numbers of u have flags. So the order of summation depends on the weight's
-// shape alone, and neither atomics nor the mixture of adapters enter into it.
+// an item and u has parts. The expand's runs of columns of a row tile are dealt out to all warps
+// by their cost (run_dealer.cuh); they begin as soon as their u is there: numbers of u have flags.
+// So the order of summation depends on the weight's shape alone, and neither atomics nor the
+// mixture of adapters enter into it.
 //
 // While a product runs, whatever memory is asked for takes microseconds. So all that does not
 // depend on x is asked for before x is there: tables, the first tiles of A, the first of B.
@@ -14,6 +15,7 @@
 
 #include "kernels/cuda/expand.cuh"
 #include "kernels/cuda/launch.h"
+#include "kernels/cuda/run_dealer.cuh"
 
 namespace lorica::cuda {
 
@@ -34,6 +36,8 @@ template <bool kEarly>
 struct LoraLayout {
   static constexpr int kEarlyStages = kEarly ? 1 : 0;
   static constexpr int kPairStages = kEarlyStages + kChunkStages;
+  // Where registers allow: pairs whose u is kept, and parts of u that are asked for together.
+  static constexpr int kKeptPairs = kEarly ? 4 : 1, kUAtOnce = kEarly ? 3 : 2;
   static constexpr int kWarpBytes = kPairStages * kPairBytes;
   static constexpr int kBarriers = kChunkStages + kPairStages + 1;  // of a warp
   static constexpr int kBarrierOffset = kLoraWarps * kWarpBytes;
@@ -75,6 +79,7 @@ struct WarpShared {
 struct LoraWork {
   const ShrinkStart* shrink_starts;
   const TileStart* tile_starts;
+  const RunCosts* run_costs;
   const StepCounts* counts;
   const PlanEntry* entries;
   const int32_t* unit_begin;
@@ -142,8 +147,12 @@ struct ShrinkCursor {
     int inside = item - entry_begin;
     wide_tile = 0;
     if (parts) {
+      // Neighbours share inputs, which are in the cache by then.
+      rank_tile = inside % plan.rank_tiles;
+      inside /= plan.rank_tiles;
       wide_tile = inside % plan.wide_tiles;
-      inside /= plan.wide_tiles;
+      row = inside / plan.wide_tiles * kFewRows;
+      return;
     }
     rank_tile = inside % plan.rank_tiles;
     row = inside / plan.rank_tiles * kFewRows;
@@ -188,7 +197,7 @@ __device__ __forceinline__ void LoadRow(RowFragment& out, const Element* row, bo
     for (int half = 0; half < 2; ++half) {
       const int k = step * 32 + half * 16 + 4 * t;
       out.part[step][half] =
-          inside && k < width ? __ldcg(reinterpret_cast<const uint2*>(row + k)) : make_uint2(0, 0);
+          inside && k < width ? *reinterpret_cast<const uint2*>(row + k) : make_uint2(0, 0);
     }
   }
 }
@@ -275,59 +284,63 @@ __device__ __forceinline__ void Shrink(const LoraWork& work, int thread, std::by
 template <int kNear>
 struct ExpandCursor {
   const LoraWork& work;
-  const TileStart* near;  // tables of the warp's first kNear runs, in shared memory
+  const TileStart* near;  // tables of the warp's first kNear tiles, in shared memory
+  int kept_max;           // pairs whose u is kept
   int modules;
-  int runs, runs_per_tile;
+  int run, end, runs_per_tile, near_tile;
 
-  int entered = 0;  // runs
-  int run;
   RowTile tile;
   int module, column, width;
   int module_begin;  // the module's first column in the target
   int term, rank_tile;
+  bool fresh;  // the warp's run before it was of another tile or module, or there was none
   PlanEntry entry;
 
-  __device__ ExpandCursor(const LoraWork& work, int warp, const TileStart* near)
-      : work(work), near(near), modules(ModuleCount(work.pair % 4)) {
-    runs_per_tile = RunsPerTile(work);
-    runs = work.counts->row_tiles * runs_per_tile;
-    run = FirstRun(warp);
-    if (!done()) EnterRun();
+  __device__ ExpandCursor(const LoraWork& work, int2 runs, const TileStart* near, int kept_max)
+      : work(work),
+        near(near),
+        kept_max(kept_max),
+        modules(ModuleCount(work.pair % 4)),
+        run(runs.x),
+        end(runs.y),
+        runs_per_tile(RunsPerTile(work)),
+        near_tile(run / runs_per_tile) {
+    if (done()) return;
+    EnterRun();
+    fresh = true;
   }
-  __device__ static int FirstRun(int warp) { return warp * gridDim.x + blockIdx.x; }
   __device__ static int RunsPerTile(const LoraWork& work) {
     int runs = 0;
     for (int m = 0; m < ModuleCount(work.pair % 4); ++m) {
-      runs += (work.outputs.features[m] + kRunColumns - 1) / kRunColumns;
+      runs += RunDealer::ModuleRuns(work.outputs, m);
     }
     return runs;
   }
-  // Starts the copy of tables to `near`, whether there are such runs or not. All lanes.
-  __device__ static void FetchNear(const LoraWork& work, int warp, TileStart* near,
+  // Starts the copy of tables to `near`, whether there are such tiles or not. All lanes.
+  __device__ static void FetchNear(const LoraWork& work, int run, TileStart* near,
                                    uint32_t barrier) {
     const int lane = threadIdx.x % 32;
     if (lane == 0) BarrierExpect(barrier, kNear * sizeof(TileStart));
     __syncwarp();
     if (lane >= kNear) return;
-    const int run = FirstRun(warp) + lane * gridDim.x * kLoraWarps;
-    const int tile = min(run / RunsPerTile(work), work.tile_stride - 1);
+    const int tile = min(run / RunsPerTile(work) + lane, work.tile_stride - 1);
     CopyBytes(SharedAddress(near + lane), work.tile_starts + tile, sizeof(TileStart), barrier);
   }
-  __device__ bool done() const { return run >= runs; }
+  __device__ bool done() const { return run >= end; }
   __device__ bool last_of_term() const { return rank_tile + 2 >= entry.rank_tiles; }
   __device__ void EnterRun() {
-    const TileStart& start =
-        entered < kNear ? near[entered] : work.tile_starts[run / runs_per_tile];
-    ++entered;
+    const int at = run / runs_per_tile;
+    const TileStart& start = at - near_tile < kNear ? near[at - near_tile] : work.tile_starts[at];
     int inside = run % runs_per_tile;
     module_begin = 0;
     for (module = 0;; ++module) {
       width = work.outputs.features[module];
-      const int module_runs = (width + kRunColumns - 1) / kRunColumns;
+      const int module_runs = RunDealer::ModuleRuns(work.outputs, module);
       if (inside < module_runs || module + 1 == modules) break;
       inside -= module_runs;
       module_begin += width;
     }
+    fresh = inside == 0;
     column = inside * kRunColumns;
     tile = start.tile;
     entry = start.entries[module];
@@ -343,19 +356,23 @@ struct ExpandCursor {
       entry = work.entries[(tile.term_begin + term) * modules + module];
       return;
     }
-    run += gridDim.x * kLoraWarps;
+    ++run;
     if (!done()) EnterRun();
   }
   // Starts the copy of a pair and says what it is. All lanes.
   __device__ void Load(uint32_t shared, uint32_t barrier, PairTask* task) const {
     LoadPair(entry, work.arena, rank_tile, column, width, shared, barrier);
     if (threadIdx.x % 32 != 0) return;
+    const int pair = rank_tile / 2;
+    const bool kept = tile.term_count == 1 && pair < kept_max;
     *task = {{tile.row_begin, tile.row_count, column, width, module_begin},
              entry.rank_tiles - rank_tile,
              static_cast<int>(tile.u_begin) + entry.u_column + rank_tile * kTileRanks,
              tile.u_width,
              work.counts->u_part > 0 ? entry.wide_tiles : 1,
              entry.scale,
+             kept ? pair : -1,
+             fresh || !kept,
              last_of_term() && term + 1 == tile.term_count};
   }
 };
@@ -363,14 +380,15 @@ struct ExpandCursor {
 // The warp's share of the expand: while a pair of rank tiles is multiplied, the next are on
 // their way. The first kEarlyStages are already.
 template <typename L>
-__device__ __forceinline__ void Expand(const LoraWork& work, int thread, std::byte* shared) {
+__device__ __forceinline__ void Expand(const LoraWork& work, int2 runs, int thread,
+                                       std::byte* shared) {
   const int warp = thread / 32;
   const ExpandTarget& target = work.target;
   const WarpShared<L> own(shared, warp);
   const std::byte* stages = shared + warp * L::kWarpBytes;
   PairTask* tasks = L::TasksOf(shared, warp);
   const UTable table = work.u_table();
-  typename L::Cursor ahead(work, warp, L::StartsOf(shared, warp));
+  typename L::Cursor ahead(work, runs, L::StartsOf(shared, warp), L::kKeptPairs);
   int loaded = 0;
   for (; loaded < L::kPairStages && !ahead.done(); ++loaded, ahead.Advance()) {
     if (loaded >= L::kEarlyStages) {
@@ -379,23 +397,29 @@ __device__ __forceinline__ void Expand(const LoraWork& work, int thread, std::by
   }
   __syncwarp();
   float d[kRunGroups][4][4] = {};
+  SplitU kept[L::kKeptPairs] = {};
   int slot = 0, phase = 0;
-  AskedU asked;
+  AskedU<L::kUAtOnce> asked;
   if (loaded > 0) asked.Ask(table, tasks[0]);
 #pragma unroll 1
   for (; loaded > 0; --loaded) {
     const int next = slot + 1 == L::kPairStages ? 0 : slot + 1;
     const PairTask& task = tasks[slot];
-    uint32_t high[2], low[2];
-    asked.Take(table, task, high, low);
-    if (loaded > 1) asked.Ask(table, tasks[next]);
+    SplitU u = {};
+    if (task.fresh) u = asked.Take(table, task);
+#pragma unroll
+    for (int i = 0; i < L::kKeptPairs; ++i) {
+      kept[i].Keep(u, task.kept == i && task.fresh);
+      u.Keep(kept[i], task.kept == i);
+    }
+    if (loaded > 1 && tasks[next].fresh) asked.Ask(table, tasks[next]);
     BarrierWait(own.pair_barrier(slot), phase);
 #pragma unroll
     for (int j = 0; j < kRunGroups; ++j) {
       if (task.rank_tiles <= 0) continue;
       RankRows w;
       ReadRanks(w, stages + slot * kPairBytes, j, task.rank_tiles > 1);
-      MultiplyRanks(d[j], w, high, low);
+      MultiplyRanks(d[j], w, u.high, u.low);
     }
     if (task.last) {
 #pragma unroll
@@ -434,6 +458,7 @@ __device__ __forceinline__ void PrefetchNext(const LoraWork& work, int thread) {
   const int entries = work.counts->terms * ModuleCount((work.pair + 1) % 4);
   Prefetch(work.shrink_starts + work.blocks, work.blocks * sizeof(ShrinkStart), thread);
   Prefetch(work.tile_starts + work.tile_stride, work.counts->row_tiles * sizeof(TileStart), thread);
+  Prefetch(work.run_costs + work.tile_stride, kStreamRowsMax * sizeof(RunCosts), thread);
   Prefetch(work.entries + work.stride, entries * sizeof(PlanEntry), thread);
   Prefetch(work.unit_begin + work.stride + 1, (entries + 1) * 4, thread);
 }
@@ -449,8 +474,11 @@ __device__ __forceinline__ void RunLora(const LoraWork& work, int thread, std::b
   }
   __syncwarp();
   // All tables at once: each takes a while.
-  L::Cursor::FetchNear(work, warp, L::StartsOf(shared, warp), own.starts_barrier());
+  const RunDealer dealer(work.run_costs, work.tile_stride);
   ShrinkCursor at(work, work.shrink_starts[blockIdx.x]), ahead = at;
+  const int2 runs = dealer.Deal(work.outputs, blockIdx.x * kLoraWarps + warp,
+                                static_cast<int>(gridDim.x) * kLoraWarps);
+  L::Cursor::FetchNear(work, runs.x, L::StartsOf(shared, warp), own.starts_barrier());
   if (thread < 4) reinterpret_cast<uint32_t*>(shared + L::kZerosOffset)[thread] = 0;
   for (int i = 0; i < kChunkStages && !ahead.done(); ++i, ahead.Advance()) {
     if (lane != 0) continue;
@@ -458,14 +486,14 @@ __device__ __forceinline__ void RunLora(const LoraWork& work, int thread, std::b
   }
   BarrierWait(own.starts_barrier(), 0);
   if constexpr (L::kEarlyStages > 0) {
-    const typename L::Cursor first(work, warp, L::StartsOf(shared, warp));
+    const typename L::Cursor first(work, runs, L::StartsOf(shared, warp), L::kKeptPairs);
     if (!first.done()) first.Load(own.pair(0), own.pair_barrier(0), L::TasksOf(shared, warp));
   }
   LoraBarrier();
   WaitForPredecessor();
   Shrink<L>(work, thread, shared, at, ahead);
   PrefetchNext(work, thread);
-  Expand<L>(work, thread, shared);
+  Expand<L>(work, runs, thread, shared);
 }
 
 inline LoraWork MakeLoraWork(const LoraArgs& args, const StepTables& step, const LoraPlan& plan) {
@@ -473,6 +501,7 @@ inline LoraWork MakeLoraWork(const LoraArgs& args, const StepTables& step, const
   LoraWork work{};
   work.shrink_starts = plan.shrink_starts + pair * plan.blocks;
   work.tile_starts = plan.tile_starts + pair * plan.tile_stride;
+  work.run_costs = plan.run_costs + pair * plan.tile_stride;
   work.counts = step.counts;
   work.entries = plan.entries + pair * plan.stride;
   work.unit_begin = plan.unit_begin + pair * (plan.stride + 1);

@@ -12,11 +12,11 @@
 
 namespace lorica::cuda {
 
-inline constexpr int kShrinkChunk = 256;      // inputs that a warp takes at once
-inline constexpr int kFewRows = 8;            // rows of a tile in a step of few rows
-inline constexpr int kManyRows = 32;          // and of many: more than kStreamRowsMax
-inline constexpr int kGroupModulesMax = 3;    // modules that share an input: q, k, v
-inline constexpr int kTileUnitBytes = 64;     // tile references count in this unit
+inline constexpr int kShrinkChunk = 256;    // inputs that a warp takes at once
+inline constexpr int kFewRows = 8;          // rows of a tile in a step of few rows
+inline constexpr int kManyRows = 32;        // and of many: more than kStreamRowsMax
+inline constexpr int kGroupModulesMax = 3;  // modules that share an input: q, k, v
+inline constexpr int kTileUnitBytes = 64;   // tile references count in this unit
 
 // One (layer, module) of a mounted adapter. rank_tiles 0: not touched.
 struct DeviceModule {
@@ -105,6 +105,12 @@ struct alignas(16) AttendItem {
   int16_t piece;   // counts from 0
   int16_t pieces;  // of the row
 };
+
+// Of each (tile with adapters, module): pairs of rank tiles that a run of the expand takes, 10 bits
+// each, the group's first module lowest; 0 for what is no tile with adapters.
+using RunCosts = uint32_t;
+inline constexpr int kRunCostBits = 10;
+static_assert(kMixTermsMax * kLoraRankMax / 16 < 1 << kRunCostBits);
 
 // Where a block of the shrink begins: everything its first weights need, in one read, since
 // the tables are cold by the time a kernel wants them.
@@ -211,6 +217,7 @@ struct LoraPlan {
   int32_t* rank_begin;         // [pair][stride + 1] ranks before an entry
   ShrinkStart* shrink_starts;  // [pair][blocks]
   TileStart* tile_starts;      // [pair][tile_stride]; null in a step without adapters
+  RunCosts* run_costs;         // [pair][tile_stride], in a step of few rows: kStreamRowsMax of them
   int32_t pairs;               // of the step's layers
   int32_t blocks;              // of the LoRA kernel
   int32_t tile_stride;
