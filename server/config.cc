@@ -11,6 +11,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
 #include "absl/strings/strip.h"
+#include "server/http/origins.h"
 
 namespace lorica {
 namespace {
@@ -266,6 +267,9 @@ absl::Status CheckConfig(const Config& config) {
   }
   if (config.http_address.empty() && !config.http_access_log.empty()) {
     return absl::InvalidArgumentError("--http-access-log means nothing without --http-address");
+  }
+  if (const auto origins = AllowedOrigins::Parse(config.http_origins); !origins.ok()) {
+    return absl::InvalidArgumentError(absl::StrCat("--http-origins ", origins.status().message()));
   }
   const bool fetches =
       !config.hub_allow.empty() || !config.s3_allow.empty() || !config.mirror_allow.empty();

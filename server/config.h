@@ -53,6 +53,7 @@ struct Config {
   int64_t http_generations = 256;
   std::string http_access_log;  // empty: none
   std::string http_prefix;      // of all paths; empty: none
+  std::string http_origins;     // empty: no CORS
   std::string port_file;
   std::string tenants_file;  // empty: nobody needs a key
   std::string tls_cert;      // empty: plain
@@ -78,6 +79,7 @@ struct Config {
   int64_t host_bytes = int64_t{1} << 30;
   int64_t loader_threads = 2;
   int64_t grammar_seconds = 10;
+  int64_t drain_notice_seconds = 0;
   int64_t drain_seconds = 60;
   std::string log_level = "info";
 };
@@ -150,6 +152,9 @@ void VisitFlags(Config& config, Visitor&& visitor) {
                 "Generations over HTTP at a time; more are refused with 429");
   visitor.Text("--http-prefix", &config.http_prefix, "/PATH",
                "Serve all paths beneath this one too, for clients whose base URL has a path");
+  visitor.Text("--http-origins", &config.http_origins, "LIST",
+               "Pages of these origins may call over HTTP (CORS), e.g. 'https://app.example'; * is "
+               "any page; without it none may");
   visitor.Text("--http-access-log", &config.http_access_log, "FILE",
                "A line of JSON for each HTTP request; - is standard output");
   visitor.Text("--port-file", &config.port_file, "FILE",
@@ -208,8 +213,11 @@ void VisitFlags(Config& config, Visitor&& visitor) {
   visitor.Count("--grammar-seconds", &config.grammar_seconds, 1, 60,
                 "Computing that a response format may take to compile; long limits of strings and "
                 "large vocabularies need some");
+  visitor.Count("--drain-notice-seconds", &config.drain_notice_seconds, 0, 600,
+                "How long calls are still taken after SIGTERM, while health says that it does not "
+                "serve: until every balancer has asked for it");
   visitor.Count("--drain-seconds", &config.drain_seconds, 0, 3600,
-                "How long running streams may take to end after SIGTERM");
+                "How long running streams may take to end after that");
   visitor.Choice("--log-level", &config.log_level, {"debug", "info", "warn", "error"},
                  "What is logged to stderr");
 }

@@ -11,7 +11,6 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "absl/strings/str_replace.h"
-#include "absl/synchronization/notification.h"
 #include "adapters/adapter_catalog.h"
 #include "adapters/adapter_pool.h"
 #include "adapters/content_store.h"
@@ -40,6 +39,7 @@
 #include "server/text/chat_template.h"
 #include "server/text/tokenizer.h"
 #include "server/usage_file.h"
+#include "server/warm_up.h"
 #include "spdlog/spdlog.h"
 
 namespace lorica {
@@ -139,11 +139,12 @@ absl::StatusOr<std::unique_ptr<Server>> Server::Start(const Config& config) {
   if (!status.ok()) return status;
   server->engine_thread_ = std::thread([raw = server.get()] { raw->EngineLoop(); });
   status = server->Listen();
-  if (status.ok()) status = server->WarmUp();
+  Parts& parts = *server->parts_;
+  if (status.ok()) status = WarmUp(*parts.gateway, parts.model->config().bos_token);
   if (!status.ok()) return status;
-  server->parts_->metrics.Start();
-  server->parts_->grpc->SetState(ServingState::kServing);
-  if (server->parts_->http != nullptr) server->parts_->http->SetServing(true);
+  parts.metrics.Start();
+  parts.grpc->SetState(ServingState::kServing);
+  if (parts.http != nullptr) parts.http->SetServing(true);
   return server;
 }
 
@@ -468,6 +469,7 @@ absl::Status Server::ListenHttp() {
   options.address = config_.http_address;
   options.access_log = config_.http_access_log;
   options.prefix = config_.http_prefix;
+  options.origins = config_.http_origins;
   options.keyless = !parts.tenants->needs_keys();
   HttpFacts& facts = options.facts;
   facts.version = LORICA_VERSION;
@@ -492,29 +494,6 @@ absl::Status Server::ListenHttp() {
   if (!http.ok()) return http.status();
   parts.http = *std::move(http);
   return absl::OkStatus();
-}
-
-// The first generation touches all weights, so that the first client does not wait.
-absl::Status Server::WarmUp() {
-  GenerateCall call;
-  call.token_ids = {std::max(0, parts_->model->config().bos_token)};
-  call.max_tokens = static_cast<int32_t>(std::min<int64_t>(2, parts_->model->context_tokens() - 1));
-  call.ignore_eos = true;
-  call.deadline = SteadyNow() + kWarmUpLimit;
-  auto answer =
-      parts_->gateway->GenerateFor(std::make_shared<const Tenant>(Tenant{.name = ""}), call);
-  if (!answer.ok()) return answer.status();
-  std::optional<AnswerEnd> end;
-  while (!end) {
-    absl::Notification ready;
-    (*answer)->NotifyWhenReady([&ready] { ready.Notify(); });
-    ready.WaitForNotification();
-    AnswerChunk chunk;
-    (*answer)->Take(&chunk, &end);
-  }
-  if (end->status.ok()) return absl::OkStatus();
-  return absl::Status(end->status.code(),
-                      absl::StrCat("the first generation failed: ", end->status.message()));
 }
 
 void Server::EngineLoop() {
@@ -566,7 +545,9 @@ void Server::Drain() {
   Parts& parts = *parts_;
   parts.grpc->StartDrain();
   if (parts.http != nullptr) parts.http->StartDrain();
+  absl::SleepFor(absl::Seconds(config_.drain_notice_seconds));
   parts.gateway->StartDrain();
+  parts.grpc->CloseDoor();
   const absl::Time end = SteadyNow() + absl::Seconds(config_.drain_seconds);
   while (parts.gateway->open_answers() > 0 && SteadyNow() < end) absl::SleepFor(kDrainPoll);
   const int64_t cut = parts.gateway->open_answers();

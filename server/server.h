@@ -17,7 +17,6 @@
 
 namespace lorica {
 
-inline constexpr absl::Duration kWarmUpLimit = absl::Minutes(2);
 inline constexpr absl::Duration kTickInterval = absl::Milliseconds(500);
 // How late the deadline of a request that waits may be noticed.
 inline constexpr absl::Duration kDeadlineInterval = absl::Milliseconds(20);
@@ -39,8 +38,8 @@ class Server {
   void RequestStop();
   // OK: somebody asked to stop. Internal: the device is gone; calls have ended UNAVAILABLE.
   absl::Status Wait();
-  // NOT_SERVING, new calls are Unavailable, running ones end within drain_seconds or
-  // are cut with Unavailable.
+  // NOT_SERVING; after drain_notice_seconds the gRPC port is closed and new calls are
+  // Unavailable; running ones end within drain_seconds or are cut with Unavailable.
   void Drain();
   // Ends transport and engine. Idempotent.
   void Stop();
@@ -62,7 +61,6 @@ class Server {
   absl::Status BuildEngine();
   absl::Status Listen();
   absl::Status ListenHttp();
-  absl::Status WarmUp();
   void EngineLoop();
   void Fail(const absl::Status& device);
 

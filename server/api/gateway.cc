@@ -243,8 +243,9 @@ absl::StatusOr<Gateway::Prepared> Gateway::Prepare(const Tenant& tenant, const G
   if (room < 1 || wanted > room) {
     return FieldError(call.max_tokens && room >= 1 ? "max_tokens" : "prompt",
                       absl::StrCat("does not fit: the prompt has ", prompt.size(), " tokens, ",
-                                   call.max_tokens ? wanted : 1, " more are to be generated, and ",
-                                   "the context holds ", limits_.context_tokens));
+                                   std::max<int64_t>(1, call.max_tokens.value_or(1)),
+                                   " more are to be generated, and ", "the context holds ",
+                                   limits_.context_tokens));
   }
   const absl::Status scores = CheckPromptLogprobs(call, std::ssize(prompt));
   if (!scores.ok()) return scores;
@@ -256,6 +257,7 @@ absl::StatusOr<Gateway::Prepared> Gateway::Prepare(const Tenant& tenant, const G
     options.end_ids.insert(limits_.end_tokens.begin(), limits_.end_tokens.end());
   }
   options.max_tokens = static_cast<int32_t>(wanted);
+  options.prompt_alone = wanted == 0;
   options.charge = charge;
   auto answer = std::make_shared<RunningAnswer>(std::move(options), control_.get());
 
@@ -263,7 +265,7 @@ absl::StatusOr<Gateway::Prepared> Gateway::Prepare(const Tenant& tenant, const G
   request.tenant = tenant.name;
   request.tenant_weight = tenant.weight;
   request.prompt = std::move(prompt);
-  request.max_tokens = static_cast<int32_t>(wanted);
+  request.max_tokens = static_cast<int32_t>(std::max<int64_t>(wanted, 1));
   request.params = ToSampleParams(call, NextSeed());
   request.prompt_logprobs = call.prompt_logprobs.value_or(-1);
   request.logit_bias = ToTokenBias(call);

@@ -76,7 +76,7 @@ struct GenerateCall {
   std::vector<ChatTurn> messages;
   std::string tools;  // with messages: what their template calls so, a JSON array
   std::vector<int32_t> token_ids;
-  std::optional<int32_t> max_tokens;
+  std::optional<int32_t> max_tokens;  // 0: prompt_logprobs alone
   int32_t max_tokens_default = kMaxTokensDefault;  // where it is absent; cut to the context
   std::optional<int32_t> truncate;                 // keep this many prompt tokens, the last
   std::optional<double> temperature;

@@ -1,12 +1,14 @@
 #include "server/api/grpc_service.h"
 
 #include <chrono>
+#include <thread>
 #include <utility>
 #include <vector>
 
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
 #include "adapters/hub/steady_now.h"
+#include "grpc/grpc.h"
 #include "grpcpp/ext/proto_server_reflection_plugin.h"
 #include "grpcpp/health_check_service_interface.h"
 #include "grpcpp/impl/server_builder_option.h"
@@ -98,6 +100,8 @@ struct GrpcService::Parts {
   ServerService status;
   std::atomic<int> open_calls{0};
   std::unique_ptr<grpc::Server> server;
+  std::thread closing;  // waits for what is open, once the port is closed
+  std::atomic<bool> closed{false};
 };
 
 GrpcService::GrpcService() = default;
@@ -162,12 +166,26 @@ void GrpcService::StartDrain() {
   parts_->adapters.StartDrain();
 }
 
+void GrpcService::CloseDoor() {
+  if (parts_->server == nullptr || parts_->closing.joinable()) return;
+  parts_->closing = std::thread([&parts = *parts_] {
+    parts.server->Shutdown(std::chrono::system_clock::time_point::max());
+    parts.closed.store(true);
+  });
+}
+
 void GrpcService::Stop(absl::Duration grace) {
   if (parts_->server == nullptr) return;
-  // With a deadline the library would wait for connections, also for those without a call.
+  CloseDoor();
   const absl::Time end = SteadyNow() + grace;
   while (parts_->open_calls.load() > 0 && SteadyNow() < end) absl::SleepFor(kStopPoll);
-  parts_->server->Shutdown(std::chrono::system_clock::now());
+  // The library waits for connections, also for those without a call, and for one that was made
+  // a moment ago.
+  while (!parts_->closed.load()) {
+    grpc_server_cancel_all_calls(parts_->server->c_server());
+    absl::SleepFor(kStopPoll);
+  }
+  parts_->closing.join();
   parts_->server->Wait();
   parts_->server = nullptr;
 }

@@ -59,8 +59,11 @@ class GrpcService {
   void SetState(ServingState state);
   // The services without a socket, for calls from this process.
   std::shared_ptr<grpc::Channel> InProcess();
-  // Ends watches; Generate refuses through the gateway.
+  // Says NOT_SERVING and ends watches; calls are still taken.
   void StartDrain();
+  // Takes no new connection, and asks who is connected to go elsewhere; open calls go on.
+  // A call that crosses this on its way is CANCELLED by the library.
+  void CloseDoor();
   // Ends the transport as soon as no call is open; those that are after `grace` are cut.
   void Stop(absl::Duration grace);
 

@@ -70,8 +70,10 @@ absl::Status CheckSampling(const GenerateCall& call) {
   if (call.top_k.value_or(0) < 0) {
     return FieldError("top_k", "must be 0 (off) or more");
   }
-  if (call.max_tokens.value_or(1) < 1) {
-    return FieldError("max_tokens", "must be 1 or more; leave it out for the default");
+  if (call.max_tokens.value_or(1) < (call.prompt_logprobs ? 0 : 1)) {
+    return FieldError("max_tokens",
+                      "must be 1 or more, or 0 for the prompt's log-probabilities alone; leave it "
+                      "out for the default");
   }
   if (call.truncate.value_or(1) < 1) {
     return FieldError("truncate", "must be 1 or more; leave it out to keep the whole prompt");

@@ -12,6 +12,7 @@ RunningAnswer::RunningAnswer(AnswerOptions options, RequestControl* control)
       charge_(std::move(options.charge)),
       include_stop_(options.include_stop),
       max_tokens_(options.max_tokens),
+      prompt_alone_(options.prompt_alone),
       stop_(std::move(options.stop)) {
   if (options.tokenizer != nullptr) {
     detokenizer_ = std::make_unique<Detokenizer>(options.tokenizer, options.skip_special_tokens);
@@ -27,7 +28,7 @@ void RunningAnswer::Bill(const FinishEvent& finish, int32_t completion_tokens) c
   if (finish.prompt_tokens == 0) return charge_->Bill({});  // nothing was computed
   charge_->Bill({.requests = 1,
                  .prompt_tokens = finish.prompt_tokens,
-                 .completion_tokens = completion_tokens,
+                 .completion_tokens = prompt_alone_ ? 0 : completion_tokens,
                  .cached_tokens = finish.cached_tokens});
 }
 
@@ -57,8 +58,9 @@ void RunningAnswer::OnTokens(const TokenEvent& event) {
   {
     absl::MutexLock lock(&mutex_);
     if (stop_found_) return;
-    if (charge_ != nullptr) charge_->Tokens(std::ssize(event.tokens));
     if (!event.prompt.empty()) prompt_ = event.prompt;
+    if (prompt_alone_) return;  // its end follows
+    if (charge_ != nullptr) charge_->Tokens(std::ssize(event.tokens));
     pending_.insert(pending_.end(), event.tokens.begin(), event.tokens.end());
     if (!paused_ && pending_.size() > kPendingTokensMax) {
       paused_ = true;
@@ -92,7 +94,7 @@ bool RunningAnswer::Take(AnswerChunk* chunk, std::optional<AnswerEnd>* end) {
   std::optional<FinishEvent> finish;
   {
     absl::MutexLock lock(&mutex_);
-    if (ended_) return false;
+    if (ended_ || !HasSomething()) return false;
     tokens.swap(pending_);
     chunk->prompt = std::exchange(prompt_, {});
     finish = finish_;
@@ -148,7 +150,7 @@ void RunningAnswer::FoundStop() {
 AnswerEnd RunningAnswer::MakeEnd(const FinishEvent& finish) {
   AnswerEnd end;
   end.status = finish.status;
-  end.reason = finish.reason;
+  end.reason = prompt_alone_ && finish.status.ok() ? StopReason::kLength : finish.reason;
   end.prompt_tokens = finish.prompt_tokens;
   end.completion_tokens = delivered_tokens_;
   Bill(finish, delivered_tokens_);

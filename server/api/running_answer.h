@@ -40,6 +40,7 @@ struct AnswerOptions {
   bool include_stop = false;             // the stop string that ends it is part of the text
   absl::flat_hash_set<int32_t> end_ids;  // tokens that end it and are not part of the text
   int32_t max_tokens = 0;                // 0: not known
+  bool prompt_alone = false;             // what comes after the prompt is nobody's
   std::shared_ptr<Charge> charge;        // null: nobody pays
 };
 
@@ -87,6 +88,7 @@ class RunningAnswer final : public Answer, public TokenSink {
   const std::shared_ptr<Charge> charge_;
   const bool include_stop_;
   const int32_t max_tokens_;
+  const bool prompt_alone_;
 
   // The reader's side. Locked before mutex_.
   absl::Mutex reader_mutex_;

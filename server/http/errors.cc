@@ -136,6 +136,24 @@ HttpError OpenAiError(const absl::Status& status) {
   return {kind.status, std::move(body), RetryDelayOf(status)};
 }
 
+const char* TransportCode(int http_status) {
+  switch (http_status) {
+    case 403:
+      return "PERMISSION_DENIED";
+    case 404:
+    case 405:
+    case 501:
+      return "UNIMPLEMENTED";
+    case 408:
+      return "DEADLINE_EXCEEDED";
+    case 413:
+    case 431:
+      return "RESOURCE_EXHAUSTED";
+    default:
+      return http_status < 500 ? "INVALID_ARGUMENT" : "INTERNAL";
+  }
+}
+
 std::string TransportError(int http_status) {
   const bool ours = http_status >= 500;
   OrderedJson body;
@@ -144,6 +162,7 @@ std::string TransportError(int http_status) {
   body["message"] = TransportText(http_status);
   body["type"] = ours ? "server_error" : "invalid_request_error";
   body["code"] = http_status;
+  body["status"] = TransportCode(http_status);
   return Dump(body);
 }
 

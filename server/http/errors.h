@@ -30,6 +30,8 @@ HttpError LoraxSyntaxError(const absl::Status& status);
 HttpError OpenAiError(const absl::Status& status);
 // What is said before any route: both shapes in one.
 std::string TransportError(int http_status);
+// gRPC's name for it.
+const char* TransportCode(int http_status);
 
 // Sends it, with Retry-After where it helps, and notes the code.
 void SendError(const HttpError& error, const absl::Status& status, HttpReply& reply);

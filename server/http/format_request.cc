@@ -46,7 +46,8 @@ std::optional<ResponseFormat> ReadSchema(Fields& inner, const Json& format, bool
   return ResponseFormat{FormatKind::kJsonSchema, MemberText(body, path)};
 }
 
-std::optional<ResponseFormat> Read(Fields& outer, std::vector<std::string> path,
+// `names_schema`: a json_schema without any is a mistake.
+std::optional<ResponseFormat> Read(Fields& outer, bool names_schema, std::vector<std::string> path,
                                    std::string_view body) {
   const Json* format = outer.Find("response_format");
   if (format == nullptr) return std::nullopt;
@@ -61,6 +62,8 @@ std::optional<ResponseFormat> Read(Fields& outer, std::vector<std::string> path,
   } else if (type == Type::kEbnf) {
     read = ReadText(inner, "grammar", FormatKind::kEbnf);
   } else if (type != Type::kText) {
+    const bool named = inner.Has("json_schema") || inner.Has("schema");
+    if (names_schema && type == Type::kSchema && !named) inner.Refuse("json_schema", "is missing");
     read = ReadSchema(inner, *format, type == Type::kSchema, path, body);
   }
   outer.Add(inner.status());
@@ -107,11 +110,11 @@ std::optional<ResponseFormat> ReadVllmFormat(Fields& fields, const std::string& 
 }  // namespace
 
 std::optional<ResponseFormat> ReadLoraxFormat(Fields& parameters, std::string_view body) {
-  return Read(parameters, {"parameters"}, body);
+  return Read(parameters, /*names_schema=*/false, {"parameters"}, body);
 }
 
 std::optional<ResponseFormat> ReadOpenAiFormat(Fields& request, std::string_view body) {
-  auto read = Read(request, {}, body);
+  auto read = Read(request, /*names_schema=*/true, {}, body);
   const auto take = [&](const char* name, std::optional<ResponseFormat> other) {
     if (read && other) request.Refuse(name, "and another form: at most one may be given");
     if (other) read = std::move(other);

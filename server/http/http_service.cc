@@ -10,6 +10,7 @@
 #include "server/http/openai_routes.h"
 #include "server/http/operator_routes.h"
 #include "server/http/pages.h"
+#include "server/http/token_routes.h"
 #include "server/http/transport.h"
 
 namespace lorica {
@@ -36,6 +37,9 @@ absl::StatusOr<std::unique_ptr<HttpService>> HttpService::Start(HttpOptions opti
   TransportOptions transport_options;
   transport_options.address = options.address;
   transport_options.prefix = options.prefix;
+  auto origins = AllowedOrigins::Parse(options.origins);
+  if (!origins.ok()) return origins.status();
+  transport_options.origins = *std::move(origins);
   transport_options.local_pages_only = options.keyless;
   transport_options.connections_max = options.facts.generations_max + kSpareConnections;
   if (options.tls != nullptr) {
@@ -57,6 +61,7 @@ absl::StatusOr<std::unique_ptr<HttpService>> HttpService::Start(HttpOptions opti
   AddOpenAiRoutes(&parts.context, &routes);
   AddOperatorRoutes(&parts.context, options.metrics, &routes);
   AddPageRoutes(&routes);
+  AddTokenRoutes(&parts.context, &routes);
   auto transport = HttpTransport::Start(transport_options, std::move(routes), parts.log.get());
   if (!transport.ok()) return transport.status();
   parts.transport = *std::move(transport);

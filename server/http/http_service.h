@@ -26,6 +26,7 @@ struct HttpOptions {
   std::string address = "127.0.0.1:8080";  // port 0: any free one
   std::string access_log;                  // a file, "-", or none
   std::string prefix;                      // see TransportOptions
+  std::string origins;                     // pages that may call, see AllowedOrigins
   bool keyless = true;                     // nobody has to show a key
   const ServerTls* tls = nullptr;          // null: plain; outlives the service
   HttpFacts facts;
@@ -36,7 +37,7 @@ struct HttpOptions {
 class HttpService {
  public:
   // The gateway outlives it. Unavailable: the address cannot be listened on.
-  // FailedPrecondition: the access log cannot be written.
+  // FailedPrecondition: the access log cannot be written. InvalidArgument: `origins`.
   static absl::StatusOr<std::unique_ptr<HttpService>> Start(HttpOptions options, Gateway* gateway);
   ~HttpService();
 

@@ -4,6 +4,7 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_replace.h"
 #include "absl/strings/strip.h"
 #include "absl/synchronization/mutex.h"
 #include "absl/time/clock.h"
@@ -119,7 +120,7 @@ absl::StatusOr<AdapterCatalog::Registered> Register(const HttpContext& context,
   });
   if (absl::IsAlreadyExists(status)) {
     return absl::AlreadyExistsError(
-        absl::StrCat(status.message(), "; send load_inplace to give the name to the new content"));
+        absl::StrReplaceAll(status.message(), {{"set replace", "send load_inplace"}}));
   }
   if (!status.ok()) return status;
   return registered;

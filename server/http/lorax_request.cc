@@ -134,6 +134,7 @@ void ReadSampling(Fields& fields, LoraxRequest* request) {
 void ReadOutput(Fields& fields, LoraxRequest* request) {
   GenerateCall& call = request->call;
   call.max_tokens = fields.Int("max_new_tokens");
+  if (call.max_tokens.value_or(1) < 1) fields.Refuse("max_new_tokens", "must be strictly positive");
   call.max_tokens_default = std::numeric_limits<int32_t>::max();
   call.truncate = fields.Int("truncate");
   call.ignore_eos = fields.Bool("ignore_eos_token").value_or(false);

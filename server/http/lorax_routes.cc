@@ -221,60 +221,6 @@ void Generate(const HttpContext& context, LoraxStream streams, bool as_array,
   SendWhole(context, *request, **answers, as_array, began, reply);
 }
 
-// Where in the text a byte offset lies, in characters; `up` counts a character begun before.
-int64_t CharacterAt(std::string_view text, size_t offset, bool up) {
-  const int64_t begun = CountCharacters(text.substr(0, offset));
-  const bool inside = offset < text.size() && !BeginsCharacter(text[offset]);
-  return inside && !up ? begun - 1 : begun;
-}
-
-OrderedJson TokensJson(const Gateway& gateway, const Gateway::Tokenized& tokenized) {
-  std::string text;
-  for (const int32_t id : tokenized.token_ids) text += gateway.tokenizer()->TokenBytes(id);
-  OrderedJson tokens = OrderedJson::array();
-  size_t offset = 0;
-  int64_t begun = 0;  // characters that begin before `offset`
-  for (size_t i = 0; i < tokenized.token_ids.size(); ++i) {
-    const std::string_view bytes = gateway.tokenizer()->TokenBytes(tokenized.token_ids[i]);
-    const std::string_view rest = std::string_view(text).substr(offset);
-    OrderedJson token;
-    token["id"] = tokenized.token_ids[i];
-    token["text"] = tokenized.tokens[i];
-    token["start"] = begun + CharacterAt(rest, 0, /*up=*/false);
-    begun += CharacterAt(rest, bytes.size(), /*up=*/true);
-    token["stop"] = begun;
-    tokens.push_back(std::move(token));
-    offset += bytes.size();
-  }
-  return tokens;
-}
-
-void Tokenize(const HttpContext& context, const HttpRequest& http, HttpReply& reply) {
-  const auto tenant = context.Authenticate(http, reply);
-  if (!tenant.ok()) return Refuse(tenant.status(), reply);
-  const auto body = ParseJson(http.body);
-  if (!body.ok()) return RefuseSyntax(body.status(), reply);
-  Fields fields(*body);
-  const std::optional<std::string> inputs = fields.Text("inputs");
-  fields.Bool("add_special_tokens");  // byte-level tokenizers add none
-  if (!inputs) fields.Refuse("inputs", "is missing");
-  if (!fields.status().ok()) return Refuse(fields.status(), reply);
-  OrderedJson tokens;
-  const absl::Status status = context.RunWork([&] {
-    const auto tokenized = context.gateway()->Tokenize(inputs, {});
-    if (tokenized.ok()) tokens = TokensJson(*context.gateway(), *tokenized);
-    return tokenized.status();
-  });
-  if (absl::IsFailedPrecondition(status)) {
-    HttpError error = LoraxError(status);
-    error.status = 404;
-    error.body["error_type"] = "no fast tokenizer";
-    return SendError(error, status, reply);
-  }
-  if (!status.ok()) return Refuse(status, reply);
-  reply.Send(200, Dump(tokens));
-}
-
 // Routes of LoRAX's that need a model of another kind.
 void RefuseKind(const HttpContext& context, const char* what, const HttpRequest& http,
                 HttpReply& reply) {
@@ -322,9 +268,6 @@ void AddLoraxRoutes(const HttpContext* context, HttpRoutes* routes) {
   (*routes)["/invocations"]["POST"] = generate(LoraxStream::kAsAsked, true);
   (*routes)["/generate"]["POST"] = generate(LoraxStream::kNever, false);
   (*routes)["/generate_stream"]["POST"] = generate(LoraxStream::kAlways, false);
-  (*routes)["/tokenize"]["POST"] = [context](const HttpRequest& request, HttpReply& reply) {
-    Tokenize(*context, request, reply);
-  };
   for (const auto& [path, what] : {std::pair("/embed", "it makes no embeddings"),
                                    std::pair("/classify", "it does not classify"),
                                    std::pair("/classify_batch", "it does not classify")}) {

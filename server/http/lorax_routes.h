@@ -1,6 +1,6 @@
-// LoRAX's native routes: generate, stream, tokenise, what is served.
+// LoRAX's native routes: generate, stream, what is served.
 //
-// Paths: POST /, /invocations, /generate, /generate_stream, /tokenize; GET /info.
+// Paths: POST /, /invocations, /generate, /generate_stream; GET /info.
 #pragma once
 
 #include "server/http/generation.h"

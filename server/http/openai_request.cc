@@ -292,8 +292,9 @@ void ReadMessages(Fields& fields, GenerateCall* call) {
   }
 }
 
-// Tools are the template's business: what the model makes of them is the answer's text.
-void ReadTools(Fields& fields, GenerateCall* call) {
+// Tools are the template's business: what the model makes of them is the answer's text. It
+// prints them with the keys in the client's order.
+void ReadTools(Fields& fields, std::string_view text, GenerateCall* call) {
   const Json* tools = fields.Find("tools");
   const Json* choice = fields.Find("tool_choice");
   const bool automatic = choice == nullptr || *choice == "auto";
@@ -312,7 +313,7 @@ void ReadTools(Fields& fields, GenerateCall* call) {
     fields.Add(outer.status());
     fields.Add(inner.status());
   }
-  if (!tools->empty()) call->tools = Dump(*tools);
+  if (!tools->empty()) call->tools = MemberText(text, {"tools"});
 }
 
 }  // namespace
@@ -346,7 +347,7 @@ absl::StatusOr<OpenAiRequest> ParseChat(const Json& body, std::string_view text,
   GenerateCall call;
   Fields fields(body);
   ReadWhatBothHave(fields, text, base_name, &request, &call);
-  ReadTools(fields, &call);
+  ReadTools(fields, text, &call);
   call.max_tokens = fields.Int("max_completion_tokens");
   if (!call.max_tokens) call.max_tokens = fields.Int("max_tokens");
   call.max_tokens_default = std::numeric_limits<int32_t>::max();
@@ -358,6 +359,22 @@ absl::StatusOr<OpenAiRequest> ParseChat(const Json& body, std::string_view text,
   if (!fields.status().ok()) return fields.status();
   request.calls.push_back(std::move(call));
   request.echoed.resize(1);
+  return request;
+}
+
+absl::StatusOr<TokenizeCall> ParseTokenize(const Json& body, std::string_view text,
+                                           const std::string& base_name) {
+  TokenizeCall request;
+  OpenAiRequest named;
+  Fields fields(body);
+  if (fields.Has("model")) ReadModel(fields, base_name, &named, &request.call);
+  fields.Bool("add_special_tokens");  // byte-level tokenizers add none
+  request.with_texts = fields.Bool("return_token_strs").value_or(false);
+  request.call.prompt = fields.Text("prompt");
+  if (fields.Has("messages")) ReadMessages(fields, &request.call);
+  ReadTools(fields, text, &request.call);
+  RefuseUnserved(fields);
+  if (!fields.status().ok()) return fields.status();
   return request;
 }
 

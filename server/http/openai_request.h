@@ -42,6 +42,14 @@ absl::StatusOr<OpenAiRequest> ParseCompletion(const Json& body, std::string_view
 absl::StatusOr<OpenAiRequest> ParseChat(const Json& body, std::string_view text,
                                         const std::string& base_name);
 
+struct TokenizeCall {
+  GenerateCall call;  // prompt, or messages and tools
+  bool with_texts = false;
+};
+// vLLM's request for the tokens of a prompt or of messages.
+absl::StatusOr<TokenizeCall> ParseTokenize(const Json& body, std::string_view text,
+                                           const std::string& base_name);
+
 // NotFound, as OpenAI's clients know it.
 absl::Status NoSuchModel(const std::string& model);
 

@@ -173,8 +173,6 @@ void Generate(const HttpContext& context, bool chat, const HttpRequest& http, Ht
   if (!request.ok()) return Refuse(request.status(), reply);
   for (GenerateCall& call : request->calls) {
     call.adapter_headers = http.Values("x-adapter-id");
-    // Templates print them: with the keys in the client's order.
-    if (!call.tools.empty()) call.tools = Dump(OrderedJson::parse(http.body)["tools"]);
   }
   const std::string named = AdaptersOf(request->calls[0]);
   if (!named.empty()) request->model = named;

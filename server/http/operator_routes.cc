@@ -1,6 +1,11 @@
 #include "server/http/operator_routes.h"
 
+#include <algorithm>
+#include <utility>
+
+#include "absl/strings/match.h"
 #include "server/http/json.h"
+#include "server/http/metrics_json.h"
 
 namespace lorica {
 namespace {
@@ -9,6 +14,8 @@ void SendUnhealthy(int status, const char* text, const char* type, HttpReply& re
   OrderedJson body;
   body["error"] = text;
   body["error_type"] = type;
+  body["status"] = "UNAVAILABLE";
+  reply.notes().code = "UNAVAILABLE";
   reply.Send(status, Dump(body));
 }
 
@@ -23,6 +30,13 @@ MetricsFacts FactsFor(const HttpFacts& facts) {
           facts.block_bytes, facts.arena_blocks, facts.running_max};
 }
 
+// LoRAX's client reads numbers so.
+bool WantsJson(const HttpRequest& http) {
+  const std::vector<std::string> accepted = http.Values("accept");
+  return std::any_of(accepted.begin(), accepted.end(),
+                     [](const std::string& value) { return absl::StrContains(value, kJsonType); });
+}
+
 }  // namespace
 
 void AddOperatorRoutes(const HttpContext* context, Metrics* metrics, HttpRoutes* routes) {
@@ -34,8 +48,15 @@ void AddOperatorRoutes(const HttpContext* context, Metrics* metrics, HttpRoutes*
   (*routes)["/metrics"]["GET"] = [context, metrics, facts = FactsFor(context->facts())](
                                      const HttpRequest& http, HttpReply& reply) {
     const bool names = MayReadNames(*context, http, reply);
-    reply.Send(200, metrics->Text(facts, *context->gateway(), context->serving(), names),
-               "text/plain; version=0.0.4; charset=utf-8");
+    std::string text = metrics->Text(facts, *context->gateway(), context->serving(), names);
+    reply.SetHeader("Vary", "Accept");
+    if (WantsJson(http)) return reply.Send(200, MetricsJson(text));
+    reply.Send(200, std::move(text), "text/plain; version=0.0.4; charset=utf-8");
+  };
+  (*routes)["/version"]["GET"] = [context](const HttpRequest&, HttpReply& reply) {
+    OrderedJson version;
+    version["version"] = context->facts().version;
+    reply.Send(200, Dump(version));
   };
   // It generates before it serves, so serving is the proof.
   (*routes)["/startup"]["GET"] = [context](const HttpRequest&, HttpReply& reply) {

@@ -1,7 +1,7 @@
 // What balancers and monitors ask: is it alive, does it start, how is it doing.
 //
-// Paths: GET /, /health, /ping, /startup, /metrics. None needs a key; where keys are needed,
-// metrics name adapters to operators alone.
+// Paths: GET /, /health, /ping, /startup, /metrics, /version. None needs a key; where keys are
+// needed, metrics name adapters to operators alone.
 #pragma once
 
 #include "server/http/generation.h"

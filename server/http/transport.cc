@@ -26,10 +26,12 @@ namespace {
 
 constexpr char kFull[] =
     "HTTP/1.1 503 Service Unavailable\r\nContent-Type: application/json\r\nRetry-After: 1\r\n"
-    "Connection: close\r\nContent-Length: 69\r\n\r\n"
-    "{\"error\":\"too many connections; try again\",\"error_type\":\"overloaded\"}";
+    "Connection: close\r\nContent-Length: 92\r\n\r\n"
+    "{\"error\":\"too many connections; try again\",\"error_type\":\"overloaded\","
+    "\"status\":\"UNAVAILABLE\"}";
 constexpr absl::Duration kStopPoll = absl::Milliseconds(5);
 constexpr size_t kMethodBytesMax = 16;
+constexpr char kPreflightSeconds[] = "600";
 
 std::string NewRequestId() {
   thread_local std::mt19937_64 generator{std::random_device{}()};
@@ -131,6 +133,9 @@ class HttpTransport::Library final : public httplib::Server {
     });
     set_error_handler(Handler(
         [this](const httplib::Request&, httplib::Response& response) { DescribeError(response); }));
+    set_post_routing_handler([this](const httplib::Request& request, httplib::Response& response) {
+      CorrectHeaders(request, response);
+    });
   }
 
   int port() const { return listener_->port(); }
@@ -238,13 +243,15 @@ class HttpTransport::Library final : public httplib::Server {
     const Methods* const methods = Find(request.path);
     if (methods == nullptr) return Refuse(response, 404);
     const std::string method = request.method == "HEAD" ? "GET" : request.method;
+    if (IsPreflight(request)) return AnswerPreflight(*methods, request, response);
     if (!methods->contains(method)) {
       SetAllow(*methods, response);
       return Refuse(response, 405);
     }
     const int wrong = WrongFraming(request);
     if (wrong != 0) return Refuse(response, wrong);
-    if (options_.local_pages_only && method == "POST" && IsOfNamedPage(request)) {
+    if (options_.local_pages_only && method == "POST" && IsOfNamedPage(request) &&
+        !IsOfAllowedPage(request)) {
       return Refuse(response, 403);
     }
     if (method == "POST" && HasBody(request)) {
@@ -266,12 +273,15 @@ class HttpTransport::Library final : public httplib::Server {
     return nullptr;
   }
 
-  static void SetAllow(const Methods& methods, httplib::Response& response) {
-    std::string allowed;
+  static std::string NamesOf(const Methods& methods) {
+    std::string names;
     for (const auto& [name, handler] : methods) {
-      absl::StrAppend(&allowed, allowed.empty() ? "" : ", ", name);
+      absl::StrAppend(&names, names.empty() ? "" : ", ", name);
     }
-    response.set_header("Allow", allowed);
+    return names;
+  }
+  static void SetAllow(const Methods& methods, httplib::Response& response) {
+    response.set_header("Allow", NamesOf(methods));
   }
 
   // The path of a request whose method is a word that the library does not know.
@@ -300,6 +310,40 @@ class HttpTransport::Library final : public httplib::Server {
     const std::string_view host = rest.substr(0, rest.find(':'));
     const auto of_address = [](char c) { return absl::ascii_isdigit(c) || c == '.'; };
     return host != "localhost" && !std::all_of(host.begin(), host.end(), of_address);
+  }
+
+  bool IsOfAllowedPage(const httplib::Request& request) const {
+    return request.has_header("Origin") &&
+           options_.origins.Allows(request.get_header_value("Origin"));
+  }
+
+  // A browser's question before it lets a page of another origin call.
+  bool IsPreflight(const httplib::Request& request) const {
+    return request.method == "OPTIONS" && request.has_header("Access-Control-Request-Method") &&
+           IsOfAllowedPage(request);
+  }
+
+  static HandlerResponse AnswerPreflight(const Methods& methods, const httplib::Request& request,
+                                         httplib::Response& response) {
+    response.set_header("Access-Control-Allow-Methods", NamesOf(methods));
+    response.set_header("Access-Control-Max-Age", kPreflightSeconds);
+    const char* const asked = "Access-Control-Request-Headers";
+    if (request.has_header(asked)) {
+      response.set_header("Access-Control-Allow-Headers", request.get_header_value(asked));
+    }
+    response.status = current().exchange.entry.status = 204;
+    return HandlerResponse::Handled;
+  }
+
+  // The library promises ranges, which are not served, and to keep connections that we close.
+  void CorrectHeaders(const httplib::Request& request, httplib::Response& response) const {
+    response.headers.erase("Accept-Ranges");
+    if (response.get_header_value("Connection") == "close") response.headers.erase("Keep-Alive");
+    if (options_.origins.none()) return;
+    response.set_header("Vary", "Origin");
+    if (!IsOfAllowedPage(request)) return;
+    response.set_header("Access-Control-Allow-Origin", request.get_header_value("Origin"));
+    response.set_header("Access-Control-Expose-Headers", "*");
   }
 
   static bool IsChunked(const httplib::Request& request) {
@@ -368,6 +412,7 @@ class HttpTransport::Library final : public httplib::Server {
       }
     }
     now.exchange.entry.status = response.status;
+    now.exchange.entry.notes.code = TransportCode(response.status);
     now.exchange.close = true;  // where the next request would begin is not known
     response.set_header("Connection", "close");
     if (!now.exchange.request.id.empty()) {  // its headers were read

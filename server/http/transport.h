@@ -15,6 +15,7 @@
 #include "absl/time/time.h"
 #include "server/http/access_log.h"
 #include "server/http/exchange.h"
+#include "server/http/origins.h"
 
 struct ssl_ctx_st;
 
@@ -29,6 +30,7 @@ struct TransportOptions {
   // Pages of other names than localhost may not send bodies: without keys, a page whose name is
   // made to mean this machine would be as good as its user.
   bool local_pages_only = false;
+  AllowedOrigins origins;  // of pages that may send them all the same, and read the answers
   int connections_max = 320;
   int64_t body_bytes = kHttpBodyBytesMax;
   absl::Duration keep_alive = kHttpKeepAlive;

@@ -10,6 +10,7 @@
 #include "tests/fakes/collecting_sink.h"
 #include "tests/fakes/subprocess.h"
 #include "tests/server/api/tiny_server.h"
+#include "tests/server/http/http_call.h"
 
 namespace lorica {
 namespace {
@@ -122,6 +123,18 @@ TEST_F(S3Server, AServerRegistersFromThere) {
     return std::vector<int32_t>(response.token_ids().begin(), response.token_ids().end());
   };
   EXPECT_EQ(tokens("mine"), tokens("plain"));
+  // LoRAX's way: a call names the place itself.
+  const auto text = [&](Json parameters) {
+    parameters["max_new_tokens"] = 8;
+    const HttpAnswer answer = Post(server.server().http_port(), "/generate",
+                                   {{"inputs", "hi"}, {"parameters", parameters}});
+    EXPECT_EQ(answer.status, 200) << answer.body;
+    return answer.json()["generated_text"];
+  };
+  const Json plain = text({{"adapter_id", "plain"}});
+  EXPECT_EQ(text({{"adapter_id", "s3://bucket/team/a"}, {"adapter_source", "s3"}}), plain);
+  EXPECT_EQ(text({{"adapter_id", "bucket/team/a"}, {"adapter_source", "S3"}}), plain);
+  EXPECT_NE(text(Json::object()), plain);
 }
 
 }  // namespace

@@ -44,6 +44,7 @@ TEST(Config, EachNumberHasBounds) {
                 {"--queue-requests", 1, 1'000'000},
                 {"--loader-threads", 1, 64},
                 {"--drain-seconds", 0, 3600},
+                {"--drain-notice-seconds", 0, 600},
                 {"--arena-bytes", 1 << 14, int64_t{1} << 46},
                 {"--host-bytes", 0, int64_t{1} << 46}};
   for (const auto& bound : bounds) {

@@ -436,6 +436,49 @@ TEST_F(RemotePartsTest, ANameOfARepositorysOwnSpellingMovesToWhatTheRepositoryHa
   EXPECT_EQ(move("", true), first) << "the branch as it is now, not as it was fetched before";
 }
 
+// A controller gives up after 30 s and calls again: the download went on meanwhile, once.
+TEST_F(RemotePartsTest, AControllersLoadIsAnsweredInTimeAndFoundByItsRetry) {
+  absl::Notification go_on;
+  hub_.AddFault({.target_part = "/blobs/", .before = [&] { go_on.WaitForNotification(); }});
+  const nlohmann::json load = {{"lora_name", "mine"}, {"lora_path", "huggingface://org/a"}};
+  const int port = server_->server().http_port();
+  const absl::Time began = absl::Now();
+  const HttpAnswer first = Post(port, "/v1/load_lora_adapter", load);
+  EXPECT_LT(absl::Now() - began, absl::Seconds(25));
+  EXPECT_EQ(first.status, 503) << first.body;
+  EXPECT_THAT(first.json()["message"].get<std::string>(), HasSubstr("still loading"));
+  EXPECT_TRUE(first.headers.contains("retry-after"));
+  EXPECT_EQ(HttpCall(port, "GET", "/v1/models/mine").status, 404) << "not before it can be used";
+  go_on.Notify();
+  for (int i = 0; i < 2; ++i) {
+    const HttpAnswer again = Post(port, "/v1/load_lora_adapter", load);
+    EXPECT_EQ(again.status, 200) << again.body;
+  }
+  EXPECT_EQ(Downloads(), 1);
+  EXPECT_EQ(HttpCall(port, "GET", "/v1/models/mine").status, 200);
+}
+
+// Clients and proxies give up what is silent for long.
+TEST_F(RemotePartsTest, AStreamThatWaitsHearsThatItsConnectionLives) {
+  absl::Notification go_on;
+  hub_.AddFault({.target_part = "/blobs/", .before = [&] { go_on.WaitForNotification(); }});
+  const int port = server_->server().http_port();
+  HttpSocket lorax(port);
+  lorax.Send(RequestBytes(
+      "POST", "/generate_stream",
+      R"({"inputs": "hi", "parameters": {"adapter_id": "org/a", "max_new_tokens": 1}})"));
+  HttpSocket openai(port);
+  openai.Send(RequestBytes("POST", "/v1/completions",
+                           R"({"model": "org/a", "prompt": "hi", "stream": true})"));
+  for (HttpSocket* waiting : {&lorax, &openai}) {
+    EXPECT_THAT(waiting->Read(absl::Seconds(15), ":\n\n"), HasSubstr("\r\n\r\n3\r\n:\n\n"))
+        << "a comment, and no event yet";
+  }
+  go_on.Notify();
+  EXPECT_THAT(lorax.Read(absl::Seconds(10), "generated_text\":\""), HasSubstr("data: "));
+  EXPECT_THAT(openai.Read(absl::Seconds(10), "[DONE]"), HasSubstr("[DONE]"));
+}
+
 TEST_F(RemotePartsTest, AnAliasOfARepositoryIsServedAndListed) {
   Context context;
   v1::SetAliasRequest request;

@@ -80,7 +80,8 @@ export class Plot {
       return span;
     });
     this.title = title;
-    figure.append(caption, this.drawing);
+    this.top = document.createElement("small");
+    figure.append(caption, this.top, this.drawing);
     parent.append(figure);
   }
 
@@ -101,9 +102,7 @@ export class Plot {
     });
     this.drawing.setAttribute("aria-label", `${this.title}: ${said.join(", ")} ${this.unit}`);
     const parts = [svg("line", { class: "grid", x1: 0, x2: WIDTH, y1: 12, y2: 12 })];
-    const label = svg("text", { x: 2, y: 10 });
-    label.textContent = short(top);
-    parts.push(label);
+    this.top.textContent = short(top);
     this.lines.forEach((line, i) => parts.push(svg("path", { class: `s${i}`, d: this.path(line, top) })));
     this.drawing.replaceChildren(...parts);
   }

@@ -338,6 +338,36 @@ TEST(GatewayBilling, APromptThatIsCutShortCostsWhatWasComputed) {
   EXPECT_EQ(rows[0].usage.prompt_tokens, 2 * World::Options().chunk_tokens);
 }
 
+TEST(GatewayBilling, APromptThatIsScoredAloneIsAllThatIsBilled) {
+  GenerateCall call;
+  call.prompt = std::string(40, 'p');
+  call.max_tokens = 0;
+  call.prompt_logprobs = 0;
+  const auto tenant = std::make_shared<const Tenant>(Tenant{.name = "t"});
+  for (const bool taken : {true, false}) {
+    World world(60, 0);
+    auto answer = *world.gateway->GenerateFor(tenant, call);
+    for (int i = 0; i < 10; ++i) world.engine.Step(world.now);
+    AnswerChunk chunk;
+    std::optional<AnswerEnd> end;
+    if (taken) {
+      EXPECT_TRUE(answer->Take(&chunk, &end));
+      EXPECT_EQ(chunk.prompt.size(), 40u);
+      EXPECT_TRUE(chunk.tokens.empty());
+      ASSERT_TRUE(end);
+      EXPECT_EQ(end->completion_tokens, 0);
+    }
+    answer = nullptr;
+    const std::vector<UsageRow> rows = world.gateway->accounts().Bill("t");
+    ASSERT_EQ(rows.size(), 1u);
+    EXPECT_EQ(rows[0].usage.prompt_tokens, 40);
+    EXPECT_EQ(rows[0].usage.completion_tokens, 0);
+  }
+  World world(60, 0);
+  call.prompt_logprobs.reset();
+  EXPECT_TRUE(absl::IsInvalidArgument(world.gateway->GenerateFor(tenant, call).status()));
+}
+
 // Without stop strings nothing is made that is not delivered: then the sums are equal.
 TEST(GatewayBilling, WithoutStopStringsTheBillIsWhatTheEngineMade) {
   for (int seed = 1; seed <= 10; ++seed) {

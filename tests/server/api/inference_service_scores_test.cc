@@ -53,6 +53,32 @@ std::vector<v1::GenerateRequest> Models() {
   return models;
 }
 
+TEST(PromptLogprobs, MayBeAllThatIsAskedFor) {
+  for (const v1::GenerateRequest& model : Models()) {
+    const std::vector<int32_t> prompt = {5, 6, 7, 8};
+    v1::GenerateRequest request = Scored(prompt, model);
+    const v1::GenerateResponse with_answer = Generate(request);
+    request.set_max_tokens(0);
+    const v1::GenerateResponse scored = Generate(request);
+    ASSERT_EQ(scored.prompt_logprobs_size(), 3);
+    for (int i = 0; i < 3; ++i) {
+      ExpectSame(scored.prompt_logprobs(i), with_answer.prompt_logprobs(i));
+    }
+    EXPECT_EQ(scored.token_ids_size(), 0);
+    EXPECT_EQ(scored.text(), "");
+    EXPECT_EQ(scored.finish_reason(), v1::FINISH_REASON_LENGTH);
+    EXPECT_EQ(scored.usage().prompt_tokens(), 4);
+    EXPECT_EQ(scored.usage().completion_tokens(), 0);
+    Context context;
+    auto reader = Shared().inference().GenerateStream(&context, request);
+    v1::GenerateStreamResponse chunk;
+    int scores = 0;
+    while (reader->Read(&chunk)) scores += chunk.prompt_logprobs_size();
+    EXPECT_TRUE(reader->Finish().ok());
+    EXPECT_EQ(scores, 3);
+  }
+}
+
 // What a model said with some likelihood is as likely when it is said to it.
 TEST(PromptLogprobs, OfAnAnswerAreThoseItWasMadeWith) {
   for (v1::GenerateRequest request : Models()) {

@@ -86,6 +86,24 @@ TEST(HttpServiceTest, AClientThatLeavesIsNoticedWhileItWaitsAndWhileItReads) {
   EXPECT_LT(absl::Now() - left, absl::Seconds(2));
 }
 
+TEST(HttpServiceTest, VersionAndNumbersAreJsonForWhoAsks) {
+  TinyServer server;
+  const int port = server.server().http_port();
+  EXPECT_EQ(HttpCall(port, "GET", "/version").json()["version"], server.Status().version());
+  Post(port, "/generate", LongBody(3));
+  const auto metrics = [port](const std::string& accept) {
+    return HttpCall(port, "GET", "/metrics", "", {{"Accept", accept}});
+  };
+  const HttpAnswer text = metrics("application/openmetrics-text, text/plain;q=0.5, */*;q=0.1");
+  EXPECT_EQ(text.headers.at("content-type"), "text/plain; version=0.0.4; charset=utf-8");
+  EXPECT_THAT(text.body, ::testing::HasSubstr("\nlorica_generated_tokens_total 5\n"))
+      << "two of them were the warm-up's";
+  const Json json = metrics("application/json").json();
+  EXPECT_EQ(json["lorica_generated_tokens_total"],
+            Json({{"type", "counter"}, {"data", {{{"key", ""}, {"value", 5.0}}}}}));
+  EXPECT_TRUE(json["lorica_step_seconds"]["data"].is_array());
+}
+
 TEST(HttpServiceTest, DrainEndsRunningStreamsAndRefusesNewCalls) {
   TinyServer server;
   const int port = server.server().http_port();

@@ -99,7 +99,7 @@ TEST_F(LifecycleRoutesTest, OtherContentNeedsToBeAskedFor) {
   EXPECT_EQ(Load({{"lora_name", "mine"}, {"lora_path", "plain"}}).status, 200);
   const HttpAnswer conflict = Load({{"lora_name", "mine"}, {"lora_path", "other"}});
   ExpectError(conflict, 409);
-  EXPECT_THAT(conflict.body, HasSubstr("load_inplace"));
+  EXPECT_THAT(conflict.body, HasSubstr(": send load_inplace to move the name\""));
   EXPECT_EQ(Load({{"lora_name", "mine"}, {"lora_path", "other"}, {"load_inplace", true}}).status,
             200);
 }

@@ -458,20 +458,6 @@ TEST_F(LoraxRoutesTest, UnknownMembersAndNullsAreNobodysBusiness) {
       200);
 }
 
-TEST_F(LoraxRoutesTest, TokensComeWithTheirPlaces) {
-  const HttpAnswer answer = Post(port(), "/tokenize", {{"inputs", "h\u00e9\u20ac"}});
-  ASSERT_EQ(answer.status, 200) << answer.body;
-  const Json tokens = answer.json();
-  ASSERT_EQ(tokens.size(), 6u) << "one a byte";
-  EXPECT_EQ(tokens[0], Json({{"id", tokens[0]["id"]}, {"text", "h"}, {"start", 0}, {"stop", 1}}));
-  EXPECT_EQ(tokens[1]["start"], 1);
-  EXPECT_EQ(tokens[1]["stop"], 2);
-  EXPECT_EQ(tokens[2]["start"], 1) << "inside the second character";
-  EXPECT_EQ(tokens[5]["start"], 2);
-  EXPECT_EQ(tokens[5]["stop"], 3);
-  Error(Post(port(), "/tokenize", Json::object()), 422, "validation");
-}
-
 TEST_F(LoraxRoutesTest, InfoSaysTheLimits) {
   const Json info = HttpCall(port(), "GET", "/info").json();
   EXPECT_EQ(info["model_id"], "tiny-llama");

@@ -170,6 +170,28 @@ TEST_F(OpenAiRoutesTest, EchoedPromptsHaveLogprobsToo) {
   EXPECT_EQ(tokens, logprobs["token_logprobs"]);
 }
 
+TEST_F(OpenAiRoutesTest, APromptMayBeScoredWithoutAnAnswer) {
+  Json body = Completion({{"logprobs", 2}, {"echo", true}, {"prompt", "hi th"}});
+  const Json whole = Complete(body).json()["choices"][0]["logprobs"];
+  body["max_tokens"] = 0;
+  const Json json = Complete(body).json();
+  const Json& choice = json["choices"][0];
+  EXPECT_EQ(choice["text"], "hi th");
+  EXPECT_EQ(choice["finish_reason"], "length");
+  EXPECT_EQ(json["usage"]["completion_tokens"], 0);
+  ASSERT_EQ(choice["logprobs"]["token_logprobs"].size(), 5u);
+  for (int i = 0; i < 5; ++i) {
+    EXPECT_EQ(choice["logprobs"]["top_logprobs"][i], whole["top_logprobs"][i]);
+  }
+  body["stream"] = true;
+  std::string text;
+  for (const Json& chunk : Chunks(Complete(body))) {
+    text += chunk["choices"][0]["text"].get<std::string>();
+  }
+  EXPECT_EQ(text, "hi th");
+  EXPECT_EQ(Complete(Completion({{"max_tokens", 0}, {"echo", true}})).status, 400);
+}
+
 // vLLM's: a map from token ids for each token of the prompt but the first.
 TEST_F(OpenAiRoutesTest, PromptsHaveLogprobsInVllmsWords) {
   const Json body = Completion({{"logprobs", 1}, {"echo", true}, {"prompt", "hi th"}});

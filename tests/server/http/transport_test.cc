@@ -167,6 +167,7 @@ TEST_F(TransportTest, PathsMethodsAndTypesAreChecked) {
   EXPECT_EQ(unknown.headers.at("allow"), "GET");
   EXPECT_EQ(HttpCall(port(), "query", "/id").status, 400);
   EXPECT_EQ(HttpCall(port(), "OPTIONS", "/echo").status, 405) << "no CORS";
+  EXPECT_EQ(wrong.json()["status"], "UNIMPLEMENTED") << "as over gRPC";
   const std::string post = "POST /echo HTTP/1.1\r\nHost: x\r\nConnection: close\r\n";
   EXPECT_EQ(StatusOf(post + "Content-Type: text/plain\r\nContent-Length: 2\r\n\r\n{}"), 415);
   EXPECT_EQ(StatusOf(post + "Content-Length: 2\r\n\r\n{}"), 415);
@@ -206,6 +207,45 @@ TEST_F(TransportTest, PagesOfOtherNamesMaySendNothingWhereTheyAreToldApart) {
   EXPECT_EQ(HttpCall(port(), "POST", "/echo", "{}").status, 200) << "who is no page";
 }
 
+TEST_F(TransportTest, PagesOfNamedOriginsMayCallAndRead) {
+  TransportOptions options;
+  options.local_pages_only = true;
+  options.origins = *AllowedOrigins::Parse("https://app.example");
+  Start(options);
+  const HttpHeaders page = {{"Origin", "https://app.example"}};
+  HttpHeaders question = page;
+  question.emplace_back("Access-Control-Request-Method", "POST");
+  question.emplace_back("Access-Control-Request-Headers", "authorization,content-type");
+  const HttpAnswer before = HttpCall(port(), "OPTIONS", "/echo", "", question);
+  EXPECT_EQ(before.status, 204);
+  EXPECT_EQ(before.headers.at("access-control-allow-origin"), "https://app.example");
+  EXPECT_EQ(before.headers.at("access-control-allow-methods"), "POST");
+  EXPECT_EQ(before.headers.at("access-control-allow-headers"), "authorization,content-type");
+  EXPECT_EQ(HttpCall(port(), "OPTIONS", "/none", "", question).status, 404);
+  for (const auto& [path, status] : {std::pair("/echo", 200), std::pair("/none", 404)}) {
+    const HttpAnswer answer = HttpCall(port(), "POST", path, "{}", page);
+    EXPECT_EQ(answer.status, status);
+    EXPECT_EQ(answer.headers.at("access-control-allow-origin"), "https://app.example");
+    EXPECT_EQ(answer.headers.at("vary"), "Origin");
+  }
+  question[0].second = "https://evil.example";
+  const HttpAnswer other = HttpCall(port(), "OPTIONS", "/echo", "", question);
+  EXPECT_EQ(other.status, 405);
+  EXPECT_FALSE(other.headers.contains("access-control-allow-origin"));
+  EXPECT_EQ(HttpCall(port(), "POST", "/echo", "{}", {question[0]}).status, 403);
+}
+
+TEST_F(TransportTest, HeadersPromiseNothingThatIsNotKept) {
+  const HttpAnswer closed = HttpCall(port(), "GET", "/none");
+  EXPECT_EQ(closed.headers.at("connection"), "close");
+  EXPECT_FALSE(closed.headers.contains("keep-alive"));
+  HttpSocket kept(port());
+  kept.Send("HEAD /id HTTP/1.1\r\nHost: x\r\n\r\n");
+  const HttpAnswer answer = ParseAnswer(kept.Read(absl::Seconds(10), "\r\n\r\n"));
+  EXPECT_TRUE(answer.headers.contains("keep-alive"));
+  EXPECT_FALSE(answer.headers.contains("accept-ranges"));
+}
+
 TEST_F(TransportTest, RequestIdsAreTakenOrMade) {
   EXPECT_EQ(HttpCall(port(), "GET", "/id", "", {{"X-Request-Id", "abc-1.2:3_4"}}).body,
             "abc-1.2:3_4");
@@ -236,6 +276,7 @@ TEST_F(TransportTest, EveryRequestIsALineOfJson) {
   EXPECT_EQ(lines[0]["peer"], "127.0.0.1");
   EXPECT_GT(lines[0]["bytes"], 0);
   EXPECT_EQ(lines[1]["status"], 404);
+  EXPECT_EQ(lines[1]["code"], "UNIMPLEMENTED");
   EXPECT_EQ(lines[2]["path"], "/echo");
 }
 
