@@ -154,14 +154,16 @@ const char* TransportCode(int http_status) {
   }
 }
 
-std::string TransportError(int http_status) {
+std::string TransportError(int http_status, std::string_view path) {
   const bool ours = http_status >= 500;
-  OrderedJson body;
-  body["error"] = TransportText(http_status);
+  OrderedJson error;
+  error["message"] = TransportText(http_status);
+  error["type"] = ours ? "server_error" : "invalid_request_error";
+  error["param"] = nullptr;
+  error["code"] = http_status;
+  OrderedJson body = error;
   body["error_type"] = ours ? "generation" : "validation";
-  body["message"] = TransportText(http_status);
-  body["type"] = ours ? "server_error" : "invalid_request_error";
-  body["code"] = http_status;
+  body["error"] = path.starts_with("/v1/") ? error : error["message"];
   body["status"] = TransportCode(http_status);
   return Dump(body);
 }

@@ -6,6 +6,7 @@
 
 #include <optional>
 #include <string>
+#include <string_view>
 
 #include "absl/status/status.h"
 #include "absl/time/time.h"
@@ -28,8 +29,9 @@ HttpError LoraxSyntaxError(const absl::Status& status);
 // {"error": {message, type, param, code}}, and the same at the top for what manages
 // adapters by vLLM's calls.
 HttpError OpenAiError(const absl::Status& status);
-// What is said before any route: both shapes in one.
-std::string TransportError(int http_status);
+// What is said before any route: both shapes in one, but that `error` is an object where `path` is
+// OpenAI's, and else a text. Empty: not known.
+std::string TransportError(int http_status, std::string_view path);
 // gRPC's name for it.
 const char* TransportCode(int http_status);
 

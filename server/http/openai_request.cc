@@ -232,6 +232,7 @@ void ReadContent(Fields& fields, const Json* content, std::string* text) {
     Fields inner(part, "messages.content.");
     const std::string type = inner.Text("type").value_or("");
     if (type != "text") inner.Refuse("type", "other than text is not served");
+    if (!inner.Has("text")) inner.Refuse("text", "is missing");
     *text += inner.Text("text").value_or("");
     fields.Add(inner.status());
   }

@@ -109,6 +109,8 @@ void Tokenize(const HttpContext& context, const HttpRequest& http, HttpReply& re
 
 absl::StatusOr<std::vector<int32_t>> ReadTokens(const Gateway& gateway, const Json& body) {
   Fields fields(body);
+  fields.Text("model");  // any has the base's tokens
+  if (!fields.status().ok()) return fields.status();
   const Json* tokens = fields.Find("tokens");
   if (tokens == nullptr || !tokens->is_array()) {
     fields.Refuse("tokens", "must be a list of token ids");

@@ -418,7 +418,7 @@ class HttpTransport::Library final : public httplib::Server {
     if (!now.exchange.request.id.empty()) {  // its headers were read
       response.set_header("x-request-id", now.exchange.request.id);
     }
-    response.set_content(TransportError(response.status), kJsonType);
+    response.set_content(TransportError(response.status, now.exchange.request.path), kJsonType);
   }
 
   const TransportOptions options_;

@@ -116,6 +116,21 @@ TEST(BodiesThatAreNoJson, Are400OnEveryRoute) {
               StartsWith("Input validation error: the body is not usable JSON: a syntax error"));
 }
 
+TEST(TransportErrorTest, OpenAisClientsFindTheTextWhereTheyLook) {
+  for (const int status : {404, 405, 413, 415}) {
+    const Json plain = Json::parse(TransportError(status, "/generate"));
+    const Json openai = Json::parse(TransportError(status, "/v1/completions"));
+    EXPECT_EQ(plain["error"], plain["message"]);
+    EXPECT_EQ(openai["error"]["message"], plain["message"]);
+    EXPECT_EQ(openai["error"]["code"], status);
+    for (const char* same : {"message", "error_type", "type", "code", "status"}) {
+      EXPECT_EQ(openai[same], plain[same]) << same;
+    }
+  }
+  EXPECT_EQ(Json::parse(TransportError(413, ""))["status"], "RESOURCE_EXHAUSTED");
+  EXPECT_EQ(Json::parse(TransportError(404, ""))["status"], "UNIMPLEMENTED");
+}
+
 TEST(RoutesOfOtherModels, SayThatThisOneGeneratesText) {
   TinyServer server;
   const int port = server.server().http_port();

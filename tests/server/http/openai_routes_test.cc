@@ -337,6 +337,7 @@ TEST_F(OpenAiRoutesTest, FaultsNameTheirField) {
         {"ignore_eos", false}},
        "response_format"},
       {{{"response_format", {{"type", "json_object"}}}, {"ignore_eos", true}}, "response_format"},
+      {{{"response_format", {{"type", "json_schema"}}}}, "response_format.json_schema"},
       {{{"response_format", {{"type", "regex"}}}}, "response_format.regex"},
       {{{"guided_regex", "a"}, {"guided_choice", {"b"}}}, "guided_choice"},
       {{{"guided_regex", "a"}, {"response_format", {{"type", "json_object"}}}}, "guided_json"},

@@ -77,6 +77,7 @@ TEST_F(TokenRoutesTest, FaultsNameTheirField) {
               "add_generation_prompt");
   EXPECT_EQ(Tokenize({{"prompt", "a"}, {"model", "a b"}}).json()["code"], "model_not_found");
   ExpectFault(Detokenize({{"tokens", "a"}}), 400, "tokens");
+  ExpectFault(Detokenize({{"tokens", {1}}, {"model", 1}}), 400, "model");
   ExpectFault(Detokenize(Json::object()), 400, "tokens");
   for (const Json& id : {Json(-1), Json(1 << 30), Json(0.5), Json("1")}) {
     ExpectFault(Detokenize({{"tokens", {id}}}), 400, "tokens");
