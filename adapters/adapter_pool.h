@@ -100,8 +100,9 @@ struct TierStats {
   int64_t hits = 0;    // acquisitions or loads that found it here
   int64_t misses = 0;  // ... that did not: hits + misses = look-ups of this tier
   int64_t evictions = 0;
-  int64_t insertions = 0;  // insertions - evictions - removals = generations
-  int64_t removals = 0;    // taken out by request
+  int64_t insertions = 0;    // insertions - evictions - removals = generations
+  int64_t removals = 0;      // taken out by request
+  int64_t pinned_bytes = 0;  // of pins, also of those on their way; nothing else gets them
 };
 
 struct PoolStats {

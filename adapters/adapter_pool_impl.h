@@ -56,8 +56,9 @@ struct AdapterPool::Impl {
   void ApplyPin(PoolCommand command);
   void ApplyEvict(PoolCommand command);
   void FailWaiters(PoolEntry& entry, const absl::Status& status);
-  absl::Status PinFits(const PoolEntry& entry, AdapterTier tier) const;
+  absl::Status PinFits(const PoolEntry& entry, AdapterTier tier);
   void SetPin(PoolEntry& entry, AdapterTier tier);
+  int64_t& PinnedBytes(AdapterTier tier);
   // OK: evicted. FailedPrecondition: pinned or busy.
   absl::Status EvictNow(PoolEntry& entry, AdapterTier down_to);
   void DriveWaiters(PoolEntry& entry, absl::Time now);
@@ -94,6 +95,7 @@ struct AdapterPool::Impl {
   std::set<int64_t> fetching;  // fetch != kNone
   std::set<int64_t> driven;    // someone waits for a command
   std::set<int64_t> pinned_on_device;
+  int64_t pinned_bytes[2] = {};  // of host and device
   absl::flat_hash_set<std::string> dirty;
   std::vector<std::pair<Done, absl::Status>> answers;
 

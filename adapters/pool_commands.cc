@@ -78,11 +78,12 @@ void AdapterPool::Impl::ApplyPin(PoolCommand command) {
   driven.insert(entry.id);
 }
 
-absl::Status AdapterPool::Impl::PinFits(const PoolEntry& entry, AdapterTier tier) const {
-  int64_t pinned = 0;
-  for (const auto& [id, other] : entries) {
-    if (id != entry.id && other->pinned == tier) pinned += BytesOf(*other);
-  }
+int64_t& AdapterPool::Impl::PinnedBytes(AdapterTier tier) {
+  return pinned_bytes[tier == AdapterTier::kDevice ? 1 : 0];
+}
+
+absl::Status AdapterPool::Impl::PinFits(const PoolEntry& entry, AdapterTier tier) {
+  const int64_t pinned = PinnedBytes(tier) - (entry.pinned == tier ? BytesOf(entry) : 0);
   const bool on_device = tier == AdapterTier::kDevice;
   const int64_t limit =
       on_device ? cache.block_bytes * arena->block_count() : options.host_bytes_max;
@@ -93,6 +94,8 @@ absl::Status AdapterPool::Impl::PinFits(const PoolEntry& entry, AdapterTier tier
 }
 
 void AdapterPool::Impl::SetPin(PoolEntry& entry, AdapterTier tier) {
+  if (entry.pinned != AdapterTier::kSource) PinnedBytes(entry.pinned) -= BytesOf(entry);
+  if (tier != AdapterTier::kSource) PinnedBytes(tier) += BytesOf(entry);
   entry.pinned = tier;
   if (tier == AdapterTier::kDevice) {
     pinned_on_device.insert(entry.id);
@@ -275,6 +278,8 @@ PoolStats AdapterPool::Impl::Stats() const {
   stats.device.byte_limit = cache.block_bytes * arena->block_count();
   stats.device.generations = static_cast<int32_t>(device_counts.insertions -
                                                   device_counts.evictions - device_counts.removals);
+  stats.host.pinned_bytes = pinned_bytes[0];
+  stats.device.pinned_bytes = pinned_bytes[1];
   stats.host.bytes = host.bytes();
   stats.host.byte_limit = host.bytes_max();
   stats.host.generations = host.size();
@@ -299,8 +304,12 @@ void AdapterPool::Impl::CheckInvariants() const {
   int32_t copying = 0;
   int32_t places = 0;
   int32_t blocks = 0;
+  int64_t pinned[2] = {};
   size_t fetches = 0;
   for (const auto& [id, entry] : entries) {
+    if (entry->pinned != AdapterTier::kSource) {
+      pinned[entry->pinned == AdapterTier::kDevice ? 1 : 0] += BytesOf(*entry);
+    }
     const std::string& digest = entry->generation->digest;
     LORICA_CHECK(Find(digest) == entry.get(), "entry", id, digest);
     const bool in_copy = entry->fetch == FetchState::kCopying;
@@ -320,6 +329,7 @@ void AdapterPool::Impl::CheckInvariants() const {
   const PoolStats stats = Stats();
   LORICA_CHECK(mounted == stats.device.generations, mounted, stats.device.generations);
   LORICA_CHECK(blocks == arena->blocks_of(UnitKind::kAdapter), "adapter blocks", blocks);
+  LORICA_CHECK(pinned[0] == pinned_bytes[0] && pinned[1] == pinned_bytes[1], "pinned bytes");
   LORICA_CHECK(copying == copies && places == places_held, copying, copies, places, places_held);
   LORICA_CHECK(places_held <= options.loads_max, places_held, "of", options.loads_max);
   LORICA_CHECK(fetches == fetching.size(), fetches, fetching.size());

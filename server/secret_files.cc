@@ -22,6 +22,16 @@ void WarnOfOpenSecrets(const Config& config, const Tenants& tenants) {
   }
 }
 
+void WarnOfKeysInTheClear(const Config& config, const Tenants& tenants) {
+  if (!config.tls_cert.empty() || !tenants.needs_keys()) return;
+  for (const std::string& address : {config.grpc_address, config.http_address}) {
+    if (address.empty() || IsLoopback(address)) continue;
+    spdlog::warn(
+        "keys and prompts cross the network in the clear on {}: give --tls-cert and --tls-key",
+        address);
+  }
+}
+
 absl::Status BothOf(const absl::Status& one, const absl::Status& other) {
   if (one.ok() || other.ok()) return one.ok() ? other : one;
   return absl::Status(one.code(), absl::StrCat(one.message(), "; and ", other.message()));

@@ -179,14 +179,7 @@ absl::Status Server::BuildKeys() {
   }
   if (!status.ok()) return status;
   WarnOfOpenSecrets(config_, *parts_->tenants);
-  const bool open_grpc = !IsLoopback(config_.grpc_address);
-  const bool open_http = !config_.http_address.empty() && !IsLoopback(config_.http_address);
-  if (parts_->tls == nullptr && parts_->tenants->needs_keys() && (open_grpc || open_http)) {
-    spdlog::warn(
-        "keys and prompts cross the network in the clear on {}: give --tls-cert and "
-        "--tls-key",
-        open_grpc ? config_.grpc_address : config_.http_address);
-  }
+  WarnOfKeysInTheClear(config_, *parts_->tenants);
   return absl::OkStatus();
 }
 

@@ -5,6 +5,7 @@
 #include <map>
 #include <set>
 
+#include "absl/strings/str_cat.h"
 #include "server/api/status_map.h"
 
 namespace lorica {
@@ -165,6 +166,14 @@ absl::StatusOr<v1::CheckAdapterResponse> ExplainAdapter(const std::string& sourc
   }
   response.set_reason(CleanErrorText(plan.status().message()));
   return response;
+}
+
+std::string PinsWarning(const TierStats& stats, const std::string& tier) {
+  const auto limit = static_cast<double>(stats.byte_limit);
+  if (static_cast<double>(stats.pinned_bytes) <= kPinnedShareWarned * limit) return "";
+  return absl::StrCat("pinned adapters keep ", stats.pinned_bytes, " of ", stats.byte_limit,
+                      " bytes of ", tier, " memory: all else, prompts too on the device, shares ",
+                      stats.byte_limit - stats.pinned_bytes);
 }
 
 }  // namespace lorica

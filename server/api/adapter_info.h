@@ -31,4 +31,10 @@ absl::StatusOr<v1::CheckAdapterResponse> ExplainAdapter(const std::string& sourc
                                                         const absl::StatusOr<AdapterPlan>& plan,
                                                         int64_t block_bytes);
 
+// Beyond this share of a tier the operator who pins is told what is left to others.
+inline constexpr double kPinnedShareWarned = 0.5;
+
+// What to tell of `tier` ("device" or "host"); empty: its pins leave enough.
+std::string PinsWarning(const TierStats& stats, const std::string& tier);
+
 }  // namespace lorica

@@ -10,6 +10,7 @@
 #include "server/api/field_error.h"
 #include "server/api/refusal_log.h"
 #include "server/api/request_checks.h"
+#include "spdlog/spdlog.h"
 
 namespace lorica {
 namespace {
@@ -82,6 +83,13 @@ absl::StatusOr<MergeChoice> MergeChoiceOf(const v1::MergeAdaptersRequest& reques
     choice.parts.emplace_back(part.adapter_id(), part.weight());
   }
   return choice;
+}
+
+void WarnOfPins(const PoolStats& stats) {
+  for (const std::string& text :
+       {PinsWarning(stats.device, "device"), PinsWarning(stats.host, "host")}) {
+    if (!text.empty()) spdlog::warn("{}", text);
+  }
 }
 
 static_assert(v1::MERGE_METHOD_MAGNITUDE_PRUNE - v1::MERGE_METHOD_LINEAR ==
@@ -361,7 +369,11 @@ grpc::ServerUnaryReactor* AdapterService::PinAdapter(grpc::CallbackServerContext
     if (!tier.ok()) return tier.status();
     const auto generation = catalog_->Resolve(job.tenant, job.adapter_id, job.hub_token);
     if (!generation.ok()) return generation.status();
-    pool_->Pin(*generation, *tier, AnswerWithAdapter(job, response));
+    Done done = AnswerWithAdapter(job, response);
+    pool_->Pin(*generation, *tier, [pool = pool_, done = std::move(done)](const absl::Status& s) {
+      if (s.ok()) WarnOfPins(pool->stats());
+      done(s);
+    });
     return absl::OkStatus();
   });
 }

@@ -177,6 +177,8 @@ void Metrics::AddPool(const PoolStats& stats, const std::optional<RemoteStats>& 
        [](const TierStats& tier) { return tier.bytes; });
   each("lorica_tier_limit_bytes", "Most bytes a tier may hold", false,
        [](const TierStats& tier) { return tier.byte_limit; });
+  each("lorica_tier_pinned_bytes", "Bytes of a tier that pins keep from all others", false,
+       [](const TierStats& tier) { return tier.pinned_bytes; });
   each("lorica_tier_adapters", "Adapters in a tier", false,
        [](const TierStats& tier) { return int64_t{tier.generations}; });
   each("lorica_tier_hits_total", "Look-ups that found the adapter in a tier", true,

@@ -291,6 +291,7 @@ TEST(AdapterPool, PinnedAdaptersStayAndWhatTheyCrowdOutIsRefused) {
   ASSERT_TRUE(pinned.has_value() && pinned->ok());
   EXPECT_EQ(world.pool->Lookup("a").pinned, AdapterTier::kDevice);
   EXPECT_EQ(world.pool->PinnedBlocksBesides({}), 3);
+  EXPECT_EQ(world.pool->stats().device.pinned_bytes * 4, 3 * world.pool->stats().device.byte_limit);
   EXPECT_EQ(world.Get(MakeFakeGeneration("b", 2)).status().code(),
             absl::StatusCode::kFailedPrecondition);
   std::optional<absl::Status> second;

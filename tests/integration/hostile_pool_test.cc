@@ -7,6 +7,7 @@
 #include "absl/strings/str_cat.h"
 #include "gmock/gmock.h"
 #include "tests/integration/bystander.h"
+#include "tests/server/http/http_call.h"
 
 namespace lorica {
 namespace {
@@ -53,6 +54,13 @@ class HostilePool : public BystanderTest {
       v1::EvictAdapterResponse response;
       return admin.EvictAdapter(context, request, &response);
     });
+  }
+  int64_t PinnedBytes() {
+    const std::string page = HttpCall(server().server().http_port(), "GET", "/metrics").body;
+    const std::string series = "lorica_tier_pinned_bytes{tier=\"device\"} ";
+    const size_t at = page.find(series);
+    EXPECT_NE(at, std::string::npos);
+    return at == std::string::npos ? -1 : std::stoll(page.substr(at + series.size()));
   }
   static v1::GenerateRequest Request(const std::string& adapter, int prompt, int tokens) {
     v1::GenerateRequest request = TokensRequest(tokens);
@@ -128,11 +136,13 @@ TEST_F(HostilePool, WhatPinsCrowdOutIsRefusedUntilTheyAreTakenBack) {
   ASSERT_EQ(Pin("other"), StatusCode::OK) << "the bystander's";
   ASSERT_EQ(Pin("wide-0"), StatusCode::OK);
   EXPECT_EQ(Pin("wide-1"), StatusCode::RESOURCE_EXHAUSTED);
+  EXPECT_EQ(PinnedBytes(), (kWideBlocks + 1) * kBlockBytes);
   EXPECT_EQ(CodeOfAdapter("wide-1"), StatusCode::UNAVAILABLE);
   EXPECT_EQ(CodeOfAdapter("wide-0"), StatusCode::OK);
   EXPECT_EQ(Unpin("wide-0"), StatusCode::OK);
   EXPECT_EQ(CodeOfAdapter("wide-1"), StatusCode::OK);
   EXPECT_EQ(Unpin("other"), StatusCode::OK);
+  EXPECT_EQ(PinnedBytes(), 0);
 }
 
 // Row 92: evicted while in use, while it is loaded, loaded while it is evicted, twice.

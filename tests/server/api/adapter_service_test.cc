@@ -3,6 +3,7 @@
 
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
+#include "server/api/adapter_info.h"
 #include "server/api/adapter_service.h"
 #include "tests/server/api/tiny_server.h"
 
@@ -201,6 +202,17 @@ TEST_F(AdapterServiceTest, PinnedStaysUntilUnpinned) {
   ASSERT_TRUE(Call(&v1::AdapterService::Stub::UnpinAdapter, unpin, &unpinned).ok());
   EXPECT_EQ(unpinned.adapter().pinned(), v1::TIER_UNSPECIFIED);
   EXPECT_TRUE(Evict("plain").ok());
+}
+
+TEST(PinsWarning, BeginsBeyondHalfOfATier) {
+  TierStats stats;
+  EXPECT_EQ(PinsWarning(stats, "host"), "") << "a tier of nothing";
+  stats.byte_limit = 1000;
+  stats.pinned_bytes = 500;
+  EXPECT_EQ(PinsWarning(stats, "device"), "");
+  stats.pinned_bytes = 501;
+  EXPECT_THAT(PinsWarning(stats, "device"), HasSubstr("keep 501 of 1000 bytes of device memory"));
+  EXPECT_THAT(PinsWarning(stats, "device"), HasSubstr("shares 499"));
 }
 
 TEST_F(AdapterServiceTest, WatchSendsASnapshotThenChanges) {
