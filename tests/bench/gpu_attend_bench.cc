@@ -77,7 +77,8 @@ class Bench {
   explicit Bench(int layers)
       : layers_(layers),
         stream_(*cuda::Stream::Make(-1)),
-        step_(*cuda::StepImage::Make(kRowsMax, int64_t{1} << 20, int64_t{1} << 20)) {
+        step_(*cuda::StepImage::Make(kRowsMax, cuda::kAttendDecodeRowsMax, int64_t{1} << 20,
+                                     int64_t{1} << 20)) {
     cache_.shape = {layers, kHeads, kKvHeads, kHeadSize, 0.0883883f};
     cache_.block_bytes = layers * kKeyBytes * kBlockTokens;
     arena_ = *cuda::AllocateDevice(kArenaBlocks * cache_.block_bytes);

@@ -51,10 +51,11 @@ TEST(SecretFiles, ThoseThatOthersMayReadAreNamed) {
 TEST(SecretFiles, KeysThatCrossANetworkInTheClearAreWarnedOf) {
   TemporaryFolder folder;
   folder.Write("tenants.json",
-               "{\"tenants\": [{\"name\": \"acme\", \"role\": \"user\", \"keys\": [\"" +
+               "{\"tenants\": [{\"name\": \"acme\", \"adapters\": [\"*\"], \"keys\": [\"" +
                    std::string(64, 'a') + "\"]}]}");
   Tenants with_keys;
-  ASSERT_TRUE(with_keys.LoadFile(folder.path() + "/tenants.json").ok());
+  const absl::Status loaded = with_keys.LoadFile(folder.path() + "/tenants.json");
+  ASSERT_TRUE(loaded.ok()) << loaded;
   Config config;
   config.grpc_address = "127.0.0.1:0";
   config.http_address = "[::1]:0";
