@@ -3,6 +3,7 @@
 #include <curl/curl.h>
 #include <sys/socket.h>
 
+#include <memory>
 #include <mutex>
 
 #include "absl/strings/ascii.h"
@@ -23,10 +24,19 @@ struct FreeList {
 };
 using HeaderList = std::unique_ptr<curl_slist, FreeList>;
 
-CURL* NewHandle() {
+struct EndHandle {
+  void operator()(CURL* curl) const { curl_easy_cleanup(curl); }
+};
+using Handle = std::unique_ptr<CURL, EndHandle>;
+
+CURLSH* NewShare() {
   static std::once_flag once;
   std::call_once(once, [] { curl_global_init(CURL_GLOBAL_DEFAULT); });
-  return curl_easy_init();
+  CURLSH* const share = curl_share_init();
+  if (share == nullptr) return nullptr;
+  curl_share_setopt(share, CURLSHOPT_SHARE, CURL_LOCK_DATA_CONNECT);
+  curl_share_setopt(share, CURLSHOPT_SHARE, CURL_LOCK_DATA_DNS);
+  return share;
 }
 
 HeaderList ListOf(const HttpRequest& request) {
@@ -112,7 +122,6 @@ void HttpClient::Transfer::SetUp(const curl_slist* headers) {
   const auto set_ms = [this](CURLoption option, absl::Duration limit) {
     curl_easy_setopt(curl, option, static_cast<long>(absl::ToInt64Milliseconds(limit)));
   };
-  curl_easy_reset(curl);  // keeps connections
   curl_easy_setopt(curl, CURLOPT_URL, request.url.text.c_str());
   curl_easy_setopt(curl, CURLOPT_PROTOCOLS_STR, "http,https");
   curl_easy_setopt(curl, CURLOPT_HTTP_VERSION, static_cast<long>(CURL_HTTP_VERSION_1_1));
@@ -235,19 +244,23 @@ absl::Status HttpClient::Transfer::Result(CURLcode code, const char* text) {
   }
 }
 
-HttpClient::HttpClient(HttpOptions options) : options_(std::move(options)), curl_(NewHandle()) {}
+HttpClient::HttpClient(HttpOptions options) : options_(std::move(options)), share_(NewShare()) {}
 
-HttpClient::~HttpClient() { curl_easy_cleanup(curl_); }
+HttpClient::~HttpClient() { curl_share_cleanup(share_); }
 
+// A handle of its own for each request: libcurl 7.88 reads freed memory where the first header of a
+// reply is folded and the handle has had a reply before. Connections are kept in the share.
 absl::StatusOr<HttpReply> HttpClient::Send(const HttpRequest& request, HttpBody* body) {
-  if (curl_ == nullptr) return absl::UnavailableError("no memory for a connection");
-  Transfer transfer(options_, request, body, curl_);
+  const Handle handle(share_ == nullptr ? nullptr : curl_easy_init());
+  if (handle == nullptr) return absl::UnavailableError("no memory for a connection");
+  CURL* const curl = handle.get();
+  curl_easy_setopt(curl, CURLOPT_SHARE, share_);
+  Transfer transfer(options_, request, body, curl);
   const HeaderList headers = ListOf(request);
   transfer.SetUp(headers.get());
   char text[CURL_ERROR_SIZE] = "";
-  curl_easy_setopt(curl_, CURLOPT_ERRORBUFFER, text);
-  const CURLcode code = curl_easy_perform(curl_);
-  curl_easy_setopt(curl_, CURLOPT_ERRORBUFFER, nullptr);
+  curl_easy_setopt(curl, CURLOPT_ERRORBUFFER, text);
+  const CURLcode code = curl_easy_perform(curl);
   if (absl::Status s = transfer.Result(code, text); !s.ok()) return s;
   return std::move(transfer.reply);
 }

@@ -90,7 +90,7 @@ class HttpClient {
  private:
   struct Transfer;
   const HttpOptions options_;
-  void* const curl_;
+  void* const share_;  // CURLSH: its connections
 };
 
 }  // namespace lorica
