@@ -316,7 +316,8 @@ void AdapterPool::Impl::KeepImage(PoolEntry& entry, ImagePtr image) {
   entry.fetch = FetchState::kRoom;
   entry.asked_poll = polls;
   MarkDirty(entry);
-  Place(entry).IgnoreError();  // who asks next is told again why it cannot be
+  const absl::Status placed = Place(entry);  // a request is told why it cannot be when it asks
+  if (entry.fetch == FetchState::kNone) FailWaiters(entry, placed);
 }
 
 bool AdapterPool::Impl::InsertIntoHost(PoolEntry& entry, const ImagePtr& image, bool in_use) {
