@@ -24,17 +24,20 @@ absl::StatusOr<std::string> FileDigest(const SourceFile& file) {
 
 }  // namespace
 
+absl::StatusOr<std::string> ContentDigest(const SourceFile& config, const SourceFile& weights) {
+  const absl::StatusOr<std::string> config_sha256 = FileDigest(config);
+  if (!config_sha256.ok()) return config_sha256.status();
+  const absl::StatusOr<std::string> weights_sha256 = FileDigest(weights);
+  if (!weights_sha256.ok()) return weights_sha256.status();
+  return GenerationDigest(*config_sha256, *weights_sha256);
+}
+
 absl::StatusOr<std::string> ContentDigest(Source& source, const std::string& location) {
-  std::string sums[2];
-  const char* const names[] = {"adapter_config.json", "adapter_model.safetensors"};
-  for (int i = 0; i < 2; ++i) {
-    const auto file = source.Open(location, names[i]);
-    if (!file.ok()) return file.status();
-    auto sum = FileDigest(**file);
-    if (!sum.ok()) return sum.status();
-    sums[i] = *std::move(sum);
-  }
-  return GenerationDigest(sums[0], sums[1]);
+  const auto config = source.Open(location, "adapter_config.json");
+  if (!config.ok()) return config.status();
+  const auto weights = source.Open(location, "adapter_model.safetensors");
+  if (!weights.ok()) return weights.status();
+  return ContentDigest(**config, **weights);
 }
 
 }  // namespace lorica

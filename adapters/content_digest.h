@@ -1,5 +1,5 @@
 // What an adapter's two files are, whatever stands in them: tells damage from content that another
-// base or another version would serve. A free function.
+// base or another version would serve. Free functions.
 #pragma once
 
 #include <string>
@@ -10,6 +10,7 @@
 namespace lorica {
 
 // The digest (adapter.h) of the files as they are now. Reads all of both.
+absl::StatusOr<std::string> ContentDigest(const SourceFile& config, const SourceFile& weights);
 absl::StatusOr<std::string> ContentDigest(Source& source, const std::string& location);
 
 }  // namespace lorica

@@ -1,31 +1,16 @@
 #include "adapters/generation_reader.h"
 
-#include <algorithm>
-
 #include "absl/strings/str_cat.h"
+#include "adapters/content_digest.h"
 #include "adapters/element_convert.h"
 #include "adapters/hub/quoted.h"
-#include "adapters/sha256.h"
 
 namespace lorica {
 namespace {
 
-constexpr int64_t kSliceBytes = 1 << 20;
-
 absl::Status Changed(const std::string& location) {
   return absl::DataLossError(
       absl::StrCat("the content of ", Quoted(location), " changed while it was read: try again"));
-}
-
-absl::StatusOr<std::string> HashOf(const SourceFile& file) {
-  Sha256 hash;
-  std::vector<std::byte> slice;
-  for (int64_t at = 0; at < file.size_bytes(); at += std::ssize(slice)) {
-    slice.resize(std::min(kSliceBytes, file.size_bytes() - at));
-    if (absl::Status s = file.ReadAt(at, absl::MakeSpan(slice)); !s.ok()) return s;
-    hash.Update(slice);
-  }
-  return hash.Finish();
 }
 
 }  // namespace
@@ -44,13 +29,9 @@ absl::StatusOr<std::unique_ptr<GenerationReader>> GenerationReader::Open(
   reader->weights_stamp_ = reader->weights_->stamp();
   if (reader->config_stamp_ != generation.config_stamp ||
       reader->weights_stamp_ != generation.weights_stamp) {
-    absl::StatusOr<std::string> config_sha256 = HashOf(*reader->config_);
-    if (!config_sha256.ok()) return config_sha256.status();
-    absl::StatusOr<std::string> weights_sha256 = HashOf(*reader->weights_);
-    if (!weights_sha256.ok()) return weights_sha256.status();
-    if (GenerationDigest(*config_sha256, *weights_sha256) != generation.digest) {
-      return Changed(generation.location);
-    }
+    const auto digest = ContentDigest(*reader->config_, *reader->weights_);
+    if (!digest.ok()) return digest.status();
+    if (*digest != generation.digest) return Changed(generation.location);
   }
   absl::StatusOr<AdapterPlan> plan = loader.Plan(*generation.source, generation.location);
   if (!plan.ok()) return plan.status();

@@ -123,9 +123,9 @@ void EngineInbox::EndStep(const QueueShare& left_queue, const std::vector<Reques
   times_[times_count_++ % times_.size()] = times;
 }
 
-bool EngineInbox::Wait(absl::Duration timeout) {
+void EngineInbox::Wait(absl::Duration timeout) {
   absl::MutexLock lock(&mutex_);
-  return mutex_.AwaitWithTimeout(absl::Condition(this, &EngineInbox::Woken), timeout);
+  mutex_.AwaitWithTimeout(absl::Condition(this, &EngineInbox::Woken), timeout);
 }
 
 bool EngineInbox::Spin(absl::Duration timeout) const {

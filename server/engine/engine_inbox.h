@@ -67,8 +67,8 @@ class EngineInbox {
   // What a step changed, in one go. `times.step_ms` < 0: no step ran.
   void EndStep(const QueueShare& left_queue, const std::vector<RequestId>& ended,
                const EngineStats& stats, bool steps_in_flight, const StepTimes& times);
-  bool Wait(absl::Duration timeout);  // false: nothing came
-  // As Wait, without sleeping.
+  // Until something comes, asleep; the other awake, and false: nothing came.
+  void Wait(absl::Duration timeout);
   bool Spin(absl::Duration timeout) const;
 
   bool idle() const;

@@ -15,11 +15,7 @@ EventRelay::~EventRelay() {
   thread_.join();
 }
 
-void EventRelay::Add(std::shared_ptr<TokenSink> sink, TokenEvent event) {
-  gathered_.push_back({std::move(sink), std::move(event)});
-}
-
-void EventRelay::Add(std::shared_ptr<TokenSink> sink, FinishEvent event) {
+void EventRelay::Add(std::shared_ptr<TokenSink> sink, Event event) {
   gathered_.push_back({std::move(sink), std::move(event)});
 }
 

@@ -28,14 +28,14 @@ class EventRelay {
   EventRelay(const EventRelay&) = delete;
 
   // The engine's thread.
-  void Add(std::shared_ptr<TokenSink> sink, TokenEvent event);
-  void Add(std::shared_ptr<TokenSink> sink, FinishEvent event);
+  using Event = std::variant<TokenEvent, FinishEvent>;
+  void Add(std::shared_ptr<TokenSink> sink, Event event);
   void HandOver();
 
  private:
   struct Item {
     std::shared_ptr<TokenSink> sink;
-    std::variant<TokenEvent, FinishEvent> event;
+    Event event;
   };
   using Items = std::vector<Item>;
 
