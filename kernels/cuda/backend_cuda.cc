@@ -101,7 +101,7 @@ absl::Status CudaBackend::Start(const BackendOptions& options) {
   }
   const int64_t terms = options.terms_max > 0 ? options.terms_max : rows;
   plan_.stride = terms * kGroupModulesMax;
-  plan_.u = static_cast<float*>(u_->data());
+  plan_.u = static_cast<SplitPairU*>(u_->data());
   plan_.flagged_u = static_cast<FlaggedU*>(flagged_u_->data());
   plan_.blocks = MultiprocessorCount();
   plan_.tile_stride = static_cast<int32_t>(rows);

@@ -58,19 +58,39 @@ __device__ __forceinline__ void ReadRanks(RankRows& out, const std::byte* shared
   }
 }
 
-__device__ __forceinline__ void MultiplyRanks(float (&d)[4][4], const RankRows& w,
-                                              const uint32_t (&high)[2], const uint32_t (&low)[2]) {
+// The same as left operands of the matrix instruction, for 16 columns each.
+struct RankFragments {
+  uint32_t a[4][4];
+};
+
+__device__ __forceinline__ RankFragments FragmentsOf(const RankRows& w) {
   const uint32_t* r0 = &w.row[0].x;
   const uint32_t* r1 = &w.row[1].x;
   const uint32_t* r2 = &w.row[2].x;
   const uint32_t* r3 = &w.row[3].x;
+  RankFragments out;
 #pragma unroll
   for (int i = 0; i < 4; ++i) {
-    const uint32_t a0 = LowHalves(r0[i], r1[i]), a1 = HighHalves(r0[i], r1[i]);
-    const uint32_t a2 = LowHalves(r2[i], r3[i]), a3 = HighHalves(r2[i], r3[i]);
-    Mma(d[i], a0, a1, a2, a3, high[0], high[1]);
-    Mma(d[i], a0, a1, a2, a3, low[0], low[1]);
+    out.a[i][0] = LowHalves(r0[i], r1[i]);
+    out.a[i][1] = HighHalves(r0[i], r1[i]);
+    out.a[i][2] = LowHalves(r2[i], r3[i]);
+    out.a[i][3] = HighHalves(r2[i], r3[i]);
   }
+  return out;
+}
+
+__device__ __forceinline__ void MultiplyRanks(float (&d)[4][4], const RankFragments& w,
+                                              const uint32_t (&high)[2], const uint32_t (&low)[2]) {
+#pragma unroll
+  for (int i = 0; i < 4; ++i) {
+    const uint32_t(&a)[4] = w.a[i];
+    Mma(d[i], a[0], a[1], a[2], a[3], high[0], high[1]);
+    Mma(d[i], a[0], a[1], a[2], a[3], low[0], low[1]);
+  }
+}
+__device__ __forceinline__ void MultiplyRanks(float (&d)[4][4], const RankRows& w,
+                                              const uint32_t (&high)[2], const uint32_t (&low)[2]) {
+  MultiplyRanks(d, FragmentsOf(w), high, low);
 }
 
 // Two numbers as sums of two 16-bit values.

@@ -166,7 +166,19 @@ struct SlabTile {
   const uint32_t* a_tiles;
   uint32_t a_run;
   int rank_tile;
+  float scale;
 };
+
+// What of a plan's entry concerns the shrink.
+struct SlabEntry {
+  const uint32_t* a_tiles;
+  uint32_t a_run;
+  int rank_tiles;
+  float scale;
+};
+__device__ __forceinline__ SlabEntry SlabEntryOf(const PlanEntry& entry) {
+  return {entry.a_tiles, entry.a_run, entry.rank_tiles, entry.scale};
+}
 
 struct ManyStage {
   Element x[kManyRows][kStageInputs + 8];  // so that the banks of neighbouring rows differ
@@ -182,18 +194,27 @@ using ManySums = float[kManyWarps][kManyRows][kSlabTiles * kTileRanks];
 static_assert(sizeof(ManySums) <= sizeof(ManyShared::stages) && sizeof(ManyStage) % 16 == 0);
 
 // Rank tiles of the row tile from `first` on: those of its terms and modules in their order, as
-// u has them. Returns how many, kSlabTiles at most. One thread.
-__device__ int FillSlab(SlabTile* slab, const LoraWork& work, const RowTile& tile, int first) {
-  const int modules = ModuleCount(work.pair % 4);
-  int count = 0;
-  for (int e = 0; e < tile.term_count * modules && count < kSlabTiles; ++e) {
-    const PlanEntry& entry = work.entries[tile.term_begin * modules + e];
-    for (; first < entry.rank_tiles && count < kSlabTiles; ++first) {
-      slab[count++] = {entry.a_tiles, entry.a_run, first};
-    }
-    first -= entry.rank_tiles;
+// u has them. Returns how many, kSlabTiles at most. One warp, an entry each; `own` is the lane's
+// if there is but one term.
+__device__ int FillSlab(SlabTile* slab, const LoraWork& work, const RowTile& tile,
+                        const SlabEntry& own, int first) {
+  static_assert(kMixTermsMax * kGroupModulesMax <= 32);
+  const int modules = ModuleCount(work.pair % 4), lane = threadIdx.x;
+  SlabEntry entry = own;
+  if (tile.term_count > 1 && lane < tile.term_count * modules) {
+    entry = SlabEntryOf(work.entries[tile.term_begin * modules + lane]);
   }
-  return count;
+  if (lane >= tile.term_count * modules) entry.rank_tiles = 0;
+  int end = entry.rank_tiles;
+  for (int offset = 1; offset < 32; offset *= 2) {
+    const int before = __shfl_up_sync(~0u, end, offset);
+    if (lane >= offset) end += before;
+  }
+  const int begin = end - entry.rank_tiles;
+  for (int i = max(begin, first); i < min(end, first + kSlabTiles); ++i) {
+    slab[i - first] = {entry.a_tiles, entry.a_run, i - begin, entry.scale};
+  }
+  return max(0, min(__shfl_sync(~0u, end, 31) - first, kSlabTiles));
 }
 
 // Starts the copy of inputs [first, first + kStageInputs) of x and of the slab; what is not there
@@ -280,16 +301,21 @@ __device__ __forceinline__ void MultiplySlab(float (&d)[kSlabTiles][kRowHalves][
 
 // Adds up what each of kParts blocks has in sums[0], each block a share of the numbers.
 template <int kParts, typename Store>
-__device__ __forceinline__ void AddParts(ManySums& sums, int rows, int ranks, int part,
+__device__ __forceinline__ void AddParts(ManySums& sums, int rows, int pairs, int part,
                                          const Store& store) {
   const auto cluster = cooperative_groups::this_cluster();
   cluster.sync();
-  for (int i = part * kManyThreads + threadIdx.x; i < rows * ranks; i += kParts * kManyThreads) {
-    const int row = i / ranks, rank = i % ranks;
-    float sum = 0.0f;
+  for (int i = part * kManyThreads + threadIdx.x; i < rows * pairs; i += kParts * kManyThreads) {
+    const int row = i / pairs, pair = i % pairs;
+    float2 sum = make_float2(0.0f, 0.0f);
 #pragma unroll
-    for (int p = 0; p < kParts; ++p) sum += *cluster.map_shared_rank(&sums[0][row][rank], p);
-    store(row, rank, sum);
+    for (int p = 0; p < kParts; ++p) {
+      const float2 more =
+          *reinterpret_cast<const float2*>(cluster.map_shared_rank(&sums[0][row][2 * pair], p));
+      sum.x += more.x;
+      sum.y += more.y;
+    }
+    store(row, pair, sum);
   }
   cluster.sync();  // all have read what is overwritten now
 }
@@ -300,11 +326,11 @@ __device__ __forceinline__ void StoreSlab(const float (&d)[kSlabTiles][kRowHalve
                                           ManyShared& shared, const LoraWork& work,
                                           const RowTile& tile, int column, int part) {
   const int lane = threadIdx.x % 32, warp = threadIdx.x / 32, g = lane / 4, t = lane % 4;
-  const int ranks = shared.slab_tiles * kTileRanks;
+  const int tiles = shared.slab_tiles, pairs = tiles * kTileRanks / 2;
   ManySums& sums = reinterpret_cast<ManySums&>(shared.stages);
 #pragma unroll
   for (int r = 0; r < kSlabTiles; ++r) {
-    if (r * kTileRanks >= ranks) continue;
+    if (r >= tiles) continue;
 #pragma unroll
     for (int i = 0; i < 2 * kRowHalves; ++i) {
       float* to = &sums[warp][i * 8 + g][r * kTileRanks + 2 * t];
@@ -313,21 +339,29 @@ __device__ __forceinline__ void StoreSlab(const float (&d)[kSlabTiles][kRowHalve
     }
   }
   __syncthreads();
-  const auto store = [&](int row, int rank, float sum) {
-    work.many_u[tile.u_begin + int64_t{row} * tile.u_width + column + rank] = sum;
+  const auto store = [&](int row, int pair, float2 sum) {
+    const float scale = shared.slab[pair * 2 / kTileRanks].scale;
+    SplitPairU u;
+    SplitPair(sum.x * scale, sum.y * scale, u.high, u.low);
+    work.many_u[(tile.u_begin + int64_t{row} * tile.u_width + column) / 2 + pair] = u;
   };
-  for (int i = threadIdx.x; i < tile.row_count * ranks; i += kManyThreads) {
-    const int row = i / ranks, rank = i % ranks;
-    float sum = sums[0][row][rank];
+  for (int i = threadIdx.x; i < tile.row_count * pairs; i += kManyThreads) {
+    const int row = i / pairs, pair = i % pairs;
+    float2& first = *reinterpret_cast<float2*>(&sums[0][row][2 * pair]);
+    float2 sum = first;
 #pragma unroll
-    for (int w = 1; w < kManyWarps; ++w) sum += sums[w][row][rank];
+    for (int w = 1; w < kManyWarps; ++w) {
+      const float2 more = *reinterpret_cast<const float2*>(&sums[w][row][2 * pair]);
+      sum.x += more.x;
+      sum.y += more.y;
+    }
     if constexpr (kParts == 1) {
-      store(row, rank, sum);
+      store(row, pair, sum);
     } else {
-      sums[0][row][rank] = sum;
+      first = sum;
     }
   }
-  if constexpr (kParts > 1) AddParts<kParts>(sums, tile.row_count, ranks, part, store);
+  if constexpr (kParts > 1) AddParts<kParts>(sums, tile.row_count, pairs, part, store);
   __syncthreads();
 }
 
@@ -338,11 +372,16 @@ __global__ void __launch_bounds__(kManyThreads, 1)
   extern __shared__ __align__(128) std::byte memory[];
   ManyShared& shared = *reinterpret_cast<ManyShared*>(memory);
   const int at = blockIdx.x / kParts, part = blockIdx.x % kParts;
+  const TileStart& start = work.tile_starts[at];  // read before it is known whether it is there
+  const RowTile tile = start.tile;
+  const SlabEntry own = SlabEntryOf(start.entries[min(threadIdx.x, kGroupModulesMax - 1u)]);
   if (at >= work.counts->row_tiles) return;
-  const RowTile tile = work.tile_starts[at].tile;
   WaitForPredecessor();
   for (int first = 0;; first += kSlabTiles) {
-    if (threadIdx.x == 0) shared.slab_tiles = FillSlab(shared.slab, work, tile, first);
+    if (threadIdx.x < 32) {
+      const int tiles = FillSlab(shared.slab, work, tile, own, first);
+      if (threadIdx.x == 0) shared.slab_tiles = tiles;
+    }
     __syncthreads();
     if (shared.slab_tiles == 0) return;
     float d[kSlabTiles][kRowHalves][4] = {};

@@ -89,7 +89,7 @@ struct LoraWork {
   int columns;  // of x
   int pair;
   FlaggedU* u;
-  float* many_u;  // LoraPlan::u
+  SplitPairU* many_u;  // LoraPlan::u
   GroupOutputs outputs;
   ExpandTarget target;
   bool last;   // no tables follow

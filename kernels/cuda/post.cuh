@@ -44,8 +44,18 @@ __device__ __forceinline__ int PairOf(int layer, LoraGroup group) {
   return layer * 4 + static_cast<int>(group);
 }
 
+// v / (1 + exp(-v)): the hardware's power and reciprocal, which need no care for numbers so small
+// that they lack bits.
+__device__ __forceinline__ float Silu(float v) {
+  constexpr float kLog2E = 1.4426950408889634f;
+  float power, reciprocal;
+  asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(power) : "f"(-kLog2E * v));
+  asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(reciprocal) : "f"(1.0f + power));
+  return v * reciprocal;
+}
+
 __device__ __forceinline__ float Activate(float v, Activation activation) {
-  if (activation == Activation::kSilu) return __fdividef(v, 1.0f + __expf(-v));
+  if (activation == Activation::kSilu) return Silu(v);
   const float inner = 0.7978845608028654f * (v + 0.044715f * v * v * v);
   return 0.5f * v * (1.0f + tanhf(inner));
 }

@@ -1,339 +1,272 @@
 // The kernels between products in steps of many rows with adapters: the expand, gain and bias,
-// then what post.cu does, so that a product is read once.
-//
-// A warp takes 8 rows of a row tile and 64 columns at a time, as expand.cuh lays them out: lane
-// (g, t) ends with columns [8g, 8g + 8) of rows 2t and 2t + 1. Weights come straight from the
-// arena: blocks of a multiprocessor find them in its cache, since all rows of a tile want the
-// same. A row's result depends on nothing else in the step.
-#include "kernels/cuda/expand.cuh"
+// then what post.cu does, so that a product is read once. tile_expand.cuh says how rows and columns
+// are dealt out. A row's result depends on nothing else in the step.
+#include <cooperative_groups.h>
+
 #include "kernels/cuda/launch_dependent.cuh"
 #include "kernels/cuda/post.cuh"
+#include "kernels/cuda/tile_expand.cuh"
 
 namespace lorica::cuda {
 namespace {
 
-constexpr int kWarpRows = 8;
-constexpr int kGluThreads = 256;
+constexpr int kGluThreads = 128;
+constexpr int kQkvThreads = 128;
 constexpr int kResidualThreads = 256;
 constexpr int kResidualWarps = kResidualThreads / 32;
-constexpr int kQkvWarps = 4;
+constexpr int kResidualRuns = 2;  // of 64 columns a warp
+constexpr int kResidualColumns = kResidualRuns * kResidualWarps * kGroupColumns;  // of a block
+constexpr int kPortableCluster = 8;
+static_assert(kResidualColumns * kPortableCluster >= kResidualColumnsMax);
 constexpr int kPaddedHeadMax = 256;
 constexpr int kHeadStride = kPaddedHeadMax + 8;  // floats; so that the banks of rows differ
 
-// A row tile and what is needed for its adapters.
-struct TileLora {
-  const LoraPlan& plan;
-  const TileStart& start;
-  int pair, modules;
-
-  __device__ TileLora(const LoraPlan& plan, int pair, int modules, int tile)
-      : plan(plan),
-        start(plan.tile_starts[int64_t{pair} * plan.tile_stride + tile]),
-        pair(pair),
-        modules(modules) {}
-  __device__ const RowTile& tile() const { return start.tile; }
-  __device__ const PlanEntry& Entry(int term, int module) const {
-    if (term == 0) return start.entries[module];
-    return plan.entries[pair * plan.stride + (tile().term_begin + term) * modules + module];
-  }
-  // DoRA's gain of a module for columns from `column` on; null without. Only a lone term may have
-  // one.
-  __device__ const float* Gain(int module, int column) const {
-    const PlanEntry& entry = start.entries[module];
-    const bool has = tile().term_count == 1 && entry.rank_tiles > 0 && entry.gain;
-    return has ? entry.gain + column : nullptr;
-  }
+struct GluWarp {
+  SharedRows<8> products[kSets][2];  // gate, up
+  SharedPair weights[2];
+};
+struct GluShared {
+  GluWarp warps[kGluThreads / 32];
+  FirstU<2> u;
 };
 
-// The lane's weights of two rank tiles for 8 columns from `column`; zeros outside.
-__device__ __forceinline__ void FetchRanks(RankRows& out, const PlanEntry& entry,
-                                           const std::byte* arena, int rank_tile, int column,
-                                           int width) {
-  const int t = threadIdx.x % 4, wide = column / kTileWidth;
-  const int tile_width = min(kTileWidth, width - wide * kTileWidth);
-#pragma unroll
-  for (int half = 0; half < 2; ++half) {
-    const bool inside = rank_tile + half < entry.rank_tiles && column < width;
-    const uint32_t unit =
-        inside ? TileUnit(entry.b_tiles, entry.b_run, rank_tile + half, wide, width) : 0;
-    const std::byte* from = arena + int64_t{unit} * kTileUnitBytes +
-                            (2 * t * tile_width + column - wide * kTileWidth) * 2;
-#pragma unroll
-    for (int i = 0; i < 2; ++i) {
-      out.row[2 * half + i] = inside
-                                  ? __ldg(reinterpret_cast<const uint4*>(from + i * tile_width * 2))
-                                  : make_uint4(0, 0, 0, 0);
-    }
-  }
-}
-
-// The lane's numbers of u for two rank tiles, scaled: row g, ranks 2t and 2t + 1 of each.
-__device__ __forceinline__ void FetchU(uint32_t (&high)[2], uint32_t (&low)[2], const float* u,
-                                       bool inside, int rank_tiles, float scale) {
-#pragma unroll
-  for (int half = 0; half < 2; ++half) {
-    float2 v = make_float2(0.0f, 0.0f);
-    if (inside && half < rank_tiles) {
-      v = *reinterpret_cast<const float2*>(u + half * kTileRanks);
-    }
-    SplitPair(v.x * scale, v.y * scale, high[half], low[half]);
-  }
-}
-
-// d += the sum over the tile's terms, for kRowSets times 8 rows from first_row and kColumnSets
-// times 64 columns of a module. All lanes.
-template <int kRowSets, int kColumnSets>
-__device__ __forceinline__ void ExpandRows(float (&d)[kRowSets][kColumnSets][4][4],
-                                           const TileLora& lora, int module, int first_row,
-                                           int column, int width) {
-  const int g = threadIdx.x % 32 / 4, t = threadIdx.x % 4;
-  const RowTile& tile = lora.tile();
-  const int rows = tile.row_count - first_row;
-  const float* u = lora.plan.u + tile.u_begin + int64_t{first_row + g} * tile.u_width + 2 * t;
-#pragma unroll 1
-  for (int term = 0; term < tile.term_count; ++term) {
-    const PlanEntry& entry = lora.Entry(term, module);
-    const int rank_tiles = entry.rank_tiles;
-    const float scale = entry.scale;
-#pragma unroll 1
-    for (int rank_tile = 0; rank_tile < rank_tiles; rank_tile += 2) {
-      uint32_t high[kRowSets][2], low[kRowSets][2];
-#pragma unroll
-      for (int i = 0; i < kRowSets; ++i) {
-        FetchU(high[i], low[i],
-               u + i * kWarpRows * tile.u_width + entry.u_column + rank_tile * kTileRanks,
-               i * kWarpRows + g < rows, rank_tiles - rank_tile, scale);
-      }
-#pragma unroll
-      for (int j = 0; j < kColumnSets; ++j) {
-        RankRows w;
-        FetchRanks(w, entry, lora.plan.arena, rank_tile, column + j * kGroupColumns + 8 * g, width);
-#pragma unroll
-        for (int i = 0; i < kRowSets; ++i) MultiplyRanks(d[i][j], w, high[i], low[i]);
-      }
-    }
-  }
-}
-
-// out = gain * (y + sums) + bias for the 8 columns of row 2t + half.
-__device__ __forceinline__ void FinishRow(float (&out)[8], const float (&d)[4][4], int half,
-                                          const uint4& y, const float* gain, const float* bias) {
-  const uint32_t words[4] = {y.x, y.y, y.z, y.w};
-  float factors[8], terms[8];
-  if (gain) LoadEight(factors, gain);
-  if (bias) LoadEight(terms, bias);
-#pragma unroll
-  for (int i = 0; i < 8; ++i) {
-    const float base = i % 2 == 0 ? LowFloat(words[i / 2]) : HighFloat(words[i / 2]);
-    float v = base + d[i / 2][i % 2 * 2 + half];
-    if (gain) v *= factors[i];
-    if (bias) v += terms[i];
-    out[i] = v;
-  }
-}
-
-// Two rows' 16 bytes from `from`, of rows that are there.
-__device__ __forceinline__ void LoadRows(uint4 (&out)[2], const Element* from, int64_t stride,
-                                         int rows) {
-#pragma unroll
-  for (int half = 0; half < 2; ++half) {
-    out[half] = half < rows ? *reinterpret_cast<const uint4*>(from + half * stride)
-                            : make_uint4(0, 0, 0, 0);
-  }
-}
-
 // Grid [columns of all warps of a block, tiles].
-__global__ void __launch_bounds__(kGluThreads, 2)
+__global__ void __launch_bounds__(kGluThreads, 4)
     GluPostManyKernel(Element* out, Product gate_up, int ffn, Activation activation, int layer,
                       StepTables step, LoraPlan plan) {
-  constexpr int kSets = 2;  // of 8 rows at a time
-  const int lane = threadIdx.x % 32, g = lane / 4, t = lane % 4;
-  const int first = (blockIdx.x * (kGluThreads / 32) + threadIdx.x / 32) * kGroupColumns;
+  extern __shared__ __align__(128) std::byte memory[];
+  GluShared& shared = *reinterpret_cast<GluShared*>(memory);
+  const int lane = threadIdx.x % 32, warp = threadIdx.x / 32, g = lane / 4, t = lane % 4;
+  const int first = (blockIdx.x * (kGluThreads / 32) + warp) * kGroupColumns;
   const int column = first + 8 * g;
-  if (blockIdx.y >= step.counts->all_tiles || first >= ffn) return;
-  const TileLora lora(plan, PairOf(layer, LoraGroup::kGateUp), 2, blockIdx.y);
-  const RowTile& tile = lora.tile();
-  const Element* y = static_cast<const Element*>(gate_up.y);
+  const TileLora<2> lora(plan, PairOf(layer, LoraGroup::kGateUp), blockIdx.y);
+  if (blockIdx.y >= step.counts->all_tiles) return;
+  const RowTile& tile = lora.tile;
+  GluWarp& own = shared.warps[warp];
+  if (lora.any()) {
+#pragma unroll
+    for (int m = 0; m < 2; ++m) own.weights[m].Copy(lora.first[m], plan.arena, first, ffn, ffn);
+  }
   WaitForPredecessor();
+  const Element* y =
+      static_cast<const Element*>(gate_up.y) + int64_t{tile.row_begin} * 2 * ffn + first;
+#pragma unroll
+  for (int i = 0; i < 2 * kSets; ++i) {
+    const int row = i / 2 * kWarpRows;
+    own.products[i / 2][i % 2].Copy(y + int64_t{row} * 2 * ffn + i % 2 * ffn, int64_t{4} * ffn,
+                                    tile.row_count - row, (ffn - first) * 2);
+  }
+  shared.u.Fill(lora);
+  CommitCopies();
+  AwaitCopies<0>();
+  __syncthreads();
+  const RankFragments weights[2] = {own.weights[0].Read(), own.weights[1].Read()};
+  const int rows = column < ffn ? tile.row_count - 2 * t : 0;
 #pragma unroll 1
-  for (int from = 0; from < tile.row_count; from += kSets * kWarpRows) {
-    const int rows = column < ffn ? tile.row_count - from - 2 * t : 0;
-    const int64_t row = tile.row_begin + from + 2 * t;
-    uint4 products[2][kSets][2];
+  for (int set = 0; set * kWarpRows < tile.row_count; ++set) {
+    float values[2][2][8];  // [gate, up][half]
 #pragma unroll
-    for (int i = 0; i < kSets; ++i) {
-      const Element* of_set = y + (row + i * kWarpRows) * 2 * ffn + column;
-      LoadRows(products[0][i], of_set, 2 * ffn, rows - i * kWarpRows);
-      LoadRows(products[1][i], of_set + ffn, 2 * ffn, rows - i * kWarpRows);
-    }
-    float gates[kSets][2][8];
-    {
-      float sums[kSets][1][4][4] = {};
-      ExpandRows(sums, lora, 0, from, first, ffn);
+    for (int module = 0; module < 2; ++module) {
+      float sums[4][4] = {};
+      if (lora.any()) {
+        const LaneU u = shared.u.Read(module, set * kWarpRows + g);
+        MultiplyRanks(sums, weights[module], u.high, u.low);
+        if (lora.More(lora.first[module]))
+          ExpandRest(sums, lora, module, set * kWarpRows, column, ffn);
+      }
+      const float* gain = column < ffn ? lora.first[module].gain : nullptr;
+      if (gain) gain += column;
 #pragma unroll
-      for (int i = 0; i < 2 * kSets; ++i) {
-        float(&gate)[8] = gates[i / 2][i % 2];
-        FinishRow(gate, sums[i / 2][0], i % 2, products[0][i / 2][i % 2],
-                  rows > 0 ? lora.Gain(0, column) : nullptr, nullptr);
-#pragma unroll
-        for (int k = 0; k < 8; ++k) gate[k] = Activate(gate[k], activation);
+      for (int half = 0; half < 2; ++half) {
+        FinishRow(values[module][half], sums, half, own.products[set][module].At(2 * t + half, g),
+                  gain, nullptr);
       }
     }
-    float sums[kSets][1][4][4] = {};
-    ExpandRows(sums, lora, 1, from, first, ffn);
 #pragma unroll
-    for (int i = 0; i < 2 * kSets; ++i) {
-      const int set = i / 2, half = i % 2;
-      if (set * kWarpRows + half >= rows) continue;
-      float up[8];
-      FinishRow(up, sums[set][0], half, products[1][set][half], lora.Gain(1, column), nullptr);
+    for (int half = 0; half < 2; ++half) {
+      const int row = set * kWarpRows + half;
+      if (row >= rows) continue;
+      float(&up)[8] = values[1][half];
 #pragma unroll
-      for (int k = 0; k < 8; ++k) up[k] *= gates[set][half][k];
-      *reinterpret_cast<uint4*>(out + (row + set * kWarpRows + half) * ffn + column) =
+      for (int k = 0; k < 8; ++k) up[k] *= Activate(values[0][half][k], activation);
+      *reinterpret_cast<uint4*>(out + int64_t{tile.row_begin + row + 2 * t} * ffn + column) =
           PackEight(up);
     }
   }
 }
 
-// Adds up a row's `squares` over the block: of rows 2t and 2t + 1 for lane (g, t).
-__device__ __forceinline__ void SumRows(float (&squares)[2]) {
-  __shared__ float sums[kResidualWarps][kWarpRows];
+struct ResidualRun {
+  SharedRows<8> product;
+  SharedRows<16> residual;
+  SharedPair weights;
+};
+struct ResidualShared {
+  ResidualRun runs[kResidualWarps][kResidualRuns];
+  float squares[kResidualWarps][kWarpRows];  // of a warp's columns
+  float sums[kWarpRows];                     // of the block's
+};
+
+// Adds up rows' `squares` over the cluster: of rows 2t and 2t + 1 for lane (g, t). The cluster
+// stays until all have read.
+__device__ __forceinline__ void SumRows(float (&squares)[2], ResidualShared& shared) {
+  const auto cluster = cooperative_groups::this_cluster();
   const int lane = threadIdx.x % 32, warp = threadIdx.x / 32, t = lane % 4;
 #pragma unroll
   for (int half = 0; half < 2; ++half) {
     for (int offset = 4; offset < 32; offset *= 2) {
       squares[half] += __shfl_xor_sync(~0u, squares[half], offset);
     }
-    if (lane < 4) sums[warp][2 * t + half] = squares[half];
+    if (lane < 4) shared.squares[warp][2 * t + half] = squares[half];
   }
   __syncthreads();
+  if (threadIdx.x < kWarpRows) {
+    float sum = shared.squares[0][threadIdx.x];
+    for (int w = 1; w < kResidualWarps; ++w) sum += shared.squares[w][threadIdx.x];
+    shared.sums[threadIdx.x] = sum;
+  }
+  cluster.sync();
 #pragma unroll
   for (int half = 0; half < 2; ++half) {
-    squares[half] = sums[0][2 * t + half];
-    for (int w = 1; w < kResidualWarps; ++w) squares[half] += sums[w][2 * t + half];
+    squares[half] = 0.0f;
+    for (unsigned part = 0; part < cluster.num_blocks(); ++part) {
+      squares[half] += *cluster.map_shared_rank(&shared.sums[2 * t + half], part);
+    }
   }
+  cluster.sync();
 }
 
-// Adds 8 columns of a row to its residual; returns the sum of the squares of what is there then.
-__device__ __forceinline__ float AddToResidual(float* residual, const float (&more)[8]) {
-  float v[8], squares = 0.0f;
-  LoadEight(v, residual);
+// values += 8 columns of a row of the residual.
+__device__ __forceinline__ void AddResidual(float (&values)[8], const SharedRows<16>& residual,
+                                            int row, int g) {
+  float before[8];
+  residual.ReadEight(before, row, g);
 #pragma unroll
-  for (int i = 0; i < 8; ++i) {
-    v[i] += more[i];
-    squares += v[i] * v[i];
-  }
-  StoreEight(residual, v);
-  return squares;
+  for (int k = 0; k < 8; ++k) values[k] += before[k];
 }
 
-// Grid [kManyRows / kWarpRows, tiles]: a block holds 8 rows. The residual, once written, is read
-// again by the threads that wrote it.
+// Grid [kSets times the blocks of a cluster, tiles]: a cluster holds 8 rows, a block
+// kResidualColumns of them.
 __global__ void __launch_bounds__(kResidualThreads, 2)
     ResidualNormManyKernel(ResidualNormArgs args, StepTables step, LoraPlan plan) {
-  const int lane = threadIdx.x % 32, g = lane / 4, t = lane % 4;
+  extern __shared__ __align__(128) std::byte memory[];
+  ResidualShared& shared = *reinterpret_cast<ResidualShared*>(memory);
+  const int parts = gridDim.x / kSets, part = blockIdx.x % parts;
+  const int lane = threadIdx.x % 32, warp = threadIdx.x / 32, g = lane / 4, t = lane % 4;
+  const TileLora<1> lora(plan, PairOf(args.layer, args.group), blockIdx.y);
   if (blockIdx.y >= step.counts->all_tiles) return;
-  const TileLora lora(plan, PairOf(args.layer, args.group), 1, blockIdx.y);
-  const RowTile& tile = lora.tile();
-  const int from = blockIdx.x * kWarpRows, rows = tile.row_count - from - 2 * t;
-  if (from >= tile.row_count) return;
+  const FirstModule& module = lora.first[0];
+  const int from = blockIdx.x / parts * kWarpRows, rows = lora.tile.row_count - from;
+  if (rows <= 0) return;
   const int columns = static_cast<int>(args.columns);
-  const int64_t first_row = int64_t{tile.row_begin + from + 2 * t} * columns;
-  float* residual = static_cast<float*>(args.residual) + first_row;
-  const Element* y = static_cast<const Element*>(args.projection.y) + first_row;
-  const int begin = threadIdx.x / 32 * kGroupColumns, stride = kResidualWarps * kGroupColumns;
-  float squares[2] = {};
+  const int first = part * kResidualColumns + warp * kResidualRuns * kGroupColumns;
+  const int64_t at = int64_t{lora.tile.row_begin + from} * columns + first;
+  float* residual = static_cast<float*>(args.residual) + at;
+  const Element* y = static_cast<const Element*>(args.projection.y) + at;
+  Element* out = static_cast<Element*>(args.out) + at;
   WaitForPredecessor();
-#pragma unroll 1
-  for (int at = begin; at < columns; at += stride) {
-    const int column = at + 8 * g, there = column < columns ? rows : 0;
-    uint4 products[2];
-    LoadRows(products, y + column, columns, there);
-    float sums[1][1][4][4] = {};
-    ExpandRows(sums, lora, 0, from, at, columns);
+#pragma unroll
+  for (int i = 0; i < kResidualRuns; ++i) {
+    ResidualRun& run = shared.runs[warp][i];
+    const int skip = i * kGroupColumns, there = columns - first - skip;
+    run.product.Copy(y + skip, int64_t{columns} * 2, rows, there * 2);
+    run.residual.Copy(residual + skip, int64_t{columns} * 4, rows, there * 4);
+    if (lora.any()) run.weights.Copy(module, plan.arena, first + skip, columns, columns);
+  }
+  CommitCopies();
+  LaneU u = {};
+  if (lora.any()) u.Fetch(lora, module, 0, from + g);
+  AwaitCopies<0>();
+  __syncwarp();
+  float values[kResidualRuns][2][8], squares[2] = {};
+#pragma unroll
+  for (int i = 0; i < kResidualRuns; ++i) {
+    const ResidualRun& run = shared.runs[warp][i];
+    const int inside = i * kGroupColumns + 8 * g, column = first + inside;
+    const bool is = column < columns;
+    float sums[4][4] = {};
+    if (lora.any()) {
+      MultiplyRanks(sums, run.weights.Read(), u.high, u.low);
+      if (lora.More(module)) ExpandRest(sums, lora, 0, from, column, columns);
+    }
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
-      if (half >= there) continue;
-      float v[8];
-      FinishRow(v, sums[0][0], half, products[half], lora.Gain(0, column),
-                args.bias ? args.bias + column : nullptr);
-      squares[half] += AddToResidual(residual + half * int64_t{columns} + column, v);
+      const int row = 2 * t + half;
+      float(&v)[8] = values[i][half];
+      FinishRow(v, sums, half, run.product.At(row, g),
+                is && module.gain ? module.gain + column : nullptr,
+                is && args.bias ? args.bias + column : nullptr);
+      AddResidual(v, run.residual, row, g);
+      if (row >= rows || !is) continue;
+#pragma unroll
+      for (int k = 0; k < 8; ++k) squares[half] += v[k] * v[k];
+      StoreEight(residual + row * int64_t{columns} + inside, v);
     }
   }
   if (!args.norm) return;
-  SumRows(squares);
-  Element* out = static_cast<Element*>(args.out) + first_row;
+  SumRows(squares, shared);
 #pragma unroll
-  for (int half = 0; half < 2; ++half) {
-    squares[half] = rsqrtf(squares[half] / columns + args.epsilon);  // the row's scale
-  }
-#pragma unroll 2
-  for (int column = begin + 8 * g; column < columns; column += stride) {
+  for (int i = 0; i < kResidualRuns; ++i) {
+    const int inside = i * kGroupColumns + 8 * g;
+    if (first + inside >= columns) continue;
     float weight[8];
-    LoadEight(weight, args.norm + column);
+    LoadEight(weight, args.norm + first + inside);
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
-      if (half >= rows) continue;
-      float v[8];
-      LoadEight(v, residual + half * int64_t{columns} + column);
+      const float scale = rsqrtf(squares[half] / columns + args.epsilon);
+      float(&v)[8] = values[i][half];
+      if (2 * t + half >= rows) continue;
 #pragma unroll
-      for (int k = 0; k < 8; ++k) v[k] *= squares[half] * weight[k];
-      *reinterpret_cast<uint4*>(out + half * int64_t{columns} + column) = PackEight(v);
+      for (int k = 0; k < 8; ++k) v[k] *= scale * weight[k];
+      *reinterpret_cast<uint4*>(out + (2 * t + half) * int64_t{columns} + inside) = PackEight(v);
     }
   }
 }
 
-// The finished columns of a head for 8 rows, before rotation: [row][kHeadStride].
-template <int kSets>
-__device__ __forceinline__ void FinishHead(float* values, const QkvPostArgs& args, int padded,
-                                           const TileLora& lora, const HeadPlace& place, int head,
-                                           int from, int there) {
-  const int g = threadIdx.x % 32 / 4, t = threadIdx.x % 4;
-  const AttentionShape& shape = args.shape;
-  const int size = shape.head_size, columns = (shape.heads + 2 * shape.kv_heads) * size;
-  const int width = (place.module == 0 ? shape.heads : shape.kv_heads) * size;
-  const Element* y = static_cast<const Element*>(args.product.y) +
-                     int64_t{lora.tile().row_begin + from + 2 * t} * columns + head * size;
-#pragma unroll 1
-  for (int group = 0; group < padded; group += kSets * kGroupColumns) {
-    uint4 products[kSets][2];
-    float sums[1][kSets][4][4] = {};
+// A row's position and the page of the cache that takes its K and V.
+struct RowPlace {
+  int position, page;
+};
+
+// kHeadSets times 64 columns are a head. With kPaired a head is rotated whole and its halves
+// are a lane's two sets.
+template <int kHeadSets, bool kPaired>
+struct QkvShared {
+  static constexpr int kWarps = kQkvThreads / 32;
+  SharedRows<8> products[kWarps][kSets][kHeadSets];
+  SharedPair weights[kWarps][kHeadSets];
+  SharedRows<16> angles[kPaired ? kSets : 0][2];  // cosines, sines
+  FirstU<3> u;
+  RowPlace places[kManyRows];
+  float values[kPaired ? 0 : kWarps][kWarpRows * kHeadStride];
+};
+
+// Starts the copy of the cosines and sines of the tile's rows. All threads.
+template <typename Shared>
+__device__ __forceinline__ void FillAngles(Shared& shared, const QkvPostArgs& args,
+                                           const RowTile& tile, const StepTables& step) {
+  constexpr int kPieces = 16;
 #pragma unroll
-    for (int j = 0; j < kSets; ++j) {
-      const int inside = group + j * kGroupColumns + 8 * g;
-      LoadRows(products[j], y + inside, columns, inside < size ? there : 0);
-    }
-    ExpandRows(sums, lora, place.module, from, place.head * size + group, width);
-#pragma unroll
-    for (int i = 0; i < 2 * kSets; ++i) {
-      const int j = i / 2, half = i % 2, inside = group + j * kGroupColumns + 8 * g;
-      float v[8] = {};
-      if (inside < size && half < there) {
-        FinishRow(v, sums[0][j], half, products[j][half],
-                  lora.Gain(place.module, place.head * size + inside),
-                  args.bias ? args.bias + head * size + inside : nullptr);
-      }
-      StoreEight(values + (2 * t + half) * kHeadStride + inside, v);
-    }
+  for (int i = threadIdx.x; i < kManyRows * kPieces; i += kQkvThreads) {
+    const int row = i / kPieces, piece = i % kPieces, in_set = row % kWarpRows;
+    const bool there = row < tile.row_count;
+    const int64_t at = (there ? int64_t{step.positions[tile.row_begin + row]} * 64 : 0) + piece * 4;
+    auto& set = shared.angles[row / kWarpRows];
+    const int place = SharedRows<16>::Place(in_set, piece);
+    CopyPiece(SharedAddress(&set[0].pieces[in_set][place]), args.cos + at, there);
+    CopyPiece(SharedAddress(&set[1].pieces[in_set][place]), args.sin + at, there);
   }
-  __syncwarp();
 }
 
-// Rotates a row's 8 columns of a head and puts them where they belong.
-__device__ __forceinline__ void StoreHead(const float* head_row, int inside, int row,
-                                          const QkvPostArgs& args, int padded,
-                                          const HeadPlace& place, int head,
-                                          const StepTables& step) {
+// Puts 8 columns of a head where they belong.
+__device__ __forceinline__ void StoreColumns(const float (&v)[8], int inside, int row,
+                                             const RowPlace& where, const QkvPostArgs& args,
+                                             int padded, const HeadPlace& place, int head) {
   const AttentionShape& shape = args.shape;
   const int size = shape.head_size, heads = shape.heads + 2 * shape.kv_heads;
-  const int position = step.positions[row];
-  float v[8];
-  LoadEight(v, head_row + inside);
-  if (place.module < 2) Rotate(v, head_row, inside, args, position);
   const uint4 packed = PackEight(v);
   if (place.module > 0) {
-    const int page = step.pages[step.row_spans[row].page_begin + position / kBlockTokens];
-    Element* target = CacheRow(args, padded, page, position, place.module - 1, place.head);
+    Element* target =
+        CacheRow(args, padded, where.page, where.position, place.module - 1, place.head);
     *reinterpret_cast<uint4*>(target + inside) = packed;
   } else if (inside < size) {
     const int64_t at = int64_t{row} * heads * size + head * size + inside;
@@ -341,33 +274,141 @@ __device__ __forceinline__ void StoreHead(const float* head_row, int inside, int
   }
 }
 
-// Grid [heads of all warps of a block, tiles]. kSets times 64 columns at a time.
-template <int kSets>
-__global__ void __launch_bounds__(kQkvWarps * 32)
-    QkvPostManyKernel(QkvPostArgs args, int padded, StepTables step, LoraPlan plan) {
-  __shared__ __align__(16) float values[kQkvWarps][kWarpRows * kHeadStride];
-  const int lane = threadIdx.x % 32, g = lane / 4, t = lane % 4;
+// Turns pairs (first[k], second[k]) by a row's angles.
+__device__ __forceinline__ void RotatePairs(float (&first)[8], float (&second)[8],
+                                            const SharedRows<16> (&angles)[2], int row, int g) {
+  float cos[8], sin[8];
+  angles[0].ReadEight(cos, row, g);
+  angles[1].ReadEight(sin, row, g);
+#pragma unroll
+  for (int k = 0; k < 8; ++k) {
+    const float x = first[k], y = second[k];
+    first[k] = x * cos[k] - y * sin[k];
+    second[k] = y * cos[k] + x * sin[k];
+  }
+}
+
+// Grid [heads of all warps of a block, tiles].
+template <int kHeadSets, bool kPaired>
+__global__ void __launch_bounds__(kQkvThreads)
+    QkvPostManyKernel(QkvPostArgs args, StepTables step, LoraPlan plan) {
+  using Shared = QkvShared<kHeadSets, kPaired>;
+  constexpr int kPadded = kHeadSets * kGroupColumns;
+  extern __shared__ __align__(16) std::byte memory[];
+  Shared& shared = *reinterpret_cast<Shared*>(memory);
+  const int lane = threadIdx.x % 32, warp = threadIdx.x / 32, g = lane / 4, t = lane % 4;
   const AttentionShape& shape = args.shape;
-  const int head = blockIdx.x * kQkvWarps + threadIdx.x / 32;
-  if (blockIdx.y >= step.counts->all_tiles || head >= shape.heads + 2 * shape.kv_heads) return;
-  const TileLora lora(plan, PairOf(args.layer, LoraGroup::kQkv), 3, blockIdx.y);
-  const RowTile& tile = lora.tile();
-  const HeadPlace place = PlaceOf(head, shape);
-  float* own = values[threadIdx.x / 32];
+  const int size = shape.head_size, heads = shape.heads + 2 * shape.kv_heads;
+  const int head = blockIdx.x * (kQkvThreads / 32) + warp;
+  const TileLora<3> lora(plan, PairOf(args.layer, LoraGroup::kQkv), blockIdx.y);
+  if (blockIdx.y >= step.counts->all_tiles) return;
+  const RowTile& tile = lora.tile;
+  const HeadPlace place = PlaceOf(min(head, heads - 1), shape);
+  const FirstModule module = place.module == 0   ? lora.first[0]
+                             : place.module == 1 ? lora.first[1]
+                                                 : lora.first[2];
+  const int width = (place.module == 0 ? shape.heads : shape.kv_heads) * size;
+  if (lora.any()) {
+    for (int j = 0; j < kHeadSets; ++j) {
+      shared.weights[warp][j].Copy(module, plan.arena, place.head * size + j * kGroupColumns,
+                                   (place.head + 1) * size, width);
+    }
+  }
+  if (threadIdx.x < tile.row_count) {
+    const int row = tile.row_begin + threadIdx.x, position = step.positions[row];
+    const int first = step.row_spans[row].page_begin;
+    shared.places[threadIdx.x] = {position, step.pages[first + position / kBlockTokens]};
+  }
+  if constexpr (kPaired) FillAngles(shared, args, tile, step);
   WaitForPredecessor();
+  const Element* y = static_cast<const Element*>(args.product.y) +
+                     (int64_t{tile.row_begin} * heads + min(head, heads - 1)) * size;
+#pragma unroll
+  for (int i = 0; i < kSets * kHeadSets; ++i) {
+    const int row = i / kHeadSets * kWarpRows, inside = i % kHeadSets * kGroupColumns;
+    shared.products[warp][i / kHeadSets][i % kHeadSets].Copy(
+        y + int64_t{row} * heads * size + inside, int64_t{heads} * size * 2, tile.row_count - row,
+        head < heads ? (size - inside) * 2 : 0);
+  }
+  shared.u.Fill(lora);
+  CommitCopies();
+  AwaitCopies<0>();
+  __syncthreads();
+  if (head >= heads) return;
+  RankFragments weights[kHeadSets];
+#pragma unroll
+  for (int j = 0; j < kHeadSets; ++j) weights[j] = shared.weights[warp][j].Read();
 #pragma unroll 1
-  for (int from = 0; from < tile.row_count; from += kWarpRows) {
-    const int rows = tile.row_count - from - 2 * t;
-    FinishHead<kSets>(own, args, padded, lora, place, head, from, rows);
-#pragma unroll 1
-    for (int inside = 8 * g; inside < padded; inside += kGroupColumns) {
-      for (int half = 0; half < min(rows, 2); ++half) {
-        StoreHead(own + (2 * t + half) * kHeadStride, inside, tile.row_begin + from + 2 * t + half,
-                  args, padded, place, head, step);
+  for (int set = 0; set * kWarpRows < tile.row_count; ++set) {
+    const int row = set * kWarpRows + 2 * t, there = tile.row_count - row;
+    float values[kHeadSets][2][8];
+#pragma unroll
+    for (int j = 0; j < kHeadSets; ++j) {
+      const int inside = j * kGroupColumns + 8 * g;
+      const bool is = inside < size;
+      const int column = is ? place.head * size + inside : width;  // outside: zeros
+      float sums[4][4] = {};
+      if (lora.any()) {
+        const LaneU u = shared.u.Read(place.module, set * kWarpRows + g);
+        MultiplyRanks(sums, weights[j], u.high, u.low);
+        if (lora.More(module)) {
+          ExpandRest(sums, lora, place.module, set * kWarpRows, column, width);
+        }
+      }
+#pragma unroll
+      for (int half = 0; half < 2; ++half) {
+        FinishRow(values[j][half], sums, half, shared.products[warp][set][j].At(2 * t + half, g),
+                  is && module.gain ? module.gain + column : nullptr,
+                  is && args.bias ? args.bias + head * size + inside : nullptr);
       }
     }
-    __syncwarp();
+    if constexpr (kPaired) {
+#pragma unroll
+      for (int half = 0; half < 2; ++half) {
+        if (half >= there) continue;
+        if (place.module < 2) {
+          RotatePairs(values[0][half], values[1][half], shared.angles[set], 2 * t + half, g);
+        }
+#pragma unroll
+        for (int j = 0; j < 2; ++j) {
+          StoreColumns(values[j][half], j * kGroupColumns + 8 * g, tile.row_begin + row + half,
+                       shared.places[row + half], args, kPadded, place, head);
+        }
+      }
+    } else {
+      float* own = shared.values[warp];
+#pragma unroll
+      for (int i = 0; i < 2 * kHeadSets; ++i) {
+        StoreEight(own + (2 * t + i % 2) * kHeadStride + i / 2 * kGroupColumns + 8 * g,
+                   values[i / 2][i % 2]);
+      }
+      __syncwarp();
+#pragma unroll
+      for (int i = 0; i < 2 * kHeadSets; ++i) {
+        const int half = i % 2, inside = i / 2 * kGroupColumns + 8 * g;
+        if (half >= there) continue;
+        const RowPlace where = shared.places[row + half];
+        float(&v)[8] = values[i / 2][half];
+        if (place.module < 2) {
+          Rotate(v, own + (2 * t + half) * kHeadStride, inside, args, where.position);
+        }
+        StoreColumns(v, inside, tile.row_begin + row + half, where, args, kPadded, place, head);
+      }
+      __syncwarp();
+    }
   }
+}
+
+template <int kHeadSets, bool kPaired>
+void LaunchQkv(const QkvPostArgs& args, const StepTables& step, const LoraPlan& plan,
+               cudaStream_t stream) {
+  constexpr int kHeads = kQkvThreads / 32, kBytes = sizeof(QkvShared<kHeadSets, kPaired>);
+  const auto kernel = QkvPostManyKernel<kHeadSets, kPaired>;
+  static const bool prepared = PrepareShared(kernel, kBytes);
+  static_cast<void>(prepared);
+  const int heads = args.shape.heads + 2 * args.shape.kv_heads;
+  const dim3 grid((heads + kHeads - 1) / kHeads, args.product.expand_tiles);
+  LaunchDependent(kernel, grid, kQkvThreads, kBytes, stream, args, step, plan);
 }
 
 }  // namespace
@@ -375,25 +416,34 @@ __global__ void __launch_bounds__(kQkvWarps * 32)
 void LaunchGluPostMany(void* out, const Product& gate_up, int64_t ffn, Activation activation,
                        int layer, const StepTables& step, const LoraPlan& plan,
                        cudaStream_t stream) {
+  static const bool prepared = PrepareShared(GluPostManyKernel, sizeof(GluShared));
+  static_cast<void>(prepared);
   constexpr int kColumns = kGluThreads / 32 * kGroupColumns;
   const dim3 grid(static_cast<unsigned>((ffn + kColumns - 1) / kColumns), gate_up.expand_tiles);
-  LaunchDependent(GluPostManyKernel, grid, kGluThreads, 0, stream, static_cast<Element*>(out),
-                  gate_up, static_cast<int>(ffn), activation, layer, step, plan);
+  LaunchDependent(GluPostManyKernel, grid, kGluThreads, sizeof(GluShared), stream,
+                  static_cast<Element*>(out), gate_up, static_cast<int>(ffn), activation, layer,
+                  step, plan);
 }
 
 void LaunchResidualNormMany(const ResidualNormArgs& args, const StepTables& step,
                             const LoraPlan& plan, cudaStream_t stream) {
-  const dim3 grid(kManyRows / kWarpRows, args.projection.expand_tiles);
-  LaunchDependent(ResidualNormManyKernel, grid, kResidualThreads, 0, stream, args, step, plan);
+  static const bool prepared = PrepareShared(ResidualNormManyKernel, sizeof(ResidualShared));
+  static_cast<void>(prepared);
+  const int parts = static_cast<int>((args.columns + kResidualColumns - 1) / kResidualColumns);
+  const dim3 grid(kSets * parts, args.projection.expand_tiles);
+  LaunchDependentClusters(parts, ResidualNormManyKernel, grid, kResidualThreads,
+                          sizeof(ResidualShared), stream, args, step, plan);
 }
 
 void LaunchQkvPostMany(const QkvPostArgs& args, const StepTables& step, const LoraPlan& plan,
                        cudaStream_t stream) {
   const int padded = PaddedHeadSize(args.shape.head_size);
-  const int heads = args.shape.heads + 2 * args.shape.kv_heads;
-  const dim3 grid((heads + kQkvWarps - 1) / kQkvWarps, args.product.expand_tiles);
-  const auto kernel = padded > kGroupColumns ? QkvPostManyKernel<2> : QkvPostManyKernel<1>;
-  LaunchDependent(kernel, grid, kQkvWarps * 32, 0, stream, args, padded, step, plan);
+  if (padded == 64) return LaunchQkv<1, false>(args, step, plan, stream);
+  if (padded == 256) return LaunchQkv<4, false>(args, step, plan, stream);
+  if (args.shape.head_size == 128 && args.rotary_size == 128) {
+    return LaunchQkv<2, true>(args, step, plan, stream);
+  }
+  LaunchQkv<2, false>(args, step, plan, stream);
 }
 
 }  // namespace lorica::cuda

@@ -191,6 +191,11 @@ struct StepCounts {
 using FlaggedU = uint64_t;
 inline constexpr uint32_t kPairsMax = 1024;  // of a step; its u_flag is a multiple
 
+// Two neighbouring numbers of u, each the sum of two 16-bit values, the first in the low halves.
+struct SplitPairU {
+  uint32_t high, low;
+};
+
 // Pointers to one step's tables, the same for every step.
 struct StepTables {
   const StepCounts* counts;
@@ -223,7 +228,7 @@ struct LoraPlan {
   int32_t tile_stride;
   int64_t stride;
   FlaggedU* flagged_u;  // [part][segment][row][u_width], a part for each wide tile; see u_part
-  float* u;             // [segment][row][u_width]: of products that have no LoRA warps
+  SplitPairU* u;  // [segment][row][u_width / 2], scaled: of products that have no LoRA warps
   const std::byte* arena;
 };
 

@@ -519,7 +519,13 @@ void Run(int argc, char** argv) {
   Report report(bench, bandwidth);
   int64_t bytes = 0;
   Adapters many = MountMany(bench, prefill ? 8 : 64, {16}, &bytes);
-  if (prefill && flag("--profile")) return bench.RunOnce(bench.Prompts(4, many));
+  if (prefill && flag("--profile")) {
+    for (const int prompts : {1, 4}) {
+      bench.RunOnce(bench.Prompts(prompts, {}));
+      bench.RunOnce(bench.Prompts(prompts, many));
+    }
+    return;
+  }
   if (prefill) return report.Prefill(many, flag("--breakdown"));
   const int64_t each = bytes / 64;
   if (flag("--linears")) return report.Linears();
