@@ -94,7 +94,9 @@ absl::Status CudaBackend::Start(const BackendOptions& options) {
   if (!step.ok()) return step.status();
   step_ = *std::move(step);
   for (auto [bytes, target] :
-       {std::pair{kFlaggedUMax * sizeof(FlaggedU), &flagged_u_}, {u_floats * sizeof(float), &u_}}) {
+       {std::pair{kFlaggedUMax * sizeof(FlaggedU), &flagged_u_},
+        {u_floats * sizeof(float), &u_},
+        {rows * (kServedFfnMax / kDownColumns) * kDownRanks * sizeof(float), &down_parts_}}) {
     auto memory = AllocateDevice(bytes);
     if (!memory.ok()) return memory.status();
     *target = *std::move(memory);
@@ -103,6 +105,7 @@ absl::Status CudaBackend::Start(const BackendOptions& options) {
   plan_.stride = terms * kGroupModulesMax;
   plan_.u = static_cast<SplitPairU*>(u_->data());
   plan_.flagged_u = static_cast<FlaggedU*>(flagged_u_->data());
+  plan_.down_parts = static_cast<float*>(down_parts_->data());
   plan_.blocks = MultiprocessorCount();
   plan_.tile_stride = static_cast<int32_t>(rows);
 
@@ -424,6 +427,7 @@ Product CudaBackend::TakeProduct(Tensor y, const GroupOutputs& outputs) {
   const StepCounts& counts = step_->counts();
   const int rows = static_cast<int>(y.rows);
   const int tiles = fixed_grids_ ? rows : counts.row_tiles;
+  args.down_parts = args.x == down_input_ && args.group == LoraGroup::kDown;
   if (tiles > 0) LaunchShrinkMany(args, step_->tables(), plan_, tiles, stream());
   product.expand_tiles = fixed_grids_ ? rows : counts.all_tiles;
   return product;
@@ -494,6 +498,7 @@ void CudaBackend::ResidualNorm(Tensor out, Tensor residual, Tensor projection, c
 void CudaBackend::GluPost(Tensor out, Tensor gate_up, Activation activation, int layer) {
   const int ffn = static_cast<int>(out.columns);
   const Product product = TakeProduct(gate_up, {ffn, ffn});
+  down_input_ = product.expand_tiles > 0 ? out.data : nullptr;
   LaunchGluPost(out.data, product, ffn, activation, layer, step_->tables(), plan_,
                 static_cast<int>(out.rows), stream());
 }

@@ -142,7 +142,9 @@ class CudaBackend : public Backend {
   std::unique_ptr<Buffer> plan_memory_;
   std::unique_ptr<Buffer> u_;
   std::unique_ptr<Buffer> flagged_u_;
-  uint32_t u_flag_ = 0;  // of the last step
+  std::unique_ptr<Buffer> down_parts_;
+  const void* down_input_ = nullptr;  // whose sums the last GluPost has left there; null: none
+  uint32_t u_flag_ = 0;               // of the last step
   std::unique_ptr<Buffer> lora_sums_;
   std::unique_ptr<Buffer> starts_;
   LoraPlan plan_{};

@@ -47,6 +47,7 @@ struct LoraArgs {
   LoraGroup group = LoraGroup::kQkv;
   GroupOutputs outputs;
   void* sums = nullptr;
+  bool down_parts = false;  // LoraPlan::down_parts are there
 };
 inline constexpr int kLoraColumnsMax = 1 << 17;  // of a group's outputs
 inline constexpr int kLoraSumBytes = 2;          // a number of packed sums, see packed_sums.cuh

@@ -299,25 +299,35 @@ __device__ __forceinline__ void MultiplySlab(float (&d)[kSlabTiles][kRowHalves][
   __syncthreads();
 }
 
-// Adds up what each of kParts blocks has in sums[0], each block a share of the numbers.
+// Adds up what each of kParts blocks has in sums[0], each block a share of the numbers. A thread
+// stores when all have read: whoever waits for the cluster waits for his stores as well.
 template <int kParts, typename Store>
 __device__ __forceinline__ void AddParts(ManySums& sums, int rows, int pairs, int part,
                                          const Store& store) {
   const auto cluster = cooperative_groups::this_cluster();
+  constexpr int kMost = (kManyRows * kSlabTiles * kTileRanks / 2 + kParts * kManyThreads - 1) /
+                        (kParts * kManyThreads);
+  float2 sums_of_all[kMost];
   cluster.sync();
-  for (int i = part * kManyThreads + threadIdx.x; i < rows * pairs; i += kParts * kManyThreads) {
-    const int row = i / pairs, pair = i % pairs;
-    float2 sum = make_float2(0.0f, 0.0f);
+#pragma unroll
+  for (int k = 0; k < kMost; ++k) {
+    const int i = (k * kParts + part) * kManyThreads + threadIdx.x;
+    sums_of_all[k] = make_float2(0.0f, 0.0f);
+    if (i >= rows * pairs) continue;
 #pragma unroll
     for (int p = 0; p < kParts; ++p) {
-      const float2 more =
-          *reinterpret_cast<const float2*>(cluster.map_shared_rank(&sums[0][row][2 * pair], p));
-      sum.x += more.x;
-      sum.y += more.y;
+      const float2 more = *reinterpret_cast<const float2*>(
+          cluster.map_shared_rank(&sums[0][i / pairs][2 * (i % pairs)], p));
+      sums_of_all[k].x += more.x;
+      sums_of_all[k].y += more.y;
     }
-    store(row, pair, sum);
   }
-  cluster.sync();  // all have read what is overwritten now
+  cluster.sync();
+#pragma unroll
+  for (int k = 0; k < kMost; ++k) {
+    const int i = (k * kParts + part) * kManyThreads + threadIdx.x;
+    if (i < rows * pairs) store(i / pairs, i % pairs, sums_of_all[k]);
+  }
 }
 
 // Adds up the warps' sums and writes u: ranks [column, ...) of the tile's rows.
@@ -365,6 +375,28 @@ __device__ __forceinline__ void StoreSlab(const float (&d)[kSlabTiles][kRowHalve
   __syncthreads();
 }
 
+// u of a tile whose sums GluPostMany has left in parts. One block.
+__device__ __forceinline__ void AddDownParts(const LoraWork& work, const RowTile& tile,
+                                             const DownEntry& entry) {
+  constexpr int kPairs = kDownRanks / 2;
+  static_assert(kManyThreads == kManyRows * kPairs);
+  const int row = threadIdx.x / kPairs, pair = threadIdx.x % kPairs;
+  if (row >= tile.row_count || pair * 2 >= entry.rank_tiles * kTileRanks) return;
+  const int parts = (work.columns + kDownColumns - 1) / kDownColumns;
+  const float* from = work.down_parts + int64_t{tile.row_begin + row} * kDownRanks + 2 * pair;
+  float2 sum = make_float2(0.0f, 0.0f);
+#pragma unroll 14
+  for (int i = 0; i < parts; ++i) {
+    const float2 more =
+        *reinterpret_cast<const float2*>(from + int64_t{i} * work.tile_stride * kDownRanks);
+    sum.x += more.x;
+    sum.y += more.y;
+  }
+  SplitPairU u;
+  SplitPair(sum.x * entry.scale, sum.y * entry.scale, u.high, u.low);
+  work.many_u[(tile.u_begin + int64_t{row} * tile.u_width) / 2 + pair] = u;
+}
+
 // Grid [parts of a tile, in a cluster, then tiles].
 template <int kParts>
 __global__ void __launch_bounds__(kManyThreads, 1)
@@ -375,8 +407,13 @@ __global__ void __launch_bounds__(kManyThreads, 1)
   const TileStart& start = work.tile_starts[at];  // read before it is known whether it is there
   const RowTile tile = start.tile;
   const SlabEntry own = SlabEntryOf(start.entries[min(threadIdx.x, kGroupModulesMax - 1u)]);
+  const DownEntry down = DownEntryOf(start);
   if (at >= work.counts->row_tiles) return;
   WaitForPredecessor();
+  if (work.down_parts && down.rank_tiles > 0) {
+    if (part == 0) AddDownParts(work, tile, down);
+    return;
+  }
   for (int first = 0;; first += kSlabTiles) {
     if (threadIdx.x < 32) {
       const int tiles = FillSlab(shared.slab, work, tile, own, first);

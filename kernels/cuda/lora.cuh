@@ -89,7 +89,8 @@ struct LoraWork {
   int columns;  // of x
   int pair;
   FlaggedU* u;
-  SplitPairU* many_u;  // LoraPlan::u
+  SplitPairU* many_u;       // LoraPlan::u
+  const float* down_parts;  // LoraPlan's, if they are there
   GroupOutputs outputs;
   ExpandTarget target;
   bool last;   // no tables follow
@@ -512,6 +513,7 @@ inline LoraWork MakeLoraWork(const LoraArgs& args, const StepTables& step, const
   work.pair = static_cast<int>(pair);
   work.u = plan.flagged_u;
   work.many_u = plan.u;
+  work.down_parts = args.down_parts ? plan.down_parts : nullptr;
   work.outputs = args.outputs;
   int columns = 0;
   for (const int features : args.outputs.features) columns += features;

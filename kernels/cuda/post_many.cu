@@ -11,26 +11,105 @@ namespace lorica::cuda {
 namespace {
 
 constexpr int kGluThreads = 128;
+static_assert(kGluThreads / 32 * kGroupColumns == kDownColumns);
 constexpr int kQkvThreads = 128;
 constexpr int kResidualThreads = 256;
 constexpr int kResidualWarps = kResidualThreads / 32;
-constexpr int kResidualRuns = 2;  // of 64 columns a warp
-constexpr int kResidualColumns = kResidualRuns * kResidualWarps * kGroupColumns;  // of a block
+constexpr int kResidualRunsMax = 2;                               // of 64 columns a warp
+constexpr int kResidualColumns = kResidualWarps * kGroupColumns;  // of a block, each run
 constexpr int kPortableCluster = 8;
-static_assert(kResidualColumns * kPortableCluster >= kResidualColumnsMax);
+static_assert(kResidualRunsMax * kResidualColumns * kPortableCluster >= kResidualColumnsMax);
 constexpr int kPaddedHeadMax = 256;
 constexpr int kHeadStride = kPaddedHeadMax + 8;  // floats; so that the banks of rows differ
 
+// A weight of the down product's shrink for 64 inputs, as the matrix instruction takes it.
+struct DownWeights {
+  uint4 tiles[2][kGroupColumns];  // an input's ranks, 16 bytes
+
+  // Starts the copy of inputs [first, ffn). All lanes.
+  __device__ __forceinline__ void Copy(const DownEntry& entry, const std::byte* arena, int first,
+                                       int ffn) {
+    const int lane = threadIdx.x % 32, wide = first / kTileWidth;
+#pragma unroll
+    for (int i = 0; i < 4; ++i) {
+      const int tile = i / 2, input = i % 2 * 32 + lane;
+      const bool is = tile < entry.rank_tiles && first + input < ffn;
+      const uint32_t unit = is ? TileUnit(entry.a_tiles, entry.a_run, tile, wide, ffn) : 0;
+      const std::byte* from = arena + int64_t{unit} * kTileUnitBytes;
+      CopyPiece(SharedAddress(&tiles[tile][input]),
+                from + (is ? (first % kTileWidth + input) * kTileRanks * 2 : 0), is);
+    }
+  }
+  // d[set] += for 8 rows of 64 inputs: ranks g and g + 8 of rows 2t and 2t + 1.
+  __device__ __forceinline__ void Multiply(float (&d)[kSets][4],
+                                           const SharedRows<8> (&rows)[kSets][2]) const {
+    const int lane = threadIdx.x % 32, matrix = lane / 8, r = lane % 8;
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+      uint32_t b[kSets][4];
+#pragma unroll
+      for (int set = 0; set < kSets; ++set) {
+        LoadMatrix(b[set], SharedAddress(&rows[set][0].At(r, half * 4 + matrix)));
+      }
+#pragma unroll
+      for (int i = 0; i < 2; ++i) {
+        uint32_t a[4];
+        const int input = half * 32 + i * 16 + matrix / 2 * 8 + r;
+        LoadMatrixTransposed(a, SharedAddress(&tiles[matrix % 2][input]));
+#pragma unroll
+        for (int set = 0; set < kSets; ++set) {
+          Mma(d[set], a[0], a[1], a[2], a[3], b[set][2 * i], b[set][2 * i + 1]);
+        }
+      }
+    }
+  }
+};
+static_assert(sizeof(DownWeights) <= sizeof(SharedPair));
+using DownSums = float[kWarpRows][kDownRanks];
+static_assert(sizeof(DownSums) <= sizeof(SharedRows<8>));
+
 struct GluWarp {
-  SharedRows<8> products[kSets][2];  // gate, up
-  SharedPair weights[2];
+  SharedRows<8> products[kSets][2];  // gate, up; then what they become, and its sums
+  SharedPair weights[2];             // later those of the down product's shrink
+
+  __device__ DownWeights& down() { return reinterpret_cast<DownWeights&>(weights); }
+  __device__ DownSums& sums(int set) { return reinterpret_cast<DownSums&>(products[set][1]); }
 };
 struct GluShared {
   GluWarp warps[kGluThreads / 32];
   FirstU<2> u;
 };
 
-// Grid [columns of all warps of a block, tiles].
+// The shrink of the down product over the block's columns, of what they have become. All threads.
+__device__ __forceinline__ void StoreDownPart(GluShared& shared, const LoraPlan& plan,
+                                              const RowTile& tile) {
+  GluWarp& own = shared.warps[threadIdx.x / 32];
+  const int lane = threadIdx.x % 32, g = lane / 4, t = lane % 4;
+  AwaitCopies<0>();
+  __syncwarp();
+  float d[kSets][4] = {};
+  own.down().Multiply(d, own.products);
+#pragma unroll
+  for (int i = 0; i < 4 * kSets; ++i) {
+    own.sums(i / 4)[2 * t + i % 2][g + i / 2 % 2 * 8] = d[i / 4][i % 4];
+  }
+  static_assert(kGluThreads * 4 == kManyRows * kDownRanks);
+  const int row = threadIdx.x / 4, rank = threadIdx.x % 4 * 4;
+  __syncthreads();
+  if (row >= tile.row_count) return;
+  float4 sum = make_float4(0.0f, 0.0f, 0.0f, 0.0f);
+#pragma unroll
+  for (GluWarp& warp : shared.warps) {
+    const float4 v =
+        *reinterpret_cast<const float4*>(&warp.sums(row / kWarpRows)[row % kWarpRows][rank]);
+    sum = make_float4(sum.x + v.x, sum.y + v.y, sum.z + v.z, sum.w + v.w);
+  }
+  const int64_t at = int64_t{blockIdx.x} * plan.tile_stride + tile.row_begin + row;
+  *reinterpret_cast<float4*>(plan.down_parts + at * kDownRanks + rank) = sum;
+}
+
+// Grid [columns of all warps of a block, tiles]. The shrink of the product that follows is done
+// here where it is the plain case, so that nobody has to read the rows again for it.
 __global__ void __launch_bounds__(kGluThreads, 4)
     GluPostManyKernel(Element* out, Product gate_up, int ffn, Activation activation, int layer,
                       StepTables step, LoraPlan plan) {
@@ -40,6 +119,7 @@ __global__ void __launch_bounds__(kGluThreads, 4)
   const int first = (blockIdx.x * (kGluThreads / 32) + warp) * kGroupColumns;
   const int column = first + 8 * g;
   const TileLora<2> lora(plan, PairOf(layer, LoraGroup::kGateUp), blockIdx.y);
+  const DownEntry down = DownEntryOf(plan, layer, blockIdx.y);
   if (blockIdx.y >= step.counts->all_tiles) return;
   const RowTile& tile = lora.tile;
   GluWarp& own = shared.warps[warp];
@@ -61,6 +141,9 @@ __global__ void __launch_bounds__(kGluThreads, 4)
   AwaitCopies<0>();
   __syncthreads();
   const RankFragments weights[2] = {own.weights[0].Read(), own.weights[1].Read()};
+  __syncwarp();
+  if (down.rank_tiles > 0) own.down().Copy(down, plan.arena, first, ffn);
+  CommitCopies();
   const int rows = column < ffn ? tile.row_count - 2 * t : 0;
 #pragma unroll 1
   for (int set = 0; set * kWarpRows < tile.row_count; ++set) {
@@ -71,8 +154,9 @@ __global__ void __launch_bounds__(kGluThreads, 4)
       if (lora.any()) {
         const LaneU u = shared.u.Read(module, set * kWarpRows + g);
         MultiplyRanks(sums, weights[module], u.high, u.low);
-        if (lora.More(lora.first[module]))
+        if (lora.More(lora.first[module])) {
           ExpandRest(sums, lora, module, set * kWarpRows, column, ffn);
+        }
       }
       const float* gain = column < ffn ? lora.first[module].gain : nullptr;
       if (gain) gain += column;
@@ -82,17 +166,21 @@ __global__ void __launch_bounds__(kGluThreads, 4)
                   gain, nullptr);
       }
     }
+    __syncwarp();
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
       const int row = set * kWarpRows + half;
-      if (row >= rows) continue;
       float(&up)[8] = values[1][half];
 #pragma unroll
       for (int k = 0; k < 8; ++k) up[k] *= Activate(values[0][half][k], activation);
+      const uint4 packed = PackEight(up);
+      own.products[set][0].At(2 * t + half, g) = packed;
+      if (row >= rows) continue;
       *reinterpret_cast<uint4*>(out + int64_t{tile.row_begin + row + 2 * t} * ffn + column) =
-          PackEight(up);
+          packed;
     }
   }
+  if (down.rank_tiles > 0) StoreDownPart(shared, plan, tile);
 }
 
 struct ResidualRun {
@@ -100,16 +188,19 @@ struct ResidualRun {
   SharedRows<16> residual;
   SharedPair weights;
 };
+template <int kRuns>
 struct ResidualShared {
-  ResidualRun runs[kResidualWarps][kResidualRuns];
+  ResidualRun runs[kResidualWarps][kRuns];
   float squares[kResidualWarps][kWarpRows];  // of a warp's columns
   float sums[kWarpRows];                     // of the block's
 };
 
-// Adds up rows' `squares` over the cluster: of rows 2t and 2t + 1 for lane (g, t). The cluster
-// stays until all have read.
-__device__ __forceinline__ void SumRows(float (&squares)[2], ResidualShared& shared) {
-  const auto cluster = cooperative_groups::this_cluster();
+// Adds up rows' `squares` over the cluster: of rows 2t and 2t + 1 for lane (g, t). To be called
+// before anything is stored, which all would wait for; and the cluster has to stay until all have
+// read, see barrier_wait below.
+template <typename Shared>
+__device__ __forceinline__ void SumRows(float (&squares)[2], Shared& shared) {
+  auto cluster = cooperative_groups::this_cluster();
   const int lane = threadIdx.x % 32, warp = threadIdx.x / 32, t = lane % 4;
 #pragma unroll
   for (int half = 0; half < 2; ++half) {
@@ -132,7 +223,7 @@ __device__ __forceinline__ void SumRows(float (&squares)[2], ResidualShared& sha
       squares[half] += *cluster.map_shared_rank(&shared.sums[2 * t + half], part);
     }
   }
-  cluster.sync();
+  cluster.barrier_arrive();
 }
 
 // values += 8 columns of a row of the residual.
@@ -145,11 +236,12 @@ __device__ __forceinline__ void AddResidual(float (&values)[8], const SharedRows
 }
 
 // Grid [kSets times the blocks of a cluster, tiles]: a cluster holds 8 rows, a block
-// kResidualColumns of them.
-__global__ void __launch_bounds__(kResidualThreads, 2)
+// kRuns times kResidualColumns of them.
+template <int kRuns>
+__global__ void __launch_bounds__(kResidualThreads, kRuns == 1 ? 3 : 2)
     ResidualNormManyKernel(ResidualNormArgs args, StepTables step, LoraPlan plan) {
   extern __shared__ __align__(128) std::byte memory[];
-  ResidualShared& shared = *reinterpret_cast<ResidualShared*>(memory);
+  auto& shared = *reinterpret_cast<ResidualShared<kRuns>*>(memory);
   const int parts = gridDim.x / kSets, part = blockIdx.x % parts;
   const int lane = threadIdx.x % 32, warp = threadIdx.x / 32, g = lane / 4, t = lane % 4;
   const TileLora<1> lora(plan, PairOf(args.layer, args.group), blockIdx.y);
@@ -158,14 +250,14 @@ __global__ void __launch_bounds__(kResidualThreads, 2)
   const int from = blockIdx.x / parts * kWarpRows, rows = lora.tile.row_count - from;
   if (rows <= 0) return;
   const int columns = static_cast<int>(args.columns);
-  const int first = part * kResidualColumns + warp * kResidualRuns * kGroupColumns;
+  const int first = (part * kResidualWarps + warp) * kRuns * kGroupColumns;
   const int64_t at = int64_t{lora.tile.row_begin + from} * columns + first;
   float* residual = static_cast<float*>(args.residual) + at;
   const Element* y = static_cast<const Element*>(args.projection.y) + at;
   Element* out = static_cast<Element*>(args.out) + at;
   WaitForPredecessor();
 #pragma unroll
-  for (int i = 0; i < kResidualRuns; ++i) {
+  for (int i = 0; i < kRuns; ++i) {
     ResidualRun& run = shared.runs[warp][i];
     const int skip = i * kGroupColumns, there = columns - first - skip;
     run.product.Copy(y + skip, int64_t{columns} * 2, rows, there * 2);
@@ -177,9 +269,9 @@ __global__ void __launch_bounds__(kResidualThreads, 2)
   if (lora.any()) u.Fetch(lora, module, 0, from + g);
   AwaitCopies<0>();
   __syncwarp();
-  float values[kResidualRuns][2][8], squares[2] = {};
+  float values[kRuns][2][8], squares[2] = {};
 #pragma unroll
-  for (int i = 0; i < kResidualRuns; ++i) {
+  for (int i = 0; i < kRuns; ++i) {
     const ResidualRun& run = shared.runs[warp][i];
     const int inside = i * kGroupColumns + 8 * g, column = first + inside;
     const bool is = column < columns;
@@ -199,27 +291,28 @@ __global__ void __launch_bounds__(kResidualThreads, 2)
       if (row >= rows || !is) continue;
 #pragma unroll
       for (int k = 0; k < 8; ++k) squares[half] += v[k] * v[k];
-      StoreEight(residual + row * int64_t{columns} + inside, v);
     }
   }
-  if (!args.norm) return;
-  SumRows(squares, shared);
+  if (args.norm) SumRows(squares, shared);
 #pragma unroll
-  for (int i = 0; i < kResidualRuns; ++i) {
+  for (int i = 0; i < kRuns; ++i) {
     const int inside = i * kGroupColumns + 8 * g;
     if (first + inside >= columns) continue;
-    float weight[8];
-    LoadEight(weight, args.norm + first + inside);
+    float weight[8] = {};
+    if (args.norm) LoadEight(weight, args.norm + first + inside);
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
       const float scale = rsqrtf(squares[half] / columns + args.epsilon);
       float(&v)[8] = values[i][half];
       if (2 * t + half >= rows) continue;
+      StoreEight(residual + (2 * t + half) * int64_t{columns} + inside, v);
+      if (!args.norm) continue;
 #pragma unroll
       for (int k = 0; k < 8; ++k) v[k] *= scale * weight[k];
       *reinterpret_cast<uint4*>(out + (2 * t + half) * int64_t{columns} + inside) = PackEight(v);
     }
   }
+  if (args.norm) cooperative_groups::this_cluster().barrier_wait();
 }
 
 // A row's position and the page of the cache that takes its K and V.
@@ -411,6 +504,18 @@ void LaunchQkv(const QkvPostArgs& args, const StepTables& step, const LoraPlan& 
   LaunchDependent(kernel, grid, kQkvThreads, kBytes, stream, args, step, plan);
 }
 
+template <int kRuns>
+void LaunchResidual(const ResidualNormArgs& args, const StepTables& step, const LoraPlan& plan,
+                    cudaStream_t stream) {
+  constexpr int kColumns = kRuns * kResidualColumns, kBytes = sizeof(ResidualShared<kRuns>);
+  static const bool prepared = PrepareShared(ResidualNormManyKernel<kRuns>, kBytes);
+  static_cast<void>(prepared);
+  const int parts = static_cast<int>((args.columns + kColumns - 1) / kColumns);
+  const dim3 grid(kSets * parts, args.projection.expand_tiles);
+  LaunchDependentClusters(parts, ResidualNormManyKernel<kRuns>, grid, kResidualThreads, kBytes,
+                          stream, args, step, plan);
+}
+
 }  // namespace
 
 void LaunchGluPostMany(void* out, const Product& gate_up, int64_t ffn, Activation activation,
@@ -427,12 +532,8 @@ void LaunchGluPostMany(void* out, const Product& gate_up, int64_t ffn, Activatio
 
 void LaunchResidualNormMany(const ResidualNormArgs& args, const StepTables& step,
                             const LoraPlan& plan, cudaStream_t stream) {
-  static const bool prepared = PrepareShared(ResidualNormManyKernel, sizeof(ResidualShared));
-  static_cast<void>(prepared);
-  const int parts = static_cast<int>((args.columns + kResidualColumns - 1) / kResidualColumns);
-  const dim3 grid(kSets * parts, args.projection.expand_tiles);
-  LaunchDependentClusters(parts, ResidualNormManyKernel, grid, kResidualThreads,
-                          sizeof(ResidualShared), stream, args, step, plan);
+  const bool one = args.columns <= kResidualColumns * kPortableCluster;
+  (one ? LaunchResidual<1> : LaunchResidual<kResidualRunsMax>)(args, step, plan, stream);
 }
 
 void LaunchQkvPostMany(const QkvPostArgs& args, const StepTables& step, const LoraPlan& plan,

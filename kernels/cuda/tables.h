@@ -228,8 +228,33 @@ struct LoraPlan {
   int32_t tile_stride;
   int64_t stride;
   FlaggedU* flagged_u;  // [part][segment][row][u_width], a part for each wide tile; see u_part
-  SplitPairU* u;  // [segment][row][u_width / 2], scaled: of products that have no LoRA warps
+  SplitPairU* u;        // [segment][row][u_width / 2], scaled: of products that have no LoRA warps
+  // The shrink of a down product that GluPostMany does by the way: sums over the inputs of a block,
+  // [block of kDownColumns][tile_stride rows][kDownRanks].
+  float* down_parts;
   const std::byte* arena;
 };
+inline constexpr int kDownRanks = 16;     // for tiles of one term with at most so many
+inline constexpr int kDownColumns = 256;  // of a block
+
+#ifdef __CUDACC__
+// What that needs of a tile. rank_tiles 0: it is not done by the way.
+struct DownEntry {
+  const uint32_t* a_tiles;
+  uint32_t a_run;
+  int rank_tiles;
+  float scale;
+};
+__device__ __forceinline__ DownEntry DownEntryOf(const TileStart& start) {
+  const PlanEntry& entry = start.entries[0];
+  DownEntry out = {entry.a_tiles, entry.a_run, entry.rank_tiles, entry.scale};
+  if (start.tile.term_count != 1 || out.rank_tiles * 8 > kDownRanks) out.rank_tiles = 0;
+  return out;
+}
+__device__ __forceinline__ DownEntry DownEntryOf(const LoraPlan& plan, int layer, int tile) {
+  const int64_t pair = layer * 4 + static_cast<int>(LoraGroup::kDown);
+  return DownEntryOf(plan.tile_starts[pair * plan.tile_stride + tile]);
+}
+#endif
 
 }  // namespace lorica::cuda

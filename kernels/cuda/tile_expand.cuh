@@ -113,6 +113,9 @@ struct SharedRows {
   __device__ __forceinline__ const uint4& At(int row, int piece) const {
     return pieces[row][Place(row, piece)];
   }
+  __device__ __forceinline__ uint4& At(int row, int piece) {
+    return pieces[row][Place(row, piece)];
+  }
   // Floats [8g, 8g + 8) of a row.
   __device__ __forceinline__ void ReadEight(float (&out)[8], int row, int g) const {
     static_assert(kPieces == 16);

@@ -241,6 +241,49 @@ TEST_P(LoraTest, WidthsBeyondOneTileAndResidualNorm) {
   ExpectNear(out.Read(), want, tolerance());
 }
 
+// The kernel that makes the rows may shrink them by the way: for ranks that it takes and for
+// others, of one term and of two, in tiles that are full and not.
+TEST_P(LoraTest, TheRowsThatTheGateMakesAreShrunk) {
+  constexpr int kHidden = 72;
+  const auto down = [&](int rank) {
+    TestAdapter& adapter = adapters_.emplace_back();
+    adapter.pairs.push_back(Pair(LoraModule::kDown, rank, TileTypes().back(), kFfn, kHidden));
+    MountPairs(*backend_, arena_, adapter);
+    return &adapter;
+  };
+  const TestAdapter *a = down(5), *b = down(16), *c = down(17);
+  const TestAdapter* none = GateUpAdapter(8, TileTypes().back());
+  const std::vector<Segment> segments = {
+      {1, {{a, 0.7f}}}, {141, {{b, 1.0f}}},  {2, {}},
+      {9, {{c, 1.0f}}}, {3, {{none, 1.0f}}}, {10, {{a, 1.0f}, {b, 0.5f}}}};
+  const StepBatch batch = Batch(segments);
+  const int64_t rows = batch.rows();
+  const auto in = Upload(rows, kIn, Normals(rows * kIn));
+  const auto gate_up = Upload(rows, 2 * kFfn, Normals(rows * 2 * kFfn));
+  const auto activated = Zeros(rows, kFfn);
+  const auto projection = Normals(rows * kHidden);
+  const auto projected = Upload(rows, kHidden, projection);
+  const auto sum = UploadWide(rows, kHidden, std::vector<float>(rows * kHidden));
+  const auto out = Zeros(rows, kHidden);
+  backend_->BeginStep(batch);
+  backend_->LoraShrink(in.tensor(), 0, LoraGroup::kGateUp);
+  backend_->GluPost(activated.tensor(), gate_up.tensor(), Activation::kSilu, 0);
+  backend_->LoraShrink(activated.tensor(), 0, LoraGroup::kDown);
+  backend_->ResidualNorm(out.tensor(), sum.tensor(), projected.tensor(), nullptr, 0,
+                         LoraGroup::kDown, Floats(std::vector<float>(kHidden, 1.0f)), 1e-5f);
+  const auto x = activated.Read();
+  std::vector<double> want;
+  int row = 0;
+  for (const Segment& s : segments) {
+    for (int i = 0; i < s.rows; ++i, ++row) {
+      const auto lora = ReferenceLora(s.terms, 0, LoraModule::kDown, kHidden, &x[row * kFfn]);
+      for (int o = 0; o < kHidden; ++o)
+        want.push_back(projection[row * kHidden + o] + lora.delta[o]);
+    }
+  }
+  ExpectNear(sum.Read(), want, tolerance());
+}
+
 TEST_P(LoraTest, QkvPostExpandsEachHeadOfEachModule) {
   const AttentionShape shape = {4, 3, 1, 80, 0.1f, 0, 0};
   const int q = 240, kv = 80, columns = q + 2 * kv;
