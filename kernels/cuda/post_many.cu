@@ -13,12 +13,12 @@ namespace {
 constexpr int kGluThreads = 128;
 static_assert(kGluThreads / 32 * kGroupColumns == kDownColumns);
 constexpr int kQkvThreads = 128;
-constexpr int kResidualThreads = 256;
+constexpr int kResidualThreads = 512;
 constexpr int kResidualWarps = kResidualThreads / 32;
-constexpr int kResidualRunsMax = 2;                               // of 64 columns a warp
-constexpr int kResidualColumns = kResidualWarps * kGroupColumns;  // of a block, each run
-constexpr int kPortableCluster = 8;
-static_assert(kResidualRunsMax * kResidualColumns * kPortableCluster >= kResidualColumnsMax);
+constexpr int kResidualRuns = 4;   // of 64 columns a warp
+constexpr int kResidualAhead = 2;  // whose products and weights are on their way
+constexpr int kResidualStripe = kResidualWarps * kGroupColumns;
+constexpr int kResidualColumns = kResidualRuns * kResidualStripe;  // of a block
 constexpr int kPaddedHeadMax = 256;
 constexpr int kHeadStride = kPaddedHeadMax + 8;  // floats; so that the banks of rows differ
 
@@ -183,23 +183,20 @@ __global__ void __launch_bounds__(kGluThreads, 4)
   if (down.rank_tiles > 0) StoreDownPart(shared, plan, tile);
 }
 
-struct ResidualRun {
+struct ResidualInput {
   SharedRows<8> product;
-  SharedRows<16> residual;
   SharedPair weights;
 };
-template <int kRuns>
 struct ResidualShared {
-  ResidualRun runs[kResidualWarps][kRuns];
+  SharedRows<16> residual[kResidualWarps][kResidualRuns];  // what was there, then what is
+  ResidualInput inputs[kResidualWarps][kResidualAhead];
   float squares[kResidualWarps][kWarpRows];  // of a warp's columns
   float sums[kWarpRows];                     // of the block's
 };
 
-// Adds up rows' `squares` over the cluster: of rows 2t and 2t + 1 for lane (g, t). To be called
-// before anything is stored, which all would wait for; and the cluster has to stay until all have
-// read, see barrier_wait below.
-template <typename Shared>
-__device__ __forceinline__ void SumRows(float (&squares)[2], Shared& shared) {
+// Adds up rows' `squares` over the cluster: of rows 2t and 2t + 1 for lane (g, t). The cluster has
+// to stay until all have read, see barrier_wait below.
+__device__ __forceinline__ void SumRows(float (&squares)[2], ResidualShared& shared) {
   auto cluster = cooperative_groups::this_cluster();
   const int lane = threadIdx.x % 32, warp = threadIdx.x / 32, t = lane % 4;
 #pragma unroll
@@ -226,22 +223,29 @@ __device__ __forceinline__ void SumRows(float (&squares)[2], Shared& shared) {
   cluster.barrier_arrive();
 }
 
-// values += 8 columns of a row of the residual.
-__device__ __forceinline__ void AddResidual(float (&values)[8], const SharedRows<16>& residual,
-                                            int row, int g) {
-  float before[8];
-  residual.ReadEight(before, row, g);
+// Adds 8 columns of a row to the residual, in shared memory and where it belongs; returns the sum
+// of the squares.
+__device__ __forceinline__ float AddToResidual(SharedRows<16>& shared, float* to, int row, int g,
+                                               const float (&more)[8]) {
+  float v[8], squares = 0.0f;
+  shared.ReadEight(v, row, g);
 #pragma unroll
-  for (int k = 0; k < 8; ++k) values[k] += before[k];
+  for (int k = 0; k < 8; ++k) {
+    v[k] += more[k];
+    squares += v[k] * v[k];
+  }
+  StoreEight(to, v);
+  shared.WriteEight(v, row, g);
+  return squares;
 }
 
 // Grid [kSets times the blocks of a cluster, tiles]: a cluster holds 8 rows, a block
-// kRuns times kResidualColumns of them.
-template <int kRuns>
-__global__ void __launch_bounds__(kResidualThreads, kRuns == 1 ? 3 : 2)
+// kResidualColumns of them, one multiprocessor a block. The residual is read once, and all of it
+// asked for at once.
+__global__ void __launch_bounds__(kResidualThreads, 1)
     ResidualNormManyKernel(ResidualNormArgs args, StepTables step, LoraPlan plan) {
   extern __shared__ __align__(128) std::byte memory[];
-  auto& shared = *reinterpret_cast<ResidualShared<kRuns>*>(memory);
+  ResidualShared& shared = *reinterpret_cast<ResidualShared*>(memory);
   const int parts = gridDim.x / kSets, part = blockIdx.x % parts;
   const int lane = threadIdx.x % 32, warp = threadIdx.x / 32, g = lane / 4, t = lane % 4;
   const TileLora<1> lora(plan, PairOf(args.layer, args.group), blockIdx.y);
@@ -250,70 +254,85 @@ __global__ void __launch_bounds__(kResidualThreads, kRuns == 1 ? 3 : 2)
   const int from = blockIdx.x / parts * kWarpRows, rows = lora.tile.row_count - from;
   if (rows <= 0) return;
   const int columns = static_cast<int>(args.columns);
-  const int first = (part * kResidualWarps + warp) * kRuns * kGroupColumns;
-  const int64_t at = int64_t{lora.tile.row_begin + from} * columns + first;
+  const int first = part * kResidualColumns + warp * kGroupColumns;
+  const int64_t at = int64_t{lora.tile.row_begin + from} * columns;
   float* residual = static_cast<float*>(args.residual) + at;
   const Element* y = static_cast<const Element*>(args.projection.y) + at;
-  Element* out = static_cast<Element*>(args.out) + at;
+  const auto copy_residual = [&](int run) {
+    const int column = first + run * kResidualStripe;
+    if (column >= columns) return;
+    shared.residual[warp][run].Copy(residual + column, int64_t{columns} * 4, rows,
+                                    (columns - column) * 4);
+  };
+  const auto copy_input = [&](int run) {
+    const int column = first + run * kResidualStripe;
+    if (column >= columns || run >= kResidualRuns) return;
+    ResidualInput& input = shared.inputs[warp][run % kResidualAhead];
+    input.product.Copy(y + column, int64_t{columns} * 2, rows, (columns - column) * 2);
+    if (lora.any()) input.weights.Copy(module, plan.arena, column, columns, columns);
+  };
   WaitForPredecessor();
+  copy_input(0);
+  copy_residual(0);
+  CommitCopies();
+  copy_input(1);
 #pragma unroll
-  for (int i = 0; i < kRuns; ++i) {
-    ResidualRun& run = shared.runs[warp][i];
-    const int skip = i * kGroupColumns, there = columns - first - skip;
-    run.product.Copy(y + skip, int64_t{columns} * 2, rows, there * 2);
-    run.residual.Copy(residual + skip, int64_t{columns} * 4, rows, there * 4);
-    if (lora.any()) run.weights.Copy(module, plan.arena, first + skip, columns, columns);
-  }
+  for (int run = 1; run < kResidualRuns; ++run) copy_residual(run);
   CommitCopies();
   LaneU u = {};
   if (lora.any()) u.Fetch(lora, module, 0, from + g);
-  AwaitCopies<0>();
-  __syncwarp();
-  float values[kRuns][2][8], squares[2] = {};
-#pragma unroll
-  for (int i = 0; i < kRuns; ++i) {
-    const ResidualRun& run = shared.runs[warp][i];
-    const int inside = i * kGroupColumns + 8 * g, column = first + inside;
-    const bool is = column < columns;
+  float squares[2] = {};
+#pragma unroll 1
+  for (int run = 0; run < kResidualRuns; ++run) {
+    const int column = first + run * kResidualStripe + 8 * g;
+    if (column - 8 * g >= columns) break;
+    const ResidualInput& input = shared.inputs[warp][run % kResidualAhead];
+    AwaitCopies<kResidualAhead - 1>();
+    __syncwarp();
     float sums[4][4] = {};
     if (lora.any()) {
-      MultiplyRanks(sums, run.weights.Read(), u.high, u.low);
+      MultiplyRanks(sums, input.weights.Read(), u.high, u.low);
       if (lora.More(module)) ExpandRest(sums, lora, 0, from, column, columns);
     }
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
       const int row = 2 * t + half;
-      float(&v)[8] = values[i][half];
-      FinishRow(v, sums, half, run.product.At(row, g),
-                is && module.gain ? module.gain + column : nullptr,
-                is && args.bias ? args.bias + column : nullptr);
-      AddResidual(v, run.residual, row, g);
-      if (row >= rows || !is) continue;
-#pragma unroll
-      for (int k = 0; k < 8; ++k) squares[half] += v[k] * v[k];
+      if (row >= rows || column >= columns) continue;
+      float v[8];
+      FinishRow(v, sums, half, input.product.At(row, g),
+                module.gain ? module.gain + column : nullptr,
+                args.bias ? args.bias + column : nullptr);
+      squares[half] += AddToResidual(shared.residual[warp][run],
+                                     residual + row * int64_t{columns} + column, row, g, v);
     }
+    __syncwarp();
+    copy_input(run + kResidualAhead);
+    CommitCopies();
   }
-  if (args.norm) SumRows(squares, shared);
+  if (!args.norm) return;
+  SumRows(squares, shared);
+  Element* out = static_cast<Element*>(args.out) + at;
 #pragma unroll
-  for (int i = 0; i < kRuns; ++i) {
-    const int inside = i * kGroupColumns + 8 * g;
-    if (first + inside >= columns) continue;
-    float weight[8] = {};
-    if (args.norm) LoadEight(weight, args.norm + first + inside);
+  for (int run = 0; run < kResidualRuns; ++run) {
+    const int column = first + run * kResidualStripe + 8 * g;
+    if (column >= columns) continue;
+    float weight[8];
+    LoadEight(weight, args.norm + column);
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
+      const int row = 2 * t + half;
+      if (row >= rows) continue;
       const float scale = rsqrtf(squares[half] / columns + args.epsilon);
-      float(&v)[8] = values[i][half];
-      if (2 * t + half >= rows) continue;
-      StoreEight(residual + (2 * t + half) * int64_t{columns} + inside, v);
-      if (!args.norm) continue;
+      float v[8];
+      shared.residual[warp][run].ReadEight(v, row, g);
 #pragma unroll
       for (int k = 0; k < 8; ++k) v[k] *= scale * weight[k];
-      *reinterpret_cast<uint4*>(out + (2 * t + half) * int64_t{columns} + inside) = PackEight(v);
+      *reinterpret_cast<uint4*>(out + row * int64_t{columns} + column) = PackEight(v);
     }
   }
-  if (args.norm) cooperative_groups::this_cluster().barrier_wait();
+  cooperative_groups::this_cluster().barrier_wait();
 }
+static_assert(2 * kResidualColumns >= kResidualColumnsMax);
 
 // A row's position and the page of the cache that takes its K and V.
 struct RowPlace {
@@ -504,18 +523,6 @@ void LaunchQkv(const QkvPostArgs& args, const StepTables& step, const LoraPlan& 
   LaunchDependent(kernel, grid, kQkvThreads, kBytes, stream, args, step, plan);
 }
 
-template <int kRuns>
-void LaunchResidual(const ResidualNormArgs& args, const StepTables& step, const LoraPlan& plan,
-                    cudaStream_t stream) {
-  constexpr int kColumns = kRuns * kResidualColumns, kBytes = sizeof(ResidualShared<kRuns>);
-  static const bool prepared = PrepareShared(ResidualNormManyKernel<kRuns>, kBytes);
-  static_cast<void>(prepared);
-  const int parts = static_cast<int>((args.columns + kColumns - 1) / kColumns);
-  const dim3 grid(kSets * parts, args.projection.expand_tiles);
-  LaunchDependentClusters(parts, ResidualNormManyKernel<kRuns>, grid, kResidualThreads, kBytes,
-                          stream, args, step, plan);
-}
-
 }  // namespace
 
 void LaunchGluPostMany(void* out, const Product& gate_up, int64_t ffn, Activation activation,
@@ -532,8 +539,12 @@ void LaunchGluPostMany(void* out, const Product& gate_up, int64_t ffn, Activatio
 
 void LaunchResidualNormMany(const ResidualNormArgs& args, const StepTables& step,
                             const LoraPlan& plan, cudaStream_t stream) {
-  const bool one = args.columns <= kResidualColumns * kPortableCluster;
-  (one ? LaunchResidual<1> : LaunchResidual<kResidualRunsMax>)(args, step, plan, stream);
+  static const bool prepared = PrepareShared(ResidualNormManyKernel, sizeof(ResidualShared));
+  static_cast<void>(prepared);
+  const int parts = static_cast<int>((args.columns + kResidualColumns - 1) / kResidualColumns);
+  const dim3 grid(kSets * parts, args.projection.expand_tiles);
+  LaunchDependentClusters(parts, ResidualNormManyKernel, grid, kResidualThreads,
+                          sizeof(ResidualShared), stream, args, step, plan);
 }
 
 void LaunchQkvPostMany(const QkvPostArgs& args, const StepTables& step, const LoraPlan& plan,

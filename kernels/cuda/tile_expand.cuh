@@ -124,6 +124,11 @@ struct SharedRows {
 #pragma unroll
     for (int i = 0; i < 8; ++i) out[i] = __uint_as_float(words[i]);
   }
+  __device__ __forceinline__ void WriteEight(const float (&v)[8], int row, int g) {
+    static_assert(kPieces == 16);
+    *reinterpret_cast<float4*>(&At(row, 2 * g)) = make_float4(v[0], v[1], v[2], v[3]);
+    *reinterpret_cast<float4*>(&At(row, 2 * g + 1)) = make_float4(v[4], v[5], v[6], v[7]);
+  }
 };
 
 // Weights of two rank tiles for 64 columns.
