@@ -99,6 +99,45 @@ class LoraTest : public KernelTest {
     ExpectNear(RunGlu(segments, x, base), want, tolerance());
   }
 
+  // A down adapter of some rows, the residual and the norm behind it.
+  void CheckResidualNorm(int hidden) {
+    constexpr int kWide = 2504, kRows = 5;
+    TestAdapter& adapter = adapters_.emplace_back();
+    adapter.pairs.push_back(Pair(LoraModule::kDown, 12, TileTypes().back(), kWide, hidden, 3));
+    MountPairs(*backend_, arena_, adapter);
+    const Terms terms = {{&adapter, 0.7f}};
+    const StepBatch batch = Batch({{1, {}}, {3, terms}, {1, {}}});
+    const auto x = Normals(kRows * kWide, 0.3f), projection = Normals(kRows * hidden);
+    const auto residual = Normals(kRows * hidden), weight = Normals(hidden);
+    const auto bias = Normals(hidden);
+    const auto in = Upload(kRows, kWide, x);
+    const auto projected = Upload(kRows, hidden, projection);
+    const auto sum = UploadWide(kRows, hidden, residual);
+    const auto out = Zeros(kRows, hidden);
+    backend_->BeginStep(batch);
+    backend_->LoraShrink(in.tensor(), 3, LoraGroup::kDown);
+    backend_->ResidualNorm(out.tensor(), sum.tensor(), projected.tensor(), Floats(bias), 3,
+                           LoraGroup::kDown, Floats(weight), 1e-5f);
+    std::vector<double> want_sum(kRows * hidden), want(kRows * hidden);
+    for (int row = 0; row < kRows; ++row) {
+      const bool adapted = row >= 1 && row <= 3;
+      const auto lora =
+          ReferenceLora(adapted ? terms : Terms{}, 3, LoraModule::kDown, hidden, &x[row * kWide]);
+      double square = 0;
+      for (int c = 0; c < hidden; ++c) {
+        const int i = row * hidden + c;
+        want_sum[i] = double{residual[i]} + projection[i] + lora.delta[c] + bias[c];
+        square += want_sum[i] * want_sum[i];
+      }
+      for (int c = 0; c < hidden; ++c) {
+        const int i = row * hidden + c;
+        want[i] = want_sum[i] / std::sqrt(square / hidden + 1e-5) * weight[c];
+      }
+    }
+    ExpectNear(sum.Read(), want_sum, tolerance());
+    ExpectNear(out.Read(), want, tolerance());
+  }
+
   PoisonedArena arena_;
   std::list<TestAdapter> adapters_;
 };
@@ -204,41 +243,8 @@ TEST_P(LoraTest, BaseRowsAreUntouchedByNeighbours) {
 }
 
 TEST_P(LoraTest, WidthsBeyondOneTileAndResidualNorm) {
-  constexpr int kWide = 2504, kHidden = 2104, kRows = 5;
-  TestAdapter& adapter = adapters_.emplace_back();
-  adapter.pairs.push_back(Pair(LoraModule::kDown, 12, TileTypes().back(), kWide, kHidden, 3));
-  MountPairs(*backend_, arena_, adapter);
-  const Terms terms = {{&adapter, 0.7f}};
-  const StepBatch batch = Batch({{1, {}}, {3, terms}, {1, {}}});
-  const auto x = Normals(kRows * kWide, 0.3f), projection = Normals(kRows * kHidden);
-  const auto residual = Normals(kRows * kHidden), weight = Normals(kHidden);
-  const auto bias = Normals(kHidden);
-  const auto in = Upload(kRows, kWide, x);
-  const auto projected = Upload(kRows, kHidden, projection);
-  const auto sum = UploadWide(kRows, kHidden, residual);
-  const auto out = Zeros(kRows, kHidden);
-  backend_->BeginStep(batch);
-  backend_->LoraShrink(in.tensor(), 3, LoraGroup::kDown);
-  backend_->ResidualNorm(out.tensor(), sum.tensor(), projected.tensor(), Floats(bias), 3,
-                         LoraGroup::kDown, Floats(weight), 1e-5f);
-  std::vector<double> want_sum(kRows * kHidden), want(kRows * kHidden);
-  for (int row = 0; row < kRows; ++row) {
-    const bool adapted = row >= 1 && row <= 3;
-    const auto lora =
-        ReferenceLora(adapted ? terms : Terms{}, 3, LoraModule::kDown, kHidden, &x[row * kWide]);
-    double square = 0;
-    for (int c = 0; c < kHidden; ++c) {
-      const int i = row * kHidden + c;
-      want_sum[i] = double{residual[i]} + projection[i] + lora.delta[c] + bias[c];
-      square += want_sum[i] * want_sum[i];
-    }
-    for (int c = 0; c < kHidden; ++c) {
-      const int i = row * kHidden + c;
-      want[i] = want_sum[i] / std::sqrt(square / kHidden + 1e-5) * weight[c];
-    }
-  }
-  ExpectNear(sum.Read(), want_sum, tolerance());
-  ExpectNear(out.Read(), want, tolerance());
+  CheckResidualNorm(2104);
+  CheckResidualNorm(5000);  // beyond what one multiprocessor holds
 }
 
 // The kernel that makes the rows may shrink them by the way: for ranks that it takes and for
