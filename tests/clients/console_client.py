@@ -1,7 +1,7 @@
 """What a person does at the console, in a headless browser, with mouse and keyboard.
 
 console_client.py URL SCREENSHOTS_DIR [KEY]   needs the adapters plain, other and broken"""
-import base64, json, os, sys
+import base64, json, os, sys, urllib.request
 
 from selenium import webdriver
 from selenium.webdriver.common.by import By
@@ -10,6 +10,7 @@ from selenium.webdriver.support.ui import WebDriverWait
 
 url, pictures = sys.argv[1:3]
 key = sys.argv[3] if len(sys.argv) > 3 else None
+LONG_NAME = "a-name-" + "x" * 121
 os.makedirs(pictures, exist_ok=True)
 
 options = webdriver.ChromeOptions()
@@ -39,6 +40,14 @@ def row(adapter):
         "return [...(document.querySelector(`tr[data-id='${arguments[0]}']`)?.cells ?? [])]"
         ".map(cell => cell.textContent)", adapter)
     return dict(zip(("name", "tier", "pinned", "rank", "size", "hits", "loads"), cells))
+
+
+def ask(path, body):
+    """A call of somebody else's."""
+    headers = {"Content-Type": "application/json"}
+    if key:
+        headers["Authorization"] = f"Bearer {key}"
+    urllib.request.urlopen(urllib.request.Request(url + path, json.dumps(body).encode(), headers))
 
 
 def press(label):
@@ -120,8 +129,11 @@ try:
     by_id("register-name").send_keys("mine")
     by_id("register-source").send_keys("plain", Keys.ENTER)
     until(lambda: "Register mine: done" in text_of("said") and row("mine"), "it is registered")
-    press("Pin mine")
+    # With the keyboard: the focus stays where it is, whatever the button says by then.
+    browser.execute_script("document.querySelector('[aria-label=\"Pin mine\"]').focus()")
+    browser.switch_to.active_element.send_keys(Keys.ENTER)
     until(lambda: row("mine")["pinned"] == row("mine")["tier"] == "device", "it is pinned")
+    assert browser.switch_to.active_element.get_attribute("aria-label") == "Unpin mine"
     press("Evict mine")
     until(lambda: "Evict mine:" in text_of("said") and "done" not in text_of("said"),
           "a pin holds")
@@ -129,6 +141,31 @@ try:
     until(lambda: row("mine")["pinned"] == "", "it is not pinned")
     press("Evict mine")
     until(lambda: row("mine")["tier"] == "source", "it is evicted")
+
+    # A name of any length leaves the rest of its row in sight, and comes and goes.
+    by_id("register-name").clear()
+    by_id("register-name").send_keys(LONG_NAME)
+    by_id("register").submit()
+    until(lambda: row(LONG_NAME), "it is registered")
+    ends = browser.execute_script(
+        "return [...document.querySelectorAll('td.do button')]"
+        ".map(button => button.getBoundingClientRect().right)")
+    assert max(ends) <= browser.execute_script("return innerWidth"), ends
+    by_id("filter").send_keys("zz")
+    until(lambda: "begins with zz" in text_of("none") and by_id("none").is_displayed(), "none")
+    by_id("filter").clear()
+    by_id("filter").send_keys("pl")
+    until(lambda: row("plain") and not row(LONG_NAME), "the filter counts")
+    kept = browser.find_element(By.CSS_SELECTOR, "tr[data-id='plain'] button")
+    used = row("plain")["hits"]
+    ask("/v1/completions", {"model": "plain", "prompt": "hi", "max_tokens": 1})
+    until(lambda: row("plain")["hits"] != used, "the next reading")
+    assert kept.is_enabled(), "a button is still the same one"
+    assert not by_id("none").is_displayed()
+    by_id("filter").send_keys(Keys.BACKSPACE, Keys.BACKSPACE)
+    until(lambda: row(LONG_NAME), "all are there again")
+    ask("/lorica.v1.AdapterService/DeleteAdapter", {"adapter_id": LONG_NAME})
+    until(lambda: not row(LONG_NAME), "it is gone")
 
     # The keyboard alone: filter, prompt, run.
     by_id("adapters").click()

@@ -49,6 +49,10 @@ function cell(text, className = "") {
   return node;
 }
 
+function put(node, text) {
+  if (node.textContent !== text) node.textContent = text;
+}
+
 function button(text, label, act) {
   const node = document.createElement("button");
   node.type = "button";
@@ -61,7 +65,7 @@ function button(text, label, act) {
 function bytes(count) {
   const units = ["B", "KiB", "MiB", "GiB", "TiB"];
   let value = Number(count), unit = 0;
-  for (; value >= 1024 && unit < units.length - 1; ++unit) value /= 1024;
+  for (; value >= 1023.5 && unit < units.length - 1; ++unit) value /= 1024;
   return `${short(value)} ${units[unit]}`;
 }
 
@@ -108,10 +112,14 @@ function showMetrics(series, now) {
   before = { series, now };
 }
 
+let began = { uptime: Infinity, text: "" };  // anew where the server is a new one
+
 function showStatus(status) {
   const state = status.state.replace("SERVING_STATE_", "").toLowerCase();
-  $("about").textContent = `${status.model?.name} · ${status.device} · ${state} · version ${status.version} · ` +
-    `up since ${new Date(Date.now() - status.uptime_seconds * 1000).toLocaleString()}`;
+  const uptime = Number(status.uptime_seconds);
+  const text = uptime >= began.uptime ? began.text : new Date(Date.now() - uptime * 1000).toLocaleString();
+  began = { uptime, text };
+  put($("about"), `${status.model?.name} · ${status.device} · ${state} · version ${status.version} · up since ${text}`);
   const blocks = status.limits?.arena_blocks ?? 1;
   const figures = [
     ["running", status.running], ["queued", status.queued], ["waiting for a fetch", status.waiting],
@@ -184,48 +192,71 @@ async function check(source) {
   }
 }
 
-function adapterRow(adapter) {
-  const id = adapter.adapter_id;
-  const row = document.createElement("tr");
-  row.dataset.id = id;
-  const where = cell("");
-  const tier = document.createElement("span");
-  const failed = adapter.state === "ADAPTER_STATE_FAILED";
-  const name = adapter.tier.replace("TIER_", "").toLowerCase();
-  tier.className = `tier ${failed ? "failed" : name}`;
-  tier.textContent = failed ? "failed" : adapter.state === "ADAPTER_STATE_LOADING" ? "loading" : name;
-  tier.title = adapter.error;
-  where.append(tier);
-  const pinned = adapter.pinned !== "TIER_UNSPECIFIED";
-  const does = cell("", "do");
-  does.append(
-    button("Load", `Load ${id}`, () => act("Load", id, {}, "LoadAdapter")),
-    pinned ? button("Unpin", `Unpin ${id}`, () => act("Unpin", id, {}, "UnpinAdapter"))
-      : button("Pin", `Pin ${id}`, () => act("Pin", id, {}, "PinAdapter")),
-    button("Evict", `Evict ${id}`, () => act("Evict", id, { down_to: "TIER_SOURCE" }, "EvictAdapter")),
-    button("Check", `Check ${id}`, () => check(id)));
-  const known = adapter.rank_max > 0;
-  row.append(cell(adapter.alias_of ? `${id} → ${adapter.alias_of}` : id), where,
-    cell(pinned ? adapter.pinned.replace("TIER_", "").toLowerCase() : ""),
-    cell(known ? adapter.rank_max : "–", "number"),
-    cell(known ? bytes(adapter.device_bytes) : "–", "number"), cell(adapter.hit_count, "number"),
-    cell(adapter.load_count, "number"),
-    cell(Number(adapter.load_count) > 0 ? `${short(adapter.last_load_ms)} ms` : "–", "number"),
-    cell(adapter.lease_count, "number"), cell(ago(adapter.last_used_seconds_ago), "number"), does);
-  return row;
+const COLUMNS = ["name", "", "", "number", "number", "number", "number", "number", "number", "number"];
+
+// A row keeps its nodes for as long as it is shown: whoever has the focus there, selects something
+// or is in the middle of a click is not disturbed by the next reading.
+class AdapterRow {
+  constructor(id) {
+    this.id = id;
+    this.node = document.createElement("tr");
+    this.node.dataset.id = id;
+    this.cells = COLUMNS.map((className) => cell("", className));
+    this.name = document.createElement("span");
+    this.fault = document.createElement("small");
+    this.cells[0].append(this.name, this.fault);
+    this.tier = document.createElement("span");
+    this.cells[1].append(this.tier);
+    this.pin = button("", "", () => (this.pinned ? act("Unpin", id, {}, "UnpinAdapter") : act("Pin", id, {}, "PinAdapter")));
+    const does = cell("", "do");
+    does.append(
+      button("Load", `Load ${id}`, () => act("Load", id, {}, "LoadAdapter")), this.pin,
+      button("Evict", `Evict ${id}`, () => act("Evict", id, { down_to: "TIER_SOURCE" }, "EvictAdapter")),
+      button("Check", `Check ${id}`, () => check(id)));
+    this.node.append(...this.cells, does);
+  }
+
+  show(adapter) {
+    const failed = adapter.state === "ADAPTER_STATE_FAILED";
+    const tier = adapter.tier.replace("TIER_", "").toLowerCase();
+    put(this.name, adapter.alias_of ? `${this.id} → ${adapter.alias_of}` : this.id);
+    put(this.fault, failed ? adapter.error : "");
+    this.tier.className = `tier ${failed ? "failed" : tier}`;
+    put(this.tier, failed ? "failed" : adapter.state === "ADAPTER_STATE_LOADING" ? "loading" : tier);
+    this.pinned = adapter.pinned !== "TIER_UNSPECIFIED";
+    put(this.pin, this.pinned ? "Unpin" : "Pin");
+    this.pin.setAttribute("aria-label", `${this.pin.textContent} ${this.id}`);
+    const known = adapter.rank_max > 0;
+    const rest = [
+      this.pinned ? adapter.pinned.replace("TIER_", "").toLowerCase() : "",
+      known ? adapter.rank_max : "–", known ? bytes(adapter.device_bytes) : "–",
+      adapter.hit_count, adapter.load_count,
+      Number(adapter.load_count) > 0 ? `${short(adapter.last_load_ms)} ms` : "–",
+      adapter.lease_count, ago(adapter.last_used_seconds_ago),
+    ];
+    rest.forEach((text, i) => put(this.cells[i + 2], `${text}`));
+  }
 }
 
+let rows = new Map();
+
 function showAdapters(list) {
-  // What somebody is selecting stays until they are done.
-  const selection = getSelection();
-  if (!selection.isCollapsed && $("rows").contains(selection.anchorNode)) return;
-  // A row whose button has the focus keeps it.
-  const focused = document.activeElement?.getAttribute("aria-label");
-  const inTable = $("rows").contains(document.activeElement);
-  $("rows").replaceChildren(...list.adapters.map(adapterRow));
-  if (inTable) {
-    [...$("rows").querySelectorAll("button")].find((node) => node.getAttribute("aria-label") === focused)?.focus();
+  const shown = list.adapters.map((adapter) => {
+    const row = rows.get(adapter.adapter_id) ?? new AdapterRow(adapter.adapter_id);
+    row.show(adapter);
+    return row;
+  });
+  rows = new Map(shown.map((row) => [row.id, row]));
+  const body = $("rows");
+  if (shown.length !== body.rows.length || shown.some((row, i) => row.node !== body.rows[i])) {
+    const focused = document.activeElement;
+    body.replaceChildren(...shown.map((row) => row.node));
+    if (body.contains(focused)) focused.focus();
   }
+  const prefix = $("filter").value;
+  $("none").hidden = shown.length > 0;
+  put($("none"), prefix ? `No adapter's name begins with ${prefix}`
+    : "No adapters yet. Register one above, or put its folder into the server's folder of adapters.");
   nextPage = list.next_page_token;
   $("more").hidden = nextPage === "";
   $("first").hidden = page === "";
@@ -308,7 +339,7 @@ $("register").addEventListener("submit", (event) => {
 });
 $("check").addEventListener("click", () => {
   const source = $("register-source").value.trim() || $("register-name").value.trim();
-  if (source) check(source);
+  source ? check(source) : $("register-name").reportValidity();
 });
 $("filter").addEventListener("input", () => {
   page = "";
