@@ -100,6 +100,10 @@ class AdapterCatalog {
   // Whether the id leads beyond this machine. Touches no network.
   bool MayFetch(const std::string& tenant, const std::string& adapter_id) const;
 
+  // Where an id leads: "local", also where it leads nowhere, "hub", "s3" or "mirror". Looks for a
+  // folder, touches no network.
+  const char* SourceOf(const std::string& tenant, const std::string& adapter_id) const;
+
   // Unavailable: it is being fetched. NotFound: neither registered nor a folder.
   // FailedPrecondition: not servable, or the registered content is gone. InvalidArgument: grammar.
   // The base model's own name and

@@ -1,4 +1,5 @@
 // The part of AdapterCatalog that looks beyond this machine.
+#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "adapters/adapter_catalog.h"
 #include "adapters/catalog_text.h"
@@ -58,6 +59,18 @@ std::optional<RemoteName> AdapterCatalog::RemoteSourceOf(const std::string& tena
 
 bool AdapterCatalog::MayFetch(const std::string& tenant, const std::string& adapter_id) const {
   return RemoteNameOf(tenant, adapter_id).has_value();
+}
+
+const char* AdapterCatalog::SourceOf(const std::string& tenant,
+                                     const std::string& adapter_id) const {
+  auto name = RemoteNameOf(tenant, adapter_id);
+  if (!name) {
+    const absl::StatusOr<Place> place = PlaceOf(tenant, adapter_id);
+    if (place.ok() && place->registered) name = RemoteSourceOf(tenant, place->location);
+  }
+  if (!name) return "local";
+  if (!IsObjectLocation(name->repo)) return "hub";
+  return absl::StartsWith(name->repo, "s3://") ? "s3" : "mirror";
 }
 
 absl::Status AdapterCatalog::Authorise(const std::string& tenant, const std::string& token,

@@ -149,12 +149,14 @@ void NoteEnd(const AnswerEnd& end, AccessNotes& notes) {
   if (!end.status.ok()) notes.code = absl::StatusCodeToString(end.status.code());
 }
 
-std::string AdaptersOf(const GenerateCall& call) {
-  if (!call.adapter_id.empty()) return call.adapter_id;
-  if (call.adapters.empty()) return absl::StrJoin(call.adapter_headers, ",");
-  return absl::StrJoin(call.adapters, ",", [](std::string* out, const AdapterChoice& one) {
-    absl::StrAppend(out, one.adapter_id);
-  });
+std::vector<std::string> AdapterIdsOf(const GenerateCall& call) {
+  if (!call.adapter_id.empty()) return {call.adapter_id};
+  if (call.adapters.empty()) return call.adapter_headers;
+  std::vector<std::string> ids;
+  for (const AdapterChoice& one : call.adapters) ids.push_back(one.adapter_id);
+  return ids;
 }
+
+std::string AdaptersOf(const GenerateCall& call) { return absl::StrJoin(AdapterIdsOf(call), ","); }
 
 }  // namespace lorica

@@ -123,7 +123,9 @@ class HttpContext {
 
 // Adds an ended answer to the line of the access log.
 void NoteEnd(const AnswerEnd& end, AccessNotes& notes);
-// The adapters that a call names, in its body or its header, joined by commas; empty: none.
+// The adapters that a call names, in its body or its header.
+std::vector<std::string> AdapterIdsOf(const GenerateCall& call);
+// The same, joined by commas.
 std::string AdaptersOf(const GenerateCall& call);
 
 }  // namespace lorica

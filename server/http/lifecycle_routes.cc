@@ -12,9 +12,9 @@
 #include "server/api/field_error.h"
 #include "server/api/refusal_log.h"
 #include "server/api/request_checks.h"
+#include "server/http/adapter_source.h"
 #include "server/http/errors.h"
 #include "server/http/fields.h"
-#include "server/http/lorax_request.h"
 
 namespace lorica {
 namespace {

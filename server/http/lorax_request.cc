@@ -1,15 +1,12 @@
 #include "server/http/lorax_request.h"
 
 #include <algorithm>
-#include <filesystem>
 #include <limits>
 #include <random>
-#include <system_error>
 
-#include "absl/strings/ascii.h"
-#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "server/api/field_error.h"
+#include "server/http/adapter_source.h"
 #include "server/http/fields.h"
 #include "server/http/format_request.h"
 
@@ -19,31 +16,6 @@ namespace {
 uint64_t NewSeed() {
   thread_local std::mt19937_64 generator{std::random_device{}()};
   return generator();
-}
-
-void ReadAdapter(Fields& fields, const std::string& adapters_dir, LoraxRequest* request) {
-  request->call.adapter_id = fields.Text("adapter_id").value_or("");
-  request->adapter_source = absl::AsciiStrToLower(fields.Text("adapter_source").value_or(""));
-  request->call.hub_token = fields.Text("api_token").value_or("");
-  const std::string& source = request->adapter_source;
-  if (request->call.adapter_id.empty()) return;
-  if (source == "local") {
-    auto id = AdapterBeneath(request->call.adapter_id, adapters_dir);
-    if (id.ok()) request->call.adapter_id = *std::move(id);
-    fields.Add(id.status());
-  } else if (source == "s3") {
-    std::string& id = request->call.adapter_id;
-    if (!absl::StartsWith(id, "s3://")) id = absl::StrCat("s3://", id);
-    request->call.adapter_by_location = true;
-  } else if (source == "pbase") {
-    fields.Add(absl::FailedPreconditionError(absl::StrCat(
-        "adapter ", request->call.adapter_id,
-        ": Predibase's own store (pbase) is not served; this server takes local, hub and s3")));
-  } else if (source != "" && source != "hub") {
-    fields.Add(absl::FailedPreconditionError(
-        absl::StrCat("invalid source ", source, " when downloading adapter ",
-                     request->call.adapter_id, "; this server takes local, hub and s3")));
-  }
 }
 
 MergeRule ReadMergeRule(Fields& merge) {
@@ -60,7 +32,7 @@ MergeRule ReadMergeRule(Fields& merge) {
 }
 
 // A merge of one is that adapter, whatever its weight.
-void ReadMerge(Fields& fields, const std::string& adapters_dir, LoraxRequest* request) {
+void ReadMerge(Fields& fields, GenerateCall* call) {
   const Json* value = fields.Find("merged_adapters");
   if (value == nullptr) return;
   Fields merge(*value, "parameters.merged_adapters.");
@@ -72,25 +44,28 @@ void ReadMerge(Fields& fields, const std::string& adapters_dir, LoraxRequest* re
     merge.Refuse("weights", "must have as many entries as ids");
   }
   const MergeRule rule = ReadMergeRule(merge);
-  GenerateCall& call = request->call;
   for (size_t i = 0; i < ids.size() && merge.status().ok(); ++i) {
     const Json& weight = (*weights)[i];
     if (!weight.is_number()) merge.Refuse("weights", "must be numbers");
-    const bool local = request->adapter_source == "local";
-    auto id = local ? AdapterBeneath(ids[i], adapters_dir) : ids[i];
-    merge.Add(id.status());
-    if (merge.status().ok()) call.adapters.push_back({*std::move(id), weight.get<double>()});
+    if (merge.status().ok()) call->adapters.push_back({ids[i], weight.get<double>()});
   }
   fields.Add(merge.status());
-  if (!call.adapter_id.empty()) {
+  if (!call->adapter_id.empty()) {
     fields.Refuse("adapter_id", "and merged_adapters: at most one of the two may be given");
   }
-  if (call.adapters.size() == 1) {
-    call.adapter_id = call.adapters[0].adapter_id;
-    call.adapters.clear();
-  } else if (!call.adapters.empty()) {
-    call.merge = rule;
+  if (call->adapters.size() == 1) {
+    call->adapter_id = call->adapters[0].adapter_id;
+    call->adapters.clear();
+  } else if (!call->adapters.empty()) {
+    call->merge = rule;
   }
+}
+
+void ReadAdapters(Fields& fields, const std::string& adapters_dir, GenerateCall* call) {
+  call->adapter_id = fields.Text("adapter_id").value_or("");
+  call->hub_token = fields.Text("api_token").value_or("");
+  ReadMerge(fields, call);
+  fields.Add(ReadAdapterSource(fields, adapters_dir, call));
 }
 
 void RefuseUnserved(Fields& fields) {
@@ -161,19 +136,6 @@ void ReadOutput(Fields& fields, LoraxRequest* request) {
 
 }  // namespace
 
-absl::StatusOr<std::string> AdapterBeneath(const std::string& path,
-                                           const std::string& adapters_dir) {
-  if (!path.starts_with('/')) return path;
-  std::error_code error;
-  const std::filesystem::path resolved = std::filesystem::weakly_canonical(path, error);
-  const std::string inside = resolved.lexically_relative(adapters_dir).string();
-  if (error || adapters_dir.empty() || inside.empty() || inside == "." ||
-      inside.starts_with("..")) {
-    return FieldError("adapter_id", "is an absolute path that is not beneath --adapters-dir");
-  }
-  return inside;
-}
-
 absl::StatusOr<LoraxRequest> ParseLoraxRequest(const Json& body, std::string_view text,
                                                LoraxStream stream,
                                                const std::string& adapters_dir) {
@@ -188,8 +150,7 @@ absl::StatusOr<LoraxRequest> ParseLoraxRequest(const Json& body, std::string_vie
   const Json none = Json::object();
   const Json* parameters = top.Find("parameters");
   Fields fields(parameters == nullptr ? none : *parameters, "parameters.");
-  ReadAdapter(fields, adapters_dir, &request);
-  ReadMerge(fields, adapters_dir, &request);
+  ReadAdapters(fields, adapters_dir, &request.call);
   RefuseUnserved(fields);
   ReadSampling(fields, &request);
   ReadOutput(fields, &request);

@@ -16,8 +16,7 @@ namespace lorica {
 
 struct LoraxRequest {
   GenerateCall call;
-  std::string input;           // as sent
-  std::string adapter_source;  // "hub", "local", ...; empty: not said
+  std::string input;  // as sent
   bool stream = false;
   bool details = false;
   bool return_full_text = false;
@@ -33,10 +32,5 @@ enum class LoraxStream : uint8_t { kAsAsked, kNever, kAlways };
 // is not served. `text`: the body as it was sent.
 absl::StatusOr<LoraxRequest> ParseLoraxRequest(const Json& body, std::string_view text,
                                                LoraxStream stream, const std::string& adapters_dir);
-
-// "/srv/group/name" is "group/name" beneath "/srv"; other text stays. InvalidArgument: an
-// absolute path that leads elsewhere.
-absl::StatusOr<std::string> AdapterBeneath(const std::string& path,
-                                           const std::string& adapters_dir);
 
 }  // namespace lorica

@@ -2,9 +2,12 @@
 
 #include <algorithm>
 #include <memory>
+#include <string>
 #include <utility>
+#include <vector>
 
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
 #include "absl/time/clock.h"
 #include "server/api/field_error.h"
 #include "server/http/errors.h"
@@ -34,6 +37,18 @@ std::string ErrorEvent(const absl::Status& status, bool begun, AccessNotes& note
 
 int64_t Whole(absl::Duration duration) { return absl::ToInt64Milliseconds(duration); }
 
+// Where a call's adapters come from: one word, or one for each where they differ.
+std::string SourcesOf(const HttpContext& context, const std::string& tenant,
+                      const GenerateCall& call) {
+  std::vector<std::string> sources;
+  for (const std::string& id : AdapterIdsOf(call)) {
+    sources.emplace_back(context.gateway()->catalog()->SourceOf(tenant, id));
+  }
+  const bool one = std::all_of(sources.begin(), sources.end(),
+                               [&sources](const auto& source) { return source == sources[0]; });
+  return one ? sources[0] : absl::StrJoin(sources, ",");
+}
+
 // What does not need the answer; streams send their headers before they have one.
 void SetEarlyHeaders(const HttpContext& context, const LoraxRequest& request, HttpReply& reply) {
   reply.SetHeader("x-compute-type",
@@ -43,8 +58,7 @@ void SetEarlyHeaders(const HttpContext& context, const LoraxRequest& request, Ht
   const std::string adapter = AdaptersOf(request.call);
   if (adapter.empty() || adapter == context.facts().model) return;
   reply.SetHeader("x-adapter-id", adapter);
-  reply.SetHeader("x-adapter-source",
-                  request.adapter_source.empty() ? "local" : request.adapter_source);
+  reply.SetHeader("x-adapter-source", SourcesOf(context, reply.notes().tenant, request.call));
 }
 
 void SetLateHeaders(const AnswerEnd& end, int64_t generated, absl::Duration total,

@@ -3,25 +3,34 @@
 #include <algorithm>
 #include <limits>
 
-#include "absl/strings/ascii.h"
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "adapters/adapter.h"
 #include "server/api/field_error.h"
+#include "server/http/adapter_source.h"
 #include "server/http/fields.h"
 #include "server/http/format_request.h"
 
 namespace lorica {
 namespace {
 
-void ReadModel(Fields& fields, const std::string& base_name, OpenAiRequest* request,
+void ReadModel(Fields& fields, const OpenAiFacts& facts, OpenAiRequest* request,
                GenerateCall* call) {
+  call->hub_token = fields.Text("api_token").value_or("");
   const auto model = fields.Text("model");
   if (!model) return fields.Refuse("model", "is missing: name the base model or an adapter");
-  request->model = model->empty() ? base_name : *model;
-  const bool known = request->model == base_name || CheckAdapterId(request->model).ok();
-  if (!known) return fields.Add(NoSuchModel(request->model));
-  call->adapter_id = *model;
+  request->model = model->empty() ? facts.base_name : *model;
+  const bool is_base = request->model == facts.base_name;
+  if (!is_base) call->adapter_id = *model;
+  const absl::Status source = ReadAdapterSource(fields, facts.adapters_dir, call);
+  if (absl::IsFailedPrecondition(source)) {
+    fields.Refuse("adapter_source", "must be hub, local or s3");
+  } else if (!source.ok()) {
+    fields.Refuse("model", "is an absolute path that is not beneath --adapters-dir");
+  }
+  if (is_base) call->adapter_id = *model;
+  const bool known = is_base || call->adapter_by_location || CheckAdapterId(call->adapter_id).ok();
+  if (!known) fields.Add(NoSuchModel(request->model));
 }
 
 void ReadBias(Fields& fields, GenerateCall* call) {
@@ -154,23 +163,13 @@ FieldNames NamesOf(const Fields& fields, bool chat) {
   return names;
 }
 
-// LoRAX's two, which its own routes for OpenAI's clients take as well.
-void ReadSource(Fields& fields, GenerateCall* call) {
-  const std::string source = absl::AsciiStrToLower(fields.Text("adapter_source").value_or("hub"));
-  if (source != "hub" && source != "local") {
-    fields.Refuse("adapter_source", "must be hub or local");
-  }
-  call->hub_token = fields.Text("api_token").value_or("");
-}
-
 // Fields of completions and chats alike.
-void ReadWhatBothHave(Fields& fields, std::string_view text, const std::string& base_name,
+void ReadWhatBothHave(Fields& fields, std::string_view text, const OpenAiFacts& facts,
                       OpenAiRequest* request, GenerateCall* call) {
   request->names = NamesOf(fields, request->chat);
-  ReadModel(fields, base_name, request, call);
+  ReadModel(fields, facts, request, call);
   ReadCounts(fields, request);
   ReadPromptLogprobs(fields, request, call);
-  ReadSource(fields, call);
   ReadSampling(fields, call);
   call->format = ReadOpenAiFormat(fields, text);
   RefuseUnserved(fields);
@@ -324,11 +323,11 @@ absl::Status NoSuchModel(const std::string& model) {
 }
 
 absl::StatusOr<OpenAiRequest> ParseCompletion(const Json& body, std::string_view text,
-                                              const std::string& base_name) {
+                                              const OpenAiFacts& facts) {
   OpenAiRequest request;
   GenerateCall call;
   Fields fields(body);
-  ReadWhatBothHave(fields, text, base_name, &request, &call);
+  ReadWhatBothHave(fields, text, facts, &request, &call);
   call.max_tokens = fields.Int("max_tokens");
   call.max_tokens_default = kCompletionTokensDefault;
   call.logprobs = fields.Int("logprobs");
@@ -342,12 +341,12 @@ absl::StatusOr<OpenAiRequest> ParseCompletion(const Json& body, std::string_view
 }
 
 absl::StatusOr<OpenAiRequest> ParseChat(const Json& body, std::string_view text,
-                                        const std::string& base_name) {
+                                        const OpenAiFacts& facts) {
   OpenAiRequest request;
   request.chat = true;
   GenerateCall call;
   Fields fields(body);
-  ReadWhatBothHave(fields, text, base_name, &request, &call);
+  ReadWhatBothHave(fields, text, facts, &request, &call);
   ReadTools(fields, text, &call);
   call.max_tokens = fields.Int("max_completion_tokens");
   if (!call.max_tokens) call.max_tokens = fields.Int("max_tokens");
@@ -364,11 +363,11 @@ absl::StatusOr<OpenAiRequest> ParseChat(const Json& body, std::string_view text,
 }
 
 absl::StatusOr<TokenizeCall> ParseTokenize(const Json& body, std::string_view text,
-                                           const std::string& base_name) {
+                                           const OpenAiFacts& facts) {
   TokenizeCall request;
   OpenAiRequest named;
   Fields fields(body);
-  if (fields.Has("model")) ReadModel(fields, base_name, &named, &request.call);
+  if (fields.Has("model")) ReadModel(fields, facts, &named, &request.call);
   fields.Bool("add_special_tokens");  // byte-level tokenizers add none
   request.with_texts = fields.Bool("return_token_strs").value_or(false);
   request.call.prompt = fields.Text("prompt");

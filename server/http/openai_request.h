@@ -35,12 +35,18 @@ struct OpenAiRequest {
   int samples = 1;                     // of each prompt, made; the best of them are given
 };
 
-// `text`: the body as it was sent. `base_name`: what `model` calls the base model.
-// InvalidArgument: a field at fault. NotFound: `model` can be no adapter's name.
+// What a request is read against.
+struct OpenAiFacts {
+  std::string base_name;     // what `model` calls the base model
+  std::string adapters_dir;  // as in HttpFacts
+};
+
+// `text`: the body as it was sent. InvalidArgument: a field at fault. NotFound: `model` can be no
+// adapter's name.
 absl::StatusOr<OpenAiRequest> ParseCompletion(const Json& body, std::string_view text,
-                                              const std::string& base_name);
+                                              const OpenAiFacts& facts);
 absl::StatusOr<OpenAiRequest> ParseChat(const Json& body, std::string_view text,
-                                        const std::string& base_name);
+                                        const OpenAiFacts& facts);
 
 struct TokenizeCall {
   GenerateCall call;  // prompt, or messages and tools
@@ -48,7 +54,7 @@ struct TokenizeCall {
 };
 // vLLM's request for the tokens of a prompt or of messages.
 absl::StatusOr<TokenizeCall> ParseTokenize(const Json& body, std::string_view text,
-                                           const std::string& base_name);
+                                           const OpenAiFacts& facts);
 
 // NotFound, as OpenAI's clients know it.
 absl::Status NoSuchModel(const std::string& model);

@@ -169,7 +169,8 @@ class Exchange {
 void Generate(const HttpContext& context, bool chat, const HttpRequest& http, HttpReply& reply) {
   const auto body = ParseJson(http.body);
   if (!body.ok()) return Refuse(body.status(), reply);
-  auto request = (chat ? ParseChat : ParseCompletion)(*body, http.body, context.facts().model);
+  const OpenAiFacts facts{context.facts().model, context.facts().adapters_dir};
+  auto request = (chat ? ParseChat : ParseCompletion)(*body, http.body, facts);
   if (!request.ok()) return Refuse(request.status(), reply);
   for (GenerateCall& call : request->calls) {
     call.adapter_headers = http.Values("x-adapter-id");

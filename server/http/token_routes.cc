@@ -75,7 +75,8 @@ void TokenizeForLorax(const HttpContext& context, const Json& body, HttpReply& r
 
 void TokenizeForVllm(const HttpContext& context, const Json& body, std::string_view text,
                      HttpReply& reply) {
-  const auto request = ParseTokenize(body, text, context.facts().model);
+  const auto request =
+      ParseTokenize(body, text, {context.facts().model, context.facts().adapters_dir});
   if (!request.ok()) return RefuseVllm(request.status(), reply);
   const GenerateCall& call = request->call;
   Gateway::Tokenized tokenized;

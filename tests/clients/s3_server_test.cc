@@ -135,6 +135,19 @@ TEST_F(S3Server, AServerRegistersFromThere) {
   EXPECT_EQ(text({{"adapter_id", "s3://bucket/team/a"}, {"adapter_source", "s3"}}), plain);
   EXPECT_EQ(text({{"adapter_id", "bucket/team/a"}, {"adapter_source", "S3"}}), plain);
   EXPECT_NE(text(Json::object()), plain);
+  const HttpAnswer named =
+      Post(server.server().http_port(), "/generate",
+           {{"inputs", "hi"}, {"parameters", {{"adapter_id", "mine"}, {"max_new_tokens", 1}}}});
+  EXPECT_EQ(named.headers.at("x-adapter-source"), "s3");
+  // LoRAX's routes for OpenAI's clients take the same.
+  const HttpAnswer completed = Post(server.server().http_port(), "/v1/completions",
+                                    {{"model", "bucket/team/a"},
+                                     {"adapter_source", "s3"},
+                                     {"prompt", "hi"},
+                                     {"temperature", 0},
+                                     {"max_tokens", 8}});
+  EXPECT_EQ(completed.status, 200) << completed.body;
+  EXPECT_EQ(completed.json()["choices"][0]["text"], plain);
 }
 
 }  // namespace

@@ -4,6 +4,7 @@
 #include "absl/strings/str_cat.h"
 #include "gmock/gmock.h"
 #include "server/http/lorax_answer.h"
+#include "tests/fakes/fake_hub.h"
 #include "tests/server/api/tiny_server.h"
 #include "tests/server/http/http_call.h"
 
@@ -408,6 +409,26 @@ TEST_F(LoraxRoutesTest, SeveralMergedAdaptersAreOneNewAdapter) {
   }
 }
 
+TEST_F(LoraxRoutesTest, MergesAreMadeOfWhatTheirSourceHas) {
+  server_.WriteAdapter("twin", 4, false);
+  const Json expected = Generate(Merged("plain", "twin")).json();
+  const std::string root = server_.adapters().path();
+  const auto from = [](Json body, const char* source) {
+    body["parameters"]["adapter_source"] = source;
+    return body;
+  };
+  const HttpAnswer local = Generate(from(Merged((root + "/plain").c_str(), "twin"), "local"));
+  EXPECT_EQ(local.json(), expected) << local.body;
+  EXPECT_EQ(local.headers.at("x-adapter-source"), "local");
+  Error(Generate(from(Merged("/etc", "twin"), "local")), 422, "validation");
+  EXPECT_THAT(Error(Generate(from(Merged("plain", "twin"), "pbase")), 424, "generation"),
+              HasSubstr("'plain', 'twin': Predibase's own store (pbase) is not served"));
+  EXPECT_THAT(Error(Generate(from(Merged("plain", "twin"), "elsewhere")), 424, "generation"),
+              HasSubstr("invalid source 'elsewhere' when downloading adapter 'plain', 'twin'"));
+  EXPECT_THAT(Error(Generate(from(Merged("plain", "twin"), "s3")), 424, "generation"),
+              HasSubstr("register each"));
+}
+
 TEST_F(LoraxRoutesTest, MergesThatCannotBeMadeSayWhy) {
   EXPECT_THAT(Error(Generate(Merged("plain", "other")), 424, "generation"),
               HasSubstr("linear needs equal ranks"));
@@ -456,6 +477,37 @@ TEST_F(LoraxRoutesTest, UnknownMembersAndNullsAreNobodysBusiness) {
   EXPECT_EQ(
       Post(port(), "/generate", {{"inputs", "hi"}, {"parameters", nullptr}, {"x", {1, 2}}}).status,
       200);
+}
+
+// Whatever the client says or leaves out.
+TEST(LoraxSources, AnAnswerSaysWhereItsAdapterIsFrom) {
+  FakeHub hub;
+  TemporaryFolder data;
+  Config config;
+  config.hub_allow = "org/*";
+  config.hub_endpoint = hub.endpoint();
+  config.hub_redirect_hosts = hub.cdn_place();
+  config.data_dir = data.path();
+  TinyServer server(config);
+  hub.Commit("org/a", FakeHub::FilesOf(server.adapters().path() + "/plain"));
+  const auto source = [&server](Json parameters, bool stream = false) {
+    HttpAnswer answer =
+        Post(server.server().http_port(), "/", ClientBody(std::move(parameters), stream));
+    EXPECT_EQ(answer.status, 200) << answer.body;
+    return answer.headers["x-adapter-source"];
+  };
+  EXPECT_EQ(source({{"adapter_id", "org/a"}}), "hub");
+  EXPECT_EQ(source({{"adapter_id", "org/a"}}, /*stream=*/true), "hub");
+  EXPECT_EQ(source({{"adapter_id", "plain"}}), "local");
+  EXPECT_EQ(source({{"adapter_id", "plain"}, {"adapter_source", "hub"}}), "local")
+      << "a folder comes before the hub";
+  EXPECT_EQ(source(Json::object()), "");
+  EXPECT_EQ(source({{"merged_adapters", {{"ids", {"plain", "org/a"}}, {"weights", {0.5, 0.5}}}}}),
+            "local,hub");
+  const HttpAnswer loaded = Post(server.server().http_port(), "/v1/load_lora_adapter",
+                                 {{"lora_name", "mine"}, {"lora_path", "org/a"}});
+  EXPECT_EQ(loaded.status, 200) << loaded.body;
+  EXPECT_EQ(source({{"adapter_id", "mine"}}), "hub");
 }
 
 TEST_F(LoraxRoutesTest, InfoSaysTheLimits) {

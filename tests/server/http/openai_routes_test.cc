@@ -344,7 +344,9 @@ TEST_F(OpenAiRoutesTest, FaultsNameTheirField) {
       {{{"structured_outputs", {{"regex", ""}}}}, "structured_outputs.regex"},
       {{{"guided_choice", Json::array()}}, "guided_choice"},
       {{{"min_tokens", 3}}, "min_tokens"},
-      {{{"adapter_source", "bogus"}}, "adapter_source"},
+      {{{"adapter_source", "bogus"}, {"model", "plain"}}, "adapter_source"},
+      {{{"adapter_source", "pbase"}, {"model", "plain"}}, "adapter_source"},
+      {{{"adapter_source", 7}}, "adapter_source"},
       {{{"use_beam_search", true}}, "use_beam_search"},
       {{{"early_stopping", true}}, "early_stopping"},
       {{{"prompt_embeds", "x"}}, "prompt_embeds"},
@@ -434,6 +436,21 @@ TEST_F(OpenAiRoutesTest, TheHeaderMayNameTheAdapterToo) {
                      {{"x-adapter-id", "plain"}}),
                 400, "invalid_value", "x-adapter-id");
   }
+}
+
+// As on LoRAX's own routes.
+TEST_F(OpenAiRoutesTest, AModelMayBeAPathBeneathTheRoot) {
+  const std::string root = server_.adapters().path();
+  const auto complete = [this](const std::string& model, const char* source) {
+    return Complete(Completion({{"model", model}, {"adapter_source", source}}));
+  };
+  const Json expected = complete("plain", "local").json()["choices"];
+  EXPECT_EQ(complete(root + "/plain", "Local").json()["choices"], expected);
+  ExpectError(complete("/etc", "local"), 400, "invalid_value", "model");
+  EXPECT_EQ(complete(root + "/plain", "hub").status, 404) << "no path unless it is said to be one";
+  // No bucket is allowed here, so there is no such model.
+  ExpectError(complete("bucket/team/x", "s3"), 404, "model_not_found", nullptr);
+  EXPECT_EQ(complete("tiny-llama", "local").status, 200);
 }
 
 TEST_F(OpenAiRoutesTest, AnyKeyDoesWhereThereAreNone) {
