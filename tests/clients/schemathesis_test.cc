@@ -2,9 +2,10 @@
 #include <google/protobuf/descriptor.h>
 #include <gtest/gtest.h>
 
-#include "absl/strings/match.h"
+#include <cstdlib>
+#include <regex>
+
 #include "absl/strings/str_cat.h"
-#include "absl/time/clock.h"
 #include "tests/fakes/subprocess.h"
 #include "tests/server/api/tiny_server.h"
 #include "tests/server/http/http_call.h"
@@ -13,25 +14,27 @@ namespace lorica {
 namespace {
 
 constexpr int kSkipped = 77;
-constexpr absl::Duration kLimit = absl::Seconds(60);
+constexpr int kCasesMin = 3000;  // of 41 operations: fewer, and it was let off something
+
+// How many requests the tool says that it has made, in all of its runs.
+int CasesIn(const std::string& output) {
+  static const std::regex kGenerated("([0-9]+) generated");
+  int cases = 0;
+  for (std::sregex_iterator it(output.begin(), output.end(), kGenerated), end; it != end; ++it) {
+    cases += std::atoi((*it)[1].str().c_str());
+  }
+  return cases;
+}
 
 TEST(SchemathesisTest, FindsNothing) {
   TinyServer server;
-  const std::string url = absl::StrCat("http://127.0.0.1:", server.server().http_port());
-  const auto run = [&url](const char* seed) {
-    return RunToEnd({"/usr/bin/env", absl::StrCat("LORICA_SEED=", seed),
-                     LORICA_SOURCE_DIR "/tests/clients/run_schemathesis.sh", url});
-  };
-  // An environment that had to be made is not counted: the first run may be the slower one.
-  absl::Time began = absl::Now();
-  RunResult result = run("1");
+  const RunResult result =
+      RunToEnd({LORICA_SOURCE_DIR "/tests/clients/run_schemathesis.sh",
+                absl::StrCat("http://127.0.0.1:", server.server().http_port())});
   if (result.code == kSkipped) GTEST_SKIP() << "no Python environment";
-  if (absl::StrContains(result.error, "making ")) {
-    began = absl::Now();
-    result = run("2");
-  }
   EXPECT_EQ(result.code, 0) << result.output << result.error;
-  EXPECT_LT(absl::Now() - began, kLimit);
+  std::printf("%d cases\n", CasesIn(result.output));
+  EXPECT_GT(CasesIn(result.output), kCasesMin) << result.output;
   EXPECT_TRUE(server.Status().state() == v1::SERVING_STATE_SERVING);
 }
 
