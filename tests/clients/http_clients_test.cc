@@ -4,6 +4,7 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <filesystem>
 #include <fstream>
 #include <nlohmann/json.hpp>
 
@@ -42,7 +43,8 @@ class HttpClientsTest : public ::testing::Test {
   Json Run(const std::string& environment, const std::string& script) {
     const RunResult run =
         RunToEnd({LORICA_SOURCE_DIR "/tests/clients/run_http_client.sh", environment, script,
-                  absl::StrCat("http://127.0.0.1:", server_->http_port()), kAdapter},
+                  absl::StrCat("http://127.0.0.1:", server_->http_port()), kAdapter,
+                  std::filesystem::canonical(DemoAdaptersPath()).string()},
                  golden_.at("prompt"));
     if (run.code == kSkipped) return nullptr;
     EXPECT_EQ(run.code, 0) << run.error;

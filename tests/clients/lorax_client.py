@@ -1,12 +1,13 @@
 """Everything that lorax-client can do here, against a server on its own.
 
-lorax_client.py URL ADAPTER_ID < PROMPT   prints [token ids, text] of the adapter's answer"""
-import asyncio, json, sys
+lorax_client.py URL ADAPTER_ID ADAPTERS_DIR < PROMPT
+prints [token ids, text] of the adapter's answer"""
+import asyncio, json, sys, urllib.request
 
 from lorax import AsyncClient, Client
 from lorax.errors import GenerationError, ValidationError
 
-url, adapter = sys.argv[1:3]
+url, adapter, adapters_dir = sys.argv[1:4]
 prompt = sys.stdin.read()
 client = Client(url, headers={"Authorization": "Bearer not-used"})
 
@@ -32,6 +33,11 @@ assert all(event.generated_text is None for event in events[:-1])
 
 named = client.generate(prompt, adapter_id=adapter, adapter_source="local", max_new_tokens=64)
 assert named.generated_text == whole.generated_text
+placed = client.generate(prompt, adapter_id=f"{adapters_dir}/{adapter}", adapter_source="local",
+                         max_new_tokens=64)
+assert placed.generated_text == whole.generated_text
+must_raise(ValidationError, lambda: client.generate(
+    prompt, adapter_id="/etc", adapter_source="local"))
 base = client.generate(prompt, max_new_tokens=8)
 assert base.generated_text != whole.generated_text
 full = client.generate(prompt, max_new_tokens=8, return_full_text=True)
@@ -53,11 +59,29 @@ assert stopped.generated_text.endswith(base.generated_text[-2:])
 
 must_raise(GenerationError, lambda: client.generate(prompt, adapter_id="missing/one"))
 must_raise(GenerationError, lambda: list(client.generate_stream(prompt, adapter_id="missing/one")))
-must_raise(GenerationError, lambda: client.generate(
+sentence = must_raise(GenerationError, lambda: client.generate(
     prompt, adapter_id="x/y", adapter_source="pbase"))
-merge = dict(ids=[adapter, "headline"], weights=[0.5, 0.5], merge_strategy="linear",
-             density=0.5)
-must_raise(GenerationError, lambda: client.generate(prompt, merged_adapters=merge))
+assert "(pbase) is not served" in sentence, sentence
+
+# Twice the same, with weights whose roots add up to one: PEFT's linear makes the adapter of it.
+twin = {"lora_name": "twin", "lora_path": adapter}
+urllib.request.urlopen(urllib.request.Request(
+    url + "/v1/load_lora_adapter", json.dumps(twin).encode(), {"Content-Type": "application/json"}))
+merge = dict(ids=[adapter, "twin"], weights=[0.25, 0.25], merge_strategy="linear", density=0.5)
+merged = client.generate(prompt, merged_adapters=merge, max_new_tokens=64)
+assert merged.generated_text == whole.generated_text, merged.generated_text
+assert client.generate(prompt, max_new_tokens=64, merged_adapters=merge | dict(
+    weights=[0.01, 0.01])).generated_text != whole.generated_text
+for strategy in ("ties", "dare_linear", "dare_ties"):
+    made = client.generate(prompt, max_new_tokens=4, merged_adapters=merge | dict(
+        merge_strategy=strategy, majority_sign_method="frequency"))
+    assert made.details.generated_tokens > 0, strategy
+merge["ids"] = [adapter, "headline"]  # of other ranks
+sentence = must_raise(GenerationError, lambda: client.generate(prompt, merged_adapters=merge))
+assert "linear needs equal ranks" in sentence, sentence
+sentence = must_raise(GenerationError, lambda: client.generate(
+    prompt, merged_adapters=merge, adapter_source="pbase"))
+assert "(pbase) is not served" in sentence, sentence
 must_raise(ValidationError, lambda: client.generate(prompt, max_new_tokens=10**6))
 must_raise(ValidationError, lambda: client.generate(prompt, stop_sequences=["x"] * 100))
 schema = {"type": "object", "required": ["city", "visitors"], "properties": {
