@@ -348,6 +348,41 @@ TEST_P(ProxiesTest, AReplicaThatDrainsEndsItsStreamsAndItsAdaptersMove) {
   EXPECT_EQ(replicas_[owner]->WaitForExit(absl::Seconds(20)), 0);
 }
 
+// nginx asks nobody for its health, so it has to be told: then nothing crosses the drain.
+TEST_P(ProxiesTest, NobodyNoticesTheDrainOfAReplicaThatWasTakenOutBefore) {
+  if (std::string(GetParam()) != "nginx") GTEST_SKIP() << "HAProxy learns of it by itself";
+  const std::string adapter = NameOf(0);
+  const auto call = [&] {
+    const absl::Status status = NewClient()->Generate(Request(adapter, 1)).status();
+    EXPECT_TRUE(status.ok()) << status;
+  };
+  const int owner = OwnerOf(call);
+  ASSERT_NE(owner, -1);
+  std::vector<std::pair<std::string, std::string>> down;
+  for (const std::string& place :
+       {replicas_[owner]->address(), absl::StrCat("127.0.0.1:", replicas_[owner]->http_port())}) {
+    down.emplace_back(absl::StrCat("server ", place, " "),
+                      absl::StrCat("server ", place, " down "));
+  }
+  const std::string config = ReadFile(folder_.path() + "/config");
+  folder_.Write("config", absl::StrReplaceAll(config, down));
+  proxy_->Signal(SIGHUP);
+  constexpr int kInARow = 20;  // old workers take their last connections meanwhile
+  const absl::Time limit = absl::Now() + absl::Seconds(20);
+  for (int moved = 0; moved < kInARow && absl::Now() < limit;) {
+    moved = OwnerOf(call) == owner ? 0 : moved + 1;
+  }
+  ASSERT_NE(OwnerOf(call), owner);
+  gone_ = owner;
+  replicas_[owner]->Signal(SIGTERM);
+  const absl::Time end = absl::Now() + kDrainNotice + absl::Seconds(2);
+  while (absl::Now() < end) {
+    call();
+    EXPECT_EQ(Post(adapter, "hi").status, 200);
+  }
+  EXPECT_EQ(replicas_[owner]->WaitForExit(absl::Seconds(20)), 0);
+}
+
 // What the library behind it would choke on does not reach it; 50 streams beside go on.
 TEST_P(ProxiesTest, HeaderBombsAndBrokenHeadersStopAtTheProxy) {
   Beside beside(this, 50);
