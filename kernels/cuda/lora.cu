@@ -169,17 +169,6 @@ struct SlabTile {
   float scale;
 };
 
-// What of a plan's entry concerns the shrink.
-struct SlabEntry {
-  const uint32_t* a_tiles;
-  uint32_t a_run;
-  int rank_tiles;
-  float scale;
-};
-__device__ __forceinline__ SlabEntry SlabEntryOf(const PlanEntry& entry) {
-  return {entry.a_tiles, entry.a_run, entry.rank_tiles, entry.scale};
-}
-
 struct ManyStage {
   Element x[kManyRows][kStageInputs + 8];  // so that the banks of neighbouring rows differ
   Element a[kSlabTiles][kStageInputs][kTileRanks];
@@ -197,12 +186,12 @@ static_assert(sizeof(ManySums) <= sizeof(ManyShared::stages) && sizeof(ManyStage
 // u has them. Returns how many, kSlabTiles at most. One warp, an entry each; `own` is the lane's
 // if there is but one term.
 __device__ int FillSlab(SlabTile* slab, const LoraWork& work, const RowTile& tile,
-                        const SlabEntry& own, int first) {
+                        const ShrinkEntry& own, int first) {
   static_assert(kMixTermsMax * kGroupModulesMax <= 32);
   const int modules = ModuleCount(work.pair % 4), lane = threadIdx.x;
-  SlabEntry entry = own;
+  ShrinkEntry entry = own;
   if (tile.term_count > 1 && lane < tile.term_count * modules) {
-    entry = SlabEntryOf(work.entries[tile.term_begin * modules + lane]);
+    entry = ShrinkEntryOf(work.entries[tile.term_begin * modules + lane]);
   }
   if (lane >= tile.term_count * modules) entry.rank_tiles = 0;
   int end = entry.rank_tiles;
@@ -377,7 +366,7 @@ __device__ __forceinline__ void StoreSlab(const float (&d)[kSlabTiles][kRowHalve
 
 // u of a tile whose sums GluPostMany has left in parts. One block.
 __device__ __forceinline__ void AddDownParts(const LoraWork& work, const RowTile& tile,
-                                             const DownEntry& entry) {
+                                             const ShrinkEntry& entry) {
   constexpr int kPairs = kDownRanks / 2;
   static_assert(kManyThreads == kManyRows * kPairs);
   const int row = threadIdx.x / kPairs, pair = threadIdx.x % kPairs;
@@ -406,8 +395,8 @@ __global__ void __launch_bounds__(kManyThreads, 1)
   const int at = blockIdx.x / kParts, part = blockIdx.x % kParts;
   const TileStart& start = work.tile_starts[at];  // read before it is known whether it is there
   const RowTile tile = start.tile;
-  const SlabEntry own = SlabEntryOf(start.entries[min(threadIdx.x, kGroupModulesMax - 1u)]);
-  const DownEntry down = DownEntryOf(start);
+  const ShrinkEntry own = ShrinkEntryOf(start.entries[min(threadIdx.x, kGroupModulesMax - 1u)]);
+  const ShrinkEntry down = DownEntryOf(start);
   if (at >= work.counts->row_tiles) return;
   WaitForPredecessor();
   if (work.down_parts && down.rank_tiles > 0) {

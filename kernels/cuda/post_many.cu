@@ -27,7 +27,7 @@ struct DownWeights {
   uint4 tiles[2][kGroupColumns];  // an input's ranks, 16 bytes
 
   // Starts the copy of inputs [first, ffn). All lanes.
-  __device__ __forceinline__ void Copy(const DownEntry& entry, const std::byte* arena, int first,
+  __device__ __forceinline__ void Copy(const ShrinkEntry& entry, const std::byte* arena, int first,
                                        int ffn) {
     const int lane = threadIdx.x % 32, wide = first / kTileWidth;
 #pragma unroll
@@ -119,7 +119,7 @@ __global__ void __launch_bounds__(kGluThreads, 4)
   const int first = (blockIdx.x * (kGluThreads / 32) + warp) * kGroupColumns;
   const int column = first + 8 * g;
   const TileLora<2> lora(plan, PairOf(layer, LoraGroup::kGateUp), blockIdx.y);
-  const DownEntry down = DownEntryOf(plan, layer, blockIdx.y);
+  const ShrinkEntry down = DownEntryOf(plan, layer, blockIdx.y);
   if (blockIdx.y >= step.counts->all_tiles) return;
   const RowTile& tile = lora.tile;
   GluWarp& own = shared.warps[warp];

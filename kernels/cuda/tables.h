@@ -238,20 +238,23 @@ inline constexpr int kDownRanks = 16;     // for tiles of one term with at most 
 inline constexpr int kDownColumns = 256;  // of a block
 
 #ifdef __CUDACC__
-// What that needs of a tile. rank_tiles 0: it is not done by the way.
-struct DownEntry {
+// What of a plan's entry concerns the shrink.
+struct ShrinkEntry {
   const uint32_t* a_tiles;
   uint32_t a_run;
   int rank_tiles;
   float scale;
 };
-__device__ __forceinline__ DownEntry DownEntryOf(const TileStart& start) {
-  const PlanEntry& entry = start.entries[0];
-  DownEntry out = {entry.a_tiles, entry.a_run, entry.rank_tiles, entry.scale};
-  if (start.tile.term_count != 1 || out.rank_tiles * 8 > kDownRanks) out.rank_tiles = 0;
+__device__ __forceinline__ ShrinkEntry ShrinkEntryOf(const PlanEntry& entry) {
+  return {entry.a_tiles, entry.a_run, entry.rank_tiles, entry.scale};
+}
+// Of a tile's down product. rank_tiles 0: its shrink is not done by the way.
+__device__ __forceinline__ ShrinkEntry DownEntryOf(const TileStart& start) {
+  ShrinkEntry out = ShrinkEntryOf(start.entries[0]);
+  if (start.tile.term_count != 1 || out.rank_tiles * kTileRanks > kDownRanks) out.rank_tiles = 0;
   return out;
 }
-__device__ __forceinline__ DownEntry DownEntryOf(const LoraPlan& plan, int layer, int tile) {
+__device__ __forceinline__ ShrinkEntry DownEntryOf(const LoraPlan& plan, int layer, int tile) {
   const int64_t pair = layer * 4 + static_cast<int>(LoraGroup::kDown);
   return DownEntryOf(plan.tile_starts[pair * plan.tile_stride + tile]);
 }
