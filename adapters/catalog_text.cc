@@ -48,9 +48,10 @@ absl::Status DeletedAdapter(const std::string& id) {
 
 absl::Status AboutAdapter(const std::string& id, const absl::Status& status) {
   if (absl::IsNotFound(status)) return UnknownAdapter(id);
+  const std::string named = absl::StrCat("adapter ", Quoted(id));
+  if (IsAdapterFault(status) && absl::StartsWith(status.message(), named)) return status;
   const absl::string_view kind = absl::IsFailedPrecondition(status) ? " cannot be served: " : ": ";
-  return AdapterFault(
-      absl::Status(status.code(), absl::StrCat("adapter ", Quoted(id), kind, status.message())));
+  return AdapterFault(absl::Status(status.code(), absl::StrCat(named, kind, status.message())));
 }
 
 absl::Status OtherContent(const std::string& location, const std::string& digest_now,

@@ -28,7 +28,7 @@ absl::Status BeingFetched(const std::string& id);
 // What a name was registered with is not what the place it came from holds now.
 absl::Status OtherContent(const std::string& location, const std::string& digest_now,
                           const std::string& registered);
-// The sentence of another part, about this adapter.
+// The sentence of another part, about this adapter; one that names it already as it is.
 absl::Status AboutAdapter(const std::string& id, const absl::Status& status);
 
 // Whether a base that an adapter names, "org/Name" or a path, is clearly another than `base`:

@@ -95,6 +95,20 @@ TEST_F(HubFaults, WhatTheHubKeepsToItselfIsNoMatterOfOurKeys) {
   EXPECT_EQ(OpenAi("org/a").status, 403);
 }
 
+TEST_F(HubFaults, AFaultNamesItsAdapterOnce) {
+  hub_.Commit("org/bad", {{"adapter_config.json", R"({"peft_type": "LORA", "r": 0})"},
+                          {"adapter_model.safetensors", "none"}});
+  for (int times = 0; times < 2; ++times) {  // the second one is remembered
+    const HttpAnswer answer =
+        Post(server_->server().http_port(), "/lorica.v1.AdapterService/RegisterAdapter",
+             {{"adapter_id", "mine"}, {"source", "org/bad"}});
+    EXPECT_EQ(answer.status, 400) << answer.body;
+    const std::string text = answer.json()["message"];
+    EXPECT_THAT(text, StartsWith("adapter 'org/bad' cannot be served: "));
+    EXPECT_EQ(text.find("cannot be served"), text.rfind("cannot be served")) << text;
+  }
+}
+
 TEST(BodiesThatAreNoJson, Are400OnEveryRoute) {
   TinyServer server;
   for (const char* path : {"/", "/generate", "/generate_stream", "/invocations", "/tokenize",
