@@ -102,6 +102,77 @@ TEST(AdapterServiceNames, MovesUnderLoadNeitherFailNorMixRequests) {
   EXPECT_EQ(server.Status().counters().requests_failed(), 0);
 }
 
+// An alias goes to and fro and its targets come and go, some of them by what they are expected to
+// be, while four clients use all of them. A name that is there is answered by one version; one that
+// is deleted is unknown, and to nobody who had it already.
+TEST(AdapterServiceNames, AliasesDeletionsAndExpectedMovesUnderLoad) {
+  const TemporaryFolder data;
+  TinyServer server(DataIn(data));
+  std::map<std::string, std::vector<int32_t>> expected;
+  std::map<std::string, std::string> generations;
+  for (const char* id : {"plain", "other"}) {
+    const Answered alone = Generate(server, id);
+    ASSERT_TRUE(alone.status.ok()) << alone.status.error_message();
+    expected[alone.generation] = alone.tokens;
+    generations[id] = alone.generation;
+    ASSERT_TRUE(Register(server, std::string("named-") + id, id).ok());
+  }
+  const auto point = [&](const std::string& target) {
+    Context context;
+    v1::SetAliasRequest request;
+    request.set_alias("live");
+    request.set_adapter_id(target);
+    request.set_replace(true);
+    v1::SetAliasResponse response;
+    return server.admin().SetAlias(&context, request, &response);
+  };
+  const auto remove = [&](const std::string& id) {
+    Context context;
+    v1::DeleteAdapterRequest request;
+    request.set_adapter_id(id);
+    v1::DeleteAdapterResponse response;
+    return server.admin().DeleteAdapter(&context, request, &response);
+  };
+  ASSERT_TRUE(point("named-plain").ok());
+
+  std::atomic<bool> stop = false;
+  std::atomic<int> answers = 0;
+  std::atomic<int> unknown = 0;
+  std::vector<std::thread> clients;
+  for (int i = 0; i < 4; ++i) {
+    clients.emplace_back([&, id = std::string(i < 2 ? "live" : "fleeting")] {
+      while (!stop) {
+        const Answered answer = Generate(server, id);
+        if (id == "fleeting" && answer.status.error_code() == StatusCode::NOT_FOUND) {
+          ++unknown;
+          continue;
+        }
+        ASSERT_TRUE(answer.status.ok()) << id << ": " << answer.status.error_message();
+        ASSERT_EQ(expected.count(answer.generation), 1u);
+        ASSERT_EQ(answer.tokens, expected[answer.generation]);
+        ++answers;
+      }
+    });
+  }
+  for (int move = 0; move < 40 || answers < 40; ++move) {
+    const std::string to = move % 2 == 0 ? "other" : "plain";
+    const std::string from = move % 2 == 0 ? "plain" : "other";
+    ASSERT_TRUE(point("named-" + to).ok());
+    ASSERT_EQ(Generate(server, "live", 2).generation, generations[to]);
+    ASSERT_TRUE(Register(server, "fleeting", from).ok());
+    ASSERT_EQ(Register(server, "fleeting", to, false, generations[to]).error_code(),
+              StatusCode::ABORTED);
+    ASSERT_TRUE(Register(server, "fleeting", to, false, generations[from]).ok());
+    ASSERT_EQ(Generate(server, "fleeting", 2).generation, generations[to]);
+    ASSERT_TRUE(remove("fleeting").ok());
+    ASSERT_EQ(Generate(server, "fleeting", 2).status.error_code(), StatusCode::NOT_FOUND);
+  }
+  stop = true;
+  for (std::thread& client : clients) client.join();
+  std::printf("%d answers, %d times unknown\n", answers.load(), unknown.load());
+  EXPECT_EQ(server.Status().counters().requests_failed(), 0);
+}
+
 TEST(AdapterServiceNames, SurviveARestartAndTheLossOfTheirFolder) {
   const TemporaryFolder data;
   std::string generation;
