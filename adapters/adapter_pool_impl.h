@@ -1,6 +1,7 @@
 // The engine-thread side of AdapterPool: entries, tiers and the fetch state machine.
 #pragma once
 
+#include <deque>
 #include <memory>
 #include <set>
 #include <string>
@@ -76,7 +77,9 @@ struct AdapterPool::Impl {
   void Publish(absl::Time now);
   void AbandonUnasked();
   bool DropIfEmpty(const std::string& digest);
+  void Remember(const PoolEntry& entry);
   PoolEntryInfo InfoOf(const PoolEntry& entry) const;
+  bool InfoOfPast(const std::string& digest, PoolEntryInfo* info) const;
   PoolStats Stats() const;
 
   const PoolOptions options;
@@ -92,8 +95,12 @@ struct AdapterPool::Impl {
   int64_t next_entry = 1;
   absl::flat_hash_map<int64_t, std::unique_ptr<PoolEntry>> entries;
   absl::flat_hash_map<std::string, PoolEntry*> by_digest;
-  std::set<int64_t> fetching;  // fetch != kNone
-  std::set<int64_t> driven;    // someone waits for a command
+  // Of generations without an entry, and in which order these went.
+  absl::flat_hash_map<std::string, PoolPast> past;
+  std::deque<std::string> past_order;
+  std::vector<std::string> forgotten;  // of these, since the last Publish
+  std::set<int64_t> fetching;          // fetch != kNone
+  std::set<int64_t> driven;            // someone waits for a command
   std::set<int64_t> pinned_on_device;
   int64_t pinned_bytes[2] = {};  // of host and device
   absl::flat_hash_set<std::string> dirty;

@@ -212,6 +212,9 @@ PoolEntry* AdapterPool::Impl::Find(const std::string& digest) const {
 PoolEntry& AdapterPool::Impl::EntryFor(const GenerationPtr& generation) {
   if (PoolEntry* entry = Find(generation->digest)) return *entry;
   auto entry = std::make_unique<PoolEntry>();
+  if (const auto before = past.find(generation->digest); before != past.end()) {
+    static_cast<PoolPast&>(*entry) = before->second;
+  }
   entry->id = next_entry++;
   entry->generation = generation;
   PoolEntry& made = *entry;
@@ -231,9 +234,21 @@ bool AdapterPool::Impl::DropIfEmpty(const std::string& digest) {
   const bool held = entry->busy() || entry->unit != 0 || entry->waited_for() ||
                     entry->pinned != AdapterTier::kSource || host.Contains(entry->id);
   if (held) return false;
+  Remember(*entry);
   by_digest.erase(digest);
   entries.erase(int64_t{entry->id});
   return true;
+}
+
+// Those that went first give way.
+void AdapterPool::Impl::Remember(const PoolEntry& entry) {
+  if (entry.load_count == 0) return;
+  const std::string& digest = entry.generation->digest;
+  if (past.insert_or_assign(digest, entry).second) past_order.push_back(digest);
+  if (std::ssize(past) <= kPoolRememberedMax) return;
+  forgotten.push_back(past_order.front());
+  past.erase(past_order.front());
+  past_order.pop_front();
 }
 
 void AdapterPool::Impl::Publish(absl::Time now) {
@@ -243,15 +258,22 @@ void AdapterPool::Impl::Publish(absl::Time now) {
   for (const std::string& digest : dirty) {
     PoolEntryInfo info;
     info.digest = digest;
-    if (!DropIfEmpty(digest)) info = InfoOf(*Find(digest));
+    const bool dropped = DropIfEmpty(digest);
+    if (!dropped) info = InfoOf(*Find(digest));
+    const bool known = !dropped || InfoOfPast(digest, &info);
     info.last_error = failures.LastError(digest);
-    if (Find(digest) == nullptr && info.last_error.ok()) {
+    if (!known && info.last_error.ok()) {
       gone.push_back(digest);
     } else {
       changed.push_back(std::move(info));
     }
   }
   dirty.clear();
+  for (std::string& digest : forgotten) {
+    if (Find(digest) == nullptr && failures.LastError(digest).ok())
+      gone.push_back(std::move(digest));
+  }
+  forgotten.clear();
   mailbox->Publish(std::move(changed), gone, Stats());
 }
 
@@ -269,6 +291,16 @@ PoolEntryInfo AdapterPool::Impl::InfoOf(const PoolEntry& entry) const {
   info.last_used = entry.last_used;
   info.last_load = entry.last_load;
   return info;
+}
+
+bool AdapterPool::Impl::InfoOfPast(const std::string& digest, PoolEntryInfo* info) const {
+  const auto before = past.find(digest);
+  if (before == past.end()) return false;
+  info->hit_count = before->second.hit_count;
+  info->load_count = before->second.load_count;
+  info->last_used = before->second.last_used;
+  info->last_load = before->second.last_load;
+  return true;
 }
 
 PoolStats AdapterPool::Impl::Stats() const {
@@ -300,6 +332,7 @@ PoolStats AdapterPool::Impl::Stats() const {
 
 void AdapterPool::Impl::CheckInvariants() const {
   host.CheckInvariants();
+  LORICA_CHECK(past.size() == past_order.size() && past.size() <= size_t{kPoolRememberedMax});
   int32_t mounted = 0;
   int32_t copying = 0;
   int32_t places = 0;

@@ -19,7 +19,17 @@ namespace lorica {
 // load for the host tier alone ends after kLoading.
 enum class FetchState : uint8_t { kNone, kLoading, kRoom, kCopying };
 
-struct PoolEntry {
+inline constexpr int kPoolRememberedMax = 16'384;  // generations that have left all tiers
+
+// What is told of a generation, also after it has left all tiers.
+struct PoolPast {
+  int64_t hit_count = 0;
+  int64_t load_count = 0;
+  absl::Time last_used = absl::InfinitePast();
+  absl::Duration last_load = absl::ZeroDuration();
+};
+
+struct PoolEntry : PoolPast {
   struct Waiter {
     AdapterTier tier = AdapterTier::kHost;
     bool pin = false;
@@ -49,11 +59,6 @@ struct PoolEntry {
 
   std::vector<Waiter> waiters;
   std::vector<Eviction> evictions;
-
-  int64_t hit_count = 0;
-  int64_t load_count = 0;
-  absl::Time last_used = absl::InfinitePast();
-  absl::Duration last_load = absl::ZeroDuration();
 
   bool busy() const { return leases > 0 || fetch != FetchState::kNone; }
   bool waited_for() const { return !waiters.empty() || !evictions.empty(); }

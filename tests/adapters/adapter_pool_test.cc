@@ -10,6 +10,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/synchronization/notification.h"
+#include "adapters/pool_entry.h"
 #include "tests/fakes/fake_device.h"
 #include "tests/fakes/fake_loader.h"
 
@@ -328,6 +329,42 @@ TEST(AdapterPool, APinThatCannotLoadIsTakenBack) {
   for (int i = 0; i < 3; ++i) world.Turn();
   EXPECT_EQ(pinned->code(), absl::StatusCode::kDataLoss);
   EXPECT_EQ(world.pool->Lookup("a").pinned, AdapterTier::kSource);
+}
+
+TEST(AdapterPool, WhatHasLeftAllTiersIsStillToldOf) {
+  World world(2);
+  ASSERT_TRUE(world.Get(MakeFakeGeneration("a", 2)).ok());
+  ASSERT_TRUE(world.Get(MakeFakeGeneration("a", 2)).ok());
+  world.Turn();
+  const PoolEntryInfo before = world.pool->Lookup("a");
+  EXPECT_GT(before.hit_count, 0);
+  ASSERT_TRUE(world.Get(MakeFakeGeneration("b", 2)).ok());
+  world.Turn();
+  const PoolEntryInfo gone = world.pool->Lookup("a");
+  EXPECT_EQ(gone.tier, AdapterTier::kSource);
+  EXPECT_EQ(gone.hit_count, before.hit_count);
+  EXPECT_EQ(gone.load_count, 1);
+  EXPECT_EQ(gone.last_used, before.last_used);
+  EXPECT_EQ(gone.last_load, before.last_load);
+  ASSERT_TRUE(world.Get(MakeFakeGeneration("a", 2)).ok());
+  world.Turn();
+  EXPECT_EQ(world.pool->Lookup("a").load_count, 2);
+  EXPECT_EQ(world.pool->Lookup("a").hit_count, before.hit_count + 1);
+}
+
+TEST(AdapterPool, BoundsWhatItTellsOfThePast) {
+  World world(1);
+  const auto pass = [&](int from, int to) {
+    for (int i = from; i < to; ++i) {
+      ASSERT_TRUE(world.Get(MakeFakeGeneration(absl::StrCat("g", i), 1)).ok());
+    }
+    world.Turn();
+  };
+  pass(0, kPoolRememberedMax + 1);  // the last one is there still
+  EXPECT_EQ(world.pool->Lookup("g0").load_count, 1);
+  pass(kPoolRememberedMax + 1, kPoolRememberedMax + 2);
+  EXPECT_EQ(world.pool->Lookup("g0").load_count, 0);
+  EXPECT_EQ(world.pool->Lookup("g1").load_count, 1);
 }
 
 TEST(AdapterPool, EvictRefusesWhileLeasedOrWaitsForTheLease) {
