@@ -50,7 +50,7 @@ std::optional<RegisteredName> AdapterCatalog::Named(const NameKey& key) const {
 }
 
 bool AdapterCatalog::MayUse(const std::string& tenant, const std::string& location) const {
-  return IsMerge(location) || scope_ == nullptr || scope_(tenant, location);
+  return IsMerge(location) || scope_ == nullptr || scope_(tenant, ScopeOf(location));
 }
 
 absl::StatusOr<AdapterCatalog::Place> AdapterCatalog::PlaceOf(const std::string& tenant,
@@ -68,7 +68,7 @@ absl::StatusOr<AdapterCatalog::Place> AdapterCatalog::PlaceOf(const std::string&
     const bool long_enough = id.revision.empty() || id.revision.size() >= kRevisionDigitsMin;
     const NamedGeneration* one = long_enough ? FindGeneration(*named, id.revision) : nullptr;
     if (one == nullptr) return NoSuchRevision(adapter_id, named->now().digest);
-    place = {one->location, one->digest, alias_of, true, one->registered_at};
+    place = {one->location, one->digest, alias_of, true, one->registered_at, one->commit};
   }
   if (!MayUse(tenant, place.location)) return UnknownAdapter(adapter_id);
   return place;
@@ -175,7 +175,8 @@ CatalogEntry AdapterCatalog::EntryOf(const std::string& id, const Place& place,
                      .registered = place.registered,
                      .digest = place.digest,
                      .alias_of = place.alias_of,
-                     .registered_at = place.registered_at};
+                     .registered_at = place.registered_at,
+                     .commit = place.commit};
   if (looked.ok()) {
     entry.generation = *std::move(looked);
   } else {

@@ -52,6 +52,7 @@ struct CatalogEntry {
   std::string digest;    // of a registered name or what was fetched, also while nobody has looked
   std::string alias_of;  // empty: no alias
   std::optional<absl::Time> registered_at{};  // what the name stands for
+  std::string commit{};                       // of a hub's repository, when it was registered
   bool fetching = false;                      // on its way to this machine,
   int64_t fetched_bytes = 0;                  // so much of it is here
   int64_t fetch_bytes_total = 0;              // 0: nobody knows yet
@@ -73,7 +74,8 @@ class AdapterCatalog {
   // Both before any other call. Starts from the registry's names and keeps changes there
   // and content in `content`; both outlive the catalog.
   absl::Status Restore(Registry* registry, ContentStore* content);
-  // Which locations a tenant may use; what it may not is unknown to it.
+  // Which locations, of repositories without revision and folder, a tenant may use; what it may not
+  // is unknown to it.
   using Scope = std::function<bool(const std::string& tenant, const std::string& location)>;
   void SetScope(Scope scope) { scope_ = std::move(scope); }
 
@@ -193,12 +195,12 @@ class AdapterCatalog {
     std::string alias_of;
     bool registered = false;
     std::optional<absl::Time> registered_at{};
+    std::string commit{};
     friend bool operator==(const Place&, const Place&) = default;
   };
 
   // Where to look for an id (without or with revision). NotFound: nowhere.
   absl::StatusOr<Place> PlaceOf(const std::string& tenant, const std::string& adapter_id) const;
-  Place PlaceOfName(const RegisteredName& name, const std::string& id) const;
   static bool IsMerge(const std::string& location);
   bool MayUse(const std::string& tenant, const std::string& location) const;
   absl::StatusOr<GenerationPtr> Look(const Place& place);

@@ -7,6 +7,7 @@
 #include "absl/strings/str_cat.h"
 #include "adapters/adapter_catalog.h"
 #include "adapters/catalog_text.h"
+#include "adapters/hub/hub_source.h"
 #include "adapters/hub/object_source.h"
 #include "adapters/hub/quoted.h"
 
@@ -191,8 +192,9 @@ absl::StatusOr<AdapterCatalog::Registered> AdapterCatalog::Register(
   const std::string location = options.location.empty() ? adapter_id : options.location;
   const bool may_fetch = RemoteSourceOf(tenant, location).has_value();
   if (IsObjectLocation(location) && !may_fetch) return UnknownPlace(location);
+  const bool elsewhere = IsRepoFolder(SplitId(location).name) && !may_fetch;
+  if (elsewhere || !MayUse(tenant, location)) return UnknownAdapter(location);
   if (absl::Status s = CheckPlainId(location); !s.ok() && !may_fetch) return s;
-  if (!MayUse(tenant, location)) return UnknownAdapter(location);
   return RegisterAs(
       tenant, adapter_id, location, [&] { return LookAt(tenant, location, options); }, options);
 }
@@ -271,10 +273,11 @@ absl::StatusOr<AdapterCatalog::Registered> AdapterCatalog::RegisterAs(
 
 absl::Status AdapterCatalog::PutMoved(RegisteredName name, const Generation& wanted,
                                       const std::string& location) {
+  const std::string commit = CommitIn(wanted.location, location);
   if (name.generations.empty() || name.now().digest != wanted.digest) {
-    name.MoveTo(wanted.digest, location, absl::Now());
-  } else if (name.now().location != location) {
-    name.Relocate(location);
+    name.MoveTo(wanted.digest, location, absl::Now(), commit);
+  } else if (name.now().location != location || name.now().commit != commit) {
+    name.Relocate(location, commit);
   } else {
     return absl::OkStatus();
   }

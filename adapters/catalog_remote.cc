@@ -3,6 +3,7 @@
 #include "absl/strings/str_cat.h"
 #include "adapters/adapter_catalog.h"
 #include "adapters/catalog_text.h"
+#include "adapters/hub/hub_source.h"
 #include "adapters/hub/object_source.h"
 #include "adapters/hub/quoted.h"
 
@@ -26,8 +27,9 @@ std::optional<RemoteName> AdapterCatalog::RemoteNameOf(const std::string& tenant
     if (!MayUse(tenant, id) || !remote_->Allows(id)) return std::nullopt;
     return RemoteName{id};
   }
-  if (!CheckAdapterId(id).ok()) return std::nullopt;
   RemoteName name = NameIn(id);
+  if (IsRepoFolder(name.repo)) return RemoteAt(tenant, std::move(name));  // nor is this
+  if (!CheckAdapterId(id).ok()) return std::nullopt;
   std::optional<RegisteredName> named = Named({tenant, name.repo});
   if (named.has_value() && named->kind == NameKind::kAlias) {
     name.repo = named->target;
@@ -111,6 +113,7 @@ absl::StatusOr<FoundAdapter> AdapterCatalog::FetchAgain(const std::string& tenan
   if (remote_ == nullptr || !place.ok() || IsMerge(place->location)) return lost;
   auto name = RemoteSourceOf(tenant, place->location);
   if (!name) return lost;
+  if (!place->commit.empty()) name->revision = place->commit;
   if (absl::Status s = Authorise(tenant, token, &*name); !s.ok()) return s;
   absl::StatusOr<FoundAdapter> found = remote_->Find(*name);
   if (!found.ok()) return found;

@@ -7,6 +7,9 @@
 #include "absl/strings/strip.h"
 #include "adapters/adapter.h"
 #include "adapters/adapter_fault.h"
+#include "adapters/hub/hub_reply.h"
+#include "adapters/hub/hub_source.h"
+#include "adapters/hub/object_source.h"
 #include "adapters/hub/quoted.h"
 #include "adapters/hub/retry_delay.h"
 
@@ -16,6 +19,18 @@ IdParts SplitId(const std::string& id) {
   const size_t at = id.find('@');
   if (at == std::string::npos) return {id, ""};
   return {id.substr(0, at), id.substr(at + 1)};
+}
+
+std::string ScopeOf(const std::string& location) {
+  const std::string name = SplitId(location).name;
+  return IsObjectLocation(name) ? name : SplitRepoPlace(name).repo;
+}
+
+std::string CommitIn(const std::string& fetched, const std::string& location) {
+  const IdParts there = SplitId(fetched);
+  const bool pinned = !IsObjectLocation(location) && there.name == SplitId(location).name &&
+                      ParseCommit(there.revision).ok();
+  return pinned ? there.revision : "";
 }
 
 absl::Status CheckPlainId(const std::string& id) {

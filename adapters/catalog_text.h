@@ -17,6 +17,9 @@ struct IdParts {
 };
 IdParts SplitId(const std::string& id);
 
+// What of a location decides who may use it: a repository with all its revisions and folders.
+std::string ScopeOf(const std::string& location);
+
 // Grammar of a name that is given without a revision.
 absl::Status CheckPlainId(const std::string& id);
 
@@ -25,6 +28,8 @@ absl::Status UnknownAdapter(const std::string& id);
 absl::Status UnknownPlace(const std::string& location);
 absl::Status DeletedAdapter(const std::string& id);
 absl::Status BeingFetched(const std::string& id);
+// The commit that `fetched`, as it was brought from a hub for `location`, is of; "": of none.
+std::string CommitIn(const std::string& fetched, const std::string& location);
 // What a name was registered with is not what the place it came from holds now.
 absl::Status OtherContent(const std::string& location, const std::string& digest_now,
                           const std::string& registered);

@@ -33,12 +33,13 @@ void RegisteredName::Forget(int64_t number) {
   }
 }
 
-void RegisteredName::MoveTo(const std::string& digest, const std::string& location, absl::Time at) {
+void RegisteredName::MoveTo(const std::string& digest, const std::string& location, absl::Time at,
+                            const std::string& commit) {
   const int64_t next = generations.empty() ? 1 : generations.back().number + 1;
   const int64_t left = generations.empty() ? 0 : current;
   kind = NameKind::kAdapter;
   current = next;
-  generations.push_back({next, digest, location, at, left});
+  generations.push_back({next, digest, location, commit, at, left});
   const auto same = std::find_if(generations.begin(), generations.end() - 1,
                                  [&](const NamedGeneration& one) { return one.digest == digest; });
   if (same->number != next) Forget(same->number);
@@ -48,7 +49,10 @@ void RegisteredName::MoveTo(const std::string& digest, const std::string& locati
   }
 }
 
-void RegisteredName::Relocate(const std::string& location) { At(current)->location = location; }
+void RegisteredName::Relocate(const std::string& location, const std::string& commit) {
+  At(current)->location = location;
+  At(current)->commit = commit;
+}
 
 // The way back is no longer than the history, whatever a file says.
 bool RegisteredName::CameBy(int64_t number) const {

@@ -20,6 +20,7 @@ struct NamedGeneration {
   int64_t number = 0;    // grows with each move of the name to new content
   std::string digest;    // 64 hex digits
   std::string location;  // in the adapters' source, when it was registered
+  std::string commit;    // of a hub's repository, what that meant then; empty: no hub's
   absl::Time registered_at;
   int64_t previous = 0;  // what the name stood for before; 0 = nothing that is kept
 };
@@ -42,9 +43,10 @@ struct RegisteredName {
 
   // An adapter from now on, which stands for that content. The oldest generation goes when
   // there are too many, but never the one that was left: a rollback leads there.
-  void MoveTo(const std::string& digest, const std::string& location, absl::Time at);
+  void MoveTo(const std::string& digest, const std::string& location, absl::Time at,
+              const std::string& commit = "");
   // The same content, from now on known to come from elsewhere. REQUIRES: kind is kAdapter.
-  void Relocate(const std::string& location);
+  void Relocate(const std::string& location, const std::string& commit = "");
   // To one of its generations. One that the name came by is gone back to; any other is a move
   // forward, which a rollback undoes. REQUIRES: kind is kAdapter, and it has that number.
   void MoveBackTo(int64_t number);

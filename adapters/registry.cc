@@ -35,15 +35,18 @@ constexpr char kSchema[] =
     "CREATE TABLE generations (tenant TEXT NOT NULL, name TEXT NOT NULL,"
     " number INTEGER NOT NULL, digest TEXT NOT NULL, location TEXT NOT NULL,"
     " registered_at_us INTEGER NOT NULL, previous INTEGER NOT NULL DEFAULT 0,"
-    " PRIMARY KEY (tenant, name, number),"
+    " pinned TEXT NOT NULL DEFAULT '', PRIMARY KEY (tenant, name, number),"
     " FOREIGN KEY (tenant, name) REFERENCES names ON DELETE CASCADE) WITHOUT ROWID;";
 
 // From schema 1, where a rollback went to the number below.
-constexpr char kUpgrade[] =
+constexpr char kFrom1[] =
     "ALTER TABLE generations ADD COLUMN previous INTEGER NOT NULL DEFAULT 0;"
     "UPDATE generations SET previous = coalesce((SELECT max(older.number) FROM generations older"
     " WHERE older.tenant = generations.tenant AND older.name = generations.name"
     " AND older.number < generations.number), 0);";
+
+// From schema 2, where a hub's repository was known by its branch alone.
+constexpr char kFrom2[] = "ALTER TABLE generations ADD COLUMN pinned TEXT NOT NULL DEFAULT '';";
 
 // One statement; parameters are bound in order.
 class Statement {
@@ -194,8 +197,8 @@ absl::Status Registry::Impl::CheckDatabase() {
   if (schema < 1 || !complete) return Unusable("lacks a table");
   // Shows at the start, not at the first registration, that nothing can be written.
   return Change([this, schema] {
-    const std::string sql =
-        absl::StrCat(schema == 1 ? kUpgrade : "", "PRAGMA user_version=", kRegistrySchema);
+    const std::string sql = absl::StrCat(schema == 1 ? kFrom1 : "", schema <= 2 ? kFrom2 : "",
+                                         "PRAGMA user_version=", kRegistrySchema);
     return sqlite3_exec(db.get(), sql.c_str(), nullptr, nullptr, nullptr);
   });
 }
@@ -265,7 +268,7 @@ int Registry::Impl::WriteRow(const RegisteredName& name) {
              .Finish();
   for (const NamedGeneration& one : name.generations) {
     if (code != SQLITE_OK) return code;
-    code = Statement(db.get(), "INSERT INTO generations VALUES (?, ?, ?, ?, ?, ?, ?)")
+    code = Statement(db.get(), "INSERT INTO generations VALUES (?, ?, ?, ?, ?, ?, ?, ?)")
                .Bind(name.tenant)
                .Bind(name.name)
                .Bind(one.number)
@@ -273,6 +276,7 @@ int Registry::Impl::WriteRow(const RegisteredName& name) {
                .Bind(one.location)
                .Bind(absl::ToUnixMicros(one.registered_at))
                .Bind(one.previous)
+               .Bind(one.commit)
                .Finish();
   }
   return code;
@@ -291,7 +295,8 @@ absl::StatusOr<std::vector<RegisteredName>> Registry::Impl::LoadAll() {
   }
   if (rows.Finish() != SQLITE_OK) return Unusable(sqlite3_errmsg(db.get()));
   Statement more(db.get(),
-                 "SELECT tenant, name, number, digest, location, registered_at_us, previous "
+                 "SELECT tenant, name, number, digest, location, registered_at_us, previous, "
+                 "pinned "
                  "FROM generations ORDER BY tenant, name, number");
   auto owner = names.begin();
   while (more.Step()) {
@@ -303,6 +308,7 @@ absl::StatusOr<std::vector<RegisteredName>> Registry::Impl::LoadAll() {
     owner->generations.push_back({.number = more.Number(2),
                                   .digest = more.Text(3),
                                   .location = more.Text(4),
+                                  .commit = more.Text(7),
                                   .registered_at = absl::FromUnixMicros(more.Number(5)),
                                   .previous = more.Number(6)});
   }

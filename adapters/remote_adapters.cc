@@ -33,8 +33,10 @@ std::string IdOf(const std::string& repo, const std::string& revision) {
   return revision == kDefaultRevision ? repo : absl::StrCat(repo, "@", revision);
 }
 
+// A hub's repository at a commit can be named so; what stands for an object's commit is only shown.
 std::string Located(const RemoteName& name, const std::string& commit) {
-  return absl::StrCat(name.repo, "@", commit.substr(0, kShownCommitDigits));
+  const bool is_object = IsObjectLocation(name.repo);
+  return absl::StrCat(name.repo, "@", is_object ? commit.substr(0, kShownCommitDigits) : commit);
 }
 
 absl::Status Refuse(absl::string_view what) { return absl::FailedPreconditionError(what); }
@@ -176,7 +178,8 @@ bool RemoteAdapters::Allows(const std::string& repo) const {
   if (const ObjectPlace* objects = ObjectsOf(repo)) {
     return IsObjectLocation(repo) && IsAllowed(objects->allow, repo);
   }
-  return IsRepoName(repo) && IsAllowed(options_.allow, repo);
+  return (IsRepoName(repo) || IsRepoFolder(repo)) &&
+         IsAllowed(options_.allow, SplitRepoPlace(repo).repo);
 }
 
 RemoteOrigin RemoteAdapters::OriginOf(const RemoteName& name) const {
@@ -311,9 +314,15 @@ void RemoteAdapters::EndFetch(const RemoteName& name, const std::string& key, Br
   --running_;  // from here on Stop may return
 }
 
+void RemoteAdapters::TellStale(const RemoteName& name, const absl::Status& why) const {
+  if (options_.on_stale == nullptr || absl::IsCancelled(why)) return;
+  options_.on_stale(IdOf(name.repo, name.revision), why);
+}
+
 // What is wrong with the hub today is not wrong with what is here.
 void RemoteAdapters::Refresh(const RemoteName& name, const std::string& key) {
   const Result result = stopped_->load() ? absl::CancelledError() : FromHub(name);
+  if (!result.ok()) TellStale(name, result.status());
   absl::MutexLock lock(&mutex_);
   if (result.ok()) {
     known_[key] = {*result, (*result)->digest, (*result)->location, known_[key].looked};
@@ -390,7 +399,7 @@ std::vector<std::string> RemoteAdapters::List(const std::string& tenant,
   }
   const auto add = [&](const std::string& key) {
     const std::vector<std::string> parts = absl::StrSplit(key, '\n');
-    if (parts[3] == access) ids.push_back(IdOf(parts[1], parts[2]));
+    if (parts[3] == access && IsRepoName(parts[1])) ids.push_back(IdOf(parts[1], parts[2]));
   };
   absl::MutexLock lock(&mutex_);
   for (const auto& [key, known] : known_) add(key);
@@ -530,7 +539,9 @@ RemoteAdapters::Result RemoteAdapters::HereInstead(const RemoteName& name, const
   before.now = false;
   if (WantsNow(before)) return failed;
   std::optional<Brought> here = FromHere(before);
-  return here && here->result.ok() ? std::move(here->result) : failed;
+  if (!here || !here->result.ok()) return failed;
+  TellStale(name, failed.status());
+  return std::move(here->result);
 }
 
 RemoteAdapters::Result RemoteAdapters::HeadFromHub(const RemoteName& name) {

@@ -60,6 +60,9 @@ struct RemoteOptions {
   absl::Duration failure_ttl = absl::Seconds(10);  // each lives 0.75 to 1.25 times this
   absl::Duration refresh = absl::Minutes(10);      // between looks; infinite = never again
   std::function<absl::Time()> clock = SteadyNow;
+  // What is here of a repository goes on being served, since the hub did not say what there is now.
+  // Null: nobody hears. On any thread; must not block.
+  std::function<void(const std::string& id, const absl::Status& why)> on_stale;
 };
 
 // An adapter as a request may name it, beyond what is registered or a local folder.
@@ -160,7 +163,8 @@ class RemoteAdapters {
   absl::StatusOr<GenerationPtr> OnDisk(const std::string& digest, const std::string& location);
   bool Allows(const std::string& repo) const;
   KnownRemote Known(const RemoteName& name) const;
-  // Names without revision "main" as "repo", others as "repo@revision"; sorted. Only what that
+  // Names without revision "main" as "repo", others as "repo@revision"; sorted. No objects and no
+  // folders of repositories, which nobody asks for by an id. Only what that
   // token of that tenant brings or brought here ("": the server's own, whose tenant is nobody's
   // business): now, or before a restart and still in the disk tier.
   std::vector<std::string> List(const std::string& tenant = "",
@@ -237,6 +241,7 @@ class RemoteAdapters {
   absl::StatusOr<RemoteFile> LookAtWeights(RemoteSession& session, const RemoteFile& config,
                                            const RemoteName& name);
   Result FromHub(const RemoteName& name);
+  void TellStale(const RemoteName& name, const absl::Status& why) const;
   // For who wants what is there now, `failed`: what is here all the same.
   Result HereInstead(const RemoteName& name, const Result& failed);
   Result HeadFromHub(const RemoteName& name);

@@ -18,8 +18,13 @@ namespace {
 
 constexpr int64_t kRefBytesMax = 64;
 
-std::string RepoFolder(const std::string& repo) {
-  return absl::StrCat("models--", absl::StrReplaceAll(repo, {{"/", "--"}}));
+std::string RepoFolder(const RepoPlace& place) {
+  return absl::StrCat("models--", absl::StrReplaceAll(place.repo, {{"/", "--"}}));
+}
+
+// What a commit has of it, beneath the repository's folder.
+std::string SnapshotPath(const RepoPlace& place, const std::string& commit) {
+  return absl::StrCat("snapshots/", commit, place.folder.empty() ? "" : "/", place.folder);
 }
 
 // The commit that refs/REVISION holds; empty when there is none.
@@ -34,17 +39,17 @@ std::string ReadRef(int repo, const std::string& revision) {
 
 class SnapshotSource : public Source {
  public:
-  SnapshotSource(UniqueFd repo, std::string commit)
-      : repo_(std::move(repo)), commit_(std::move(commit)) {}
+  SnapshotSource(UniqueFd repo, std::string path)
+      : repo_(std::move(repo)), path_(std::move(path)) {}
   absl::StatusOr<std::unique_ptr<SourceFile>> Open(const std::string&,
                                                    const std::string& file) override {
-    return OpenFileBeneath(repo_.get(), absl::StrCat("snapshots/", commit_, "/", file));
+    return OpenFileBeneath(repo_.get(), absl::StrCat(path_, "/", file));
   }
   absl::StatusOr<std::vector<std::string>> List(int) override { return std::vector<std::string>(); }
 
  private:
   const UniqueFd repo_;
-  const std::string commit_;
+  const std::string path_;
 };
 
 }  // namespace
@@ -60,22 +65,24 @@ absl::StatusOr<std::unique_ptr<HfCache>> HfCache::Open(const std::string& folder
 
 std::optional<std::string> HfCache::Find(const std::string& repo, const std::string& revision,
                                          const std::string& file) const {
-  if (!IsRepoName(repo)) return std::nullopt;
-  const auto folder = OpenBeneath(root_.get(), RepoFolder(repo), O_RDONLY | O_DIRECTORY);
+  if (!IsRepoName(repo) && !IsRepoFolder(repo)) return std::nullopt;
+  const RepoPlace place = SplitRepoPlace(repo);
+  const auto folder = OpenBeneath(root_.get(), RepoFolder(place), O_RDONLY | O_DIRECTORY);
   if (!folder.ok()) return std::nullopt;
   const std::string commit =
       ParseCommit(revision).ok() ? revision : ReadRef(folder->get(), revision);
   if (!ParseCommit(commit).ok()) return std::nullopt;
-  const std::string path = absl::StrCat("snapshots/", commit, "/", file);
+  const std::string path = absl::StrCat(SnapshotPath(place, commit), "/", file);
   if (!OpenFileBeneath(folder->get(), path).ok()) return std::nullopt;
   return commit;
 }
 
 absl::StatusOr<std::shared_ptr<Source>> HfCache::Snapshot(const std::string& repo,
                                                           const std::string& commit) const {
-  auto folder = OpenBeneath(root_.get(), RepoFolder(repo), O_RDONLY | O_DIRECTORY);
+  const RepoPlace place = SplitRepoPlace(repo);
+  auto folder = OpenBeneath(root_.get(), RepoFolder(place), O_RDONLY | O_DIRECTORY);
   if (!folder.ok()) return folder.status();
-  return std::make_shared<SnapshotSource>(*std::move(folder), commit);
+  return std::make_shared<SnapshotSource>(*std::move(folder), SnapshotPath(place, commit));
 }
 
 }  // namespace lorica

@@ -43,11 +43,12 @@ struct Answer {
 
 class HubSession : public RemoteSession {
  public:
-  HubSession(const HubOptions& options, const Url& endpoint, std::string repo, std::string revision,
-             std::string token, TokenOwner owner)
+  HubSession(const HubOptions& options, const Url& endpoint, const RepoPlace& place,
+             std::string revision, std::string token, TokenOwner owner)
       : options_(options),
         endpoint_(endpoint),
-        repo_(std::move(repo)),
+        repo_(place.repo),
+        folder_(place.folder),
         revision_(std::move(revision)),
         token_(std::move(token)),
         owner_(owner),
@@ -88,6 +89,7 @@ class HubSession : public RemoteSession {
   const HubOptions& options_;
   const Url& endpoint_;
   const std::string repo_;
+  const std::string folder_;
   const std::string revision_;
   const std::string token_;
   const TokenOwner owner_;
@@ -100,7 +102,9 @@ absl::StatusOr<Url> HubSession::UrlOf(const std::string& file) const {
   std::string text = endpoint_.text;
   for (const std::string& part : parts) absl::StrAppend(&text, "/", EscapeSegment(part));
   const std::string& revision = commit_.empty() ? revision_ : commit_;
-  absl::StrAppend(&text, "/resolve/", EscapeSegment(revision), "/", EscapeSegment(file));
+  absl::StrAppend(&text, "/resolve/", EscapeSegment(revision), "/");
+  if (!folder_.empty()) absl::StrAppend(&text, folder_, "/");
+  absl::StrAppend(&text, EscapeSegment(file));
   return ParseUrl(text);
 }
 
@@ -221,7 +225,7 @@ class HubSource : public RemoteSource {
   absl::StatusOr<std::unique_ptr<RemoteSession>> Begin(const std::string& repo,
                                                        const std::string& revision,
                                                        const std::string& token) override {
-    if (!IsRepoName(repo)) {
+    if (!IsRepoName(repo) && !IsRepoFolder(repo)) {
       return absl::NotFoundError(absl::StrCat(Quoted(repo), " cannot be a repository's name"));
     }
     if (!token.empty() && !IsToken(token)) {
@@ -237,7 +241,8 @@ class HubSource : public RemoteSource {
       if (!own.ok()) return own.status();
       used = *std::move(own);
     }
-    return std::make_unique<HubSession>(options_, endpoint_, repo, revision, std::move(used),
+    return std::make_unique<HubSession>(options_, endpoint_, SplitRepoPlace(repo), revision,
+                                        std::move(used),
                                         token.empty() ? TokenOwner::kServer : TokenOwner::kCaller);
   }
 
@@ -259,6 +264,21 @@ bool IsRepoName(std::string_view name) {
                   std::all_of(part.begin(), part.end(),
                               [&](char c) { return edge(c) || c == '-' || c == '.'; });
          });
+}
+
+RepoPlace SplitRepoPlace(const std::string& place) {
+  const size_t owner = place.find('/');
+  const size_t name = owner == std::string::npos ? owner : place.find('/', owner + 1);
+  if (name == std::string::npos) return {place, ""};
+  return {place.substr(0, name), place.substr(name + 1)};
+}
+
+bool IsRepoFolder(const std::string& place) {
+  const RepoPlace split = SplitRepoPlace(place);
+  const std::vector<std::string> parts = absl::StrSplit(split.folder, '/');
+  return IsRepoName(split.repo) && std::ssize(parts) <= kRepoFolderPartsMax &&
+         std::all_of(parts.begin(), parts.end(),
+                     [](const std::string& part) { return IsRepoName(part); });
 }
 
 absl::StatusOr<std::string> ReadTokenFile(const std::string& path) {

@@ -44,4 +44,16 @@ absl::StatusOr<std::string> ReadTokenFile(const std::string& path);
 // One or two parts of up to 96 letters, digits and "-_.".
 bool IsRepoName(std::string_view name);
 
+inline constexpr int kRepoFolderPartsMax = 8;
+
+// Where an adapter is that does not lie at the top of its repository, as PEFT saves those that have
+// a name of their own: "org/name/folder" is the folder of "org/name". Begin takes both.
+struct RepoPlace {
+  std::string repo;
+  std::string folder;  // empty: the top
+};
+RepoPlace SplitRepoPlace(const std::string& place);
+// With a folder, of up to kRepoFolderPartsMax parts as a repository's name has them.
+bool IsRepoFolder(const std::string& place);
+
 }  // namespace lorica

@@ -94,6 +94,7 @@ std::string AdapterDetails(const v1::Adapter& adapter, FILE* stream) {
   Row("adapter", adapter.adapter_id(), stream, &text);
   Row("generation", adapter.generation(), stream, &text);
   Row("source", adapter.source(), stream, &text);
+  Row("commit", adapter.commit(), stream, &text);
   Row("alias of", adapter.alias_of(), stream, &text);
   Row("where", Where(adapter), stream, &text);
   Row("error", adapter.error(), stream, &text);

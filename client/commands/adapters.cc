@@ -454,7 +454,7 @@ void DeclareNaming(Declare* declare) {
   CLI::App* add =
       declare->OneId("register", "The name to give", "Give an adapter a name that stays", Register);
   add->add_option("--source", declare->flags()->source,
-                  "Folder beneath the adapters root, org/name[@revision] of the hub, "
+                  "Folder beneath the adapters root, org/name[/folder][@revision] of the hub, "
                   "s3://bucket/path or https://host/path (default: what the name says)");
   declare->HubToken(add);
   add->add_flag("--replace", declare->flags()->replace,

@@ -107,6 +107,7 @@ v1::Adapter DescribeEntry(const CatalogEntry& entry, const AdapterPool& pool, ab
   v1::Adapter message;
   message.set_adapter_id(entry.adapter_id);
   message.set_source(entry.location);
+  message.set_commit(entry.commit);
   message.set_alias_of(entry.alias_of);
   message.set_registered(entry.registered);
   message.set_tier(v1::TIER_SOURCE);
@@ -144,6 +145,7 @@ void FillHistory(const RegisteredName& name, v1::GetAdapterResponse* response) {
     message->set_number(one.number);
     message->set_generation(one.digest);
     message->set_source(one.location);
+    message->set_commit(one.commit);
     message->set_registered_unix_ms(absl::ToUnixMillis(one.registered_at));
     message->set_current(one.number == name.current);
   }

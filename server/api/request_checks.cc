@@ -271,7 +271,10 @@ absl::Status CheckNamed(absl::string_view field, const std::string& adapter_id) 
 
 absl::Status CheckSource(absl::string_view field, const std::string& source) {
   const absl::Status status = CheckAdapterId(source);
-  if (status.ok() || IsObjectLocation(source)) return absl::OkStatus();
+  const std::string place = source.substr(0, source.find('@'));
+  const bool in_folder = IsRepoFolder(place) && source.size() <= kLocationBytesMax &&
+                         CheckAdapterId("x" + source.substr(place.size())).ok();
+  if (status.ok() || in_folder || IsObjectLocation(source)) return absl::OkStatus();
   if (absl::StrContains(source, "://")) {
     return FieldError(field,
                       "must be \"s3://bucket/name\" with a bucket of 3 letters or more, where "
@@ -279,7 +282,8 @@ absl::Status CheckSource(absl::string_view field, const std::string& source) {
   }
   return FieldError(field,
                     absl::StrCat("must name a folder beneath the adapters folder, as \"name\" or "
-                                 "\"group/name\", a repository, or \"s3://bucket/name\": ",
+                                 "\"group/name\", a repository, a folder in one as "
+                                 "\"org/name/folder\", or \"s3://bucket/name\": ",
                                  status.message()));
 }
 

@@ -434,8 +434,8 @@ TEST_F(CatalogNamesTest, NoNameGoesBackToWeightsThatAreNotFinite) {
   ASSERT_TRUE(Register("app", "v1").ok());
   ASSERT_TRUE(content_->Keep(*bad).ok());
   RegisteredName old = *catalog_->History(kTenant, "app");
-  old.generations = {{1, bad->digest, "bad", absl::Now(), 0},
-                     {2, digests_[0], "v1", absl::Now(), 1}};
+  old.generations = {{1, bad->digest, "bad", "", absl::Now(), 0},
+                     {2, digests_[0], "v1", "", absl::Now(), 1}};
   old.current = 2;
   ASSERT_TRUE(registry_->Put(old).ok());
   Start();

@@ -37,7 +37,7 @@ std::string Show(const RegisteredName& row) {
   std::string text = absl::StrCat(row.tenant, "/", row.name, " ", static_cast<int>(row.kind), " ",
                                   row.target, " ", row.current);
   for (const NamedGeneration& one : row.generations) {
-    absl::StrAppend(&text, " ", one.number, ":", one.digest, "@", one.location, "@",
+    absl::StrAppend(&text, " ", one.number, ":", one.digest, "@", one.location, one.commit, "@",
                     absl::ToUnixMicros(one.registered_at), "<", one.previous);
   }
   return text;
@@ -80,6 +80,7 @@ TEST_F(RegistryTest, RowsComeBackAsTheyWerePut) {
   const RegisteredName hidden{.tenant = "s", .name = "z", .kind = NameKind::kHidden};
   RegisteredName rolled_back = Adapter("c", kGenerationsKeptMax);
   rolled_back.current = 2;
+  rolled_back.generations[1].commit = std::string(40, 'c');
   {
     const auto registry = Open();
     EXPECT_THAT(Rows(*registry), IsEmpty());
@@ -208,6 +209,15 @@ TEST_F(RegistryTest, TakesOverRegistriesOfSchema1) {
   }
   ASSERT_TRUE(Open()->Put(Adapter("b", 2)).ok());
   EXPECT_THAT(Rows().back(), Show(Adapter("b", 2)));
+}
+
+// What loricad wrote before generations knew of which commit they are.
+TEST_F(RegistryTest, TakesOverRegistriesOfSchema2) {
+  ASSERT_TRUE(Open()->Put(Adapter("a", 2)).ok());
+  Sql("ALTER TABLE generations DROP COLUMN pinned; PRAGMA user_version=2;");
+  EXPECT_THAT(Rows(), ElementsAre(Show(Adapter("a", 2))));
+  ASSERT_TRUE(Open()->Put(Adapter("b", 2)).ok());
+  EXPECT_THAT(Rows(), ElementsAre(Show(Adapter("a", 2)), Show(Adapter("b", 2))));
 }
 
 TEST_F(RegistryTest, RefusesRowsThatMakeNoSense) {

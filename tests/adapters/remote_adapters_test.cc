@@ -148,6 +148,39 @@ TEST_F(RemoteAdaptersTest, ABranchIsLookedAtAgainBehindTheCalls) {
   EXPECT_EQ(Downloads(), 2);
 }
 
+// Who watches the server hears of it, once for each look.
+TEST_F(RemoteAdaptersTest, WhatGrowsOldSinceTheHubFailsIsTold) {
+  absl::Mutex mutex;
+  std::vector<std::string> told;
+  options_.on_stale = [&](const std::string& id, const absl::Status& why) {
+    absl::MutexLock lock(&mutex);
+    told.push_back(absl::StrCat(id, " ", absl::StatusCodeToString(why.code())));
+  };
+  const auto await = [&](size_t count) {
+    const auto enough = [&] { return told.size() >= count; };
+    absl::MutexLock lock(&mutex);
+    EXPECT_TRUE(mutex.AwaitWithTimeout(absl::Condition(&enough), absl::Seconds(10)));
+  };
+  hub_.Commit("org/a", files_, "v2");
+  ASSERT_TRUE(Get("org/a").ok());
+  const Result held = Get("org/a", "v2");
+  hub_.AddFault({.times = -1, .status = 404});
+  now_ += options_.refresh;
+  ASSERT_TRUE(Get("org/a", "v2").ok());
+  await(1);
+  RemoteName now{"org/a"};
+  now.now = true;
+  EXPECT_TRUE(Get(now).ok()) << "what is here, where the hub has nothing";
+  await(2);
+  EXPECT_FALSE(Get("org/none").ok()) << "nothing of it is here";
+  hub_.ClearFaults();
+  now_ += options_.refresh;
+  ASSERT_TRUE(Get("org/a", "v2").ok());
+  while (adapters_->stats().refreshes < 2) absl::SleepFor(absl::Milliseconds(1));
+  absl::MutexLock lock(&mutex);
+  EXPECT_THAT(told, testing::ElementsAre("org/a@v2 NOT_FOUND", "org/a NOT_FOUND"));
+}
+
 TEST_F(RemoteAdaptersTest, AfterARestartTheFirstLookIsNotFarOff) {
   ASSERT_TRUE(Get("org/a").ok());
   hub_.Commit("org/a", FilesOf(SmallestAdapter(2)));

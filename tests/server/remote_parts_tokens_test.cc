@@ -31,12 +31,12 @@ class RemotePartsTokensTest : public RemotePartsTest {
     config_.tenants_file = data_.path() + "/tenants.json";
     Restart();
   }
-  static std::string Entry(const std::string& name, const std::string& more) {
+  static std::string Entry(const std::string& name, const std::string& more,
+                           const std::string& adapters = "*") {
     Sha256 hash;
     hash.Update("key-" + name);
-    return absl::StrCat(R"({"name": ")", name,
-                        R"(", "role": "operator", "adapters": ["*"], "keys": [")", hash.Finish(),
-                        "\"]", more, "}");
+    return absl::StrCat(R"({"name": ")", name, R"(", "role": "operator", "adapters": [")", adapters,
+                        R"("], "keys": [")", hash.Finish(), "\"]", more, "}");
   }
   static void Be(const std::string& who, Context* context) {
     context->AddMetadata("authorization", "Bearer key-" + who);
@@ -220,6 +220,37 @@ TEST_F(RemotePartsTokensTest, WithoutItsTokenFileATenantIsListedWhatIsItsOwn) {
   ASSERT_TRUE(server_->admin().ListAdapters(&context, v1::ListAdaptersRequest(), &response).ok());
   EXPECT_GT(response.adapters_size(), 0) << "its folders";
   for (const v1::Adapter& adapter : response.adapters()) EXPECT_NE(adapter.adapter_id(), "org/a");
+}
+
+// Its scope names the repository, whose revisions are all its own.
+TEST_F(RemotePartsTokensTest, ATenantOfOneRepositoryRegistersAnyRevisionOfIt) {
+  hub_.Commit("org/a", FakeHub::FilesOf(server_->adapters().path() + "/other"), "v2");
+  hub_.Commit("org/b", files_);
+  data_.Write("tenants.json", absl::StrCat(R"({"tenants": [)", Entry("one", "", "org/a"), "]}"));
+  config_.tenants_file = data_.path() + "/tenants.json";
+  Restart();
+  const auto add = [&](const std::string& id, const std::string& source) {
+    v1::RegisterAdapterRequest request;
+    request.set_adapter_id(id);
+    request.set_source(source);
+    Context context;
+    Be("one", &context);
+    v1::RegisterAdapterResponse response;
+    return server_->admin().RegisterAdapter(&context, request, &response).error_code();
+  };
+  const auto generate = [&](const std::string& id) {
+    v1::GenerateRequest request = TokensRequest(2);
+    request.set_adapter_id(id);
+    Context context;
+    Be("one", &context);
+    v1::GenerateResponse response;
+    return server_->inference().Generate(&context, request, &response).error_code();
+  };
+  EXPECT_EQ(add("branch", "org/a@v2"), grpc::StatusCode::OK);
+  EXPECT_EQ(add("commit", absl::StrCat("org/a@", commit_)), grpc::StatusCode::OK);
+  EXPECT_EQ(add("foreign", "org/b@main"), grpc::StatusCode::NOT_FOUND);
+  Restart();
+  for (const char* id : {"branch", "commit"}) EXPECT_EQ(generate(id), grpc::StatusCode::OK) << id;
 }
 
 TEST_F(RemotePartsTokensTest, ACheckLooksWithTheTokenAndOpensNothing) {

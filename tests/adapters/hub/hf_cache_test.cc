@@ -52,6 +52,16 @@ TEST_F(HfCacheTest, FindsWhatTheHubsClientKept) {
   EXPECT_EQ((*file)->size_bytes(), 7);
 }
 
+TEST_F(HfCacheTest, FindsWhatLiesInAFolderOfTheRepository) {
+  Link(std::string("in/it/") + kFile, "../../../../blobs/b10b");
+  EXPECT_EQ(Found("org/name/in/it", "main"), kCommit);
+  EXPECT_EQ(Found("org/name/in", "main"), "");
+  EXPECT_EQ(Found("org/name/../it", "main"), "");
+  const auto source = cache_->Snapshot("org/name/in/it", kCommit);
+  ASSERT_TRUE(source.ok());
+  EXPECT_TRUE((*source)->Open("anything", kFile).ok());
+}
+
 TEST_F(HfCacheTest, StaysInTheRepositorysFolder) {
   folder_.Write("secret", "secret");
   folder_.Write("models--org--other/blobs/b", "other");

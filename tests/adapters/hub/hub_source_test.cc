@@ -548,6 +548,36 @@ TEST_F(HubSourceTest, KnowsWhatARepositoryIsCalled) {
   EXPECT_THAT(hub_.requests(), SizeIs(0));
 }
 
+TEST_F(HubSourceTest, AnAdapterMayLieInAFolderOfItsRepository) {
+  std::string deepest = "org/name";
+  for (int i = 0; i < kRepoFolderPartsMax; ++i) deepest += "/a";
+  for (const char* place : {"org/name/other", "o_1/n.a-m/a/b_c/d.e"}) {
+    EXPECT_TRUE(IsRepoFolder(place)) << place;
+  }
+  for (const std::string& place :
+       {std::string("name"), std::string("org/name"), std::string("org/name/"),
+        std::string("org/name//a"), std::string("org/name/.."), std::string("org/name/.git"),
+        std::string("org/name/a/../b"), std::string("a--b/c/d"), std::string("org/name/a b"),
+        std::string("org/name/a%2fb"), std::string("org/name/a@b"), std::string("org/name/a\\b"),
+        "org/name/" + std::string(97, 'a'), absl::StrCat(deepest, "/a")}) {
+    EXPECT_FALSE(IsRepoFolder(place)) << place;
+  }
+  EXPECT_TRUE(IsRepoFolder(deepest));
+  EXPECT_EQ(SplitRepoPlace("org/name/a/b").repo, "org/name");
+  EXPECT_EQ(SplitRepoPlace("org/name/a/b").folder, "a/b");
+  EXPECT_EQ(SplitRepoPlace("org/name").folder, "");
+
+  hub_.Commit("org/many", {{"a.txt", "top"}, {"in/it/a.txt", "deep"}});
+  const auto source = *MakeHubSource(options_);
+  const auto session = *source->Begin("org/many/in/it", "main", "");
+  const auto found = session->Look("a.txt");
+  ASSERT_TRUE(found.ok() && found->has_value()) << found.status();
+  EXPECT_EQ((*found)->size_bytes, 4);
+  CollectingSink sink;
+  EXPECT_TRUE(session->Download(**found, sink).ok());
+  EXPECT_EQ(sink.text, "deep");
+}
+
 TEST_F(HubSourceTest, EndpointsAreAddresses) {
   for (const char* endpoint : {"", "hub", "ftp://hub", "https://user@hub", "https://hub/?a=b"}) {
     options_.endpoint = endpoint;

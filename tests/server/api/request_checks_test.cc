@@ -389,5 +389,21 @@ TEST(RequestChecks, ParametersBecomeSafeFloats) {
   EXPECT_EQ(ToTokenBias(call)[1].bias, 2.5f);
 }
 
+TEST(RequestChecks, ASourceIsAFolderARepositoryOrAPlaceInABucket) {
+  for (const char* source : {"a", "a/b", "a@main", "org/name/folder", "org/name/a/b@v1.0",
+                             "s3://bucket/a", "https://host/a"}) {
+    EXPECT_TRUE(CheckSource("source", source).ok()) << source;
+  }
+  for (const std::string& source :
+       {std::string(), std::string("../a"), std::string("/a/b/c"), std::string("org/name/../x"),
+        std::string("org/name/x/"), std::string("org/name/x@"), std::string("org/name/x@a b"),
+        std::string("org/name/x@../y"), std::string("org/name/x@a@b"), std::string("org/name/x\ny"),
+        std::string("file:///a/b"), "org/name/x@" + std::string(200, 'a')}) {
+    const absl::Status status = CheckSource("source", source);
+    EXPECT_TRUE(absl::IsInvalidArgument(status)) << source;
+    EXPECT_EQ(FieldOf(status).value_or(""), "source");
+  }
+}
+
 }  // namespace
 }  // namespace lorica
