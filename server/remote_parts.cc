@@ -6,6 +6,8 @@
 #include "adapters/hub/allow_pattern.h"
 #include "adapters/hub/hub_source.h"
 #include "adapters/hub/object_source.h"
+#include "adapters/hub/steady_now.h"
+#include "server/api/refusal_log.h"
 #include "server/base_model.h"
 
 namespace lorica {
@@ -80,6 +82,9 @@ absl::StatusOr<std::unique_ptr<RemoteParts>> RemoteParts::Build(const Config& co
   options.refresh = config.hub_refresh_seconds == 0 ? absl::InfiniteDuration()
                                                     : absl::Seconds(config.hub_refresh_seconds);
   options.adapter_bytes_max = config.hub_adapter_bytes;
+  options.on_stale = [](const std::string& id, const absl::Status& why) {
+    LogStale(id, why, SteadyNow());
+  };
   const int downloads = static_cast<int>(config.hub_downloads);
   const bool has_tenants = !config.tenants_file.empty();
   options.tenant_downloads_max = has_tenants ? kTenantDownloadsMax : downloads;

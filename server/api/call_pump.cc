@@ -37,7 +37,10 @@ void CallPump::Admit(const GenerateCall& call) {
   }
   (*answer)->NotifyWhenStalled([weak = std::weak_ptr<CallPump>(Share()), pools = pools_] {
     pools.delivery->RunAdmitted([weak] {
-      if (const auto self = weak.lock()) self->OnStalled();
+      const auto self = weak.lock();
+      if (self == nullptr) return;
+      LogFailure(self->method_, "", absl::CancelledError("nobody reads the answer"), SteadyNow());
+      self->OnStalled();
     });
   });
   {

@@ -156,7 +156,11 @@ grpc::ServerUnaryReactor* InferenceService::Tokenize(grpc::CallbackServerContext
       for (const std::string& token : tokenized->tokens) response->add_tokens(token);
     });
   });
-  if (!taken) reply->Fail(TryLater("the server has too many calls to look at; try again"));
+  if (!taken) {
+    const absl::Status busy = TryLater("the server has too many calls to look at; try again");
+    LogRefusal("Tokenize", "", busy, SteadyNow());
+    reply->Fail(busy);
+  }
   return reply.get();
 }
 

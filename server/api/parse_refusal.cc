@@ -10,7 +10,9 @@
 #include "absl/strings/str_replace.h"
 #include "absl/strings/string_view.h"
 #include "absl/strings/strip.h"
+#include "adapters/hub/steady_now.h"
 #include "server/api/field_error.h"
+#include "server/api/refusal_log.h"
 #include "server/api/status_map.h"
 #include "spdlog/spdlog.h"
 
@@ -58,23 +60,34 @@ bool IsOurs(absl::string_view method) {
 
 class ParseRefusal final : public grpc::experimental::Interceptor {
  public:
+  explicit ParseRefusal(absl::string_view method) : method_(method) {}
+
   void Intercept(grpc::experimental::InterceptorBatchMethods* methods) override {
     if (methods->QueryInterceptionHookPoint(InterceptionHookPoints::PRE_SEND_STATUS)) {
       const grpc::Status status = methods->GetSendStatus();
       // None of our own methods says so.
       const bool unparsed =
           status.error_code() == grpc::StatusCode::UNIMPLEMENTED && status.error_message().empty();
-      if (unparsed) methods->ModifySendStatus(ToGrpcStatus(Refusal()));
+      if (unparsed) Refuse(methods);
     }
     methods->Proceed();
   }
+
+ private:
+  void Refuse(grpc::experimental::InterceptorBatchMethods* methods) const {
+    const absl::Status refusal = Refusal();
+    LogRefusal(method_.substr(method_.rfind('/') + 1), "", refusal, SteadyNow());
+    methods->ModifySendStatus(ToGrpcStatus(refusal));
+  }
+
+  const absl::string_view method_;
 };
 
 class ParseRefusals final : public grpc::experimental::ServerInterceptorFactoryInterface {
  public:
   grpc::experimental::Interceptor* CreateServerInterceptor(
       grpc::experimental::ServerRpcInfo* info) override {
-    return IsOurs(info->method()) ? new ParseRefusal : nullptr;
+    return IsOurs(info->method()) ? new ParseRefusal(info->method()) : nullptr;
   }
 };
 

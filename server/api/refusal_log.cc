@@ -1,9 +1,11 @@
 #include "server/api/refusal_log.h"
 
-#include <cstdint>
+#include <atomic>
 #include <string>
 
 #include "absl/base/thread_annotations.h"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_replace.h"
 #include "absl/strings/string_view.h"
 #include "absl/synchronization/mutex.h"
 #include "server/api/status_map.h"
@@ -13,6 +15,8 @@ namespace lorica {
 namespace {
 
 constexpr size_t kLoggedIdBytesMax = 128;
+
+std::atomic<int64_t> g_logged{0};
 
 // Lines of the running second, and those left out since the last line.
 struct Window {
@@ -39,17 +43,39 @@ int64_t Enter(Window& window, absl::Time now) {
   return left_out;
 }
 
+// Where the text ends must not depend on what it says.
+std::string Quoted(absl::string_view text) {
+  return absl::StrCat(
+      "\"", absl::StrReplaceAll(CleanErrorText(text), {{"\\", "\\\\"}, {"\"", "\\\""}}), "\"");
+}
+
+void Log(const char* event, absl::string_view method, absl::string_view adapter_id,
+         const absl::Status& status, absl::Time now) {
+  static Window& window = *new Window;
+  g_logged.fetch_add(1, std::memory_order_relaxed);
+  const int64_t left_out = Enter(window, now);
+  if (left_out < 0) return;
+  spdlog::info("{} method={} code={} adapter={} left_out={} reason={}", event, std::string(method),
+               absl::StatusCodeToString(status.code()),
+               Quoted(adapter_id.substr(0, kLoggedIdBytesMax)), left_out, Quoted(status.message()));
+}
+
 }  // namespace
 
 void LogRefusal(absl::string_view method, absl::string_view adapter_id, const absl::Status& status,
                 absl::Time now) {
-  static Window& window = *new Window;
-  const int64_t left_out = Enter(window, now);
-  if (left_out < 0) return;
-  spdlog::info("refused method={} code={} adapter=\"{}\" left_out={} reason=\"{}\"",
-               std::string(method), absl::StatusCodeToString(status.code()),
-               CleanErrorText(adapter_id.substr(0, kLoggedIdBytesMax)), left_out,
-               CleanErrorText(status.message()));
+  Log("refused", method, adapter_id, status, now);
 }
+
+void LogFailure(absl::string_view method, absl::string_view adapter_id, const absl::Status& status,
+                absl::Time now) {
+  Log("failed", method, adapter_id, status, now);
+}
+
+void LogStale(absl::string_view adapter_id, const absl::Status& why, absl::Time now) {
+  Log("stale", "look", adapter_id, why, now);
+}
+
+int64_t RefusalsLogged() { return g_logged.load(std::memory_order_relaxed); }
 
 }  // namespace lorica

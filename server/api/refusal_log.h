@@ -1,8 +1,12 @@
-// One log line for each refused call, at most kRefusalLinesPerSecond of them.
+// One log line for each call that is refused or fails, at most kRefusalLinesPerSecond of them.
+//
+//   refused method=Generate code=NOT_FOUND adapter="x" left_out=0 reason="..."
 //
 // A flood of bad calls must not become a flood of log lines; what was left out is
 // counted in the next line. Texts are cleaned as for clients. Thread-safe.
 #pragma once
+
+#include <cstdint>
 
 #include "absl/status/status.h"
 #include "absl/strings/string_view.h"
@@ -14,5 +18,13 @@ inline constexpr int kRefusalLinesPerSecond = 10;
 
 void LogRefusal(absl::string_view method, absl::string_view adapter_id, const absl::Status& status,
                 absl::Time now);
+// "failed": the call had been let in.
+void LogFailure(absl::string_view method, absl::string_view adapter_id, const absl::Status& status,
+                absl::Time now);
+// "stale": a look at what there is now failed, and what is here of the adapter is served on.
+void LogStale(absl::string_view adapter_id, const absl::Status& why, absl::Time now);
+
+// How often this process has logged any of these, also what was left out.
+int64_t RefusalsLogged();
 
 }  // namespace lorica

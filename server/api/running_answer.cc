@@ -3,8 +3,20 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
+#include "adapters/hub/steady_now.h"
+#include "server/api/refusal_log.h"
 
 namespace lorica {
+namespace {
+
+std::string IdsOf(const std::vector<AdapterUse>& adapters) {
+  return absl::StrJoin(adapters, ",", [](std::string* out, const AdapterUse& one) {
+    absl::StrAppend(out, one.adapter_id);
+  });
+}
+
+}  // namespace
 
 RunningAnswer::RunningAnswer(AnswerOptions options, RequestControl* control)
     : control_(control),
@@ -160,12 +172,20 @@ AnswerEnd RunningAnswer::MakeEnd(const FinishEvent& finish) {
     end.status = absl::OkStatus();
     end.reason = StopReason::kStopString;
   }
-  absl::MutexLock lock(&mutex_);
-  end.adapters = adapters_;
-  if (too_slow_ && !end.status.ok()) {
-    end.status = absl::ResourceExhaustedError(absl::StrCat("the answer was not read for ",
-                                                           absl::FormatDuration(kSlowReaderLimit),
-                                                           "; read streams as they come"));
+  bool admitted = false;
+  {
+    absl::MutexLock lock(&mutex_);
+    end.adapters = adapters_;
+    admitted = admitted_;
+    if (too_slow_ && !end.status.ok()) {
+      end.status = absl::ResourceExhaustedError(absl::StrCat("the answer was not read for ",
+                                                             absl::FormatDuration(kSlowReaderLimit),
+                                                             "; read streams as they come"));
+    }
+  }
+  // What was never admitted is logged by whoever refused it.
+  if (admitted && !end.status.ok() && !absl::IsCancelled(end.status)) {
+    LogFailure("Generate", IdsOf(end.adapters), end.status, SteadyNow());
   }
   return end;
 }

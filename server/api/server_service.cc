@@ -4,7 +4,9 @@
 
 #include <fstream>
 
+#include "adapters/hub/steady_now.h"
 #include "server/api/call_pump.h"
+#include "server/api/refusal_log.h"
 #include "server/api/reply.h"
 
 namespace lorica {
@@ -95,6 +97,7 @@ grpc::ServerUnaryReactor* ServerService::GetStatus(grpc::CallbackServerContext* 
                                                    v1::GetStatusResponse* response) {
   const auto reply = Reply::Make();
   if (const auto tenant = gateway_->Authenticate(CredentialsOf(*context)); !tenant.ok()) {
+    LogRefusal("GetStatus", "", tenant.status(), SteadyNow());
     reply->Fail(tenant.status());
     return reply.get();
   }
@@ -124,14 +127,16 @@ grpc::ServerUnaryReactor* ServerService::GetUsage(grpc::CallbackServerContext* c
                                                   v1::GetUsageResponse* response) {
   const auto reply = Reply::Make();
   const auto tenant = gateway_->Authenticate(CredentialsOf(*context));
-  if (!tenant.ok()) {
-    reply->Fail(tenant.status());
-    return reply.get();
+  absl::Status refused = tenant.status();
+  const bool sees_all = tenant.ok() && CheckRole(**tenant, TenantRole::kOperator).ok();
+  if (tenant.ok() && !sees_all && !request->tenant().empty() &&
+      request->tenant() != (*tenant)->name) {
+    refused = absl::PermissionDeniedError(
+        "only an operator may see another tenant's bill: leave tenant out for your own");
   }
-  const bool sees_all = CheckRole(**tenant, TenantRole::kOperator).ok();
-  if (!sees_all && !request->tenant().empty() && request->tenant() != (*tenant)->name) {
-    reply->Fail(absl::PermissionDeniedError(
-        "only an operator may see another tenant's bill: leave tenant out for your own"));
+  if (!refused.ok()) {
+    LogRefusal("GetUsage", "", refused, SteadyNow());
+    reply->Fail(refused);
     return reply.get();
   }
   const std::string whose = sees_all ? request->tenant() : (*tenant)->name;

@@ -2,8 +2,9 @@
 //
 // Each test has a server on the tiny model and, beside whatever it does, one caller after the
 // other who asks for an adapter's tokens: all must be those that came before the test. Calls
-// that are refused must be so within kAnswerMax. At the end the server holds nothing of the test:
-// no request, no block, no descriptor, no temporary file; and no child outlives the server.
+// that are refused must be so within kAnswerMax, and leave a line in the log. At the end the server
+// holds nothing of the test: no request, no block, no descriptor, no temporary file; and no child
+// outlives the server.
 #pragma once
 
 #include <gtest/gtest.h>
