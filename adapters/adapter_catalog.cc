@@ -34,10 +34,11 @@ absl::Status NoSuchRevision(const std::string& id, const std::string& now) {
 }  // namespace
 
 AdapterCatalog::AdapterCatalog(std::shared_ptr<Source> root, const PeftLoader* loader,
-                               std::string base_name)
+                               std::string base_name, std::string base_from)
     : root_(std::move(root)),
       loader_(loader),
       base_name_(std::move(base_name)),
+      base_from_(std::move(base_from)),
       cache_(root_, loader_, kCatalogNamesMax) {}
 
 // --- places ------------------------------------------------------------------------------
@@ -255,7 +256,8 @@ absl::StatusOr<AdapterPlan> AdapterCatalog::PlanOf(const GenerationPtr& generati
   const absl::Status weights = is_head ? absl::OkStatus() : loader_->CheckWeights(*generation);
   if (!weights.ok()) return weights;
   absl::StatusOr<AdapterPlan> plan = loader_->Plan(*generation->source, generation->location);
-  if (plan.ok() && IsOtherBase(plan->config.base_model, base_name_)) {
+  if (plan.ok() && IsOtherBase(plan->config.base_model, base_name_) &&
+      (base_from_.empty() || IsOtherBase(plan->config.base_model, base_from_))) {
     plan->warnings.push_back(absl::StrCat("it was trained on ", Quoted(plan->config.base_model),
                                           ", and this server calls its base ", Quoted(base_name_),
                                           ": the shapes fit, but see that it is the same model"));

@@ -69,7 +69,10 @@ std::string MergeText(const MergeChoice& choice);
 
 class AdapterCatalog {
  public:
-  AdapterCatalog(std::shared_ptr<Source> root, const PeftLoader* loader, std::string base_name);
+  // `base_from` is the file, folder or repository that the base was read from, where it may have
+  // another name than it gives itself.
+  AdapterCatalog(std::shared_ptr<Source> root, const PeftLoader* loader, std::string base_name,
+                 std::string base_from = "");
 
   // Both before any other call. Starts from the registry's names and keeps changes there
   // and content in `content`; both outlive the catalog.
@@ -279,6 +282,7 @@ class AdapterCatalog {
   const std::shared_ptr<Source> root_;
   const PeftLoader* const loader_;
   const std::string base_name_;
+  const std::string base_from_;
   Registry* registry_ = nullptr;
   ContentStore* content_ = nullptr;
   RemoteAdapters* remote_ = nullptr;

@@ -271,7 +271,8 @@ absl::Status Server::BuildAdapters() {
   const auto adapter_blocks_max = static_cast<int32_t>(blocks - 1);  // one for a request's KV
   parts.loader = std::make_unique<PeftLoader>(parts.model->lora_targets(), parts.backend.get(),
                                               block_bytes, adapter_blocks_max);
-  parts.catalog = std::make_unique<AdapterCatalog>(root, parts.loader.get(), base_name());
+  parts.catalog =
+      std::make_unique<AdapterCatalog>(root, parts.loader.get(), base_name(), config_.model);
   parts.catalog->SetScope(
       [tenants = parts.tenants](const std::string& name, const std::string& location) {
         const TenantPtr tenant = tenants->Find(name);

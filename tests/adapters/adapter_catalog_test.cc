@@ -168,6 +168,22 @@ TEST_F(AdapterCatalogTest, WarnsOfAnotherBase) {
   }
 }
 
+TEST_F(AdapterCatalogTest, ABaseMayHaveTheNameOfWhatItWasReadFrom) {
+  MadeAdapter adapter = SmallestAdapter();
+  adapter.config["base_model_name_or_path"] = "\"org/SmolLM2-135M-Instruct\"";
+  adapter.WriteTo(folder_, "a");
+  for (const auto& [from, warnings] :
+       std::vector<std::pair<std::string, size_t>>{{"/models/SmolLM2-135M-Instruct.Q4_1.gguf", 0},
+                                                   {"org/SmolLM2-135M-Instruct@main", 0},
+                                                   {"/models/model.gguf", 1},
+                                                   {"", 1}}) {
+    AdapterCatalog catalog(source_, &loader_, "Smollm2 135M 8k Lc100K Mix1 Ep2", from);
+    const auto plan = catalog.Check(kTenant, "a");
+    ASSERT_TRUE(plan.ok()) << plan.status();
+    EXPECT_EQ(plan->warnings.size(), warnings) << from;
+  }
+}
+
 TEST_F(AdapterCatalogTest, WarnsOfWhatAConfigurationHardlyMeans) {
   for (const auto& [field, value, warnings] :
        std::vector<std::tuple<std::string, std::string, size_t>>{
