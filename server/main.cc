@@ -1,8 +1,10 @@
 // loricad: flags, log, signals; everything else is Server.
 #include <pthread.h>
 #include <signal.h>
+#include <sys/resource.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cstdio>
 #include <cstdlib>
 #include <mutex>
@@ -18,6 +20,8 @@
 namespace lorica {
 namespace {
 
+constexpr rlim_t kDescriptorsWanted = 65536;
+
 void SetUpLog(const Config& config) {
   auto logger = spdlog::stderr_logger_mt("loricad");
   logger->set_pattern("%Y-%m-%dT%H:%M:%S.%e%z %l %v");
@@ -26,9 +30,18 @@ void SetUpLog(const Config& config) {
   spdlog::set_default_logger(std::move(logger));
 }
 
+// Shells give 1,024 by habit; each connection takes one.
+void RaiseDescriptorLimit() {
+  rlimit limit{};
+  if (::getrlimit(RLIMIT_NOFILE, &limit) != 0) return;
+  limit.rlim_cur = std::max(limit.rlim_cur, std::min(limit.rlim_max, kDescriptorsWanted));
+  ::setrlimit(RLIMIT_NOFILE, &limit);
+}
+
 // All threads inherit the block, so that signals wait for the thread that takes them.
 sigset_t BlockSignals() {
   ::signal(SIGPIPE, SIG_IGN);
+  ::signal(SIGXFSZ, SIG_IGN);  // a file that may not grow is an error of that write
   sigset_t signals;
   sigemptyset(&signals);
   sigaddset(&signals, SIGTERM);
@@ -115,5 +128,6 @@ int main(int argc, char** argv) {
     std::fputs(flags.text.c_str(), flags.exit_code == lorica::kExitOk ? stdout : stderr);
     return flags.exit_code;
   }
+  lorica::RaiseDescriptorLimit();
   return lorica::Run(*flags.config);
 }

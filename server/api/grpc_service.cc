@@ -17,6 +17,7 @@
 #include "grpcpp/server.h"
 #include "grpcpp/server_builder.h"
 #include "server/api/adapter_service.h"
+#include "server/api/grpc_door.h"
 #include "server/api/inference_service.h"
 #include "server/api/parse_refusal.h"
 #include "server/api/reset_guard.h"
@@ -69,7 +70,6 @@ void SetLimits(const GrpcOptions& options, grpc::ServerBuilder* builder) {
   };
   builder->AddChannelArgument(GRPC_ARG_MAX_METADATA_SIZE, kMetadataBytesMax);
   builder->AddChannelArgument(GRPC_ARG_MAX_CONCURRENT_STREAMS, kStreamsPerConnectionMax);
-  builder->AddChannelArgument(GRPC_ARG_ALLOW_REUSEPORT, 0);  // a taken port is an error
   builder->AddChannelArgument(GRPC_ARG_KEEPALIVE_PERMIT_WITHOUT_CALLS, 1);
   if (options.connection_age != absl::InfiniteDuration()) {
     set_ms(GRPC_ARG_MAX_CONNECTION_AGE_MS, options.connection_age);
@@ -100,6 +100,7 @@ struct GrpcService::Parts {
   ServerService status;
   std::atomic<int> open_calls{0};
   std::unique_ptr<grpc::Server> server;
+  std::unique_ptr<GrpcDoor> door;
   std::thread closing;  // waits for what is open, once the port is closed
   std::atomic<bool> closed{false};
 };
@@ -124,10 +125,11 @@ absl::Status GrpcService::Listen(const GrpcOptions& options) {
   grpc::reflection::InitProtoReflectionServerBuilderPlugin();
   if (!options.reflection) builder.SetOption(std::make_unique<WithoutReflection>());
   SetLimits(options, &builder);
-  builder.AddListeningPort(
+  auto door = GrpcDoor::Make(
       options.address,
       options.tls == nullptr ? grpc::InsecureServerCredentials() : options.tls->credentials(),
-      &port_);
+      &builder);
+  if (!door.ok()) return door.status();
   builder.RegisterService(&parts_->inference);
   builder.RegisterService(&parts_->adapters);
   builder.RegisterService(&parts_->status);
@@ -137,13 +139,10 @@ absl::Status GrpcService::Listen(const GrpcOptions& options) {
   builder.experimental().SetInterceptorCreators(std::move(interceptors));
   builder.SetContextAllocator(std::make_unique<OpenCalls>(&parts_->open_calls));
   parts_->server = builder.BuildAndStart();
-  if (parts_->server == nullptr || port_ == 0) {
-    parts_->server = nullptr;
-    return absl::UnavailableError(absl::StrCat(
-        "cannot listen on ", options.address,
-        ": the port is taken or the address is not this machine's; choose another with "
-        "--grpc-address"));
-  }
+  if (parts_->server == nullptr) return absl::UnavailableError("gRPC's server cannot be made");
+  parts_->door = *std::move(door);
+  parts_->door->Open();
+  port_ = parts_->door->port();
   SetState(ServingState::kStarting);
   return absl::OkStatus();
 }
@@ -168,6 +167,7 @@ void GrpcService::StartDrain() {
 
 void GrpcService::CloseDoor() {
   if (parts_->server == nullptr || parts_->closing.joinable()) return;
+  parts_->door->Close();
   parts_->closing = std::thread([&parts = *parts_] {
     parts.server->Shutdown(std::chrono::system_clock::time_point::max());
     parts.closed.store(true);

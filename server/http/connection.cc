@@ -60,7 +60,7 @@ Connection::~Connection() {
 }
 
 bool Connection::AwaitRequest(absl::Duration timeout) {
-  in_body_ = line_kept_ = named_ = false;
+  in_body_ = line_kept_ = named_ = after_return_ = false;
   chunks_.reset();
   request_line_.clear();
   line_bytes_ = part_bytes_ = written_bytes_ = 0;
@@ -174,6 +174,9 @@ bool Connection::IsWellFormed(char byte) {
 Connection::Fault Connection::Count(const char* bytes, size_t size) {
   for (size_t i = 0; i < size && !in_body_; ++i) {
     ++part_bytes_;
+    // What is no end of a line for all, and what ends a text for some.
+    if (bytes[i] == '\0' || (after_return_ && bytes[i] != '\n')) return Fault::kBadHead;
+    after_return_ = bytes[i] == '\r';
     if (bytes[i] == '\n') {
       in_body_ = line_bytes_ == 0;
       if (line_kept_ && !in_body_ && !named_) return Fault::kBadHead;

@@ -105,7 +105,8 @@ class Connection final : public httplib::Stream {
   bool in_body_ = false;
   std::string request_line_;
   bool line_kept_ = false;
-  bool named_ = false;  // the line's name has ended
+  bool named_ = false;         // the line's name has ended
+  bool after_return_ = false;  // only a line's end may come
   int64_t line_bytes_ = 0;
   std::optional<ChunkFraming> chunks_;
   int64_t part_bytes_ = 0;  // of head or body

@@ -16,10 +16,10 @@
 #include "absl/strings/str_format.h"
 #include "absl/strings/str_split.h"
 #include "absl/time/clock.h"
+#include "server/api/listener.h"
 #include "server/http/connection.h"
 #include "server/http/connection_threads.h"
 #include "server/http/errors.h"
-#include "server/http/listener.h"
 
 namespace lorica {
 namespace {
@@ -32,6 +32,7 @@ constexpr char kFull[] =
 constexpr absl::Duration kStopPoll = absl::Milliseconds(5);
 constexpr size_t kMethodBytesMax = 16;
 constexpr char kPreflightSeconds[] = "600";
+constexpr int kSpareDescriptors = 64;  // for files, fetches and children
 
 std::string NewRequestId() {
   thread_local std::mt19937_64 generator{std::random_device{}()};
@@ -362,10 +363,12 @@ class HttpTransport::Library final : public httplib::Server {
     if (lengths > 1 || (chunked && lengths > 0)) return 400;
     if (request.get_header_value_count("Transfer-Encoding") > 1) return 400;
     if (chunked && request.version != "HTTP/1.1") return 400;
+    if (request.get_header_value_count("Host") > 1) return 400;
     int64_t length = 0;
-    if (lengths == 1 &&
-        (!absl::SimpleAtoi(request.get_header_value("Content-Length"), &length) || length < 0)) {
-      return 400;
+    if (lengths == 1) {
+      const std::string digits = request.get_header_value("Content-Length");
+      const bool plain = std::all_of(digits.begin(), digits.end(), absl::ascii_isdigit);
+      if (!plain || !absl::SimpleAtoi(digits, &length)) return 400;
     }
     if (length > options_.body_bytes) return 413;
     if (chunked &&
@@ -437,7 +440,9 @@ HttpTransport::~HttpTransport() { Stop(absl::ZeroDuration()); }
 absl::StatusOr<std::unique_ptr<HttpTransport>> HttpTransport::Start(const TransportOptions& options,
                                                                     HttpRoutes routes,
                                                                     AccessLog* log) {
-  auto listener = Listener::Listen(options.address);
+  auto listener = Listener::Listen({.address = options.address,
+                                    .flag = "--http-address",
+                                    .spare_descriptors = kSpareDescriptors});
   if (!listener.ok()) return listener.status();
   std::unique_ptr<HttpTransport> transport(new HttpTransport);
   transport->library_ =

@@ -1,8 +1,12 @@
 // Goal: whoever asks for more than there is, of adapters' room, of KV or of descriptors, and
 // whoever moves adapters about while they are used, waits or is refused in time; somebody else's
 // stream and what is shared stay as they were.
+#include <arpa/inet.h>
 #include <sys/resource.h>
+#include <sys/socket.h>
 #include <unistd.h>
+
+#include <chrono>
 
 #include "absl/strings/str_cat.h"
 #include "gmock/gmock.h"
@@ -278,6 +282,26 @@ TEST(WithoutDescriptors, LoadsAreRefusedAndStreamsGoOn) {
   server.WaitFor([](const v1::GetStatusResponse& status) {
     return status.running() + status.kv_blocks() == 0;
   });
+}
+
+// Row 105: the library's own listener would be lost for ever.
+TEST(WithoutDescriptors, ThePortIsServedAfterwards) {
+  TinyServer server;
+  const int port = server.server().port();
+  const int early = ::socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+  sockaddr_in address{};
+  address.sin_family = AF_INET;
+  address.sin_port = htons(static_cast<uint16_t>(port));
+  address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+  {
+    NoDescriptors none;
+    ASSERT_EQ(::connect(early, reinterpret_cast<sockaddr*>(&address), sizeof address), 0);
+    absl::SleepFor(absl::Milliseconds(200));
+  }
+  ::close(early);
+  const auto channel = ChannelWithKey(port, "");
+  EXPECT_TRUE(channel->WaitForConnected(std::chrono::system_clock::now() +
+                                        absl::ToChronoMilliseconds(kAnswerMax)));
 }
 
 // Row 109: on the same folder, and on the same port.

@@ -146,9 +146,14 @@ TEST_F(TransportTest, WhatIsNoRequestIsRefused) {
         "POST /echo HTTP/1.1\r\nContent-Length: 3\r\nTransfer-Encoding: chunked\r\n\r\n",
         "POST /echo HTTP/1.1\r\nContent-Length: 3\r\nContent-Length: 4\r\n\r\nabc",
         "POST /echo HTTP/1.1\r\nContent-Length: -3\r\n\r\n",
-        "POST /echo HTTP/1.1\r\nContent-Length: 3x\r\n\r\n"}) {
+        "POST /echo HTTP/1.1\r\nContent-Length: 3x\r\n\r\n",
+        "POST /echo HTTP/1.1\r\nContent-Length: +3\r\n\r\nabc",
+        "GET /id HTTP/1.1\r\nHost: x\r\nHost: y\r\n\r\n",
+        "GET /id HTTP/1.1\r\nHost: x\r\na: b\rc: d\r\n\r\n"}) {
     EXPECT_EQ(StatusOf(bytes), 400) << bytes;
   }
+  EXPECT_EQ(StatusOf("GET /id\rx HTTP/1.1\r\n\r\n"), 0) << "closed without a word";
+  EXPECT_EQ(StatusOf(std::string("GET /id HTTP/1.1\r\na: b\0c\r\n\r\n", 28)), 400);
   HttpSocket tls(port());
   tls.Send(std::string("\x16\x03\x01\x02\x00", 5));
   EXPECT_EQ(tls.Read(absl::Seconds(10)), "") << "closed without a word";

@@ -1,10 +1,12 @@
-#include "server/http/listener.h"
+#include "server/api/listener.h"
 
 #include <arpa/inet.h>
 #include <netdb.h>
+#include <sys/resource.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <cstring>
 
@@ -16,9 +18,17 @@ namespace {
 
 constexpr absl::Duration kLackPause = absl::Milliseconds(10);
 
-absl::Status CannotListen(const std::string& address, const char* why) {
-  return absl::UnavailableError(absl::StrCat("cannot listen on ", address, ": ", why,
-                                             "; choose another with --http-address"));
+absl::Status CannotListen(const ListenOptions& options, const char* why) {
+  return absl::UnavailableError(absl::StrCat("cannot listen on ", options.address, ": ", why,
+                                             "; choose another with ", options.flag));
+}
+
+// Descriptors are given out from the lowest, so their number tells how many there are.
+bool IsSpare(int descriptor, int spare) {
+  rlimit limit{};
+  if (::getrlimit(RLIMIT_NOFILE, &limit) != 0 || limit.rlim_cur == RLIM_INFINITY) return false;
+  const rlim_t kept = std::min<rlim_t>(spare, limit.rlim_cur / 2);
+  return static_cast<rlim_t>(descriptor) >= limit.rlim_cur - kept;
 }
 
 int PortOf(int socket) {
@@ -46,9 +56,10 @@ int Bind(const addrinfo& entry) {
 
 }  // namespace
 
-absl::StatusOr<std::unique_ptr<Listener>> Listener::Listen(const std::string& address) {
+absl::StatusOr<std::unique_ptr<Listener>> Listener::Listen(const ListenOptions& options) {
+  const std::string& address = options.address;
   const size_t colon = address.rfind(':');
-  if (colon == std::string::npos) return CannotListen(address, "it is not HOST:PORT");
+  if (colon == std::string::npos) return CannotListen(options, "it is not HOST:PORT");
   std::string host = address.substr(0, colon);
   if (host.starts_with('[') && host.ends_with(']')) host = host.substr(1, host.size() - 2);
   addrinfo hints{};
@@ -56,14 +67,14 @@ absl::StatusOr<std::unique_ptr<Listener>> Listener::Listen(const std::string& ad
   hints.ai_flags = AI_PASSIVE | AI_NUMERICSERV;
   addrinfo* found = nullptr;
   const int failed = ::getaddrinfo(host.c_str(), address.c_str() + colon + 1, &hints, &found);
-  if (failed != 0) return CannotListen(address, ::gai_strerror(failed));
+  if (failed != 0) return CannotListen(options, ::gai_strerror(failed));
   int socket = -1;
   for (const addrinfo* entry = found; entry != nullptr && socket < 0; entry = entry->ai_next) {
     socket = Bind(*entry);
   }
   ::freeaddrinfo(found);
-  if (socket < 0) return CannotListen(address, std::strerror(errno));
-  return std::unique_ptr<Listener>(new Listener(socket, PortOf(socket)));
+  if (socket < 0) return CannotListen(options, std::strerror(errno));
+  return std::unique_ptr<Listener>(new Listener(socket, PortOf(socket), options.spare_descriptors));
 }
 
 Listener::~Listener() { ::close(socket_); }
@@ -71,7 +82,11 @@ Listener::~Listener() { ::close(socket_); }
 int Listener::Accept() {
   while (true) {
     const int connection = ::accept4(socket_, nullptr, nullptr, SOCK_CLOEXEC);
-    if (connection >= 0) return connection;
+    if (connection >= 0 && !IsSpare(connection, spare_descriptors_)) return connection;
+    if (connection >= 0) {
+      ::close(connection);
+      continue;
+    }
     if (errno == EINVAL || errno == EBADF) return -1;  // shut down
     const bool lack = errno == EMFILE || errno == ENFILE || errno == ENOBUFS || errno == ENOMEM;
     if (lack) absl::SleepFor(kLackPause);

@@ -1,0 +1,49 @@
+// gRPC's port: connections are accepted here and handed to the library.
+//
+// The library's own listener is lost for ever when it once finds no free descriptor. This one
+// waits, and takes no more connections than leave descriptors for HTTP's connections and for files.
+// Used by one thread.
+#pragma once
+
+#include <memory>
+#include <string>
+#include <thread>
+
+#include "absl/status/statusor.h"
+#include "grpcpp/security/server_credentials.h"
+#include "grpcpp/server_builder.h"
+#include "server/api/listener.h"
+
+namespace lorica {
+
+// Those of HTTP's connections, and 64 that these leave to files, fetches and children.
+inline constexpr int kGrpcSpareDescriptors = 448;
+
+class GrpcDoor {
+ public:
+  // Binds `address` and tells the builder; nobody is accepted yet. Unavailable: it cannot be
+  // listened on; says why.
+  static absl::StatusOr<std::unique_ptr<GrpcDoor>> Make(
+      const std::string& address, std::shared_ptr<grpc::ServerCredentials> credentials,
+      grpc::ServerBuilder* builder);
+  ~GrpcDoor();
+
+  int port() const { return listener_->port(); }
+  // Once the builder's server runs.
+  void Open();
+  // Nobody is accepted any more. Before the server is shut down.
+  void Close();
+
+ private:
+  using Acceptor = grpc::experimental::ExternalConnectionAcceptor;
+
+  GrpcDoor(std::unique_ptr<Listener> listener, std::unique_ptr<Acceptor> acceptor)
+      : listener_(std::move(listener)), acceptor_(std::move(acceptor)) {}
+  void Loop();
+
+  const std::unique_ptr<Listener> listener_;
+  const std::unique_ptr<Acceptor> acceptor_;
+  std::thread thread_;
+};
+
+}  // namespace lorica
