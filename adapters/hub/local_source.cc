@@ -1,18 +1,24 @@
 #include <dirent.h>
 #include <fcntl.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include <algorithm>
 #include <cerrno>
 #include <cstring>
+#include <filesystem>
+#include <memory>
 #include <string>
 #include <utility>
 #include <vector>
 
+#include "absl/base/thread_annotations.h"
 #include "absl/status/status.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_split.h"
+#include "absl/synchronization/mutex.h"
 #include "adapters/hub/beneath.h"
+#include "adapters/hub/followed_source.h"
 #include "adapters/hub/local_file.h"
 #include "adapters/hub/quoted.h"
 #include "adapters/hub/source.h"
@@ -38,20 +44,26 @@ absl::Status CheckLocation(const std::string& location, const std::string& file)
       absl::StrCat(Quoted(location), " is not a folder name beneath the adapters folder"));
 }
 
+UniqueFd OpenFolder(const std::string& path) {
+  return UniqueFd(open(path.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC));
+}
+
 class LocalSource : public Source {
  public:
-  explicit LocalSource(UniqueFd root) : root_(std::move(root)) {}
+  // `path` is where to look for another root; empty: nowhere.
+  LocalSource(UniqueFd root, std::string path)
+      : path_(std::move(path)), root_(std::make_shared<const UniqueFd>(std::move(root))) {}
 
   absl::StatusOr<std::unique_ptr<SourceFile>> Open(const std::string& location,
                                                    const std::string& file) override {
     if (absl::Status s = CheckLocation(location, file); !s.ok()) return s;
     const std::string path = absl::StrCat(location, "/", file);
-    return OpenFileBeneath(root_.get(), absl::StrCat(location, "/", file));
+    return OpenFileBeneath(Root()->get(), path);
   }
 
   bool HasFolder(const std::string& location) const override {
     return CheckLocation(location, kConfigFile).ok() &&
-           OpenBeneath(root_.get(), location, O_PATH | O_DIRECTORY).ok();
+           OpenBeneath(Root()->get(), location, O_PATH | O_DIRECTORY).ok();
   }
 
   absl::StatusOr<std::vector<std::string>> List(int limit) override {
@@ -72,7 +84,7 @@ class LocalSource : public Source {
 
  private:
   bool HasConfig(const std::string& location) const {
-    return OpenBeneath(root_.get(), absl::StrCat(location, "/", kConfigFile), O_PATH).ok();
+    return OpenBeneath(Root()->get(), absl::StrCat(location, "/", kConfigFile), O_PATH).ok();
   }
 
   void ListOwner(const std::string& owner, int limit, std::vector<std::string>& found) const {
@@ -87,7 +99,7 @@ class LocalSource : public Source {
 
   // Names in a folder that may be folders, sorted; hidden ones are left out.
   absl::StatusOr<std::vector<std::string>> FolderNames(const std::string& path) const {
-    absl::StatusOr<UniqueFd> fd = OpenBeneath(root_.get(), path, O_RDONLY | O_DIRECTORY);
+    absl::StatusOr<UniqueFd> fd = OpenBeneath(Root()->get(), path, O_RDONLY | O_DIRECTORY);
     if (!fd.ok()) return fd.status();
     DIR* folder = fdopendir(fd->get());
     if (folder == nullptr) return absl::UnavailableError("reading the adapters folder failed");
@@ -104,18 +116,42 @@ class LocalSource : public Source {
     return names;
   }
 
-  const UniqueFd root_;
+  std::shared_ptr<const UniqueFd> Root() const {
+    absl::MutexLock lock(&mutex_);
+    struct stat now = {};
+    struct stat held = {};
+    const bool moved = !path_.empty() && stat(path_.c_str(), &now) == 0 && S_ISDIR(now.st_mode) &&
+                       fstat(root_->get(), &held) == 0 &&
+                       (now.st_ino != held.st_ino || now.st_dev != held.st_dev);
+    if (!moved) return root_;
+    UniqueFd other = OpenFolder(path_);
+    if (other.get() >= 0) root_ = std::make_shared<const UniqueFd>(std::move(other));
+    return root_;
+  }
+
+  const std::string path_;
+  mutable absl::Mutex mutex_;
+  mutable std::shared_ptr<const UniqueFd> root_ ABSL_GUARDED_BY(mutex_);
 };
 
-}  // namespace
-
-absl::StatusOr<std::unique_ptr<Source>> MakeLocalSource(const std::string& root) {
-  UniqueFd fd(open(root.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC));
+absl::StatusOr<std::unique_ptr<Source>> Make(const std::string& root, const std::string& followed) {
+  UniqueFd fd = OpenFolder(root);
   if (fd.get() < 0) {
     return absl::NotFoundError(absl::StrCat("adapters folder ", Quoted(root),
                                             " cannot be opened: ", std::strerror(errno)));
   }
-  return std::make_unique<LocalSource>(std::move(fd));
+  return std::make_unique<LocalSource>(std::move(fd), followed);
+}
+
+}  // namespace
+
+absl::StatusOr<std::unique_ptr<Source>> MakeLocalSource(const std::string& root) {
+  return Make(root, "");
+}
+
+absl::StatusOr<std::unique_ptr<Source>> MakeFollowedSource(const std::string& root) {
+  std::error_code error;
+  return Make(root, std::filesystem::absolute(root, error).string());
 }
 
 }  // namespace lorica

@@ -8,6 +8,7 @@
 #include <string>
 
 #include "adapters/hub/beneath.h"
+#include "adapters/hub/followed_source.h"
 #include "adapters/hub/foreign_file.h"
 #include "adapters/hub/source.h"
 #include "tests/fakes/temporary_folder.h"
@@ -53,6 +54,21 @@ TEST_F(LocalSourceTest, SaysWhatIsNotThere) {
   folder_.Write("a/x", "");
   EXPECT_TRUE(absl::IsNotFound(Open("a")));
   EXPECT_TRUE(absl::IsNotFound(Open("a/x")));
+}
+
+TEST_F(LocalSourceTest, AFolderThatTakesTheRootsPlaceIsFollowedWhereItIsAskedFor) {
+  const std::string root = At("root");
+  folder_.Write("root/a/adapter_config.json", "one");
+  folder_.Write("next/b/adapter_config.json", "two");
+  const auto kept = *MakeLocalSource(root);
+  const auto followed = *MakeFollowedSource(root);
+  fs::rename(At("root"), At("before"));
+  EXPECT_THAT(*followed->List(9), ElementsAre("a")) << "until there is another one";
+  fs::rename(At("next"), At("root"));
+  EXPECT_THAT(*followed->List(9), ElementsAre("b"));
+  EXPECT_EQ(ReadAll(**followed->Open("b", "adapter_config.json")), "two");
+  EXPECT_TRUE(followed->HasFolder("b"));
+  EXPECT_THAT(*kept->List(9), ElementsAre("a"));
 }
 
 TEST_F(LocalSourceTest, TakesNoPathsForLocations) {
