@@ -14,6 +14,7 @@
 #include "adapters/adapter_catalog.h"
 #include "adapters/adapter_pool.h"
 #include "adapters/content_store.h"
+#include "adapters/hub/followed_source.h"
 #include "adapters/hub/steady_now.h"
 #include "adapters/merged_adapters.h"
 #include "adapters/peft_loader.h"
@@ -260,7 +261,7 @@ absl::Status Server::BuildAdapters() {
 
   std::shared_ptr<Source> root = std::make_shared<NoAdapters>();
   if (!config_.adapters_dir.empty()) {
-    auto local = MakeLocalSource(config_.adapters_dir);
+    auto local = MakeFollowedSource(config_.adapters_dir);
     if (!local.ok()) {
       return absl::Status(
           local.status().code(),
@@ -360,6 +361,7 @@ absl::Status Server::BuildGrammars() {
   }
   GrammarLimits limits;
   limits.trial.cpu = absl::Seconds(config_.grammar_seconds);
+  if (parts.tenants->needs_keys()) limits.tenant_compiles_waiting = kTenantCompilesWaitingMax;
   auto grammars = GrammarStore::Make(vocabulary, program, limits);
   if (!grammars.ok()) return grammars.status();
   parts.grammars = *std::move(grammars);

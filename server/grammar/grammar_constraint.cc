@@ -21,10 +21,10 @@ absl::Duration ThreadCpu() {
 
 }  // namespace
 
-bool MaskThreads::Run(std::function<void()> work) {
+bool MaskThreads::Run(const std::string& whose, std::function<void()> work) {
   absl::MutexLock lock(&mutex_);
   if (threads_ == nullptr) return false;
-  threads_->Run("", [work = std::move(work)](int) { work(); });
+  threads_->Run(whose, [work = std::move(work)](int) { work(); });
   return true;
 }
 
@@ -46,10 +46,12 @@ MaskThreads::Stats MaskThreads::stats() const {
   return stats_;
 }
 
-GrammarConstraint::GrammarConstraint(std::shared_ptr<MaskThreads> threads, int mask_words,
-                                     absl::Duration mask_cpu, std::function<void()> wake,
+GrammarConstraint::GrammarConstraint(std::shared_ptr<MaskThreads> threads, std::string tenant,
+                                     int mask_words, absl::Duration mask_cpu,
+                                     std::function<void()> wake,
                                      absl::Status (*explain)(const absl::Status&))
     : threads_(std::move(threads)),
+      tenant_(std::move(tenant)),
       mask_cpu_(mask_cpu),
       wake_(std::move(wake)),
       explain_(explain),
@@ -64,7 +66,8 @@ void GrammarConstraint::Begin(const absl::StatusOr<std::shared_ptr<const Grammar
 }
 
 void GrammarConstraint::Start(int32_t token) {
-  const bool runs = threads_->Run([self = shared_from_this(), token] { self->MakeMask(token); });
+  const bool runs =
+      threads_->Run(tenant_, [self = shared_from_this(), token] { self->MakeMask(token); });
   if (!runs) Fail(absl::UnavailableError("the server is shutting down"));
 }
 

@@ -7,6 +7,7 @@
 #include <cstdint>
 #include <functional>
 #include <memory>
+#include <string>
 #include <vector>
 
 #include "absl/base/thread_annotations.h"
@@ -29,8 +30,8 @@ class MaskThreads {
   };
 
   explicit MaskThreads(int threads) : threads_(std::make_unique<WorkThreads>(threads)) {}
-  // False: it has stopped.
-  bool Run(std::function<void()> work);
+  // Those who have something waiting take turns. False: it has stopped.
+  bool Run(const std::string& whose, std::function<void()> work);
   void Stop();
   void Count(absl::Duration took, bool slow);
   Stats stats() const;
@@ -44,8 +45,9 @@ class MaskThreads {
 class GrammarConstraint final : public TokenConstraint,
                                 public std::enable_shared_from_this<GrammarConstraint> {
  public:
-  GrammarConstraint(std::shared_ptr<MaskThreads> threads, int mask_words, absl::Duration mask_cpu,
-                    std::function<void()> wake, absl::Status (*explain)(const absl::Status&));
+  GrammarConstraint(std::shared_ptr<MaskThreads> threads, std::string tenant, int mask_words,
+                    absl::Duration mask_cpu, std::function<void()> wake,
+                    absl::Status (*explain)(const absl::Status&));
 
   // Its grammar is there, or never will be. Once, from any thread.
   void Begin(const absl::StatusOr<std::shared_ptr<const Grammar>>& made);
@@ -63,6 +65,7 @@ class GrammarConstraint final : public TokenConstraint,
   bool Settled() const ABSL_SHARED_LOCKS_REQUIRED(mutex_) { return ready_ || !failure_.ok(); }
 
   const std::shared_ptr<MaskThreads> threads_;
+  const std::string tenant_;
   const absl::Duration mask_cpu_;
   const std::function<void()> wake_;
   absl::Status (*const explain_)(const absl::Status&);

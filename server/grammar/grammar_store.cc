@@ -36,10 +36,11 @@ int MaskThreadCount(int wanted) {
 
 struct GrammarStore::Entry {
   std::string key;
+  std::string tenant;  // who was the first to want it
   bool finished = false;
   GrammarOr made = absl::UnknownError("not compiled yet");
   int64_t bytes = 0;
-  std::vector<std::shared_ptr<GrammarConstraint>> waiting;
+  std::vector<std::weak_ptr<GrammarConstraint>> waiting;
   std::list<EntryPtr>::iterator place;  // among those used, when finished
 };
 
@@ -74,7 +75,7 @@ GrammarStore::~GrammarStore() {
 absl::StatusOr<std::shared_ptr<TokenConstraint>> GrammarStore::Constrain(
     const std::string& tenant, const ResponseFormat& format, std::function<void()> wake,
     Explain explain) {
-  auto constraint = std::make_shared<GrammarConstraint>(mask_threads_, maker_.mask_words(),
+  auto constraint = std::make_shared<GrammarConstraint>(mask_threads_, tenant, maker_.mask_words(),
                                                         limits_.mask_cpu, std::move(wake), explain);
   const absl::StatusOr<EntryPtr> finished = Join(tenant, format, constraint);
   if (!finished.ok()) return finished.status();
@@ -97,24 +98,50 @@ absl::StatusOr<GrammarStore::EntryPtr> GrammarStore::Join(
     entry->waiting.push_back(constraint);
     return EntryPtr();
   }
-  if (stats_.waiting >= limits_.compiles_waiting) {
-    return absl::UnavailableError(
-        absl::StrCat(limits_.compiles_waiting, " response formats wait to be compiled"));
-  }
+  if (const absl::Status room = CheckRoom(tenant); !room.ok()) return room;
   ++stats_.misses;
   ++stats_.waiting;
+  ++waiting_of_[tenant];
   auto entry = std::make_shared<Entry>();
   entry->key = key;
+  entry->tenant = tenant;
   entry->waiting.push_back(constraint);
   entries_.emplace(key, entry);
-  compile_threads_->Run(tenant, [this, tenant, entry, format](int thread) {
-    Compile(tenant, entry, format, thread);
-  });
+  compile_threads_->Run(tenant,
+                        [this, entry, format](int thread) { Compile(entry, format, thread); });
   return EntryPtr();
 }
 
-void GrammarStore::Compile(const std::string& tenant, const EntryPtr& entry,
-                           const ResponseFormat& format, int thread) {
+absl::Status GrammarStore::CheckRoom(const std::string& tenant) const {
+  const auto own = waiting_of_.find(tenant);
+  if (own != waiting_of_.end() && own->second >= limits_.tenant_compiles_waiting) {
+    return absl::UnavailableError(absl::StrCat(limits_.tenant_compiles_waiting,
+                                               " response formats of this tenant wait to be "
+                                               "compiled"));
+  }
+  if (stats_.waiting < limits_.compiles_waiting) return absl::OkStatus();
+  return absl::UnavailableError(
+      absl::StrCat(limits_.compiles_waiting, " response formats wait to be compiled"));
+}
+
+void GrammarStore::Leave(const EntryPtr& entry) {
+  --stats_.waiting;
+  const auto own = waiting_of_.find(entry->tenant);
+  if (--own->second == 0) waiting_of_.erase(own);
+}
+
+bool GrammarStore::Dropped(const EntryPtr& entry) {
+  absl::MutexLock lock(&mutex_);
+  for (const auto& constraint : entry->waiting) {
+    if (!constraint.expired()) return false;
+  }
+  Leave(entry);
+  entries_.erase(entry->key);
+  return true;
+}
+
+void GrammarStore::Compile(const EntryPtr& entry, const ResponseFormat& format, int thread) {
+  if (Dropped(entry)) return;
   GiveWay();
   const absl::Time began = absl::Now();
   GrammarOr made = TryAndMake(format, thread);
@@ -122,9 +149,9 @@ void GrammarStore::Compile(const std::string& tenant, const EntryPtr& entry,
       thread + 1 == compile_threads_->count() || limits_.trial.cpu <= kShortCompileCpu;
   if (absl::IsResourceExhausted(made.status()) && !had_all) {
     return compile_threads_->RunLong(
-        tenant, [this, tenant, entry, format](int last) { Compile(tenant, entry, format, last); });
+        entry->tenant, [this, entry, format](int last) { Compile(entry, format, last); });
   }
-  std::vector<std::shared_ptr<GrammarConstraint>> waiting;
+  std::vector<std::weak_ptr<GrammarConstraint>> waiting;
   {
     absl::MutexLock lock(&mutex_);
     waiting.swap(entry->waiting);
@@ -132,7 +159,9 @@ void GrammarStore::Compile(const std::string& tenant, const EntryPtr& entry,
     made = AsFault(std::move(made));
     Remember(entry, made, absl::Now() - began);
   }
-  for (const auto& constraint : waiting) constraint->Begin(made);
+  for (const auto& waiter : waiting) {
+    if (const auto constraint = waiter.lock()) constraint->Begin(made);
+  }
 }
 
 GrammarStore::GrammarOr GrammarStore::TryAndMake(const ResponseFormat& format, int thread) {
@@ -148,7 +177,7 @@ GrammarStore::GrammarOr GrammarStore::AsFault(GrammarOr made) {
 }
 
 void GrammarStore::Remember(const EntryPtr& entry, GrammarOr made, absl::Duration took) {
-  --stats_.waiting;
+  Leave(entry);
   stats_.compile_time += took;
   if (absl::IsUnavailable(made.status())) {  // not the format's fault
     entries_.erase(entry->key);

@@ -30,6 +30,7 @@ namespace lorica {
 inline constexpr int kGrammarEntriesMax = 256;                   // that are remembered
 inline constexpr int64_t kGrammarBytesMax = int64_t{256} << 20;  // of those, together
 inline constexpr int kCompilesWaitingMax = 64;                   // more are Unavailable
+inline constexpr int kTenantCompilesWaitingMax = 16;             // of one among several tenants
 inline constexpr int kCompileThreads = 2;
 // Computing that all threads but the last give a grammar; the last one takes those that need more.
 inline constexpr absl::Duration kShortCompileCpu = absl::Seconds(1);
@@ -41,6 +42,7 @@ struct GrammarLimits {
   int entries = kGrammarEntriesMax;
   int64_t bytes = kGrammarBytesMax;
   int compiles_waiting = kCompilesWaitingMax;
+  int tenant_compiles_waiting = kCompilesWaitingMax;  // that one tenant was the first to want
   absl::Duration mask_cpu = kMaskCpuMax;
   TrialBounds trial;
 };
@@ -77,7 +79,8 @@ class GrammarStore {
   // its grammar is compiled and its first mask is made. `wake` is called on another thread when
   // there is a mask that was asked for in vain; it must not block. The constraint's errors are what
   // `explain` makes of InvalidArgument: no grammar, not served, beyond the bounds, or it led to
-  // where nothing fits. Unavailable: too many wait to be compiled. REQUIRES: CheckSchema passed.
+  // where nothing fits. Unavailable: too many wait to be compiled, altogether or of
+  // this tenant. What nobody waits for any more is not compiled. REQUIRES: CheckSchema passed.
   using Explain = absl::Status (*)(const absl::Status&);
   absl::StatusOr<std::shared_ptr<TokenConstraint>> Constrain(const std::string& tenant,
                                                              const ResponseFormat& format,
@@ -96,8 +99,11 @@ class GrammarStore {
   // The entry when it is finished; null: the constraint will hear of it.
   absl::StatusOr<EntryPtr> Join(const std::string& tenant, const ResponseFormat& format,
                                 const std::shared_ptr<GrammarConstraint>& constraint);
-  void Compile(const std::string& tenant, const EntryPtr& entry, const ResponseFormat& format,
-               int thread);
+  absl::Status CheckRoom(const std::string& tenant) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  void Compile(const EntryPtr& entry, const ResponseFormat& format, int thread);
+  // Whether nobody wants it any more; then it is forgotten.
+  bool Dropped(const EntryPtr& entry);
+  void Leave(const EntryPtr& entry) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   GrammarOr TryAndMake(const ResponseFormat& format, int thread);
   static GrammarOr AsFault(GrammarOr made);
   void Remember(const EntryPtr& entry, GrammarOr made, absl::Duration took)
@@ -109,6 +115,7 @@ class GrammarStore {
   mutable absl::Mutex mutex_;
   absl::flat_hash_map<std::string, EntryPtr> entries_ ABSL_GUARDED_BY(mutex_);
   std::list<EntryPtr> used_ ABSL_GUARDED_BY(mutex_);  // finished ones, the last used in front
+  absl::flat_hash_map<std::string, int> waiting_of_ ABSL_GUARDED_BY(mutex_);  // by tenant
   GrammarStats stats_ ABSL_GUARDED_BY(mutex_);
   const std::shared_ptr<MaskThreads> mask_threads_;    // constraints have it, too
   std::vector<std::unique_ptr<GrammarTrial>> trials_;  // one a compile thread

@@ -173,6 +173,40 @@ TEST_F(GrammarStoreTest, FormatsThatWaitToBeCompiledAreBounded) {
   EXPECT_TRUE(slow(4).ok());
 }
 
+TEST_F(GrammarStoreTest, FormatsOfOneTenantThatWaitAreBounded) {
+  Start({.compiles_waiting = 4, .tenant_compiles_waiting = 2, .trial = {.cpu = absl::Seconds(1)}});
+  const auto slow = [&](const std::string& tenant, int i) {
+    return store_->Constrain(tenant, EndlessFormat(i), NobodyWakes, AsItIs);
+  };
+  const auto first = slow("greedy", 1);
+  const auto second = slow("greedy", 2);
+  ASSERT_TRUE(first.ok() && second.ok());
+  EXPECT_TRUE(absl::IsUnavailable(slow("greedy", 3).status()));
+  const auto again = slow("greedy", 2);  // nothing more to compile
+  EXPECT_TRUE(again.ok()) << again.status();
+  const auto other = slow("modest", 4);
+  EXPECT_TRUE(other.ok()) << other.status();
+  EXPECT_FALSE(Mask(**first).ok());
+  EXPECT_FALSE(Mask(**second).ok());
+  EXPECT_TRUE(slow("greedy", 5).ok());
+}
+
+TEST_F(GrammarStoreTest, WhatNobodyWaitsForAnyMoreIsNotCompiled) {
+  GrammarLimits limits;
+  limits.trial.cpu = absl::Seconds(4);
+  Start(limits);
+  std::vector<std::shared_ptr<TokenConstraint>> gone;
+  for (int i = 0; i < 20; ++i) {
+    gone.push_back(*store_->Constrain("", EndlessFormat(i), NobodyWakes, AsItIs));
+  }
+  EXPECT_EQ(store_->stats().waiting, 20);
+  gone.clear();
+  const auto stays = Constrain("ab");
+  ASSERT_TRUE(Mask(*stays).ok());
+  EXPECT_LE(store_->stats().waiting, kCompileThreads);
+  EXPECT_EQ(store_->stats().exceeded, 0);
+}
+
 TEST_F(GrammarStoreTest, AnAnswerWhoseMasksTakeTooLongEnds) {
   Start({.mask_cpu = absl::ZeroDuration()});
   const absl::Status slow = Mask(*Constrain("a+")).status();
