@@ -6,6 +6,7 @@
 #include <limits>
 
 #include "CLI/CLI.hpp"
+#include "absl/strings/ascii.h"
 #include "absl/strings/match.h"
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
@@ -30,6 +31,8 @@ constexpr char kEpilogue[] =
     "files again; what is wrong with one leaves the old one in force.\n"
     "Exit codes: 0 stopped by a signal, 1 could not start (the last line says why), 2 bad\n"
     "flags, 3 the device failed while serving, 130 a second signal.";
+
+constexpr size_t kModelNameBytesMax = 256;
 
 struct Unit {
   const char* suffix;
@@ -84,7 +87,14 @@ class Registrar {
     app_.add_option(name, *value, help)
         ->type_name("NUMBER")
         ->capture_default_str()
-        ->check(CLI::Range(low, high));
+        ->check(CLI::Validator(
+            [low, high](const std::string& text) {
+              double number = 0;  // of which nan is neither above nor below anything
+              return absl::SimpleAtod(text, &number) && number >= low && number <= high
+                         ? std::string()
+                         : absl::StrCat(text, " is out of bounds: give ", low, " to ", high);
+            },
+            ""));
   }
   void Bytes(const char* name, int64_t* value, int64_t low, int64_t high, const char* help) {
     AddParsed(name, "BYTES", FormatBytes(*value), help, value, low, high, ParseBytes);
@@ -260,6 +270,13 @@ absl::Status CheckConfig(const Config& config) {
   if (config.model.empty()) {
     return absl::InvalidArgumentError(
         "--model is missing: give a .gguf file or a Hugging Face folder, see --help");
+  }
+  const auto breaks_lines = [](char c) { return absl::ascii_iscntrl(c); };
+  if (config.model_name.size() > kModelNameBytesMax ||
+      std::any_of(config.model_name.begin(), config.model_name.end(), breaks_lines)) {
+    return absl::InvalidArgumentError(absl::StrCat("--model-name must have at most ",
+                                                   kModelNameBytesMax,
+                                                   " bytes, and no control characters"));
   }
   if (config.context_tokens == 1) {
     return absl::InvalidArgumentError(

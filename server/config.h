@@ -177,7 +177,7 @@ void VisitFlags(Config& config, Visitor&& visitor) {
   visitor.Choice("--dtype", &config.dtype, {"bfloat16", "float16"},
                  "Type of weights, activations, KV and adapters on cuda; the cpu computes in fp32 "
                  "from the types of the files");
-  visitor.Count("--threads", &config.threads, 0, 1024, "Compute threads; 0 = one a core");
+  visitor.Count("--threads", &config.threads, 0, 256, "Compute threads; 0 = one a core");
   visitor.Count("--context-tokens", &config.context_tokens, 0, kContextTokensMax,
                 "Most tokens of a request, prompt and answer; 0 = the model's own limit");
   visitor.Count("--batch-rows", &config.batch_rows, 1, 65536,

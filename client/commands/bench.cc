@@ -352,7 +352,7 @@ void AddLoadFlags(CLI::App* sub, BenchFlags* flags) {
       ->check(CLI::IsMember(PatternNames()))
       ->capture_default_str();
   sub->add_option("--zipf-exponent", flags->load.zipf_exponent, "Steepness of zipf")
-      ->check(CLI::Range(0.0, 10.0))
+      ->check(NumberBetween(0.0, 10.0))
       ->capture_default_str();
   sub->add_option("--prompt-tokens", flags->load.prompt_tokens, "Tokens a prompt")
       ->check(CLI::Range(1, 1 << 20))
@@ -378,7 +378,7 @@ void AddBench(CLI::App* app, const CommandContext* context, Action* action) {
                              ->check(CLI::Range(1, kStreamsMax))
                              ->capture_default_str();
   sub->add_option("--rate", flags->rate, "Open loop: requests a second, Poisson")
-      ->check(CLI::Range(0.001, 1e5))
+      ->check(NumberBetween(0.001, 1e5))
       ->excludes(streams);
   sub->add_option("--in-flight-max", flags->in_flight_max,
                   "Open loop: beyond it arrivals are not sent, and counted")

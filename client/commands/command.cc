@@ -53,7 +53,30 @@ CLI::Validator WholeNumber() {
       "");
 }
 
-CLI::Validator Seconds(double least) { return CLI::Range(least, 1e6).description(""); }
+CLI::Validator SmallWholeNumber() {
+  return CLI::Validator(
+      [](const std::string& text) {
+        int32_t number = 0;
+        return absl::SimpleAtoi(text, &number)
+                   ? std::string()
+                   : absl::StrCat("'", text, "' is not a whole number from ", INT32_MIN, " to ",
+                                  INT32_MAX);
+      },
+      "");
+}
+
+CLI::Validator NumberBetween(double low, double high) {
+  return CLI::Validator(
+      [low, high](const std::string& text) {
+        double number = 0;  // of which nan is neither above nor below anything
+        return absl::SimpleAtod(text, &number) && number >= low && number <= high
+                   ? std::string()
+                   : absl::StrCat("'", text, "' is not a number from ", low, " to ", high);
+      },
+      absl::StrCat("FLOAT in [", low, " - ", high, "]"));
+}
+
+CLI::Validator Seconds(double least) { return NumberBetween(least, 1e6).description(""); }
 
 void PrintJson(const Json& json) {
   std::printf("%s\n", json.dump(2, ' ', false, Json::error_handler_t::replace).c_str());

@@ -47,10 +47,14 @@ int Fail(const CommandContext& context, const absl::Status& status);
 // The same for a command line that makes no sense.
 int FailUsage(const std::string& message);
 
+// Both ends included; what is no number is not between.
+CLI::Validator NumberBetween(double low, double high);
 // Accepts `least` to eleven days.
 CLI::Validator Seconds(double least);
 // Digits alone that fit into 64 bits: CLI11 by itself lets -1 and what is too large go round.
 CLI::Validator WholeNumber();
+// With or without a sign, 32 bits.
+CLI::Validator SmallWholeNumber();
 
 // One pretty-printed JSON document on stdout.
 void PrintJson(const Json& json);

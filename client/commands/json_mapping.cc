@@ -126,6 +126,11 @@ absl::Status Put(const Json& json, const std::string& path, const FieldDescripto
 absl::Status PutField(const Json& json, const std::string& path, const FieldDescriptor* field,
                       Message* message) {
   if (json.is_null()) return absl::OkStatus();
+  const auto* choice = field->real_containing_oneof();
+  if (choice != nullptr && message->GetReflection()->HasOneof(*message, choice)) {
+    return absl::InvalidArgumentError(
+        absl::StrCat(path, ": another ", choice->name(), " is given already"));
+  }
   if (!field->is_repeated()) return Put(json, path, field, message);
   if (!json.is_array()) return Wrong(path, "a list", json);
   for (size_t i = 0; i < json.size(); ++i) {

@@ -1,7 +1,6 @@
 #include "client/commands/request_flags.h"
 
 #include <fstream>
-#include <iterator>
 #include <utility>
 
 #include "absl/strings/numbers.h"
@@ -25,9 +24,11 @@ CLI::Option* AddOptional(CLI::App* app, const std::string& name, std::optional<T
 }
 
 void AddSamplingFlags(CLI::App* app, RequestFlags* flags) {
-  AddOptional(app, "-n,--max-tokens", &flags->max_tokens, "Most tokens to generate (256)");
+  AddOptional(app, "-n,--max-tokens", &flags->max_tokens, "Most tokens to generate (256)")
+      ->check(SmallWholeNumber());
   AddOptional(app, "-t,--temperature", &flags->temperature, "0 = greedy (0)");
-  AddOptional(app, "--top-k", &flags->top_k, "Only the k best tokens; 0 = off (0)");
+  AddOptional(app, "--top-k", &flags->top_k, "Only the k best tokens; 0 = off (0)")
+      ->check(SmallWholeNumber());
   AddOptional(app, "--top-p", &flags->top_p, "Only the best tokens that add up to p (1 = off)");
   AddOptional(app, "--min-p", &flags->min_p,
               "Only tokens at least p times as likely as the best (0 = off)");
@@ -40,9 +41,11 @@ void AddSamplingFlags(CLI::App* app, RequestFlags* flags) {
   AddOptional(app, "--seed", &flags->seed, "Equal seeds give equal answers (server's choice)")
       ->check(WholeNumber());
   AddOptional(app, "--logprobs", &flags->logprobs,
-              "Log-probabilities of the chosen token and of this many best ones, 0 to 20");
+              "Log-probabilities of the chosen token and of this many best ones, 0 to 20")
+      ->check(SmallWholeNumber());
   AddOptional(app, "--prompt-logprobs", &flags->prompt_logprobs,
-              "The same for each token of the prompt, with --json");
+              "The same for each token of the prompt, with --json")
+      ->check(SmallWholeNumber());
 }
 
 void AddEndingFlags(CLI::App* app, RequestFlags* flags) {
@@ -120,8 +123,14 @@ void CopySampling(const RequestFlags& flags, v1::GenerateRequest* request) {
 
 absl::StatusOr<std::string> ReadFormatFile(const std::string& name) {
   std::ifstream file(name, std::ios::binary);
-  std::string text((std::istreambuf_iterator<char>(file)), std::istreambuf_iterator<char>());
-  if (!file.fail() && !text.empty()) return text;
+  std::string text(kFormatFileBytesMax + 1, '\0');
+  file.read(text.data(), static_cast<std::streamsize>(text.size()));
+  text.resize(static_cast<size_t>(file.gcount()));
+  if (text.size() > kFormatFileBytesMax) {
+    return absl::InvalidArgumentError(
+        absl::StrCat(name, " has more than ", kFormatFileBytesMax, " bytes"));
+  }
+  if (!text.empty()) return text;
   return absl::InvalidArgumentError(absl::StrCat(name, " is empty or cannot be read"));
 }
 

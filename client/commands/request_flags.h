@@ -47,6 +47,9 @@ void AddRequestFlags(CLI::App* app, RequestFlags* flags);
 // Everything but the input. InvalidArgument names the flag at fault.
 absl::StatusOr<v1::GenerateRequest> RequestFromFlags(const RequestFlags& flags);
 
+// What a server takes of a schema or grammar.
+inline constexpr size_t kFormatFileBytesMax = 64 << 10;
+
 // The text of a schema or grammar; never empty.
 absl::StatusOr<std::string> ReadFormatFile(const std::string& name);
 

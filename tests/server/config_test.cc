@@ -39,7 +39,7 @@ TEST(Config, EachNumberHasBounds) {
     const char* flag;
     int64_t low;
     int64_t high;
-  } bounds[] = {{"--threads", 0, 1024},
+  } bounds[] = {{"--threads", 0, 256},
                 {"--context-tokens", 0, kContextTokensMax},
                 {"--queue-requests", 1, 1'000'000},
                 {"--loader-threads", 1, 64},
@@ -86,6 +86,14 @@ TEST(Config, KeysOpenAnAddressAndTlsFilesGoTogether) {
   EXPECT_THAT(Parse({"--tls-client-ca", "a"}).text, HasSubstr("--tls-cert"));
   EXPECT_FALSE(Parse({"--grpc-address", "0.0.0.0:1", "--tls-cert", "c", "--tls-key", "k"}).config)
       << "TLS alone lets everybody in";
+}
+
+TEST(Config, AModelsNameIsOneLineOfText) {
+  EXPECT_TRUE(Parse({"--model-name", std::string(256, 'm')}).config);
+  for (const std::string& bad :
+       {std::string(257, 'm'), std::string("a\nb"), std::string("a\x1b")}) {
+    EXPECT_THAT(Parse({"--model-name", bad}).text, HasSubstr("--model-name"));
+  }
 }
 
 TEST(Config, FlagsThatDoNotGoTogetherAreNamed) {
@@ -148,7 +156,7 @@ TEST(Config, PromptsMayStretchAStepByMoreThanNothing) {
   for (const char* good : {"1.1", "3", "1000"}) {
     EXPECT_TRUE(Parse({"--step-stretch", good}).config) << good;
   }
-  for (const char* bad : {"1.09", "1000.1", "0", "-1", "far"}) {
+  for (const char* bad : {"1.09", "1000.1", "0", "-1", "far", "nan", "inf"}) {
     EXPECT_THAT(Parse({"--step-stretch", bad}).text, HasSubstr("step-stretch")) << bad;
   }
 }

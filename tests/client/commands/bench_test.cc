@@ -55,6 +55,16 @@ TEST(Bench, ADurationCutsWhatStillRunsAndCountsItsTokens) {
   EXPECT_NEAR(json["seconds"], 1.0, 0.05);
 }
 
+TEST(Bench, WhatIsNoNumberIsNoDurationAndNoRate) {
+  FakeServer server;
+  for (const char* flag : {"--duration", "--warmup", "--rate", "--zipf-exponent"}) {
+    const RunResult run = RunToEnd(Bench(server, {"--pattern", "none", flag, "nan"}));
+    EXPECT_EQ(run.code, 2) << flag;
+    EXPECT_THAT(run.error, HasSubstr(flag));
+  }
+  EXPECT_TRUE(server.requests().empty());
+}
+
 TEST(Bench, OpenLoopArrivesAtItsRate) {
   FakeServer server;
   const RunResult run = RunToEnd(Bench(server, {"--rate", "100", "--duration", "2", "--pattern",

@@ -109,6 +109,10 @@ TEST(Generate, WrongCommandLinesEndWithTwoBeforeAnythingIsSent) {
   EXPECT_EQ(Lorica(server, {"generate", "Hi", "--seed", "-1"}).code, 2);
   EXPECT_EQ(Lorica(server, {"generate", "Hi", "--seed", "18446744073709551616"}).code, 2);
   EXPECT_EQ(Lorica(server, {"generate", "Hi", "--seed", "0x10"}).code, 2);
+  const RunResult large = Lorica(server, {"generate", "Hi", "--max-tokens", "2147483648"});
+  EXPECT_EQ(large.code, 2);
+  EXPECT_THAT(large.error, HasSubstr("2147483647"));
+  EXPECT_EQ(Lorica(server, {"generate", "Hi", "--timeout", "nan"}).code, 2);
   const RunResult nothing = Lorica(server, {});
   EXPECT_EQ(nothing.code, 2);
   EXPECT_THAT(nothing.error, HasSubstr("--help"));

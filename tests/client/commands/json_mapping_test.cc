@@ -77,6 +77,14 @@ TEST(RequestFromJson, KeepsTheLargestSeedExact) {
   EXPECT_THAT(Complaint(R"({"seed": -1})"), HasSubstr("seed: expected"));
 }
 
+TEST(RequestFromJson, TwoFormsOfOneAnswerAreAMistake) {
+  EXPECT_EQ(
+      Parsed(R"({"response_format": {"regex": "a", "ebnf": null}})").response_format().regex(),
+      "a");
+  EXPECT_THAT(Complaint(R"({"response_format": {"regex": "a", "ebnf": "root ::= \"b\""}})"),
+              HasSubstr("ebnf: another form is given already"));
+}
+
 TEST(RequestFromJson, TakesLogitBiasAsAnObjectToo) {
   const v1::GenerateRequest request = Parsed(R"({"logit_bias": {"50": -100, "7": 2.5}})");
   ASSERT_EQ(request.logit_bias_size(), 2);

@@ -92,6 +92,16 @@ TEST(RequestFlags, TheFormOfTheAnswerComesFromAFileOrTheCommandLine) {
   EXPECT_TRUE(absl::IsInvalidArgument(RequestFromFlags(flags).status()));
 }
 
+TEST(RequestFlags, AFormsFileIsReadToTheLimitAndNoFurther) {
+  const TemporaryFolder folder;
+  folder.Write("largest", std::string(kFormatFileBytesMax, 'a'));
+  folder.Write("larger", std::string(kFormatFileBytesMax + 1, 'a'));
+  EXPECT_TRUE(ReadFormatFile(folder.path() + "/largest").ok());
+  for (const std::string& name : {folder.path() + "/larger", std::string("/dev/zero")}) {
+    EXPECT_TRUE(absl::IsInvalidArgument(ReadFormatFile(name).status())) << name;
+  }
+}
+
 TEST(RequestFlags, AdapterAndMixExcludeEachOther) {
   CLI::App app;
   RequestFlags flags;
