@@ -11,7 +11,7 @@
 
 namespace lorica {
 
-inline constexpr int kListenBacklog = 1024;
+inline constexpr int kListenBacklog = 4096;
 
 struct ListenOptions {
   std::string address;  // HOST:PORT; port 0 takes a free one
