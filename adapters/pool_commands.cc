@@ -7,6 +7,12 @@
 #include "kernels/check.h"
 
 namespace lorica {
+namespace {
+
+// Where Impl::pinned_bytes has those of a tier, host or device.
+int PinSlot(AdapterTier tier) { return tier == AdapterTier::kDevice ? 1 : 0; }
+
+}  // namespace
 
 void AdapterPool::Impl::Poll(absl::Time now) {
   ++polls;
@@ -78,9 +84,7 @@ void AdapterPool::Impl::ApplyPin(PoolCommand command) {
   driven.insert(entry.id);
 }
 
-int64_t& AdapterPool::Impl::PinnedBytes(AdapterTier tier) {
-  return pinned_bytes[tier == AdapterTier::kDevice ? 1 : 0];
-}
+int64_t& AdapterPool::Impl::PinnedBytes(AdapterTier tier) { return pinned_bytes[PinSlot(tier)]; }
 
 absl::Status AdapterPool::Impl::PinFits(const PoolEntry& entry, AdapterTier tier) {
   const int64_t pinned = PinnedBytes(tier) - (entry.pinned == tier ? BytesOf(entry) : 0);
@@ -310,8 +314,8 @@ PoolStats AdapterPool::Impl::Stats() const {
   stats.device.byte_limit = cache.block_bytes * arena->block_count();
   stats.device.generations = static_cast<int32_t>(device_counts.insertions -
                                                   device_counts.evictions - device_counts.removals);
-  stats.host.pinned_bytes = pinned_bytes[0];
-  stats.device.pinned_bytes = pinned_bytes[1];
+  stats.host.pinned_bytes = pinned_bytes[PinSlot(AdapterTier::kHost)];
+  stats.device.pinned_bytes = pinned_bytes[PinSlot(AdapterTier::kDevice)];
   stats.host.bytes = host.bytes();
   stats.host.byte_limit = host.bytes_max();
   stats.host.generations = host.size();
@@ -341,7 +345,7 @@ void AdapterPool::Impl::CheckInvariants() const {
   size_t fetches = 0;
   for (const auto& [id, entry] : entries) {
     if (entry->pinned != AdapterTier::kSource) {
-      pinned[entry->pinned == AdapterTier::kDevice ? 1 : 0] += BytesOf(*entry);
+      pinned[PinSlot(entry->pinned)] += BytesOf(*entry);
     }
     const std::string& digest = entry->generation->digest;
     LORICA_CHECK(Find(digest) == entry.get(), "entry", id, digest);

@@ -30,6 +30,15 @@ class GrammarStoreTest : public testing::Test {
     EXPECT_TRUE(constraint.ok()) << constraint.status();
     return *constraint;
   }
+  absl::StatusOr<std::shared_ptr<TokenConstraint>> Endless(const std::string& tenant, int i) {
+    return store_->Constrain(tenant, EndlessFormat(i), NobodyWakes, AsItIs);
+  }
+  // `count` of them, all different.
+  std::vector<std::shared_ptr<TokenConstraint>> ManyEndless(const std::string& tenant, int count) {
+    std::vector<std::shared_ptr<TokenConstraint>> made;
+    for (int i = 0; i < count; ++i) made.push_back(*Endless(tenant, i));
+    return made;
+  }
   // The next mask, however long it takes.
   absl::StatusOr<std::vector<int32_t>> Mask(TokenConstraint& constraint) {
     std::vector<int32_t> mask(9);
@@ -160,9 +169,7 @@ TEST_F(GrammarStoreTest, BytesAreBounded) {
 
 TEST_F(GrammarStoreTest, FormatsThatWaitToBeCompiledAreBounded) {
   Start({.compiles_waiting = 2, .trial = {.cpu = absl::Seconds(1)}});
-  const auto slow = [&](int i) {
-    return store_->Constrain("", EndlessFormat(i), NobodyWakes, AsItIs);
-  };
+  const auto slow = [&](int i) { return Endless("", i); };
   const auto first = slow(1);
   const auto second = slow(2);
   ASSERT_TRUE(first.ok() && second.ok());
@@ -175,9 +182,7 @@ TEST_F(GrammarStoreTest, FormatsThatWaitToBeCompiledAreBounded) {
 
 TEST_F(GrammarStoreTest, FormatsOfOneTenantThatWaitAreBounded) {
   Start({.compiles_waiting = 4, .tenant_compiles_waiting = 2, .trial = {.cpu = absl::Seconds(1)}});
-  const auto slow = [&](const std::string& tenant, int i) {
-    return store_->Constrain(tenant, EndlessFormat(i), NobodyWakes, AsItIs);
-  };
+  const auto slow = [&](const std::string& tenant, int i) { return Endless(tenant, i); };
   const auto first = slow("greedy", 1);
   const auto second = slow("greedy", 2);
   ASSERT_TRUE(first.ok() && second.ok());
@@ -195,10 +200,7 @@ TEST_F(GrammarStoreTest, WhatNobodyWaitsForAnyMoreIsNotCompiled) {
   GrammarLimits limits;
   limits.trial.cpu = absl::Seconds(4);
   Start(limits);
-  std::vector<std::shared_ptr<TokenConstraint>> gone;
-  for (int i = 0; i < 20; ++i) {
-    gone.push_back(*store_->Constrain("", EndlessFormat(i), NobodyWakes, AsItIs));
-  }
+  auto gone = ManyEndless("", 20);
   EXPECT_EQ(store_->stats().waiting, 20);
   gone.clear();
   const auto stays = Constrain("ab");
@@ -239,10 +241,7 @@ TEST_F(GrammarStoreTest, WhatTakesLongHoldsUpNobodyElse) {
   GrammarLimits limits;
   limits.trial.cpu = absl::Seconds(4);
   Start(limits);
-  std::vector<std::shared_ptr<TokenConstraint>> greedy;
-  for (int i = 0; i < 6; ++i) {
-    greedy.push_back(*store_->Constrain("greedy", EndlessFormat(i), NobodyWakes, AsItIs));
-  }
+  const auto greedy = ManyEndless("greedy", 6);
   const auto modest = *store_->Constrain("modest", {FormatKind::kRegex, "ab"}, NobodyWakes, AsItIs);
   const auto mask = Mask(*modest);
   ASSERT_TRUE(mask.ok()) << mask.status();
