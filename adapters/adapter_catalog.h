@@ -123,6 +123,7 @@ class AdapterCatalog {
     bool replace = false;
     std::string expected_generation;  // or its first 8 digits and more; empty = none
     std::string token;                // as for Find
+    GenerationPtr found;              // what FindSource brought; null: Register looks itself
   };
   // What Register needs, where that has to be fetched first: a location, which may have a
   // registered name's own spelling. What may move a name is what the hub has now. Neither

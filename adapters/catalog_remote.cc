@@ -165,6 +165,7 @@ absl::StatusOr<FoundAdapter> AdapterCatalog::FindHead(const std::string& tenant,
 absl::StatusOr<GenerationPtr> AdapterCatalog::LookAt(const std::string& tenant,
                                                      const std::string& location,
                                                      const RegisterOptions& options) {
+  if (options.found != nullptr) return options.found;
   if (IsObjectLocation(location)) return Resolve(tenant, location);
   if (HasAdapterFolder(*root_, location)) return cache_.Look(location);
   absl::StatusOr<FoundAdapter> found = FindSource(tenant, location, options);

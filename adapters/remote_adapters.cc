@@ -325,7 +325,12 @@ void RemoteAdapters::Refresh(const RemoteName& name, const std::string& key) {
   if (!result.ok()) TellStale(name, result.status());
   absl::MutexLock lock(&mutex_);
   if (result.ok()) {
-    known_[key] = {*result, (*result)->digest, (*result)->location, known_[key].looked};
+    Held& held = known_[key];
+    // What somebody uses stays what others find, where it is the same.
+    const GenerationPtr used = held.generation.lock();
+    const bool is_same = used != nullptr && held.digest == (*result)->digest &&
+                         held.location == (*result)->location;
+    if (!is_same) held = {*result, (*result)->digest, (*result)->location, held.looked};
   }
   ++counts_.refreshes;
   --refreshes_;

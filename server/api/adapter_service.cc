@@ -126,9 +126,8 @@ grpc::ServerUnaryReactor* AdapterService::Run(Job job, Work work) {
   }
   job.tenant = (*tenant)->name;
   job.credentials = {};
-  const bool taken = pools_.work->TryRun([this, job, work = std::move(work)] {
-    if (!DoWorkLater(job, work)) DoWork(job, work);
-  });
+  const bool taken = pools_.work->TryRun(
+      [this, job, work = std::move(work)] { DoWorkOnceFound(job, work); });
   if (!taken) Refuse(job, TryLater("the server has too many calls to look at; try again"));
   return reactor;
 }
@@ -148,18 +147,20 @@ absl::StatusOr<FoundAdapter> AdapterService::FindFirst(const Job& job) const {
   return catalog_->Find(job.tenant, job.fetch, job.hub_token);
 }
 
-bool AdapterService::DoWorkLater(const Job& job, const Work& work) {
+void AdapterService::DoWorkOnceFound(Job job, const Work& work) {
   const auto found = FindFirst(job);
-  if (!found.ok() || found->ticket == nullptr) return false;
+  if (!found.ok() || found->ticket == nullptr) {
+    // Holds it until the work has found it again: nobody else may.
+    if (found.ok()) job.found = found->generation;
+    return DoWork(job, work);
+  }
   found->ticket->WhenDone([this, alive = std::weak_ptr<bool>(alive_), job,
                            work](const absl::StatusOr<GenerationPtr>& fetched) {
     if (alive.expired()) return;
-    // Holds what came until the work has found it again.
     Job ready = job;
     if (fetched.ok()) ready.found = *fetched;
     pools_.work->RunAdmitted([ready, work] { DoWork(ready, work); });
   });
-  return true;
 }
 
 // The adapter as it is now; on the work pool.
@@ -192,7 +193,8 @@ grpc::ServerUnaryReactor* AdapterService::RegisterAdapter(grpc::CallbackServerCo
   call.source = AdapterCatalog::RegisterOptions{
       request->source(), request->replace(), request->expected_generation(), request->hub_token()};
   return Run(call, [this, response](const Job& job) {
-    const AdapterCatalog::RegisterOptions& options = *job.source;
+    AdapterCatalog::RegisterOptions options = *job.source;
+    options.found = job.found;
     absl::Status status = CheckId(job.adapter_id);
     if (status.ok() && !options.location.empty()) status = CheckSource("source", options.location);
     if (!status.ok()) return status;

@@ -100,8 +100,8 @@ class AdapterService final : public v1::AdapterService::CallbackService {
   static void Refuse(const Job& job, const absl::Status& status);
   absl::StatusOr<FoundAdapter> FindFirst(const Job& job) const;
   static void DoWork(const Job& job, const Work& work);
-  // True: it will be done when the adapter is here.
-  bool DoWorkLater(const Job& job, const Work& work);
+  // Now, or when the adapter is here.
+  void DoWorkOnceFound(Job job, const Work& work);
   // A callback for the pool that answers with the adapter as it is then.
   template <typename Response>
   absl::Status AnswerNow(const Job& job, Response* response);

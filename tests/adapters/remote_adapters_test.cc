@@ -148,6 +148,15 @@ TEST_F(RemoteAdaptersTest, ABranchIsLookedAtAgainBehindTheCalls) {
   EXPECT_EQ(Downloads(), 2);
 }
 
+TEST_F(RemoteAdaptersTest, ABranchThatHasNotMovedStaysWhatItsUsersHold) {
+  const Result first = Get("org/a");
+  now_ += options_.refresh;
+  EXPECT_EQ(*Get("org/a"), *first);
+  while (adapters_->stats().refreshes < 1) absl::SleepFor(absl::Milliseconds(1));
+  EXPECT_EQ(*Get("org/a"), *first);
+  EXPECT_EQ(adapters_->fetches_started(), 2) << "the first one and the look";
+}
+
 // Who watches the server hears of it, once for each look.
 TEST_F(RemoteAdaptersTest, WhatGrowsOldSinceTheHubFailsIsTold) {
   absl::Mutex mutex;

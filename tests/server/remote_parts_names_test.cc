@@ -58,6 +58,15 @@ TEST_F(RemotePartsTest, ARegisteredNameIsOfTheCommitThatItsBranchWasThen) {
   EXPECT_EQ(Get("mine").commit(), same);
 }
 
+// What one call has found is there until it has done its work, also where another call's end
+// was all that kept it, or where its branch is looked at anew in the meantime.
+TEST_F(RemotePartsTest, ACallKeepsWhatItHasFound) {
+  ASSERT_TRUE(Register("mine", "other").ok());
+  for (int round = 0; round < 60; ++round) {
+    ASSERT_EQ(Register("mine", "org/a").error_code(), grpc::StatusCode::ALREADY_EXISTS) << round;
+  }
+}
+
 // As PEFT saves adapters that have a name of their own.
 TEST_F(RemotePartsTest, AnAdapterInAFolderOfARepositoryIsRegistered) {
   FakeHub::Files files = files_;
