@@ -87,6 +87,12 @@ class AdapterCatalog {
   using TokenOfTenant = std::function<absl::StatusOr<std::string>(const std::string& tenant)>;
   void SetTokens(TokenOfTenant token_of) { token_of_ = std::move(token_of); }
 
+  // Hears of each change of a name, null where it is gone, in their order; must neither block nor
+  // call the catalog.
+  using OnChange = std::function<void(const std::string& tenant, const std::string& name,
+                                      const RegisteredName* now)>;
+  void SetOnChange(OnChange on_change) { on_change_ = std::move(on_change); }
+
   // What is neither registered nor a folder may be fetched from there: "org/name", or
   // "org/name@revision". It outlives the catalog.
   void SetRemote(RemoteAdapters* remote) { remote_ = remote; }
@@ -290,6 +296,7 @@ class AdapterCatalog {
   MergedAdapters* merged_ = nullptr;
   Scope scope_;
   TokenOfTenant token_of_;
+  OnChange on_change_;
   GenerationCache cache_;
   std::unique_ptr<GenerationCache> kept_;  // of content_; null without
 

@@ -112,6 +112,7 @@ absl::Status AdapterCatalog::Put(const RegisteredName& name) {
     if (!status.ok()) return status;
   }
   Publish(key, &name);
+  if (on_change_ != nullptr) on_change_(key.first, key.second, &name);
   DropContent();
   return absl::OkStatus();
 }
@@ -121,6 +122,7 @@ absl::Status AdapterCatalog::Erase(const NameKey& key) {
     if (absl::Status s = registry_->Erase(key.first, key.second); !s.ok()) return s;
   }
   Publish(key, nullptr);
+  if (on_change_ != nullptr) on_change_(key.first, key.second, nullptr);
   DropContent();
   return absl::OkStatus();
 }

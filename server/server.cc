@@ -22,6 +22,7 @@
 #include "kernels/backend.h"
 #include "kernels/block_arena.h"
 #include "kernels/plugin.h"
+#include "server/api/change_log.h"
 #include "server/api/field_error.h"
 #include "server/api/gateway.h"
 #include "server/api/grpc_service.h"
@@ -281,6 +282,7 @@ absl::Status Server::BuildAdapters() {
       });
   parts.catalog->SetTokens(
       [tenants = parts.tenants](const std::string& name) { return tenants->HubTokenOf(name); });
+  parts.catalog->SetOnChange(LogChange);
   if (absl::Status s = RestoreNames(); !s.ok()) return s;
   if (root->Open(base_name(), "adapter_config.json").ok()) {
     spdlog::warn("an adapter's folder is called as the base model, {}: nobody can ask for it",

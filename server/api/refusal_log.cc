@@ -43,12 +43,6 @@ int64_t Enter(Window& window, absl::Time now) {
   return left_out;
 }
 
-// Where the text ends must not depend on what it says.
-std::string Quoted(absl::string_view text) {
-  return absl::StrCat(
-      "\"", absl::StrReplaceAll(CleanErrorText(text), {{"\\", "\\\\"}, {"\"", "\\\""}}), "\"");
-}
-
 void Log(const char* event, absl::string_view method, absl::string_view adapter_id,
          const absl::Status& status, absl::Time now) {
   static Window& window = *new Window;
@@ -57,10 +51,16 @@ void Log(const char* event, absl::string_view method, absl::string_view adapter_
   if (left_out < 0) return;
   spdlog::info("{} method={} code={} adapter={} left_out={} reason={}", event, std::string(method),
                absl::StatusCodeToString(status.code()),
-               Quoted(adapter_id.substr(0, kLoggedIdBytesMax)), left_out, Quoted(status.message()));
+               QuotedForLog(adapter_id.substr(0, kLoggedIdBytesMax)), left_out,
+               QuotedForLog(status.message()));
 }
 
 }  // namespace
+
+std::string QuotedForLog(absl::string_view text) {
+  return absl::StrCat(
+      "\"", absl::StrReplaceAll(CleanErrorText(text), {{"\\", "\\\\"}, {"\"", "\\\""}}), "\"");
+}
 
 void LogRefusal(absl::string_view method, absl::string_view adapter_id, const absl::Status& status,
                 absl::Time now) {

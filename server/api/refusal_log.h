@@ -7,6 +7,7 @@
 #pragma once
 
 #include <cstdint>
+#include <string>
 
 #include "absl/status/status.h"
 #include "absl/strings/string_view.h"
@@ -23,6 +24,9 @@ void LogFailure(absl::string_view method, absl::string_view adapter_id, const ab
                 absl::Time now);
 // "stale": a look at what there is now failed, and what is here of the adapter is served on.
 void LogStale(absl::string_view adapter_id, const absl::Status& why, absl::Time now);
+
+// Text as a field of such a line: where it ends does not depend on what it says.
+std::string QuotedForLog(absl::string_view text);
 
 // How often this process has logged any of these, also what was left out.
 int64_t RefusalsLogged();

@@ -1,15 +1,11 @@
 #include "server/api/refusal_log.h"
 
-#include <functional>
-#include <sstream>
 #include <string>
 #include <vector>
 
-#include "absl/strings/str_split.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
-#include "spdlog/sinks/ostream_sink.h"
-#include "spdlog/spdlog.h"
+#include "tests/server/api/log_lines.h"
 
 namespace lorica {
 namespace {
@@ -21,20 +17,6 @@ using ::testing::HasSubstr;
 absl::Time NextTime() {
   static absl::Time now = absl::FromUnixSeconds(1'700'000'000);
   return now += absl::Seconds(100);
-}
-
-// Messages that are logged meanwhile.
-std::vector<std::string> LinesOf(const std::function<void()>& work) {
-  std::ostringstream log;
-  const auto old_logger = spdlog::default_logger();
-  auto sink = std::make_shared<spdlog::sinks::ostream_sink_mt>(log);
-  sink->set_pattern("%v");
-  spdlog::set_default_logger(std::make_shared<spdlog::logger>("test", sink));
-  work();
-  spdlog::set_default_logger(old_logger);
-  std::vector<std::string> lines = absl::StrSplit(log.str(), '\n');
-  lines.pop_back();  // what comes after the last end of line
-  return lines;
 }
 
 TEST(RefusalLog, OneLineOfFieldsForEach) {
