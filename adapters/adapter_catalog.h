@@ -129,7 +129,7 @@ class AdapterCatalog {
     bool replace = false;
     std::string expected_generation;  // or its first 8 digits and more; empty = none
     std::string token;                // as for Find
-    GenerationPtr found;              // what FindSource brought; null: Register looks itself
+    GenerationPtr found;              // what was fetched for this call; null: it is looked for here
   };
   // What Register needs, where that has to be fetched first: a location, which may have a
   // registered name's own spelling. What may move a name is what the hub has now. Neither
@@ -239,7 +239,7 @@ class AdapterCatalog {
                                             const std::string& expected) const;
   // What SetAlias would point at now.
   absl::StatusOr<GenerationPtr> LookAtTarget(const std::string& tenant, const std::string& target,
-                                             const std::string& token);
+                                             const RegisterOptions& options);
   absl::Status CheckFree(const NameKey& key, const std::string& target,
                          const RegisterOptions& options);
   // What it stands for now; empty: nothing that is here.

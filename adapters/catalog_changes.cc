@@ -370,12 +370,14 @@ std::string AdapterCatalog::DigestOfAlias(const std::string& tenant, const std::
 
 absl::StatusOr<GenerationPtr> AdapterCatalog::LookAtTarget(const std::string& tenant,
                                                            const std::string& target,
-                                                           const std::string& token) {
+                                                           const RegisterOptions& options) {
   const absl::StatusOr<Place> place = PlaceOf(tenant, target);
   if (!place.ok()) return place.status();
   if (!place->alias_of.empty()) return IsAliasItself(target);
+  const bool is_remote = MayFetch(tenant, target);
+  if (is_remote && options.found != nullptr) return options.found;
   absl::StatusOr<GenerationPtr> looked =
-      MayFetch(tenant, target) ? Resolve(tenant, target, token) : Look(*place);
+      is_remote ? Resolve(tenant, target, options.token) : Look(*place);
   if (!looked.ok()) return AboutAdapter(target, looked.status());
   return looked;
 }
@@ -391,12 +393,12 @@ absl::Status AdapterCatalog::SetAlias(const std::string& tenant, const std::stri
   }
   if (target == alias) return IsAliasItself(target);
   // Reads the weights before the lock, as Register does.
-  absl::StatusOr<GenerationPtr> looked = LookAtTarget(tenant, target, options.token);
+  absl::StatusOr<GenerationPtr> looked = LookAtTarget(tenant, target, options);
   const std::string checked = looked.ok() ? (*looked)->digest : "";
   absl::Status servable = looked.ok() ? loader_->CheckWeights(**looked) : looked.status();
 
   absl::MutexLock changes(&change_mutex_);
-  looked = LookAtTarget(tenant, target, options.token);
+  looked = LookAtTarget(tenant, target, options);
   if (!looked.ok()) return looked.status();
   if ((*looked)->digest != checked) servable = loader_->CheckWeights(**looked);
   if (!servable.ok()) return AboutAdapter(target, servable);

@@ -51,6 +51,7 @@ struct Config {
   std::string grpc_address = "127.0.0.1:50051";
   std::string http_address;  // empty: gRPC alone
   int64_t http_generations = 256;
+  int64_t http_body_seconds = 60;
   std::string http_access_log;  // empty: none
   std::string http_prefix;      // of all paths; empty: none
   std::string http_origins;     // empty: no CORS
@@ -150,6 +151,8 @@ void VisitFlags(Config& config, Visitor&& visitor) {
                "takes a free one");
   visitor.Count("--http-generations", &config.http_generations, 1, 4096,
                 "Generations over HTTP at a time; more are refused with 429");
+  visitor.Count("--http-body-seconds", &config.http_body_seconds, 1, 3600,
+                "A request's body that is not here by then is refused with 408");
   visitor.Text("--http-prefix", &config.http_prefix, "/PATH",
                "Serve all paths beneath this one too, for clients whose base URL has a path");
   visitor.Text("--http-origins", &config.http_origins, "LIST",

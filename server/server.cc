@@ -468,6 +468,7 @@ absl::Status Server::ListenHttp() {
   options.access_log = config_.http_access_log;
   options.prefix = config_.http_prefix;
   options.origins = config_.http_origins;
+  options.body_time = absl::Seconds(config_.http_body_seconds);
   options.keyless = !parts.tenants->needs_keys();
   HttpFacts& facts = options.facts;
   facts.version = LORICA_VERSION;

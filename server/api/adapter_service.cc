@@ -261,9 +261,11 @@ grpc::ServerUnaryReactor* AdapterService::SetAlias(grpc::CallbackServerContext* 
                     options = AdapterCatalog::RegisterOptions{
                         "", request->replace(), request->expected_generation(),
                         request->hub_token()}](const Job& job) {
+    AdapterCatalog::RegisterOptions found = options;
+    found.found = job.found;
     absl::Status status = CheckId(target);
     if (status.ok() && job.adapter_id.empty()) status = FieldError("alias", "is missing");
-    if (status.ok()) status = catalog_->SetAlias(job.tenant, job.adapter_id, target, options);
+    if (status.ok()) status = catalog_->SetAlias(job.tenant, job.adapter_id, target, found);
     return status.ok() ? AnswerNow(job, response) : status;
   });
 }

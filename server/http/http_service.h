@@ -27,6 +27,7 @@ struct HttpOptions {
   std::string access_log;                  // a file, "-", or none
   std::string prefix;                      // see TransportOptions
   std::string origins;                     // pages that may call, see AllowedOrigins
+  absl::Duration body_time = absl::Seconds(60);
   bool keyless = true;                     // nobody has to show a key
   const ServerTls* tls = nullptr;          // null: plain; outlives the service
   HttpFacts facts;

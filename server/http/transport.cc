@@ -173,6 +173,7 @@ class HttpTransport::Library final : public httplib::Server {
     Connection connection(socket,
                           {.body_bytes = options_.body_bytes,
                            .head_time = options_.head_time,
+                           .body_time = options_.body_time,
                            .write_time = options_.write_time},
                           options_.tls ? options_.tls() : nullptr);
     ConnectionThreads::Place place(&threads_, socket);

@@ -35,7 +35,8 @@ struct TransportOptions {
   int64_t body_bytes = kHttpBodyBytesMax;
   absl::Duration keep_alive = kHttpKeepAlive;
   absl::Duration head_time = absl::Seconds(10);
-  absl::Duration write_time = absl::Seconds(30);
+  absl::Duration body_time = absl::Seconds(60);
+  absl::Duration write_time = kWriteTimeMax;
   // Asked for each connection; null, or returning null: plain.
   std::function<std::shared_ptr<ssl_ctx_st>()> tls;
 };
