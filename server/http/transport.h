@@ -36,7 +36,7 @@ struct TransportOptions {
   absl::Duration keep_alive = kHttpKeepAlive;
   absl::Duration head_time = absl::Seconds(10);
   absl::Duration body_time = absl::Seconds(60);
-  absl::Duration write_time = kWriteTimeMax;
+  absl::Duration write_time = absl::Seconds(30);
   // Asked for each connection; null, or returning null: plain.
   std::function<std::shared_ptr<ssl_ctx_st>()> tls;
 };
