@@ -82,29 +82,6 @@ class CatalogNamesTest : public ::testing::Test {
   std::unique_ptr<AdapterCatalog> catalog_;
 };
 
-TEST_F(CatalogNamesTest, WhoListensHearsOfEachChangeAndOfNoneThatWasRefused) {
-  std::vector<std::string> heard;
-  catalog_->SetOnChange(
-      [&](const std::string&, const std::string& name, const RegisteredName* now) {
-        const bool is_adapter = now != nullptr && now->kind == NameKind::kAdapter;
-        heard.push_back(absl::StrCat(name, " ",
-                                     now == nullptr ? "gone"
-                                     : is_adapter   ? "at "
-                                                    : "alias",
-                                     is_adapter ? now->now().number : 0));
-      });
-  ASSERT_TRUE(Register("a", "v1").ok());
-  ASSERT_TRUE(Register("a", "v1").ok()) << "the same again is no change";
-  EXPECT_FALSE(Register("a", "v2").ok());
-  ASSERT_TRUE(Register("a", "v2", true).ok());
-  ASSERT_TRUE(Rollback("a").ok());
-  ASSERT_TRUE(catalog_->SetAlias(kTenant, "b", "a", {}).ok());
-  EXPECT_FALSE(catalog_->Delete(kTenant, "a").ok()) << "it has an alias";
-  ASSERT_TRUE(catalog_->Delete(kTenant, "b").ok());
-  ASSERT_TRUE(catalog_->Delete(kTenant, "a").ok());
-  EXPECT_THAT(heard, ElementsAre("a at 1", "a at 2", "a at 1", "b alias0", "b gone0", "a gone0"));
-}
-
 TEST_F(CatalogNamesTest, NamesAliasesAndDeletionsSurviveARestart) {
   ASSERT_TRUE(Register("app", "v1").ok());
   ASSERT_TRUE(Register("app", "v2", true).ok());

@@ -1,5 +1,6 @@
 // Changes beside each other: a name that is moved to a large adapter holds up no other name, and
 // what is moved meanwhile is looked at as it is then.
+#include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
 #include <cmath>
@@ -7,6 +8,7 @@
 #include <functional>
 #include <thread>
 
+#include "absl/strings/str_cat.h"
 #include "absl/synchronization/notification.h"
 #include "absl/time/time.h"
 #include "adapters/adapter_catalog.h"
@@ -69,8 +71,8 @@ class CatalogChangesTest : public ::testing::Test {
       digests_.push_back(Digest("app"));
     }
   }
-  absl::Status Register(const std::string& id, const std::string& location) {
-    return catalog_.Register(kTenant, id, {.location = location, .replace = true}).status();
+  absl::Status Register(const std::string& id, const std::string& location, bool replace = true) {
+    return catalog_.Register(kTenant, id, {.location = location, .replace = replace}).status();
   }
   std::string Digest(const std::string& id) {
     const auto generation = catalog_.Resolve(kTenant, id);
@@ -104,6 +106,29 @@ class CatalogChangesTest : public ::testing::Test {
   AdapterCatalog catalog_{source_, &loader_, "the-base"};
   std::vector<std::string> digests_;  // of v1, v2, v3
 };
+
+TEST_F(CatalogChangesTest, WhoListensHearsOfEachChangeAndOfNoneThatWasRefused) {
+  std::vector<std::string> heard;
+  catalog_.SetOnChange([&](const std::string&, const std::string& name, const RegisteredName* now) {
+    const bool is_adapter = now != nullptr && now->kind == NameKind::kAdapter;
+    heard.push_back(absl::StrCat(name, " ",
+                                 now == nullptr ? "gone"
+                                 : is_adapter   ? "at "
+                                                : "alias",
+                                 is_adapter ? now->now().number : 0));
+  });
+  ASSERT_TRUE(Register("a", "v1", false).ok());
+  ASSERT_TRUE(Register("a", "v1", false).ok()) << "the same again is no change";
+  EXPECT_FALSE(Register("a", "v2", false).ok());
+  ASSERT_TRUE(Register("a", "v2").ok());
+  ASSERT_TRUE(catalog_.Rollback(kTenant, "a", "", "").status().ok());
+  ASSERT_TRUE(catalog_.SetAlias(kTenant, "b", "a", {}).ok());
+  EXPECT_FALSE(catalog_.Delete(kTenant, "a").ok()) << "it has an alias";
+  ASSERT_TRUE(catalog_.Delete(kTenant, "b").ok());
+  ASSERT_TRUE(catalog_.Delete(kTenant, "a").ok());
+  EXPECT_THAT(heard, ::testing::ElementsAre("a at 1", "a at 2", "a at 1", "b alias0", "b gone0",
+                                            "a gone0"));
+}
 
 TEST_F(CatalogChangesTest, ARegistrationHoldsUpNobody) {
   SmallestAdapter(4).WriteTo(folder_, "v4");

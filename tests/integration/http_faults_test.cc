@@ -11,6 +11,7 @@
 #include "absl/time/clock.h"
 #include "adapters/sha256.h"
 #include "server/api/gateway.h"
+#include "server/http/connection.h"
 #include "server/http/generation.h"
 #include "server/http/transport.h"
 #include "tests/fakes/fake_hub.h"
