@@ -59,6 +59,7 @@ struct AdapterPool::Impl {
   void FailWaiters(PoolEntry& entry, const absl::Status& status);
   absl::Status PinFits(const PoolEntry& entry, AdapterTier tier);
   void SetPin(PoolEntry& entry, AdapterTier tier);
+  void TakeBackPin(PoolEntry& entry, const PoolEntry::Waiter& waiter);
   int64_t& PinnedBytes(AdapterTier tier);
   // OK: evicted. FailedPrecondition: pinned or busy.
   absl::Status EvictNow(PoolEntry& entry, AdapterTier down_to);

@@ -66,7 +66,7 @@ void AdapterPool::Impl::Apply(PoolCommand command) {
     return Answer(std::move(command.done), absl::OkStatus());
   }
   PoolEntry& entry = EntryFor(command.generation);
-  entry.waiters.push_back({command.tier, false, std::move(command.done)});
+  entry.waiters.push_back({.tier = command.tier, .done = std::move(command.done)});
   driven.insert(entry.id);
 }
 
@@ -79,8 +79,9 @@ void AdapterPool::Impl::ApplyPin(PoolCommand command) {
   if (absl::Status fits = PinFits(entry, command.tier); !fits.ok()) {
     return Answer(std::move(command.done), std::move(fits));
   }
+  const AdapterTier before = entry.pinned;
   SetPin(entry, command.tier);
-  entry.waiters.push_back({command.tier, true, std::move(command.done)});
+  entry.waiters.push_back({command.tier, true, before, std::move(command.done)});
   driven.insert(entry.id);
 }
 
@@ -171,6 +172,11 @@ absl::Status AdapterPool::Impl::Towards(PoolEntry& entry, AdapterTier tier, absl
   return absl::OkStatus();
 }
 
+// Of a pin that failed; what has changed since stays as it is.
+void AdapterPool::Impl::TakeBackPin(PoolEntry& entry, const PoolEntry::Waiter& waiter) {
+  if (waiter.pin && entry.pinned == waiter.tier) SetPin(entry, waiter.pinned_before);
+}
+
 void AdapterPool::Impl::DriveWaiters(PoolEntry& entry, absl::Time now) {
   for (PoolEntry::Waiter& waiter : std::exchange(entry.waiters, {})) {
     absl::Status status;
@@ -179,14 +185,14 @@ void AdapterPool::Impl::DriveWaiters(PoolEntry& entry, absl::Time now) {
       entry.waiters.push_back(std::move(waiter));
       continue;
     }
-    if (!status.ok() && waiter.pin) SetPin(entry, AdapterTier::kSource);
+    if (!status.ok()) TakeBackPin(entry, waiter);
     Answer(std::move(waiter.done), std::move(status));
   }
 }
 
 void AdapterPool::Impl::FailWaiters(PoolEntry& entry, const absl::Status& status) {
   for (PoolEntry::Waiter& waiter : std::exchange(entry.waiters, {})) {
-    if (waiter.pin) SetPin(entry, AdapterTier::kSource);
+    TakeBackPin(entry, waiter);
     Answer(std::move(waiter.done), status);
   }
 }

@@ -33,6 +33,7 @@ struct PoolEntry : PoolPast {
   struct Waiter {
     AdapterTier tier = AdapterTier::kHost;
     bool pin = false;
+    AdapterTier pinned_before = AdapterTier::kSource;  // what a pin goes back to that fails
     std::function<void(absl::Status)> done;
   };
   struct Eviction {

@@ -133,9 +133,17 @@ v1::Adapter DescribeEntry(const CatalogEntry& entry, const AdapterPool& pool, ab
 absl::StatusOr<v1::Adapter> DescribeAdapter(const std::string& tenant,
                                             const std::string& adapter_id, AdapterCatalog* catalog,
                                             const AdapterPool& pool, absl::Time now,
-                                            const std::string& hub_token) {
-  const absl::StatusOr<CatalogEntry> entry = catalog->Get(tenant, adapter_id, hub_token);
+                                            const std::string& hub_token, const GenerationPtr& of) {
+  absl::StatusOr<CatalogEntry> entry = catalog->Get(tenant, adapter_id, hub_token);
   if (!entry.ok()) return entry.status();
+  const std::string& digest =
+      entry->generation == nullptr ? entry->digest : entry->generation->digest;
+  if (of != nullptr && digest != of->digest) {
+    if (!entry->registered) entry->location = of->location;
+    entry->generation = of;
+    entry->digest = of->digest;
+    entry->error = absl::OkStatus();
+  }
   return DescribeEntry(*entry, pool, now);
 }
 

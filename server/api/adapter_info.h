@@ -16,11 +16,13 @@ namespace lorica {
 
 v1::Adapter DescribeEntry(const CatalogEntry& entry, const AdapterPool& pool, absl::Time now);
 
-// NotFound: no such adapter.
+// NotFound: no such adapter. `of`: of that generation, also where the name has moved on; null: of
+// what the name stands for.
 absl::StatusOr<v1::Adapter> DescribeAdapter(const std::string& tenant,
                                             const std::string& adapter_id, AdapterCatalog* catalog,
                                             const AdapterPool& pool, absl::Time now,
-                                            const std::string& hub_token = "");
+                                            const std::string& hub_token = "",
+                                            const GenerationPtr& of = nullptr);
 
 // What a registered name stood for, oldest first.
 void FillHistory(const RegisteredName& name, v1::GetAdapterResponse* response);

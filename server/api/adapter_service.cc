@@ -102,7 +102,8 @@ AdapterService::AdapterService(Gateway* gateway, CallPools pools, int64_t block_
       catalog_(gateway->catalog()),
       pool_(gateway->pool()),
       pools_(pools),
-      block_bytes_(block_bytes) {}
+      block_bytes_(block_bytes),
+      pins_(catalog_, pool_) {}
 
 void AdapterService::Refuse(const Job& job, const absl::Status& status) {
   LogRefusal(job.method, job.adapter_id, status, SteadyNow());
@@ -126,8 +127,8 @@ grpc::ServerUnaryReactor* AdapterService::Run(Job job, Work work) {
   }
   job.tenant = (*tenant)->name;
   job.credentials = {};
-  const bool taken = pools_.work->TryRun(
-      [this, job, work = std::move(work)] { DoWorkOnceFound(job, work); });
+  const bool taken =
+      pools_.work->TryRun([this, job, work = std::move(work)] { DoWorkOnceFound(job, work); });
   if (!taken) Refuse(job, TryLater("the server has too many calls to look at; try again"));
   return reactor;
 }
@@ -163,22 +164,29 @@ void AdapterService::DoWorkOnceFound(Job job, const Work& work) {
   });
 }
 
+absl::StatusOr<GenerationPtr> AdapterService::Wanted(const Job& job) const {
+  if (job.found != nullptr) return job.found;
+  return catalog_->Resolve(job.tenant, job.adapter_id, job.hub_token);
+}
+
 // The adapter as it is now; on the work pool.
 template <typename Response>
-absl::Status AdapterService::AnswerNow(const Job& job, Response* response) {
+absl::Status AdapterService::AnswerNow(const Job& job, Response* response,
+                                       const GenerationPtr& of) {
   auto adapter =
-      DescribeAdapter(job.tenant, job.adapter_id, catalog_, *pool_, SteadyNow(), job.hub_token);
+      DescribeAdapter(job.tenant, job.adapter_id, catalog_, *pool_, SteadyNow(), job.hub_token, of);
   if (!adapter.ok()) return adapter.status();
   job.reply->Succeed([&] { *response->mutable_adapter() = *std::move(adapter); });
   return absl::OkStatus();
 }
 
 template <typename Response>
-AdapterService::Done AdapterService::AnswerWithAdapter(const Job& job, Response* response) {
-  return [this, alive = std::weak_ptr<bool>(alive_), job, response](const absl::Status& moved) {
+AdapterService::Done AdapterService::AnswerWithAdapter(const Job& job, Response* response,
+                                                       const GenerationPtr& of) {
+  return [this, alive = std::weak_ptr<bool>(alive_), job, response, of](const absl::Status& moved) {
     if (alive.expired()) return;
-    pools_.work->RunAdmitted([this, job, response, moved] {
-      const absl::Status status = moved.ok() ? AnswerNow(job, response) : moved;
+    pools_.work->RunAdmitted([this, job, response, of, moved] {
+      const absl::Status status = moved.ok() ? AnswerNow(job, response, of) : moved;
       if (!status.ok()) Refuse(job, status);
     });
   };
@@ -200,7 +208,8 @@ grpc::ServerUnaryReactor* AdapterService::RegisterAdapter(grpc::CallbackServerCo
     if (!status.ok()) return status;
     const auto registered = catalog_->Register(job.tenant, job.adapter_id, options);
     if (!registered.ok()) return registered.status();
-    auto adapter = DescribeAdapter(job.tenant, job.adapter_id, catalog_, *pool_, SteadyNow());
+    auto adapter = DescribeAdapter(job.tenant, job.adapter_id, catalog_, *pool_, SteadyNow(), "",
+                                   registered->generation);
     if (!adapter.ok()) return adapter.status();
     job.reply->Succeed([&] {
       *response->mutable_adapter() = *std::move(adapter);
@@ -226,7 +235,8 @@ grpc::ServerUnaryReactor* AdapterService::MergeAdapters(grpc::CallbackServerCont
     if (!status.ok()) return status;
     const auto merged = catalog_->RegisterMerge(job.tenant, job.adapter_id, *job.merge, options);
     if (!merged.ok()) return merged.status();
-    auto adapter = DescribeAdapter(job.tenant, job.adapter_id, catalog_, *pool_, absl::Now());
+    auto adapter = DescribeAdapter(job.tenant, job.adapter_id, catalog_, *pool_, SteadyNow(), "",
+                                   merged->generation);
     if (!adapter.ok()) return adapter.status();
     job.reply->Succeed([&] {
       *response->mutable_adapter() = *std::move(adapter);
@@ -246,7 +256,7 @@ grpc::ServerUnaryReactor* AdapterService::RollbackAdapter(grpc::CallbackServerCo
                     expected = request->expected_generation()](const Job& job) {
     if (absl::Status s = CheckId(job.adapter_id); !s.ok()) return s;
     const auto moved = catalog_->Rollback(job.tenant, job.adapter_id, to, expected);
-    return moved.ok() ? AnswerNow(job, response) : moved.status();
+    return moved.ok() ? AnswerNow(job, response, *moved) : moved.status();
   });
 }
 
@@ -352,9 +362,9 @@ grpc::ServerUnaryReactor* AdapterService::LoadAdapter(grpc::CallbackServerContex
     if (!status.ok()) return status;
     const auto tier = UpperTier(wanted);
     if (!tier.ok()) return tier.status();
-    const auto generation = catalog_->Resolve(job.tenant, job.adapter_id, job.hub_token);
+    const auto generation = Wanted(job);
     if (!generation.ok()) return generation.status();
-    pool_->Load(*generation, *tier, AnswerWithAdapter(job, response));
+    pool_->Load(*generation, *tier, AnswerWithAdapter(job, response, *generation));
     return absl::OkStatus();
   });
 }
@@ -371,13 +381,14 @@ grpc::ServerUnaryReactor* AdapterService::PinAdapter(grpc::CallbackServerContext
     if (!status.ok()) return status;
     const auto tier = UpperTier(wanted);
     if (!tier.ok()) return tier.status();
-    const auto generation = catalog_->Resolve(job.tenant, job.adapter_id, job.hub_token);
+    const auto generation = Wanted(job);
     if (!generation.ok()) return generation.status();
-    Done done = AnswerWithAdapter(job, response);
-    pool_->Pin(*generation, *tier, [pool = pool_, done = std::move(done)](const absl::Status& s) {
-      if (s.ok()) WarnOfPins(pool->stats());
-      done(s);
-    });
+    Done done = AnswerWithAdapter(job, response, *generation);
+    pins_.Pin({job.tenant, job.adapter_id, job.hub_token}, *generation, *tier,
+              [pool = pool_, done = std::move(done)](const absl::Status& s) {
+                if (s.ok()) WarnOfPins(pool->stats());
+                done(s);
+              });
     return absl::OkStatus();
   });
 }
@@ -419,12 +430,7 @@ grpc::ServerUnaryReactor* AdapterService::UnpinAdapter(grpc::CallbackServerConte
     const auto entry = catalog_->Get(job.tenant, job.adapter_id, job.hub_token);
     if (!entry.ok()) return entry.status();
     Done done = AnswerWithAdapter(job, response);
-    const std::string digest = DigestOf(*entry);
-    if (digest.empty()) {
-      done(absl::OkStatus());
-    } else {
-      pool_->Unpin(digest, std::move(done));
-    }
+    pins_.Unpin({job.tenant, job.adapter_id, job.hub_token}, DigestOf(*entry), std::move(done));
     return absl::OkStatus();
   });
 }

@@ -19,6 +19,7 @@
 #include "lorica/v1/adapters.grpc.pb.h"
 #include "server/api/adapter_watch.h"
 #include "server/api/call_pump.h"
+#include "server/api/pin_book.h"
 #include "server/api/reply.h"
 #include "server/api/tenants.h"
 
@@ -102,11 +103,14 @@ class AdapterService final : public v1::AdapterService::CallbackService {
   static void DoWork(const Job& job, const Work& work);
   // Now, or when the adapter is here.
   void DoWorkOnceFound(Job job, const Work& work);
-  // A callback for the pool that answers with the adapter as it is then.
+  // What the name stands for, as it was found for the call.
+  absl::StatusOr<GenerationPtr> Wanted(const Job& job) const;
+  // The adapter as it is by now, whatever its name means by now where `of` says what was done.
   template <typename Response>
-  absl::Status AnswerNow(const Job& job, Response* response);
+  absl::Status AnswerNow(const Job& job, Response* response, const GenerationPtr& of = nullptr);
+  // A callback for the pool that answers so.
   template <typename Response>
-  Done AnswerWithAdapter(const Job& job, Response* response);
+  Done AnswerWithAdapter(const Job& job, Response* response, const GenerationPtr& of = nullptr);
   absl::Status AdmitWatch(absl::Duration interval, const std::shared_ptr<AdapterWatch>& watch);
 
   Gateway* const gateway_;
@@ -119,6 +123,7 @@ class AdapterService final : public v1::AdapterService::CallbackService {
   absl::Mutex mutex_;
   bool draining_ ABSL_GUARDED_BY(mutex_) = false;
   std::vector<std::weak_ptr<AdapterWatch>> watches_ ABSL_GUARDED_BY(mutex_);
+  PinBook pins_;
 };
 
 }  // namespace lorica

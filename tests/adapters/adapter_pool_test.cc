@@ -331,6 +331,24 @@ TEST(AdapterPool, APinThatCannotLoadIsTakenBack) {
   EXPECT_EQ(world.pool->Lookup("a").pinned, AdapterTier::kSource);
 }
 
+TEST(AdapterPool, APinThatFailsLeavesTheOneBefore) {
+  World world(8, HostBlocks(2));
+  const GenerationPtr a = MakeFakeGeneration("a", 2);
+  std::optional<absl::Status> on_device;
+  world.pool->Pin(a, AdapterTier::kDevice, Into(on_device));
+  for (int i = 0; i < 3; ++i) world.Turn();
+  ASSERT_TRUE(on_device.has_value() && on_device->ok());
+  ASSERT_TRUE(world.Get(MakeFakeGeneration("b", 2)).ok());  // takes its room in host memory
+  world.loader.errors["a"] = absl::DataLossError("broken");
+  std::optional<absl::Status> on_host;
+  world.pool->Pin(a, AdapterTier::kHost, Into(on_host));
+  for (int i = 0; i < 3; ++i) world.Turn();
+  ASSERT_TRUE(on_host.has_value());
+  EXPECT_EQ(on_host->code(), absl::StatusCode::kDataLoss);
+  EXPECT_EQ(world.pool->Lookup("a").pinned, AdapterTier::kDevice);
+  EXPECT_EQ(world.pool->PinnedBlocksBesides({}), 2);
+}
+
 TEST(AdapterPool, WhatHasLeftAllTiersIsStillToldOf) {
   World world(2);
   ASSERT_TRUE(world.Get(MakeFakeGeneration("a", 2)).ok());
