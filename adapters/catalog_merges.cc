@@ -1,7 +1,9 @@
 // The part of AdapterCatalog that makes one adapter of several.
+#include <array>
+#include <charconv>
+
 #include "absl/status/status.h"
 #include "absl/strings/str_cat.h"
-#include "absl/strings/str_format.h"
 #include "adapters/adapter_catalog.h"
 #include "adapters/catalog_text.h"
 #include "adapters/hub/quoted.h"
@@ -16,6 +18,25 @@ constexpr absl::Duration kMergingDelay = absl::Seconds(1);
 // No id and no folder has a colon.
 constexpr char kMergeMark[] = "merge:";
 
+bool UsesSigns(MergeMethod method) {
+  return method == MergeMethod::kTies || method == MergeMethod::kDareTies;
+}
+
+bool UsesSeed(MergeMethod method) {
+  return method == MergeMethod::kDareLinear || method == MergeMethod::kDareTies;
+}
+
+// As ParseMajoritySign reads it.
+const char* SignName(MajoritySign sign) {
+  return sign == MajoritySign::kTotal ? "total" : "frequency";
+}
+
+// The fewest digits that no other number has.
+std::string Shortest(double value) {
+  std::array<char, 32> text{};
+  return {text.data(), std::to_chars(text.begin(), text.end(), value).ptr};
+}
+
 }  // namespace
 
 bool AdapterCatalog::IsMerge(const std::string& location) {
@@ -23,10 +44,14 @@ bool AdapterCatalog::IsMerge(const std::string& location) {
 }
 
 std::string MergeText(const MergeChoice& choice) {
-  std::string text = absl::StrCat(kMergeMark, std::string(MergeMethodName(choice.rule.method)));
-  if (UsesDensity(choice.rule.method)) absl::StrAppendFormat(&text, " %.3g", choice.rule.density);
-  for (const auto& [id, weight] : choice.parts)
-    absl::StrAppendFormat(&text, " %s=%.6g", id, weight);
+  const MergeRule& rule = choice.rule;
+  std::string text = absl::StrCat(kMergeMark, std::string(MergeMethodName(rule.method)));
+  if (UsesDensity(rule.method)) absl::StrAppend(&text, " ", Shortest(rule.density));
+  if (UsesSigns(rule.method)) absl::StrAppend(&text, " ", SignName(rule.majority_sign));
+  if (UsesSeed(rule.method)) absl::StrAppend(&text, " seed ", rule.seed);
+  for (const auto& [id, weight] : choice.parts) {
+    absl::StrAppend(&text, " ", id, "=", Shortest(weight));
+  }
   return text;
 }
 

@@ -36,16 +36,45 @@ _lorica_adapters() {
   "$@" adapters list --json 2>/dev/null | sed -n 's/^ *"adapter_id": "\(.*\)",$/\1/p'
 }
 
-# The generations that adapter "$2" stood for, as `rollback --to` takes them.
+# The generations that adapter "$1" stood for, as `rollback --to` takes them; "$2"... asks.
 _lorica_generations() {
-  "$1" adapters get "$2" --json 2>/dev/null |
+  local adapter=$1
+  shift
+  "$@" adapters get "$adapter" --json 2>/dev/null |
     sed -n '/"history"/,$ s/^ *"generation": "\(.*\)",$/\1/p'
+}
+
+# Divides what is before the current word: into `reach` goes which server to ask and with which
+# key, into `words` all else. bash makes words of their own of "=" and ":".
+_lorica_divide() {
+  local at=1 value
+  while [ "$at" -lt "$COMP_CWORD" ]; do
+    case ${COMP_WORDS[at]} in
+      --server | --api-key-file | --tenant | --tls-ca | --tls-cert | --tls-key)
+        reach+=("${COMP_WORDS[at]}")
+        at=$((at + 1))
+        [ "$at" -ge "$COMP_CWORD" ] || [ "${COMP_WORDS[at]}" != = ] || at=$((at + 1))
+        [ "$at" -lt "$COMP_CWORD" ] || break
+        value=${COMP_WORDS[at]}
+        while [[ $((at + 2)) -lt $COMP_CWORD && ${COMP_WORDS[at + 1]} == :* ]]; do
+          value+=${COMP_WORDS[at + 1]}${COMP_WORDS[at + 2]}
+          at=$((at + 2))
+        done
+        reach+=("${value/#\~\//$HOME/}")
+        ;;
+      --tls) reach+=(--tls) ;;
+      *) words+=("${COMP_WORDS[at]}") ;;
+    esac
+    at=$((at + 1))
+  done
 }
 
 _lorica() {
   local current=${COMP_WORDS[COMP_CWORD]} program=${COMP_WORDS[0]}
-  local at=$((COMP_CWORD - 1)) word commands=() candidates='' before=''
-  for word in "${COMP_WORDS[@]:1:COMP_CWORD-1}"; do
+  local at=$((COMP_CWORD - 1)) word commands=() candidates='' before='' reach=() words=()
+  _lorica_divide
+  local ask=("$program" "${reach[@]}")
+  for word in "${words[@]}"; do
     case $word in
       generate | chat | batch | adapters | status | usage | key | tokenize | bench)
         [ ${#commands[@]} -gt 0 ] || commands=("$word")
@@ -54,22 +83,23 @@ _lorica() {
       *) [ "${commands[*]}" != adapters ] || commands+=("$word") ;;
     esac
   done
-  # bash makes words of their own of each "=": the option is before "a=0.7,b", or before "=value".
+  # The option is before "a=0.7,b", or before "=value".
   while [ "$at" -gt 1 ] && [ "${COMP_WORDS[at]}" = = ]; do
     case ${COMP_WORDS[at - 1]} in -*) at=$((at - 1)) ;; *) at=$((at - 2)) ;; esac
   done
   case ${COMP_WORDS[at]} in
-    -a | --adapter) candidates=$(_lorica_adapters "$program") ;;
+    -a | --adapter) candidates=$(_lorica_adapters "${ask[@]}") ;;
     --mix)
       case $current in *,*) before=${current%,*}, ;; esac
-      candidates=$(_lorica_adapters "$program" | sed "s|^|$before|; s|\$|=|")
+      candidates=$(_lorica_adapters "${ask[@]}" | sed "s|^|$before|; s|\$|=|")
       compopt -o nospace 2>/dev/null
       ;;
     --to)
-      for word in "${COMP_WORDS[@]:1:at-1}"; do
+      for word in "${words[@]}"; do
         case $word in
+          --to) break ;;
           -* | adapters | rollback) ;;
-          *) candidates+=" $(_lorica_generations "$program" "$word")" ;;
+          *) candidates+=" $(_lorica_generations "$word" "${ask[@]}")" ;;
         esac
       done
       ;;
@@ -84,7 +114,7 @@ _lorica() {
     candidates=$(_lorica_help --options "$program" "${commands[@]}")
     [ ${#commands[@]} -eq 0 ] || candidates+=" $(_lorica_help --options "$program")"
   elif [ ${#commands[@]} -gt 1 ]; then
-    candidates=$(_lorica_adapters "$program")
+    candidates=$(_lorica_adapters "${ask[@]}")
   else
     candidates=$(_lorica_help "$program" "${commands[@]}")
   fi

@@ -67,6 +67,14 @@ const std::map<std::string, v1::Tier>& Tiers() {
   return *tiers;
 }
 
+std::string NoneListed(const CommandContext& context, const std::string& prefix) {
+  if (prefix.empty() && context.api_key.empty()) {
+    return "no adapters: put PEFT folders under the server's --adapters-dir, or register one";
+  }
+  return absl::StrCat("no adapter", context.api_key.empty() ? "" : " that this key may use",
+                      prefix.empty() ? "" : absl::StrCat(" begins with '", Printable(prefix), "'"));
+}
+
 int List(const CommandContext& context, const AdapterFlags& flags) {
   auto adapters = context.MakeClient()->AllAdapters(flags.prefix, context.Call());
   if (!adapters.ok()) return Fail(context, adapters.status());
@@ -77,8 +85,7 @@ int List(const CommandContext& context, const AdapterFlags& flags) {
     }
     PrintJson(json);
   } else if (adapters->empty()) {
-    std::fprintf(stderr, "no adapters%s: put PEFT folders under the server's --adapters-dir\n",
-                 flags.prefix.empty() ? "" : " that start so");
+    std::fprintf(stderr, "%s\n", NoneListed(context, flags.prefix).c_str());
   } else {
     std::printf("%s", AdapterTable(*adapters, stdout).c_str());
   }
@@ -116,9 +123,8 @@ int Check(const CommandContext& context, const AdapterFlags& flags) {
   request.set_source(flags.ids.front());
   request.set_hub_token(*token);
   absl::StatusOr<v1::CheckAdapterResponse> response;
-  WithFetchProgress(context, "checking", flags.ids.front(), [&] {
-    response = context.MakeClient()->CheckAdapter(request, context.Call());
-  });
+  WithWaiting("checking", flags.ids.front(),
+              [&] { response = context.MakeClient()->CheckAdapter(request, context.Call()); });
   if (!response.ok()) return Fail(context, response.status());
   if (context.json) {
     PrintJson(MessageToJson(*response));
@@ -147,7 +153,7 @@ int Register(const CommandContext& context, const AdapterFlags& flags) {
   request.set_expected_generation(flags.expected_generation);
   absl::StatusOr<v1::RegisterAdapterResponse> response;
   WithFetchProgress(
-      context, "registering", flags.source.empty() ? flags.ids.front() : flags.source,
+      context, "registering", {flags.source.empty() ? flags.ids.front() : flags.source, *token},
       [&] { response = context.MakeClient()->RegisterAdapter(request, context.Call()); });
   if (!response.ok()) return Fail(context, response.status());
   if (context.json) {
@@ -177,8 +183,8 @@ int Merge(const CommandContext& context, const AdapterFlags& flags) {
   v1::MergeAdaptersRequest request;
   request.set_adapter_id(flags.name);
   const absl::StatusOr<std::vector<v1::AdapterWeight>> parts =
-      ParseMix(absl::StrJoin(flags.parts, ","));
-  if (!parts.ok()) return Fail(context, parts.status());
+      ParseMix(absl::StrJoin(flags.parts, ","), "a=0.7 b=0.3");
+  if (!parts.ok()) return FailUsage(std::string(parts.status().message()));
   for (const v1::AdapterWeight& part : *parts) {
     v1::MergePart* one = request.add_parts();
     one->set_adapter_id(part.adapter_id());
@@ -192,9 +198,8 @@ int Merge(const CommandContext& context, const AdapterFlags& flags) {
   request.set_replace(flags.replace);
   request.set_expected_generation(flags.expected_generation);
   absl::StatusOr<v1::MergeAdaptersResponse> response;
-  WithFetchProgress(context, "merging", flags.name, [&] {
-    response = context.MakeClient()->MergeAdapters(request, context.Call());
-  });
+  WithWaiting("merging", flags.name,
+              [&] { response = context.MakeClient()->MergeAdapters(request, context.Call()); });
   if (!response.ok()) return Fail(context, response.status());
   if (context.json) {
     PrintJson(MessageToJson(*response));
@@ -318,7 +323,7 @@ int Load(const CommandContext& context, const AdapterFlags& flags) {
     request.set_tier(Tiers().at(flags.tier));
     request.set_hub_token(token);
     absl::StatusOr<v1::Adapter> adapter;
-    WithFetchProgress(context, "loading", id,
+    WithFetchProgress(context, "loading", {id, token},
                       [&] { adapter = AdapterOf(client->LoadAdapter(request, context.Call())); });
     return adapter;
   });
@@ -344,7 +349,7 @@ int Pin(const CommandContext& context, const AdapterFlags& flags) {
     request.set_hub_token(token);
     request.set_tier(Tiers().at(flags.tier));
     absl::StatusOr<v1::Adapter> adapter;
-    WithFetchProgress(context, "loading", id,
+    WithFetchProgress(context, "loading", {id, token},
                       [&] { adapter = AdapterOf(client->PinAdapter(request, context.Call())); });
     return adapter;
   });

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <thread>
 
+#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/synchronization/notification.h"
 #include "client/commands/terminal.h"
@@ -15,27 +16,37 @@ constexpr absl::Duration kLookTimeout = absl::Seconds(5);
 // A rate of less time than this says nothing.
 constexpr absl::Duration kRateTime = absl::Seconds(1);
 
-void Draw(const CommandContext& context, const std::string& label, const std::string& id,
+// "name" or "group/name", with or without a revision; the server answers for nothing else.
+bool IsId(const std::string& place) {
+  const std::string name = place.substr(0, place.find('@'));
+  return !absl::StrContains(place, "://") && std::count(name.begin(), name.end(), '/') <= 1;
+}
+
+// What is known of a fetch by now.
+using Look = std::function<FetchProgress()>;
+
+void Draw(const std::string& label, const std::string& what, const Look& look,
           absl::Notification& done) {
-  const auto client = context.MakeClient();
   ProgressBar bar(label);
   FetchProgress progress;
-  v1::GetAdapterRequest request;
-  request.set_adapter_id(id);
-  CallOptions options = context.Call();
-  options.timeout = std::min(options.timeout, kLookTimeout);
   const absl::Time began = absl::Now();
-  do {
-    const auto seen = client->GetAdapter(request, options);
-    if (seen.ok()) {
-      progress.Saw(seen->adapter().fetched_bytes(), seen->adapter().fetch_bytes_total(),
-                   absl::Now());
-    }
+  while (true) {
     const std::string note = progress.note();
     const double waited = absl::ToDoubleSeconds(absl::Now() - began);
     bar.Update(progress.fraction(),
-               absl::StrCat(Printable(id), "  ", note.empty() ? HumanDuration(waited) : note));
-  } while (!done.WaitForNotificationWithTimeout(kLookInterval));
+               absl::StrCat(Printable(what), "  ", note.empty() ? HumanDuration(waited) : note));
+    if (done.WaitForNotificationWithTimeout(kLookInterval)) return;
+    progress = look();
+  }
+}
+
+void WhileDrawing(const std::string& label, const std::string& what, const Look& look,
+                  const std::function<void()>& call) {
+  absl::Notification done;
+  std::thread drawing([&] { Draw(label, what, look, done); });
+  call();
+  done.Notify();
+  drawing.join();
 }
 
 }  // namespace
@@ -66,13 +77,32 @@ std::string FetchProgress::note() const {
 }
 
 void WithFetchProgress(const CommandContext& context, const std::string& label,
-                       const std::string& id, const std::function<void()>& call) {
+                       const Fetched& fetched, const std::function<void()>& call) {
   if (!IsTerminal(stderr)) return call();
-  absl::Notification done;
-  std::thread drawing([&] { Draw(context, label, id, done); });
-  call();
-  done.Notify();
-  drawing.join();
+  if (!IsId(fetched.place)) return WithWaiting(label, fetched.place, call);
+  const auto client = context.MakeClient();
+  v1::GetAdapterRequest request;
+  request.set_adapter_id(fetched.place);
+  request.set_hub_token(fetched.hub_token);
+  CallOptions options = context.Call();
+  options.timeout = std::min(options.timeout, kLookTimeout);
+  FetchProgress progress;
+  const Look look = [&] {
+    const auto seen = client->GetAdapter(request, options);
+    if (seen.ok()) {
+      progress.Saw(seen->adapter().fetched_bytes(), seen->adapter().fetch_bytes_total(),
+                   absl::Now());
+    }
+    return progress;
+  };
+  WhileDrawing(label, fetched.place, look, call);
+}
+
+void WithWaiting(const std::string& label, const std::string& what,
+                 const std::function<void()>& call) {
+  if (!IsTerminal(stderr)) return call();
+  WhileDrawing(
+      label, what, [] { return FetchProgress(); }, call);
 }
 
 }  // namespace lorica

@@ -28,9 +28,21 @@ class FetchProgress {
   absl::Time last_;
 };
 
-// Runs `call`, which fetches what `id` names. Where stderr is a terminal, another thread asks the
+// What is fetched: an adapter's id, or a place one is registered from, of which only the time is
+// shown; and the caller's own token for the hub: the server says nothing without it of what it
+// brings.
+struct Fetched {
+  std::string place;
+  std::string hub_token;
+};
+
+// Runs `call`, which fetches `fetched`. Where stderr is a terminal, another thread asks the
 // server meanwhile how far that is and draws it behind `label`.
 void WithFetchProgress(const CommandContext& context, const std::string& label,
-                       const std::string& id, const std::function<void()>& call);
+                       const Fetched& fetched, const std::function<void()>& call);
+
+// The same for what the server cannot say how far it is: how long it has taken, and `what`.
+void WithWaiting(const std::string& label, const std::string& what,
+                 const std::function<void()>& call);
 
 }  // namespace lorica

@@ -158,7 +158,9 @@ absl::StatusOr<v1::GenerateRequest> RequestFromFlags(const RequestFlags& flags) 
   request.set_adapter_id(flags.adapter);
   if (!flags.mix.empty()) {
     auto mix = ParseMix(flags.mix);
-    if (!mix.ok()) return mix.status();
+    if (!mix.ok()) {
+      return absl::InvalidArgumentError(absl::StrCat("--mix: ", mix.status().message()));
+    }
     request.mutable_adapters()->Assign(mix->begin(), mix->end());
   }
   if (!flags.hub_token_file.empty()) {
@@ -176,7 +178,8 @@ absl::StatusOr<v1::GenerateRequest> RequestFromFlags(const RequestFlags& flags) 
   return request;
 }
 
-absl::StatusOr<std::vector<v1::AdapterWeight>> ParseMix(absl::string_view text) {
+absl::StatusOr<std::vector<v1::AdapterWeight>> ParseMix(absl::string_view text,
+                                                        absl::string_view example) {
   std::vector<v1::AdapterWeight> mix;
   for (absl::string_view part : absl::StrSplit(text, ',')) {
     const size_t equals = part.rfind('=');
@@ -186,8 +189,8 @@ absl::StatusOr<std::vector<v1::AdapterWeight>> ParseMix(absl::string_view text) 
     const bool weighted = equals != absl::string_view::npos;
     const bool valid = !weighted || absl::SimpleAtod(part.substr(equals + 1), &weight);
     if (entry.adapter_id().empty() || !valid) {
-      return absl::InvalidArgumentError(absl::StrCat(
-          "--mix: expected NAME=WEIGHT,NAME=WEIGHT such as a=0.7,b=0.3, got \"", part, "\""));
+      return absl::InvalidArgumentError(
+          absl::StrCat("expected NAME=WEIGHT such as ", example, ", got \"", part, "\""));
     }
     if (weighted) entry.set_weight(weight);
     mix.push_back(std::move(entry));

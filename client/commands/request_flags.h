@@ -53,8 +53,9 @@ inline constexpr size_t kFormatFileBytesMax = 64 << 10;
 // The text of a schema or grammar; never empty.
 absl::StatusOr<std::string> ReadFormatFile(const std::string& name);
 
-// "a=0.7,b=0.3" or "a,b" (a missing weight is 1).
-absl::StatusOr<std::vector<v1::AdapterWeight>> ParseMix(absl::string_view text);
+// "a=0.7,b=0.3" or "a,b" (a missing weight is 1). InvalidArgument shows `example`.
+absl::StatusOr<std::vector<v1::AdapterWeight>> ParseMix(absl::string_view text,
+                                                        absl::string_view example = "a=0.7,b=0.3");
 
 // "50=-100"
 absl::StatusOr<v1::LogitBias> ParseLogitBias(absl::string_view text);

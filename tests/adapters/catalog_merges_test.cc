@@ -95,6 +95,25 @@ TEST_F(CatalogMergesTest, AMergeIsAnAdapterLikeAnyOther) {
   EXPECT_TRUE(Merge("more", {{}, {{"both", 0.5}, {"part-1", 0.5}}}).ok());
 }
 
+// Merges that may differ read differently.
+TEST(MergeText, SaysAllThatTheMethodHeeds) {
+  MergeChoice choice{{MergeMethod::kDareTies, 0.5, MajoritySign::kFrequency, 9},
+                     {{"seed", 0.7}, {"b", -1e-7}}};
+  EXPECT_EQ(MergeText(choice), "merge:dare_ties 0.5 frequency seed 9 seed=0.7 b=-1e-07");
+  choice.rule.method = MergeMethod::kTies;
+  choice.rule.density = 0.50001;
+  EXPECT_EQ(MergeText(choice), "merge:ties 0.50001 frequency seed=0.7 b=-1e-07");
+  choice.rule.majority_sign = MajoritySign::kTotal;
+  EXPECT_EQ(MergeText(choice), "merge:ties 0.50001 total seed=0.7 b=-1e-07");
+  choice.rule.method = MergeMethod::kDareLinear;
+  EXPECT_EQ(MergeText(choice), "merge:dare_linear 0.50001 seed 9 seed=0.7 b=-1e-07");
+  choice.rule.method = MergeMethod::kMagnitudePrune;
+  choice.parts[0].second = 0.70000001;
+  EXPECT_EQ(MergeText(choice), "merge:magnitude_prune 0.50001 seed=0.70000001 b=-1e-07");
+  choice.rule.method = MergeMethod::kCat;
+  EXPECT_EQ(MergeText(choice), "merge:cat seed=0.70000001 b=-1e-07");
+}
+
 TEST_F(CatalogMergesTest, SurvivesARestartAndItsParts) {
   const std::string digest = Merge("both", Linear())->generation->digest;
   SmallestAdapter(9).WriteTo(folder_, "part-1");

@@ -168,6 +168,7 @@ class FakeServer::Adapters : public v1::AdapterService::Service {
 
   grpc::Status RegisterAdapter(grpc::ServerContext*, const v1::RegisterAdapterRequest* request,
                                v1::RegisterAdapterResponse* response) override {
+    Fetch();
     const std::string& id = request->adapter_id();
     absl::ReleasableMutexLock lock(&fake_->mutex_);
     const auto found = fake_->adapters_.find(id);
@@ -190,6 +191,7 @@ class FakeServer::Adapters : public v1::AdapterService::Service {
 
   grpc::Status MergeAdapters(grpc::ServerContext*, const v1::MergeAdaptersRequest* request,
                              v1::MergeAdaptersResponse* response) override {
+    Fetch();
     *response->mutable_adapter() = fake_->AddAdapter(request->adapter_id());
     std::vector<std::string> parts;
     for (const v1::MergePart& part : request->parts()) {
@@ -227,6 +229,7 @@ class FakeServer::Adapters : public v1::AdapterService::Service {
 
   grpc::Status CheckAdapter(grpc::ServerContext*, const v1::CheckAdapterRequest* request,
                             v1::CheckAdapterResponse* response) override {
+    Fetch();
     response->set_servable(!absl::StrContains(request->source(), "bad"));
     if (!response->servable()) response->set_reason("rank 512 is above 256");
     v1::CheckedModule* module = response->add_modules();
@@ -241,8 +244,19 @@ class FakeServer::Adapters : public v1::AdapterService::Service {
     return grpc::Status::OK;
   }
 
-  grpc::Status GetAdapter(grpc::ServerContext*, const v1::GetAdapterRequest* request,
+  // Of what is being fetched a quarter is there.
+  grpc::Status GetAdapter(grpc::ServerContext* context, const v1::GetAdapterRequest* request,
                           v1::GetAdapterResponse* response) override {
+    {
+      absl::MutexLock lock(&fake_->mutex_);
+      if (!HasKey(*context)) return Unauthenticated();
+      fake_->looks_.push_back(*request);
+      if (fake_->fetch_delay_ > absl::ZeroDuration()) {
+        response->mutable_adapter()->set_fetched_bytes(1 << 20);
+        response->mutable_adapter()->set_fetch_bytes_total(4 << 20);
+        return grpc::Status::OK;
+      }
+    }
     v1::RegisteredGeneration* one = response->add_history();
     one->set_number(3);
     one->set_generation("0123456789abcdef");
@@ -253,9 +267,10 @@ class FakeServer::Adapters : public v1::AdapterService::Service {
   }
 
   // Pages of two, so that a client that forgets the second page is found out.
-  grpc::Status ListAdapters(grpc::ServerContext*, const v1::ListAdaptersRequest* request,
+  grpc::Status ListAdapters(grpc::ServerContext* context, const v1::ListAdaptersRequest* request,
                             v1::ListAdaptersResponse* response) override {
     absl::MutexLock lock(&fake_->mutex_);
+    if (!HasKey(*context)) return Unauthenticated();
     auto it = fake_->adapters_.lower_bound(request->page_token());
     for (; it != fake_->adapters_.end() && response->adapters_size() < 2; ++it) {
       if (absl::StartsWith(it->first, request->prefix())) *response->add_adapters() = it->second;
@@ -266,6 +281,7 @@ class FakeServer::Adapters : public v1::AdapterService::Service {
 
   grpc::Status LoadAdapter(grpc::ServerContext*, const v1::LoadAdapterRequest* request,
                            v1::LoadAdapterResponse* response) override {
+    Fetch();
     return Change(
         request->adapter_id(), [&](v1::Adapter* a) { a->set_tier(request->tier()); },
         response->mutable_adapter());
@@ -319,6 +335,22 @@ class FakeServer::Adapters : public v1::AdapterService::Service {
   }
 
  private:
+  static grpc::Status Unauthenticated() {
+    return grpc::Status(grpc::UNAUTHENTICATED, "the key is not known");
+  }
+  bool HasKey(const grpc::ServerContext& context) const
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(fake_->mutex_) {
+    const auto found = context.client_metadata().find("authorization");
+    return fake_->key_.empty() || (found != context.client_metadata().end() &&
+                                   found->second == absl::StrCat("Bearer ", fake_->key_));
+  }
+  void Fetch() const {
+    absl::ReleasableMutexLock lock(&fake_->mutex_);
+    const absl::Duration delay = fake_->fetch_delay_;
+    lock.Release();
+    absl::SleepFor(delay);
+  }
+
   static grpc::Status Unknown(const std::string& id) {
     return grpc::Status(grpc::NOT_FOUND, absl::StrCat("no adapter ", id));
   }
@@ -421,6 +453,21 @@ v1::Adapter FakeServer::AddAdapter(const std::string& id) {
   adapter.set_device_bytes(int64_t{3} << 32);
   adapter.set_last_used_seconds_ago(-1);
   return adapter;
+}
+
+void FakeServer::WantKey(const std::string& key) {
+  absl::MutexLock lock(&mutex_);
+  key_ = key;
+}
+
+void FakeServer::set_fetch_delay(absl::Duration delay) {
+  absl::MutexLock lock(&mutex_);
+  fetch_delay_ = delay;
+}
+
+std::vector<v1::GetAdapterRequest> FakeServer::looks() const {
+  absl::MutexLock lock(&mutex_);
+  return looks_;
 }
 
 std::vector<v1::GenerateRequest> FakeServer::requests() const {

@@ -47,9 +47,14 @@ class FakeServer {
   void set_state(v1::ServingState state);
 
   v1::Adapter AddAdapter(const std::string& id);
+  // From then on adapters are listed and looked at with this key alone.
+  void WantKey(const std::string& key);
+  // What fetches takes so long.
+  void set_fetch_delay(absl::Duration delay);
 
   std::vector<v1::GenerateRequest> requests() const;
   std::vector<std::string> adapter_headers() const;  // one a generation, "" without
+  std::vector<v1::GetAdapterRequest> looks() const;
   int cancelled() const;  // streams that ended because the client went away
 
  private:
@@ -69,6 +74,9 @@ class FakeServer {
   std::map<std::string, v1::Adapter> adapters_ ABSL_GUARDED_BY(mutex_);
   std::vector<v1::GenerateRequest> requests_ ABSL_GUARDED_BY(mutex_);
   std::vector<std::string> headers_ ABSL_GUARDED_BY(mutex_);
+  std::string key_ ABSL_GUARDED_BY(mutex_);
+  absl::Duration fetch_delay_ ABSL_GUARDED_BY(mutex_);
+  std::vector<v1::GetAdapterRequest> looks_ ABSL_GUARDED_BY(mutex_);
   int cancelled_ ABSL_GUARDED_BY(mutex_) = 0;
 
   std::unique_ptr<Inference> inference_;

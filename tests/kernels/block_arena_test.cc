@@ -165,7 +165,7 @@ struct ModelUnit {
   uint64_t tick = 0;
 };
 
-TEST(BlockArena, AgreesWithAPlainModelOverManyRandomOperations) {
+TEST(BlockArena, AgreesWithAPlainModelOverAMillionRandomOperations) {
   const uint64_t seed = 20240517;
   SCOPED_TRACE(testing::Message() << "seed " << seed);
   std::mt19937_64 random(seed);
@@ -185,7 +185,8 @@ TEST(BlockArena, AgreesWithAPlainModelOverManyRandomOperations) {
     ASSERT_EQ(oldest->first, unit);
     model.erase(unit);
   };
-  for (int step = 0; step < 200'000; ++step) {
+  constexpr int kOperations = 1'000'000;
+  for (int step = 0, operations = 0; operations < kOperations; ++step, ++operations) {
     const int what = draw(8);
     auto it = model.empty() ? model.end() : std::next(model.begin(), draw(model.size()));
     if (what <= 1) {
@@ -193,6 +194,7 @@ TEST(BlockArena, AgreesWithAPlainModelOverManyRandomOperations) {
       auto unit = arena.Allocate(UnitKind::kAdapter, blocks, evict);
       if (unit.ok()) model[*unit] = {blocks};
     } else if (it == model.end()) {
+      --operations;
       continue;
     } else if (what == 2) {
       arena.Lease(it->first);
@@ -210,6 +212,8 @@ TEST(BlockArena, AgreesWithAPlainModelOverManyRandomOperations) {
     } else if (what == 7 && draw(4) == 0) {
       arena.Free(it->first);
       model.erase(it);
+    } else {
+      --operations;
     }
     int32_t held = 0;
     int32_t idle = 0;

@@ -1,6 +1,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include "absl/strings/str_cat.h"
 #include "nlohmann/json.hpp"
 #include "tests/fakes/fake_server.h"
 #include "tests/fakes/subprocess.h"
@@ -9,6 +10,8 @@
 namespace lorica {
 namespace {
 
+using ::testing::ContainsRegex;
+using ::testing::ElementsAre;
 using ::testing::HasSubstr;
 using ::testing::Not;
 using Json = nlohmann::json;
@@ -94,6 +97,37 @@ TEST(Adapters, RegistersAndDeletes) {
               HasSubstr("unchanged: new@01234567"));
   EXPECT_EQ(Adapters(server, {"delete", "new"}).code, 0);
   EXPECT_EQ(Adapters(server, {"get", "new"}).code, 1);
+}
+
+TEST(Adapters, AnEmptyListSaysWhatIsTrue) {
+  FakeServer server;
+  EXPECT_EQ(Adapters(server, {"list"}).error,
+            "no adapters: put PEFT folders under the server's --adapters-dir, or register one\n");
+  TemporaryFolder folder;
+  folder.Write("key", "lk_mine\n");
+  const std::string key = folder.path() + "/key";
+  const auto said = [&](std::vector<std::string> arguments) {
+    arguments.insert(arguments.begin(), {"list", "--api-key-file", key});
+    const RunResult run = Adapters(server, arguments);
+    EXPECT_EQ(run.code, 0);
+    return run.error;
+  };
+  EXPECT_THAT(said({}), HasSubstr("no adapter that this key may use\n"));
+  EXPECT_THAT(said({"--prefix", "z"}),
+              HasSubstr("no adapter that this key may use begins with 'z'\n"));
+  server.AddAdapter("a");
+  EXPECT_EQ(Adapters(server, {"list", "--prefix", "zzz"}).error, "no adapter begins with 'zzz'\n");
+}
+
+TEST(Adapters, AMergeWhosePartsAreWrongIsNotSent) {
+  FakeServer server;
+  for (const char* part : {"a=x", "a=", "=1", "a=1,,b=1"}) {
+    const RunResult run = Adapters(server, {"merge", "both", part, "b=1"});
+    EXPECT_EQ(run.code, 2) << part;
+    EXPECT_THAT(run.error, HasSubstr("expected NAME=WEIGHT such as a=0.7 b=0.3, got \""));
+    EXPECT_THAT(run.error, Not(HasSubstr("--mix")));
+  }
+  EXPECT_THAT(Adapters(server, {"list"}).error, HasSubstr("no adapters"));
 }
 
 TEST(Adapters, MergesSeveralIntoOne) {
@@ -184,6 +218,46 @@ TEST(Adapters, WatchPrintsEventsAsTheyCome) {
   EXPECT_THAT(run.output, HasSubstr("gone removed"));
   Subprocess endless({LORICA_BINARY, "adapters", "watch", "--json", "--server", server.address()});
   EXPECT_TRUE(endless.WaitForOutput(R"("removed_ids":["gone"])"));
+}
+
+// On a terminal, which `script` makes: what its command prints there is its output.
+std::string OnTerminal(const FakeServer& server, const std::string& arguments) {
+  const std::string command =
+      absl::StrCat(LORICA_BINARY, " --server ", server.address(), " adapters ", arguments);
+  const RunResult run = RunToEnd({"/usr/bin/script", "-qefc", command, "/dev/null"});
+  EXPECT_EQ(run.code, 0) << run.output;
+  return run.output;
+}
+
+TEST(Adapters, TheBarAsksForWhatIsFetchedWithTheCallsOwnToken) {
+  FakeServer server;
+  server.AddAdapter("a");
+  server.set_fetch_delay(absl::Milliseconds(900));
+  TemporaryFolder folder;
+  folder.Write("token", "hf_mine\n");
+  const std::string token = absl::StrCat(" --hub-token-file ", folder.path(), "/token");
+  EXPECT_THAT(OnTerminal(server, "load a" + token), HasSubstr("25 %  a  1.0 MiB of 4.0 MiB"));
+  EXPECT_THAT(OnTerminal(server, "register b --source org/name@v2" + token),
+              HasSubstr("org/name@v2  1.0 MiB of 4.0 MiB"));
+  std::vector<std::string> asked;
+  for (const v1::GetAdapterRequest& look : server.looks()) {
+    const std::string text = absl::StrCat(look.adapter_id(), " ", look.hub_token());
+    if (asked.empty() || asked.back() != text) asked.push_back(text);
+  }
+  EXPECT_THAT(asked, ElementsAre("a hf_mine", "org/name@v2 hf_mine"));
+}
+
+// Of a look at a head, a merge and a place that is no id the server knows no bytes.
+TEST(Adapters, TheBarOfWhatHasNoBytesAsksForNone) {
+  FakeServer server;
+  server.set_fetch_delay(absl::Milliseconds(900));
+  EXPECT_THAT(OnTerminal(server, "check org/good"), ContainsRegex("checking  org/good  [0-9]+ ms"));
+  EXPECT_THAT(OnTerminal(server, "merge both a=1 b=1"), ContainsRegex("merging  both  [0-9]+ ms"));
+  for (const char* place : {"s3://bucket/path", "https://host/path", "org/name/folder@v2"}) {
+    EXPECT_THAT(OnTerminal(server, absl::StrCat("register b --replace --source ", place)),
+                ContainsRegex(absl::StrCat("registering  ", place, "  [0-9]+ ms")));
+  }
+  EXPECT_TRUE(server.looks().empty());
 }
 
 }  // namespace

@@ -26,7 +26,7 @@ TEST(ParseMix, ShowsTheFormWhenItIsWrong) {
   for (const char* text : {"", "a,", "=0.5", "a=", "a=x", "a=0.5,,b=1"}) {
     auto mix = ParseMix(text);
     ASSERT_FALSE(mix.ok()) << text;
-    EXPECT_THAT(std::string(mix.status().message()), HasSubstr("a=0.7,b=0.3"));
+    EXPECT_THAT(std::string(mix.status().message()), HasSubstr("NAME=WEIGHT such as a=0.7,b=0.3"));
   }
 }
 
