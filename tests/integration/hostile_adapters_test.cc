@@ -25,6 +25,7 @@ using testing::Eq;
 using testing::HasSubstr;
 
 constexpr int kHidden = 64, kQueries = 96, kRank = 4;
+constexpr int kLogprobs = 20;
 constexpr char kStem[] = "base_model.model.model.layers.0.self_attn.q_proj.";
 
 const auto kNotServable = StatusCode::FAILED_PRECONDITION;
@@ -70,6 +71,7 @@ class HostileAdapters : public BystanderTest {
   grpc::Status Ask() {
     v1::GenerateRequest request = TokensRequest(8);
     request.set_adapter_id(name_);
+    request.set_logprobs(kLogprobs);
     response_.Clear();
     return Generate(request, {}, &response_);
   }
@@ -100,8 +102,10 @@ TEST_F(HostileAdapters, ConfigurationsThatAreNone) {
   const std::string good = ConfigWith({});
   std::string utf16 = "\xff\xfe";
   for (const char c : good) (utf16 += c) += '\0';
-  const std::string deep = "{\"peft_type\":\"LORA\",\"x\":" + std::string(100'000, '[') +
-                           std::string(100'000, ']') + "}";
+  const auto deep = [](int levels) {
+    return absl::StrCat("{\"peft_type\":\"LORA\",\"x\":", std::string(levels, '['),
+                        std::string(levels, ']'), "}");
+  };
   const std::vector<std::string> texts = {
       "",
       "{",
@@ -109,7 +113,8 @@ TEST_F(HostileAdapters, ConfigurationsThatAreNone) {
       "null",
       "hello",
       utf16,
-      deep,
+      deep(100'000),    // as large as is read
+      deep(1'000'000),  // larger
       "{\"peft_type\":\"LORA\",\"r\":4,\"r\":8}",
       "{\"peft_type\":\"LORA\",\"r\":4,\"lora_alpha\":NaN}",
       "{\"peft_type\":\"LORA\",\"r\":4,\"lora_alpha\":Infinity}",
@@ -117,7 +122,7 @@ TEST_F(HostileAdapters, ConfigurationsThatAreNone) {
   for (const std::string& text : texts) {
     EXPECT_EQ(CodeOfConfig(text), kNotServable) << text.substr(0, 40);
   }
-  EXPECT_THAT(CodeOfConfig("\xef\xbb\xbf" + good), AnyOf(Eq(kNotServable), Eq(StatusCode::OK)));
+  EXPECT_EQ(CodeOfConfig("\xef\xbb\xbf" + good), kNotServable);
   ASSERT_EQ(CodeOfConfig(good), StatusCode::OK);
   ASSERT_EQ(truncate(Path("adapter_config.json").c_str(), int64_t{1} << 30), 0);
   EXPECT_EQ(Ask().error_code(), kNotServable);
@@ -170,11 +175,11 @@ TEST_F(HostileAdapters, PatternsTakeBoundedTime) {
 TEST_F(HostileAdapters, AnyFiniteAlphaIsDefined) {
   EXPECT_EQ(CodeOfField("lora_alpha", "0"), StatusCode::OK);
   EXPECT_EQ(CodeOfField("lora_alpha", "-16"), StatusCode::OK);
-  for (const char* alpha : {"1e999", "\"x\"", "null", "[8]"}) {
+  for (const char* alpha : {"1e999", "NaN", "\"x\"", "null", "[8]"}) {
     EXPECT_EQ(CodeOfField("lora_alpha", alpha), kNotServable) << alpha;
   }
   // Finite in the file, and more than numbers of the device hold.
-  EXPECT_NE(CodeOfField("lora_alpha", "1e308"), StatusCode::OK);
+  EXPECT_EQ(CodeOfField("lora_alpha", "1e308"), kNotServable);
 }
 
 // Row 53: alpha over the root of the rank. Powers of two, so that equal scales give equal bits.
@@ -414,10 +419,18 @@ TEST_F(HostileAdapters, NumbersThatAreNone) {
 }
 
 TEST_F(HostileAdapters, ZerosAreTheBase) {
+  v1::GenerateRequest request = TokensRequest(8);
+  request.set_logprobs(kLogprobs);
   v1::GenerateResponse base;
-  ASSERT_TRUE(Generate(TokensRequest(8), {}, &base).ok());
+  ASSERT_TRUE(Generate(request, {}, &base).ok());
+  ASSERT_EQ(base.logprobs_size(), 8);
   ASSERT_EQ(CodeOfTensors(Pair(0.0f)), StatusCode::OK);
   EXPECT_EQ(tokens(), std::vector<int32_t>(base.token_ids().begin(), base.token_ids().end()));
+  ASSERT_EQ(response_.logprobs_size(), base.logprobs_size());
+  for (int i = 0; i < base.logprobs_size(); ++i) {
+    EXPECT_EQ(base.logprobs(i).top_size(), kLogprobs);
+    EXPECT_EQ(response_.logprobs(i).SerializeAsString(), base.logprobs(i).SerializeAsString()) << i;
+  }
 }
 
 TEST_F(HostileAdapters, WhatIsNoSafetensorsFile) {

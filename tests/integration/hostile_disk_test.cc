@@ -1,9 +1,14 @@
 // Goal: a registry that is full, damaged or gone refuses changes in time and with its code; what is
 // known is served on, and no server starts on what it cannot trust.
+#include <sched.h>
 #include <sqlite3.h>
+#include <sys/mount.h>
 
+#include <cerrno>
+#include <cstring>
 #include <filesystem>
 #include <fstream>
+#include <thread>
 
 #include "absl/strings/str_cat.h"
 #include "gmock/gmock.h"
@@ -19,14 +24,15 @@ using grpc::StatusCode;
 class HostileDisk : public BystanderTest {
  protected:
   HostileDisk() { config().data_dir = data(); }
-  StatusCode Register(const std::string& id) {
+  StatusCode Register(const std::string& id) { return RegisterAt(server(), id); }
+  static StatusCode RegisterAt(TinyServer& server, const std::string& id) {
     const absl::Time begun = absl::Now();
     Context context;
     v1::RegisterAdapterRequest request;
     request.set_adapter_id(id);
     request.set_source("plain");
     v1::RegisterAdapterResponse response;
-    const grpc::Status status = server().admin().RegisterAdapter(&context, request, &response);
+    const grpc::Status status = server.admin().RegisterAdapter(&context, request, &response);
     EXPECT_LT(absl::Now() - begun, kAnswerMax) << status.error_message();
     return status.error_code();
   }
@@ -36,6 +42,22 @@ class HostileDisk : public BystanderTest {
     std::fstream file(path, std::ios::binary | std::ios::in | std::ios::out);
     file.seekp(24);
     file << std::string(fs::file_size(path) - 24, '\x5a');
+  }
+  // In a thread whose folders can be mounted as nobody else sees it, and what it starts: of a
+  // folder without write permission root would notice nothing. False where that may not be done.
+  static bool WithOwnMounts(const std::function<void()>& work) {
+    bool done = false;
+    std::thread([&] {
+      done = unshare(CLONE_FS | CLONE_NEWNS) == 0 &&
+             mount("none", "/", nullptr, MS_REC | MS_PRIVATE, nullptr) == 0;
+      if (done) work();
+    }).join();
+    return done;
+  }
+  static void MakeReadOnly(const std::string& path) {
+    ASSERT_EQ(mount(path.c_str(), path.c_str(), nullptr, MS_BIND, nullptr), 0);
+    ASSERT_EQ(mount("none", path.c_str(), nullptr, MS_REMOUNT | MS_BIND | MS_RDONLY, nullptr), 0);
+    ASSERT_FALSE(std::ofstream(path + "/new").is_open());
   }
   static void Sql(const std::string& path, const char* sql) {
     sqlite3* db = nullptr;
@@ -76,6 +98,39 @@ TEST_F(HostileDisk, ARegistryThatIsDamagedOrGoneRefusesChangesAndWhatIsKnownIsSe
   fs::rename(Registry(), Registry() + ".away");
   EXPECT_EQ(Register("three"), StatusCode::UNAVAILABLE);
   EXPECT_EQ(TokensOf("one"), TokensOf("plain"));
+}
+
+// Row 106.
+TEST_F(HostileDisk, InAFolderThatMayNotBeWrittenNothingChangesAndNoServerStarts) {
+  ASSERT_EQ(Register("one"), StatusCode::OK);
+  const TemporaryFolder folder;
+  const bool done = WithOwnMounts([&] {
+    Config config;
+    config.data_dir = folder.path();
+    {
+      TinyServer second(config);
+      ASSERT_EQ(RegisterAt(second, "one"), StatusCode::OK);
+      ASSERT_NO_FATAL_FAILURE(MakeReadOnly(folder.path()));
+      EXPECT_EQ(RegisterAt(second, "two"), StatusCode::UNAVAILABLE);
+      Context context;
+      v1::GenerateRequest request = TokensRequest(2);
+      request.set_adapter_id("one");
+      v1::GenerateResponse response;
+      EXPECT_TRUE(second.inference().Generate(&context, request, &response).ok());
+      request.set_adapter_id("two");
+      Context other;
+      EXPECT_EQ(second.inference().Generate(&other, request, &response).error_code(),
+                StatusCode::NOT_FOUND);
+    }
+    config.model = TinyModelPath();
+    config.adapters_dir = server().adapters().path();
+    config.grpc_address = "127.0.0.1:0";
+    const auto started = Server::Start(config);
+    EXPECT_EQ(started.status().code(), absl::StatusCode::kFailedPrecondition) << started.status();
+    EXPECT_THAT(std::string(started.status().message()), testing::HasSubstr("cannot be written"));
+  });
+  if (!done) GTEST_SKIP() << "nothing may be mounted here: " << std::strerror(errno);
+  EXPECT_EQ(Register("two"), StatusCode::OK);
 }
 
 // Row 106, at the start; the first server goes on.
