@@ -50,21 +50,29 @@ std::optional<RegisteredName> AdapterCatalog::Named(const NameKey& key) const {
   return found->second;
 }
 
+AdapterCatalog::Followed AdapterCatalog::Follow(const std::string& tenant,
+                                                const std::string& name) const {
+  Followed followed{name, "", std::nullopt};
+  absl::MutexLock lock(&mutex_);
+  auto found = names_.find({tenant, name});
+  if (found != names_.end() && found->second.kind == NameKind::kAlias) {
+    followed.name = followed.alias_of = found->second.target;
+    found = names_.find({tenant, followed.name});
+  }
+  if (found != names_.end()) followed.named = found->second;
+  return followed;
+}
+
 bool AdapterCatalog::MayUse(const std::string& tenant, const std::string& location) const {
   return IsMerge(location) || scope_ == nullptr || scope_(tenant, ScopeOf(location));
 }
 
 absl::StatusOr<AdapterCatalog::Place> AdapterCatalog::PlaceOf(const std::string& tenant,
                                                               const std::string& adapter_id) const {
-  IdParts id = SplitId(adapter_id);
-  std::optional<RegisteredName> named = Named({tenant, id.name});
-  std::string alias_of;
-  if (named.has_value() && named->kind == NameKind::kAlias) {
-    alias_of = id.name = named->target;
-    named = Named({tenant, id.name});
-  }
-  Place place{id.name, "", alias_of, false};
-  if (named.has_value() && named->kind == NameKind::kHidden) return DeletedAdapter(id.name);
+  const IdParts id = SplitId(adapter_id);
+  const auto [name, alias_of, named] = Follow(tenant, id.name);
+  Place place{name, "", alias_of, false};
+  if (named.has_value() && named->kind == NameKind::kHidden) return DeletedAdapter(name);
   if (named.has_value() && named->kind == NameKind::kAdapter) {
     const bool long_enough = id.revision.empty() || id.revision.size() >= kRevisionDigitsMin;
     const NamedGeneration* one = long_enough ? FindGeneration(*named, id.revision) : nullptr;
@@ -158,7 +166,17 @@ absl::StatusOr<GenerationPtr> AdapterCatalog::ResolveHere(const std::string& ten
 absl::StatusOr<CatalogEntry> AdapterCatalog::Get(const std::string& tenant,
                                                  const std::string& adapter_id,
                                                  const std::string& token) {
-  if (MayFetch(tenant, adapter_id)) return GetRemote(tenant, adapter_id, token);
+  if (auto name = RemoteNameOf(tenant, adapter_id)) {
+    return GetRemote(tenant, adapter_id, *std::move(name), token);
+  }
+  absl::StatusOr<CatalogEntry> here = GetHere(tenant, adapter_id);
+  // An alias has moved meanwhile.
+  const bool moved = absl::IsNotFound(here.status()) && MayFetch(tenant, adapter_id);
+  return moved ? Get(tenant, adapter_id, token) : here;
+}
+
+absl::StatusOr<CatalogEntry> AdapterCatalog::GetHere(const std::string& tenant,
+                                                     const std::string& adapter_id) {
   if (absl::Status s = CheckPlainId(adapter_id); !s.ok()) return s;
   const absl::StatusOr<Place> place = PlaceOf(tenant, adapter_id);
   if (!place.ok()) return place.status();
@@ -188,8 +206,7 @@ CatalogEntry AdapterCatalog::EntryOf(const std::string& id, const Place& place,
 
 absl::StatusOr<RegisteredName> AdapterCatalog::History(const std::string& tenant,
                                                        const std::string& adapter_id) const {
-  std::optional<RegisteredName> name = Named({tenant, adapter_id});
-  if (name.has_value() && name->kind == NameKind::kAlias) name = Named({tenant, name->target});
+  std::optional<RegisteredName> name = Follow(tenant, adapter_id).named;
   if (!name.has_value() || name->kind != NameKind::kAdapter) {
     return absl::NotFoundError(absl::StrCat("adapter ", Quoted(adapter_id), " is not registered"));
   }
@@ -225,9 +242,9 @@ absl::StatusOr<std::vector<CatalogEntry>> AdapterCatalog::List(const std::string
        ++id) {
     if (std::ssize(entries) >= limit || !absl::StartsWith(*id, prefix)) break;
     if (*id == after) continue;
-    auto entry = std::binary_search(remote_ids.begin(), remote_ids.end(), *id)
-                     ? GetRemote(tenant, *id, *token)
-                     : ListEntry(tenant, *id);
+    const bool is_remote = std::binary_search(remote_ids.begin(), remote_ids.end(), *id);
+    auto name = is_remote ? RemoteNameOf(tenant, *id) : std::nullopt;
+    auto entry = name ? GetRemote(tenant, *id, *std::move(name), *token) : ListEntry(tenant, *id);
     if (entry.ok()) entries.push_back(*std::move(entry));
   }
   return entries;
@@ -241,7 +258,7 @@ absl::StatusOr<CatalogEntry> AdapterCatalog::ListEntry(const std::string& tenant
     if (!place.ok()) return place.status();
     return EntryOf(id, *place, Last(*place));
   }
-  if (MayFetch(tenant, id)) return GetRemote(tenant, id);
+  if (auto name = RemoteNameOf(tenant, id)) return GetRemote(tenant, id, *std::move(name));
   const bool here =
       place.ok() && (place->registered || root_->Open(place->location, "adapter_config.json").ok());
   if (here) return EntryOf(id, *place, Last(*place));

@@ -107,7 +107,9 @@ class AdapterCatalog {
                                     const std::string& token = "");
   // The merge of adapters that the tenant may use; a ticket while it is being made. Also the
   // errors of MergedAdapters.
-  absl::StatusOr<FoundAdapter> FindMerge(const std::string& tenant, const MergeChoice& choice);
+  // `token`: as for Find, of each part.
+  absl::StatusOr<FoundAdapter> FindMerge(const std::string& tenant, const MergeChoice& choice,
+                                         const std::string& token = "");
   // Whether the id leads beyond this machine. Touches no network.
   bool MayFetch(const std::string& tenant, const std::string& adapter_id) const;
 
@@ -164,11 +166,16 @@ class AdapterCatalog {
   absl::Status SetAlias(const std::string& tenant, const std::string& alias,
                         const std::string& target, const RegisterOptions& options);
   // The name is unknown from then on, also where a folder has that name, until it is
-  // registered again. What was fetched leaves the disk, and the next call fetches it again;
-  // FailedPrecondition while it is in use, and where a name still has aliases. InvalidArgument: the
-  // base model's name. NotFound: it was unknown before.
+  // registered again. Of what was fetched, what that token brought is forgotten, and the next call
+  // fetches it again; with the last who brought it the content leaves the disk, FailedPrecondition
+  // while that is in use, and where a name still has aliases. InvalidArgument: the base model's
+  // name. NotFound: it was unknown before. PermissionDenied: the server's own token brought it, for
+  // all tenants, and `may_forget_shared` is not set.
   absl::Status Delete(const std::string& tenant, const std::string& adapter_id,
-                      const std::string& token = "");
+                      const std::string& token = "", bool may_forget_shared = true);
+  // The digest of what Delete would forget; empty: nothing that was fetched.
+  std::string FetchedDigest(const std::string& tenant, const std::string& adapter_id,
+                            const std::string& token = "") const;
 
   // The name is what it was before it was registered: a folder, or unknown. Otherwise like Delete.
   absl::Status Unregister(const std::string& tenant, const std::string& adapter_id);
@@ -209,6 +216,13 @@ class AdapterCatalog {
     friend bool operator==(const Place&, const Place&) = default;
   };
 
+  // A name, or what it is an alias of, and what that is registered as, if it is: as of one moment.
+  struct Followed {
+    std::string name;
+    std::string alias_of;
+    std::optional<RegisteredName> named;
+  };
+  Followed Follow(const std::string& tenant, const std::string& name) const;
   // Where to look for an id (without or with revision). NotFound: nowhere.
   absl::StatusOr<Place> PlaceOf(const std::string& tenant, const std::string& adapter_id) const;
   static bool IsMerge(const std::string& location);
@@ -281,9 +295,15 @@ class AdapterCatalog {
   // Adds the token to use: the call's, the tenant's or none.
   absl::Status Authorise(const std::string& tenant, const std::string& token,
                          RemoteName* name) const;
+  absl::StatusOr<CatalogEntry> GetHere(const std::string& tenant, const std::string& adapter_id);
   absl::StatusOr<CatalogEntry> GetRemote(const std::string& tenant, const std::string& adapter_id,
-                                         const std::string& token = "") const;
-  absl::Status ForgetRemote(const std::string& adapter_id, const RemoteName& name);
+                                         RemoteName name, const std::string& token = "") const;
+  // What Delete would forget, of which tenant's token; nullopt: nothing that was fetched.
+  absl::StatusOr<std::optional<RemoteName>> RemoteToForget(const std::string& tenant,
+                                                           const std::string& adapter_id,
+                                                           const std::string& token) const;
+  absl::Status ForgetRemote(const std::string& adapter_id, const RemoteName& name,
+                            bool may_forget_shared);
   std::vector<std::string> RemoteIds(const std::string& tenant, const std::string& token) const;
 
   const std::shared_ptr<Source> root_;

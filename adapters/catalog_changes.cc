@@ -431,14 +431,10 @@ absl::Status AdapterCatalog::Unregister(const std::string& tenant, const std::st
 }
 
 absl::Status AdapterCatalog::Delete(const std::string& tenant, const std::string& adapter_id,
-                                    const std::string& token) {
-  if (!Named({tenant, SplitId(adapter_id).name}).has_value()) {
-    auto remote = RemoteNameOf(tenant, adapter_id);
-    if (remote) {
-      if (absl::Status s = Authorise(tenant, token, &*remote); !s.ok()) return s;
-      return ForgetRemote(adapter_id, *remote);
-    }
-  }
+                                    const std::string& token, bool may_forget_shared) {
+  const auto remote = RemoteToForget(tenant, adapter_id, token);
+  if (!remote.ok()) return remote.status();
+  if (remote->has_value()) return ForgetRemote(adapter_id, **remote, may_forget_shared);
   if (absl::Status s = CheckPlainId(adapter_id); !s.ok()) return s;
   absl::MutexLock changes(&change_mutex_);
   const NameKey key(tenant, adapter_id);

@@ -56,7 +56,8 @@ std::string MergeText(const MergeChoice& choice) {
 }
 
 absl::StatusOr<FoundAdapter> AdapterCatalog::FindMerge(const std::string& tenant,
-                                                       const MergeChoice& choice) {
+                                                       const MergeChoice& choice,
+                                                       const std::string& token) {
   if (merged_ == nullptr) return absl::FailedPreconditionError("this server merges no adapters");
   if (std::ssize(choice.parts) > kMergePartsMax) {
     return absl::InvalidArgumentError(absl::StrCat("a merge takes 2 to ", kMergePartsMax,
@@ -64,7 +65,7 @@ absl::StatusOr<FoundAdapter> AdapterCatalog::FindMerge(const std::string& tenant
   }
   std::vector<MergedAdapters::Part> parts;
   for (const auto& [id, weight] : choice.parts) {
-    absl::StatusOr<FoundAdapter> found = Find(tenant, id);
+    absl::StatusOr<FoundAdapter> found = Find(tenant, id, token);
     if (!found.ok()) return found.status();
     parts.push_back({*std::move(found), weight});
   }
@@ -75,7 +76,7 @@ absl::StatusOr<AdapterCatalog::Registered> AdapterCatalog::RegisterMerge(
     const std::string& tenant, const std::string& adapter_id, const MergeChoice& choice,
     const RegisterOptions& options) {
   if (absl::Status s = CheckNewName(adapter_id); !s.ok()) return s;
-  const absl::StatusOr<FoundAdapter> found = FindMerge(tenant, choice);
+  const absl::StatusOr<FoundAdapter> found = FindMerge(tenant, choice, options.token);
   if (!found.ok()) return found.status();
   if (found->ticket != nullptr) {
     return UnavailableFor(absl::StrCat("the merge for ", Quoted(adapter_id), " is being made"),

@@ -30,12 +30,9 @@ std::optional<RemoteName> AdapterCatalog::RemoteNameOf(const std::string& tenant
   RemoteName name = NameIn(id);
   if (IsRepoFolder(name.repo)) return RemoteAt(tenant, std::move(name));  // nor is this
   if (!CheckAdapterId(id).ok()) return std::nullopt;
-  std::optional<RegisteredName> named = Named({tenant, name.repo});
-  if (named.has_value() && named->kind == NameKind::kAlias) {
-    name.repo = named->target;
-    named = Named({tenant, name.repo});
-  }
-  if (named.has_value()) return std::nullopt;
+  Followed followed = Follow(tenant, name.repo);
+  if (followed.named.has_value()) return std::nullopt;
+  name.repo = std::move(followed.name);
   return RemoteAt(tenant, std::move(name));
 }
 
@@ -96,6 +93,10 @@ absl::StatusOr<FoundAdapter> AdapterCatalog::Find(const std::string& tenant,
   }
   if (IsObjectLocation(adapter_id)) return UnknownPlace(adapter_id);
   absl::StatusOr<GenerationPtr> generation = ResolveHere(tenant, adapter_id);
+  // An alias has moved meanwhile.
+  if (absl::IsNotFound(generation.status()) && MayFetch(tenant, adapter_id)) {
+    return Find(tenant, adapter_id, token);
+  }
   if (absl::IsDataLoss(generation.status())) {
     return FetchAgain(tenant, adapter_id, token, generation.status());
   }
@@ -177,11 +178,10 @@ absl::StatusOr<GenerationPtr> AdapterCatalog::LookAt(const std::string& tenant,
 
 absl::StatusOr<CatalogEntry> AdapterCatalog::GetRemote(const std::string& tenant,
                                                        const std::string& adapter_id,
+                                                       RemoteName name,
                                                        const std::string& token) const {
-  auto name = RemoteNameOf(tenant, adapter_id);
-  if (!name) return UnknownAdapter(adapter_id);
-  if (absl::Status s = Authorise(tenant, token, &*name); !s.ok()) return s;
-  const KnownRemote known = remote_->Known(*name);
+  if (absl::Status s = Authorise(tenant, token, &name); !s.ok()) return s;
+  const KnownRemote known = remote_->Known(name);
   const auto named = Named({tenant, SplitId(adapter_id).name});
   const std::string alias_of = named.has_value() ? named->target : "";
   if (known.digest.empty() && known.error.ok() && !known.fetching && alias_of.empty()) {
@@ -197,12 +197,34 @@ absl::StatusOr<CatalogEntry> AdapterCatalog::GetRemote(const std::string& tenant
                      .fetched_bytes = known.fetched_bytes,
                      .fetch_bytes_total = known.fetch_bytes_total,
                      .on_disk = known.on_disk};
-  if (entry.location.empty()) entry.location = absl::StrCat(name->repo, "@", name->revision);
+  if (entry.location.empty()) entry.location = absl::StrCat(name.repo, "@", name.revision);
   return entry;
 }
 
-absl::Status AdapterCatalog::ForgetRemote(const std::string& adapter_id, const RemoteName& name) {
+absl::StatusOr<std::optional<RemoteName>> AdapterCatalog::RemoteToForget(
+    const std::string& tenant, const std::string& adapter_id, const std::string& token) const {
+  if (Named({tenant, SplitId(adapter_id).name}).has_value()) return std::nullopt;
+  auto name = RemoteNameOf(tenant, adapter_id);
+  if (!name) return std::nullopt;
+  if (absl::Status s = Authorise(tenant, token, &*name); !s.ok()) return s;
+  return name;
+}
+
+std::string AdapterCatalog::FetchedDigest(const std::string& tenant, const std::string& adapter_id,
+                                          const std::string& token) const {
+  const auto name = RemoteToForget(tenant, adapter_id, token);
+  return name.ok() && name->has_value() ? remote_->Known(**name).digest : "";
+}
+
+absl::Status AdapterCatalog::ForgetRemote(const std::string& adapter_id, const RemoteName& name,
+                                          bool may_forget_shared) {
   if (remote_->Known(name).digest.empty()) return UnknownAdapter(adapter_id);
+  if (name.token.empty() && !may_forget_shared) {
+    return absl::PermissionDeniedError(
+        absl::StrCat("adapter ", Quoted(adapter_id),
+                     " was fetched with the server's own token, for all tenants that may name it: ",
+                     "let an operator delete it"));
+  }
   return remote_->Forget(name);
 }
 

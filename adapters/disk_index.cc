@@ -37,6 +37,20 @@ const std::vector<DatedOrigin>& DiskIndex::Origins(const std::string& digest) co
   return contents_.at(digest).origins;
 }
 
+bool DiskIndex::HasOtherAccess(const std::string& digest, const std::string& access) const {
+  const std::vector<DatedOrigin>& origins = Origins(digest);
+  return std::any_of(origins.begin(), origins.end(),
+                     [&access](const DatedOrigin& dated) { return dated.origin.access != access; });
+}
+
+void DiskIndex::RemoveOrigins(const std::string& digest, const std::string& access) {
+  std::erase_if(contents_.at(digest).origins, [this, &access](const DatedOrigin& dated) {
+    if (dated.origin.access != access) return false;
+    by_origin_.erase(OriginKey(dated.origin));
+    return true;
+  });
+}
+
 std::optional<std::pair<std::string, std::string>> DiskIndex::Find(
     const RemoteOrigin& origin) const {
   const std::string key = OriginKey(origin);

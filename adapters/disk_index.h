@@ -28,6 +28,9 @@ class DiskIndex {
   // An origin leads to one content at a time: the one that was found last.
   void AddOrigin(const std::string& digest, const DatedOrigin& dated);
   const std::vector<DatedOrigin>& Origins(const std::string& digest) const;
+  bool HasOtherAccess(const std::string& digest, const std::string& access) const;
+  // All of that access.
+  void RemoveOrigins(const std::string& digest, const std::string& access);
   // Digest and commit.
   std::optional<std::pair<std::string, std::string>> Find(const RemoteOrigin& origin) const;
   // Of all contents, in no order.

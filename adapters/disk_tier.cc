@@ -419,14 +419,18 @@ void DiskTier::Drop(const std::string& digest) {
   RemoveAll({temporary});
 }
 
-absl::Status DiskTier::Remove(const std::string& digest) {
+absl::Status DiskTier::Forget(const std::string& digest, const std::string& access) {
   std::string temporary;
   {
     absl::MutexLock lock(&mutex_);
     if (!index_->Has(digest)) return absl::OkStatus();
+    if (index_->HasOtherAccess(digest, access)) {
+      index_->RemoveOrigins(digest, access);
+      WriteOrigins(digest);
+      return absl::OkStatus();
+    }
     if (index_->IsHeld(digest)) {
-      return absl::FailedPreconditionError(
-          "it is in use: evict it, or let its requests end, first");
+      return absl::FailedPreconditionError("it is in use: let its requests end first");
     }
     temporary = TakeName(digest);
   }

@@ -105,8 +105,9 @@ class DiskTier {
   bool Has(const std::string& digest) const;
   // For content that is not what its name says. Not found any more; leases read nothing.
   void Drop(const std::string& digest);
-  // As Drop, on an operator's word. FailedPrecondition: it is leased. OK when it is not there.
-  absl::Status Remove(const std::string& digest);
+  // No origin of that access leads to it any more; with its last origin the content is dropped.
+  // FailedPrecondition: that is leased, and nothing has changed. OK when it is not there.
+  absl::Status Forget(const std::string& digest, const std::string& access);
 
   TierStats stats() const;
 

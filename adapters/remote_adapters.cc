@@ -93,6 +93,9 @@ std::string AccessOf(const std::string& tenant, const std::string& token) {
   return hash.Finish().substr(0, kAccessDigits);
 }
 
+// Of an OriginKey.
+std::string AccessIn(const std::string& key) { return key.substr(key.rfind('\n') + 1); }
+
 bool IsHeadKey(const std::string& key) { return absl::StartsWith(key, kHeadKey); }
 
 absl::Status NotAllowed(const RemoteName& name) {
@@ -328,8 +331,8 @@ void RemoteAdapters::Refresh(const RemoteName& name, const std::string& key) {
     Held& held = known_[key];
     // What somebody uses stays what others find, where it is the same.
     const GenerationPtr used = held.generation.lock();
-    const bool is_same = used != nullptr && held.digest == (*result)->digest &&
-                         held.location == (*result)->location;
+    const bool is_same =
+        used != nullptr && held.digest == (*result)->digest && held.location == (*result)->location;
     if (!is_same) held = {*result, (*result)->digest, (*result)->location, held.looked};
   }
   ++counts_.refreshes;
@@ -404,7 +407,7 @@ std::vector<std::string> RemoteAdapters::List(const std::string& tenant,
   }
   const auto add = [&](const std::string& key) {
     const std::vector<std::string> parts = absl::StrSplit(key, '\n');
-    if (parts[3] == access && IsRepoName(parts[1])) ids.push_back(IdOf(parts[1], parts[2]));
+    if (AccessIn(key) == access && IsRepoName(parts[1])) ids.push_back(IdOf(parts[1], parts[2]));
   };
   absl::MutexLock lock(&mutex_);
   for (const auto& [key, known] : known_) add(key);
@@ -418,12 +421,15 @@ std::vector<std::string> RemoteAdapters::List(const std::string& tenant,
 
 absl::Status RemoteAdapters::Forget(const RemoteName& name) {
   const std::string digest = Known(name).digest;
-  if (absl::Status s = disk_->Remove(digest); !s.ok()) {
+  const std::string access = AccessOf(name.tenant, name.token);
+  if (absl::Status s = disk_->Forget(digest, access); !s.ok()) {
     return absl::Status(s.code(), absl::StrCat("adapter ", Quoted(IdOf(name.repo, name.revision)),
                                                ": ", s.message()));
   }
   absl::MutexLock lock(&mutex_);
-  known_.erase(OriginKey(OriginOf(name)));
+  absl::erase_if(known_, [&](const auto& known) {
+    return known.second.digest == digest && AccessIn(known.first) == access;
+  });
   return absl::OkStatus();
 }
 

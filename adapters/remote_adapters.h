@@ -169,8 +169,9 @@ class RemoteAdapters {
   // business): now, or before a restart and still in the disk tier.
   std::vector<std::string> List(const std::string& tenant = "",
                                 const std::string& token = "") const;
-  // Takes what the name stands for from the disk tier, and for other names, too; and knows
-  // nothing of the name any more. FailedPrecondition: it is in use.
+  // Knows nothing any more of what the name stands for, by any name that the same token brought it
+  // under; the content leaves the disk tier unless another's token or the server's has brought it,
+  // too. FailedPrecondition: it is in use.
   absl::Status Forget(const RemoteName& name);
   // Ends what is under way (its tickets with Cancelled), and starts nothing more. Waits for
   // it. Idempotent.

@@ -180,8 +180,11 @@ int Merge(const CommandContext& context, const AdapterFlags& flags) {
   if (flags.density != 0 && (flags.method == "linear" || flags.method == "cat")) {
     return FailUsage(absl::StrCat("--density means nothing to --method ", flags.method));
   }
+  const absl::StatusOr<std::string> token = HubTokenOf(flags);
+  if (!token.ok()) return FailUsage(std::string(token.status().message()));
   v1::MergeAdaptersRequest request;
   request.set_adapter_id(flags.name);
+  request.set_hub_token(*token);
   const absl::StatusOr<std::vector<v1::AdapterWeight>> parts =
       ParseMix(absl::StrJoin(flags.parts, ","), "a=0.7 b=0.3");
   if (!parts.ok()) return FailUsage(std::string(parts.status().message()));
@@ -479,6 +482,7 @@ void DeclareNaming(Declare* declare) {
 void DeclareMerging(Declare* declare) {
   AdapterFlags* flags = declare->flags();
   CLI::App* merge = declare->Sub("merge", "Make one adapter of several", Merge);
+  declare->HubToken(merge);
   merge->add_option("name", flags->name, "The name to give")->required();
   merge->add_option("parts", flags->parts, "NAME=WEIGHT, two to eight")->required()->expected(1, 8);
   merge->add_option("--method", flags->method, "How")

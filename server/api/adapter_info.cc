@@ -31,10 +31,7 @@ void FillGeneration(const Generation& generation, v1::Adapter* message) {
   message->set_file_bytes(generation.file_bytes);
 }
 
-void FillPool(const PoolEntryInfo& info, absl::Time now, v1::Adapter* message) {
-  message->set_tier(ToTier(info.tier));
-  if (info.pinned != AdapterTier::kSource) message->set_pinned(ToTier(info.pinned));
-  message->set_device_bytes(info.device_bytes);
+void FillUse(const PoolEntryInfo& info, absl::Time now, v1::Adapter* message) {
   message->set_hit_count(info.hit_count);
   message->set_load_count(info.load_count);
   message->set_lease_count(info.lease_count);
@@ -42,6 +39,12 @@ void FillPool(const PoolEntryInfo& info, absl::Time now, v1::Adapter* message) {
   if (info.last_used != absl::InfinitePast()) {
     message->set_last_used_seconds_ago(std::max(0.0, absl::ToDoubleSeconds(now - info.last_used)));
   }
+}
+
+void FillPool(const PoolEntryInfo& info, v1::Adapter* message) {
+  message->set_tier(ToTier(info.tier));
+  if (info.pinned != AdapterTier::kSource) message->set_pinned(ToTier(info.pinned));
+  message->set_device_bytes(info.device_bytes);
   if (!info.last_error.ok()) message->set_error(CleanErrorText(info.last_error.message()));
 }
 
@@ -103,7 +106,8 @@ void FillPlan(const AdapterPlan& plan, v1::CheckAdapterResponse* response) {
 
 }  // namespace
 
-v1::Adapter DescribeEntry(const CatalogEntry& entry, const AdapterPool& pool, absl::Time now) {
+v1::Adapter DescribeEntry(const CatalogEntry& entry, const AdapterPool& pool, absl::Time now,
+                          bool with_use) {
   v1::Adapter message;
   message.set_adapter_id(entry.adapter_id);
   message.set_source(entry.location);
@@ -119,7 +123,8 @@ v1::Adapter DescribeEntry(const CatalogEntry& entry, const AdapterPool& pool, ab
   if (entry.generation != nullptr) FillGeneration(*entry.generation, &message);
   if (!message.generation().empty()) {
     const PoolEntryInfo info = pool.Lookup(message.generation());
-    FillPool(info, now, &message);
+    FillPool(info, &message);
+    if (with_use) FillUse(info, now, &message);
     loading = loading || info.loading;
   }
   if (entry.on_disk && message.tier() == v1::TIER_SOURCE) message.set_tier(v1::TIER_DISK);
@@ -132,7 +137,7 @@ v1::Adapter DescribeEntry(const CatalogEntry& entry, const AdapterPool& pool, ab
 
 absl::StatusOr<v1::Adapter> DescribeAdapter(const std::string& tenant,
                                             const std::string& adapter_id, AdapterCatalog* catalog,
-                                            const AdapterPool& pool, absl::Time now,
+                                            const AdapterPool& pool, absl::Time now, bool with_use,
                                             const std::string& hub_token, const GenerationPtr& of) {
   absl::StatusOr<CatalogEntry> entry = catalog->Get(tenant, adapter_id, hub_token);
   if (!entry.ok()) return entry.status();
@@ -144,7 +149,7 @@ absl::StatusOr<v1::Adapter> DescribeAdapter(const std::string& tenant,
     entry->digest = of->digest;
     entry->error = absl::OkStatus();
   }
-  return DescribeEntry(*entry, pool, now);
+  return DescribeEntry(*entry, pool, now, with_use);
 }
 
 void FillHistory(const RegisteredName& name, v1::GetAdapterResponse* response) {

@@ -14,13 +14,15 @@
 
 namespace lorica {
 
-v1::Adapter DescribeEntry(const CatalogEntry& entry, const AdapterPool& pool, absl::Time now);
+// `with_use`: with all tenants' use of that content, which is an operator's to see alone.
+v1::Adapter DescribeEntry(const CatalogEntry& entry, const AdapterPool& pool, absl::Time now,
+                          bool with_use);
 
 // NotFound: no such adapter. `of`: of that generation, also where the name has moved on; null: of
 // what the name stands for.
 absl::StatusOr<v1::Adapter> DescribeAdapter(const std::string& tenant,
                                             const std::string& adapter_id, AdapterCatalog* catalog,
-                                            const AdapterPool& pool, absl::Time now,
+                                            const AdapterPool& pool, absl::Time now, bool with_use,
                                             const std::string& hub_token = "",
                                             const GenerationPtr& of = nullptr);
 

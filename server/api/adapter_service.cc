@@ -126,6 +126,7 @@ grpc::ServerUnaryReactor* AdapterService::Run(Job job, Work work) {
     return reactor;
   }
   job.tenant = (*tenant)->name;
+  job.is_operator = (*tenant)->role == TenantRole::kOperator;
   job.credentials = {};
   const bool taken =
       pools_.work->TryRun([this, job, work = std::move(work)] { DoWorkOnceFound(job, work); });
@@ -141,7 +142,7 @@ void AdapterService::DoWork(const Job& job, const Work& work) {
 
 // What the work needs to be here; neither generation nor ticket where it needs nothing.
 absl::StatusOr<FoundAdapter> AdapterService::FindFirst(const Job& job) const {
-  if (job.merge != nullptr) return catalog_->FindMerge(job.tenant, *job.merge);
+  if (job.merge != nullptr) return catalog_->FindMerge(job.tenant, *job.merge, job.hub_token);
   if (job.is_check) return catalog_->FindHead(job.tenant, job.fetch, job.hub_token);
   if (job.source) return catalog_->FindSource(job.tenant, job.fetch, *job.source);
   if (job.fetch.empty() || !catalog_->MayFetch(job.tenant, job.fetch)) return FoundAdapter();
@@ -173,8 +174,8 @@ absl::StatusOr<GenerationPtr> AdapterService::Wanted(const Job& job) const {
 template <typename Response>
 absl::Status AdapterService::AnswerNow(const Job& job, Response* response,
                                        const GenerationPtr& of) {
-  auto adapter =
-      DescribeAdapter(job.tenant, job.adapter_id, catalog_, *pool_, SteadyNow(), job.hub_token, of);
+  auto adapter = DescribeAdapter(job.tenant, job.adapter_id, catalog_, *pool_, SteadyNow(),
+                                 job.is_operator, job.hub_token, of);
   if (!adapter.ok()) return adapter.status();
   job.reply->Succeed([&] { *response->mutable_adapter() = *std::move(adapter); });
   return absl::OkStatus();
@@ -208,8 +209,8 @@ grpc::ServerUnaryReactor* AdapterService::RegisterAdapter(grpc::CallbackServerCo
     if (!status.ok()) return status;
     const auto registered = catalog_->Register(job.tenant, job.adapter_id, options);
     if (!registered.ok()) return registered.status();
-    auto adapter = DescribeAdapter(job.tenant, job.adapter_id, catalog_, *pool_, SteadyNow(), "",
-                                   registered->generation);
+    auto adapter = DescribeAdapter(job.tenant, job.adapter_id, catalog_, *pool_, SteadyNow(),
+                                   job.is_operator, "", registered->generation);
     if (!adapter.ok()) return adapter.status();
     job.reply->Succeed([&] {
       *response->mutable_adapter() = *std::move(adapter);
@@ -225,18 +226,20 @@ grpc::ServerUnaryReactor* AdapterService::MergeAdapters(grpc::CallbackServerCont
                                                         v1::MergeAdaptersResponse* response) {
   Job call{"MergeAdapters", request->adapter_id(), MakeWaitReply(), CredentialsOf(*context),
            TenantRole::kManager};
+  call.hub_token = request->hub_token();
   const absl::StatusOr<MergeChoice> choice = MergeChoiceOf(*request);
   if (choice.ok()) call.merge = std::make_shared<const MergeChoice>(*choice);
   return Run(call, [this, response, wrong = choice.status(),
                     options = AdapterCatalog::RegisterOptions{
-                        "", request->replace(), request->expected_generation()}](const Job& job) {
+                        "", request->replace(), request->expected_generation(),
+                        request->hub_token()}](const Job& job) {
     absl::Status status = CheckId(job.adapter_id);
     status.Update(wrong);
     if (!status.ok()) return status;
     const auto merged = catalog_->RegisterMerge(job.tenant, job.adapter_id, *job.merge, options);
     if (!merged.ok()) return merged.status();
-    auto adapter = DescribeAdapter(job.tenant, job.adapter_id, catalog_, *pool_, SteadyNow(), "",
-                                   merged->generation);
+    auto adapter = DescribeAdapter(job.tenant, job.adapter_id, catalog_, *pool_, SteadyNow(),
+                                   job.is_operator, "", merged->generation);
     if (!adapter.ok()) return adapter.status();
     job.reply->Succeed([&] {
       *response->mutable_adapter() = *std::move(adapter);
@@ -308,8 +311,8 @@ grpc::ServerUnaryReactor* AdapterService::GetAdapter(grpc::CallbackServerContext
   return Run(call, [this, response](const Job& job) {
     const absl::Status status = CheckId(job.adapter_id);
     if (!status.ok()) return status;
-    auto adapter =
-        DescribeAdapter(job.tenant, job.adapter_id, catalog_, *pool_, SteadyNow(), job.hub_token);
+    auto adapter = DescribeAdapter(job.tenant, job.adapter_id, catalog_, *pool_, SteadyNow(),
+                                   job.is_operator, job.hub_token);
     if (!adapter.ok()) return adapter.status();
     const auto history = catalog_->History(job.tenant, job.adapter_id);
     job.reply->Succeed([&] {
@@ -340,7 +343,8 @@ grpc::ServerUnaryReactor* AdapterService::ListAdapters(grpc::CallbackServerConte
     if (!entries.ok()) return entries.status();
     job.reply->Succeed([&] {
       for (size_t i = 0; i < entries->size() && i < page; ++i) {
-        *response->add_adapters() = DescribeEntry((*entries)[i], *pool_, SteadyNow());
+        *response->add_adapters() =
+            DescribeEntry((*entries)[i], *pool_, SteadyNow(), job.is_operator);
       }
       if (entries->size() > page) {
         response->set_next_page_token((*entries)[page - 1].adapter_id);
@@ -435,16 +439,39 @@ grpc::ServerUnaryReactor* AdapterService::UnpinAdapter(grpc::CallbackServerConte
   });
 }
 
+// A copy in memory that nobody uses holds it on the disk.
+void AdapterService::DeleteOnceEvicted(const Job& job, const std::string& digest) {
+  pool_->Evict(digest, AdapterTier::kSource, /*wait=*/false,
+               [this, alive = std::weak_ptr<bool>(alive_), job](const absl::Status& evicted) {
+                 if (alive.expired()) return;
+                 pools_.work->RunAdmitted([this, job, evicted] {
+                   const absl::Status status =
+                       evicted.ok() ? catalog_->Delete(job.tenant, job.adapter_id, job.hub_token,
+                                                       job.is_operator)
+                                    : evicted;
+                   if (!status.ok()) return Refuse(job, status);
+                   job.reply->Succeed([] {});
+                 });
+               });
+}
+
 grpc::ServerUnaryReactor* AdapterService::DeleteAdapter(grpc::CallbackServerContext* context,
                                                         const v1::DeleteAdapterRequest* request,
                                                         v1::DeleteAdapterResponse*) {
-  Job call{"DeleteAdapter", request->adapter_id(), Reply::Make(), CredentialsOf(*context),
+  Job call{"DeleteAdapter", request->adapter_id(), MakeWaitReply(), CredentialsOf(*context),
            TenantRole::kManager};
   call.hub_token = request->hub_token();
   return Run(call, [this](const Job& job) {
-    absl::Status status = CheckId(job.adapter_id);
-    if (status.ok()) status = catalog_->Delete(job.tenant, job.adapter_id, job.hub_token);
-    if (status.ok()) job.reply->Succeed([] {});
+    if (absl::Status s = CheckId(job.adapter_id); !s.ok()) return s;
+    const std::string fetched = catalog_->FetchedDigest(job.tenant, job.adapter_id, job.hub_token);
+    const absl::Status status =
+        catalog_->Delete(job.tenant, job.adapter_id, job.hub_token, job.is_operator);
+    if (status.ok()) {
+      job.reply->Succeed([] {});
+    } else if (absl::IsFailedPrecondition(status) && !fetched.empty()) {
+      DeleteOnceEvicted(job, fetched);
+      return absl::OkStatus();
+    }
     return status;
   });
 }
@@ -474,7 +501,7 @@ grpc::ServerWriteReactor<v1::WatchAdaptersResponse>* AdapterService::WatchAdapte
                                       ? kWatchIntervalDefault
                                       : absl::Milliseconds(request->interval_ms());
   const absl::StatusOr<TenantPtr> tenant = Allow(CredentialsOf(*context), TenantRole::kUser);
-  auto watch = std::make_shared<AdapterWatch>(tenant.ok() ? (*tenant)->name : "", catalog_, pool_,
+  auto watch = std::make_shared<AdapterWatch>(tenant.ok() ? **tenant : Tenant(), catalog_, pool_,
                                               pools_, interval);
   const absl::Status status = tenant.ok() ? AdmitWatch(interval, watch) : tenant.status();
   if (!status.ok()) {

@@ -84,7 +84,8 @@ class AdapterService final : public v1::AdapterService::CallbackService {
     std::shared_ptr<Reply> reply;
     Credentials credentials;
     TenantRole role = TenantRole::kUser;  // that it takes
-    std::string tenant;                   // once it is known
+    std::string tenant;                   // once it is known,
+    bool is_operator = false;             // and whether it may see all tenants' use
     std::string fetch;                    // an adapter that has to be here first, or none
     std::optional<AdapterCatalog::RegisterOptions> source;  // `fetch` is what a name is made of
     std::string hub_token;                                  // to fetch it with; never logged
@@ -111,6 +112,8 @@ class AdapterService final : public v1::AdapterService::CallbackService {
   // A callback for the pool that answers so.
   template <typename Response>
   Done AnswerWithAdapter(const Job& job, Response* response, const GenerationPtr& of = nullptr);
+  // Of what was fetched, on the work pool.
+  void DeleteOnceEvicted(const Job& job, const std::string& digest);
   absl::Status AdmitWatch(absl::Duration interval, const std::shared_ptr<AdapterWatch>& watch);
 
   Gateway* const gateway_;

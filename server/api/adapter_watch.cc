@@ -21,9 +21,10 @@ std::string Fingerprint(v1::Adapter adapter) {
 
 }  // namespace
 
-AdapterWatch::AdapterWatch(std::string tenant, AdapterCatalog* catalog, AdapterPool* pool,
+AdapterWatch::AdapterWatch(const Tenant& tenant, AdapterCatalog* catalog, AdapterPool* pool,
                            CallPools pools, absl::Duration interval)
-    : tenant_(std::move(tenant)),
+    : tenant_(tenant.name),
+      with_use_(tenant.role == TenantRole::kOperator),
       catalog_(catalog),
       pool_(pool),
       pools_(pools),
@@ -66,7 +67,7 @@ absl::Status AdapterWatch::Compare() {
   const absl::Time now = SteadyNow();
   for (const CatalogEntry& entry : *entries) {
     gone.erase(entry.adapter_id);
-    v1::Adapter adapter = DescribeEntry(entry, *pool_, now);
+    v1::Adapter adapter = DescribeEntry(entry, *pool_, now, with_use_);
     std::string fingerprint = Fingerprint(adapter);
     std::string& seen = seen_[entry.adapter_id];
     if (seen == fingerprint) continue;

@@ -33,7 +33,7 @@ inline constexpr absl::Duration kWatchIntervalMax = absl::Minutes(10);
 class AdapterWatch final : public grpc::ServerWriteReactor<v1::WatchAdaptersResponse>,
                            public std::enable_shared_from_this<AdapterWatch> {
  public:
-  AdapterWatch(std::string tenant, AdapterCatalog* catalog, AdapterPool* pool, CallPools pools,
+  AdapterWatch(const Tenant& tenant, AdapterCatalog* catalog, AdapterPool* pool, CallPools pools,
                absl::Duration interval);
 
   void Start();
@@ -53,6 +53,7 @@ class AdapterWatch final : public grpc::ServerWriteReactor<v1::WatchAdaptersResp
   void FinishOnce(const absl::Status& status) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
 
   const std::string tenant_;
+  const bool with_use_;
   AdapterCatalog* const catalog_;
   AdapterPool* const pool_;
   const CallPools pools_;

@@ -187,7 +187,7 @@ absl::StatusOr<Gateway::Adapters> Gateway::FindAdapters(const Tenant& tenant,
                                                         const GenerateCall& call) {
   auto choices = ChooseAdapters(call, limits_.base_name);
   if (!choices.ok()) return choices.status();
-  if (call.merge) return FindMerge(tenant, *call.merge, *choices);
+  if (call.merge) return FindMerge(tenant, call, *choices);
   Adapters adapters{*std::move(choices)};
   for (const AdapterChoice& choice : adapters.choices) {
     auto found = catalog_->Find(tenant.name, choice.adapter_id, call.hub_token);
@@ -197,11 +197,11 @@ absl::StatusOr<Gateway::Adapters> Gateway::FindAdapters(const Tenant& tenant,
   return adapters;
 }
 
-absl::StatusOr<Gateway::Adapters> Gateway::FindMerge(const Tenant& tenant, const MergeRule& rule,
+absl::StatusOr<Gateway::Adapters> Gateway::FindMerge(const Tenant& tenant, const GenerateCall& call,
                                                      const std::vector<AdapterChoice>& parts) {
-  MergeChoice choice{rule, {}};
+  MergeChoice choice{*call.merge, {}};
   for (const AdapterChoice& part : parts) choice.parts.emplace_back(part.adapter_id, part.weight);
-  auto found = catalog_->FindMerge(tenant.name, choice);
+  auto found = catalog_->FindMerge(tenant.name, choice, call.hub_token);
   if (!found.ok()) return found.status();
   return Adapters{{{.adapter_id = MergeText(choice)}}, {*std::move(found)}};
 }

@@ -230,7 +230,7 @@ class Gateway {
   absl::StatusOr<Answers> Admit(const TenantPtr& tenant, const GenerateCall& call, int count);
   absl::StatusOr<Charges> EnterAll(const TenantPtr& tenant, int count);
   absl::StatusOr<Adapters> FindAdapters(const Tenant& tenant, const GenerateCall& call);
-  absl::StatusOr<Adapters> FindMerge(const Tenant& tenant, const MergeRule& rule,
+  absl::StatusOr<Adapters> FindMerge(const Tenant& tenant, const GenerateCall& call,
                                      const std::vector<AdapterChoice>& parts);
   absl::StatusOr<Mix> MixOf(const std::vector<AdapterChoice>& choices,
                             const std::vector<GenerationPtr>& generations);

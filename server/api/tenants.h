@@ -40,9 +40,11 @@ struct Credentials {
 
 // Each may all that the ones before it may.
 enum class TenantRole : uint8_t {
-  kUser,      // generate, and look at its adapters
-  kManager,   // register, move and delete its own names; load
-  kOperator,  // pin and evict; see everybody's usage; act for the tenant in x-tenant-id
+  kUser,     // generate, and look at its adapters
+  kManager,  // register, move and delete its own names; load
+  // Pin and evict; delete what was fetched for all; see everybody's usage; act for the tenant in
+  // x-tenant-id.
+  kOperator,
 };
 
 struct Tenant {

@@ -3,6 +3,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <atomic>
 #include <cmath>
 #include <cstring>
 #include <functional>
@@ -181,6 +182,44 @@ TEST_F(CatalogChangesTest, AnAliasIsNotSetToWhatIsGoneOrCannotBeServedThen) {
       [&] { bad.WriteTo(folder_, "live-target"); });
   EXPECT_TRUE(absl::IsDataLoss(status)) << status;
   EXPECT_TRUE(absl::IsNotFound(catalog_.Resolve(kTenant, "live").status()));
+}
+
+// The name that the alias does not stand for comes and goes.
+TEST_F(CatalogChangesTest, AnAliasThatMovesLeadsToItsOldTargetOrToItsNew) {
+  constexpr absl::Duration kHammered = absl::Seconds(2);
+  ASSERT_TRUE(Register("blue", "v1").ok());
+  ASSERT_TRUE(Register("green", "v2").ok());
+  ASSERT_TRUE(catalog_.SetAlias(kTenant, "live", "green", {}).ok());
+  const std::vector<std::function<absl::Status()>> looks = {
+      [this] { return catalog_.Resolve(kTenant, "live").status(); },
+      [this] { return catalog_.Get(kTenant, "live").status(); },
+      // Touch no file, so that they come between two changes oftenest.
+      [this] { return catalog_.History(kTenant, "live").status(); },
+      [this] { return catalog_.History(kTenant, "live").status(); },
+  };
+  std::atomic<bool> stop = false;
+  std::vector<std::thread> readers;
+  for (const auto& look : looks) {
+    readers.emplace_back([&stop, &look] {
+      while (!stop.load()) {
+        const absl::Status status = look();
+        ASSERT_TRUE(status.ok()) << status;
+      }
+    });
+  }
+  const absl::Time end = absl::Now() + kHammered;
+  int64_t moves = 0;
+  while (absl::Now() < end && !HasFailure()) {
+    const bool to_blue = moves++ % 2 == 0;
+    const std::string target = to_blue ? "blue" : "green";
+    const std::string other = to_blue ? "green" : "blue";
+    ASSERT_TRUE(catalog_.SetAlias(kTenant, "live", target, {.replace = true}).ok());
+    ASSERT_TRUE(catalog_.Delete(kTenant, other).ok());
+    ASSERT_TRUE(Register(other, to_blue ? "v2" : "v1").ok());
+  }
+  stop.store(true);
+  for (std::thread& reader : readers) reader.join();
+  EXPECT_GT(moves, 2);
 }
 
 }  // namespace

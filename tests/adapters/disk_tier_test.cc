@@ -259,22 +259,44 @@ TEST_F(DiskTierTest, DroppedContentIsGoneForAll) {
   EXPECT_EQ(Read(*Put(*tier, OriginOf("a"))), Weights("a", 100));
 }
 
+TEST_F(DiskTierTest, WhatAnotherAccessHasBroughtStaysForIt) {
+  auto tier = Open();
+  RemoteOrigin other = OriginOf("a");
+  other.access = "other";
+  const std::string digest = (*Put(*tier, OriginOf("a"))).digest();
+  ASSERT_EQ((*Put(*tier, other)).digest(), digest);
+  const auto lease = tier->Find(other);
+  EXPECT_TRUE(tier->Forget(digest, "").ok()) << "also while it is held: it stays";
+  EXPECT_FALSE(tier->Peek(OriginOf("a")).has_value());
+  EXPECT_FALSE(tier->Peek(OriginOf("a", kCommit)).has_value()) << "nor by its commit";
+  EXPECT_EQ(tier->Peek(other)->first, digest);
+  CheckBooks(*tier);
+  tier = Open();
+  EXPECT_FALSE(tier->Peek(OriginOf("a")).has_value()) << "nor after a restart";
+  EXPECT_EQ(tier->Peek(other)->first, digest);
+  EXPECT_TRUE(tier->Forget(digest, "nobody's").ok());
+  EXPECT_TRUE(tier->Has(digest));
+  EXPECT_TRUE(tier->Forget(digest, "other").ok());
+  EXPECT_FALSE(tier->Has(digest));
+  CheckBooks(*tier);
+}
+
 TEST_F(DiskTierTest, WhatIsHeldIsNotRemoved) {
   const auto tier = Open();
   std::optional<DiskLease> lease = *Put(*tier, OriginOf("a"));
   const std::string digest = lease->digest();
   EXPECT_EQ(tier->Peek(OriginOf("a"))->first, digest);
   EXPECT_EQ(tier->Origins().size(), 2u) << "the revision and its commit";
-  EXPECT_TRUE(absl::IsFailedPrecondition(tier->Remove(digest)));
+  EXPECT_TRUE(absl::IsFailedPrecondition(tier->Forget(digest, "")));
   EXPECT_TRUE(tier->Has(digest));
   lease.reset();
-  EXPECT_TRUE(tier->Remove(digest).ok());
+  EXPECT_TRUE(tier->Forget(digest, "").ok());
   EXPECT_FALSE(tier->Has(digest));
   EXPECT_FALSE(tier->Peek(OriginOf("a")).has_value());
   EXPECT_THAT(tier->Origins(), IsEmpty());
   EXPECT_EQ(tier->stats().removals, 1);
   EXPECT_EQ(tier->stats().hits + tier->stats().misses, 0) << "looks are no use of it";
-  EXPECT_TRUE(tier->Remove(digest).ok());
+  EXPECT_TRUE(tier->Forget(digest, "").ok());
   CheckBooks(*tier);
 }
 

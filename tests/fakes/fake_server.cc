@@ -201,6 +201,7 @@ class FakeServer::Adapters : public v1::AdapterService::Service {
         absl::StrCat(v1::MergeMethod_Name(request->method()), " ", request->density(), " ",
                      v1::MajoritySign_Name(request->majority_sign()), " ", request->seed(), " ",
                      absl::StrJoin(parts, " ")));
+    response->mutable_adapter()->set_commit(request->hub_token());
     response->set_created(true);
     return grpc::Status::OK;
   }

@@ -289,9 +289,46 @@ TEST_F(RemotePartsTest, ContentThatIsKnownByAnotherNameIsSeenAndLetGo) {
   EXPECT_TRUE(Evict("org/a").ok());
 }
 
+TEST_F(RemotePartsTest, ADeleteDropsAnIdleCopyAndNoneThatIsInUse) {
+  const auto refused = [this](const char* why) {
+    const grpc::Status status = Delete("org/a");
+    EXPECT_EQ(status.error_code(), grpc::StatusCode::FAILED_PRECONDITION);
+    EXPECT_THAT(status.error_message(), testing::HasSubstr(why));
+    EXPECT_EQ(server_->Status().disk_tier().adapters(), 1);
+  };
+  {
+    v1::GenerateRequest request = TokensRequest(kTinyContext - 64);
+    request.set_adapter_id("org/a");
+    Context context;
+    const auto stream = server_->inference().GenerateStream(&context, request);
+    v1::GenerateStreamResponse chunk;
+    ASSERT_TRUE(stream->Read(&chunk));
+    refused("using");
+    context.TryCancel();
+    stream->Finish();
+    server_->WaitFor([](const v1::GetStatusResponse& now) { return now.running() == 0; });
+  }
+  v1::PinAdapterRequest pin;
+  pin.set_adapter_id("org/a");
+  Context pin_context;
+  v1::PinAdapterResponse pinned;
+  ASSERT_TRUE(server_->admin().PinAdapter(&pin_context, pin, &pinned).ok());
+  refused("pinned");
+  v1::UnpinAdapterRequest unpin;
+  unpin.set_adapter_id("org/a");
+  Context unpin_context;
+  v1::UnpinAdapterResponse unpinned;
+  ASSERT_TRUE(server_->admin().UnpinAdapter(&unpin_context, unpin, &unpinned).ok());
+  EXPECT_EQ(Get("org/a").tier(), v1::TIER_DEVICE);
+  const grpc::Status deleted = Delete("org/a");
+  EXPECT_TRUE(deleted.ok()) << deleted.error_message();
+  EXPECT_EQ(server_->Status().disk_tier().adapters(), 0);
+  EXPECT_EQ(server_->Status().device_tier().adapters(), 0);
+  EXPECT_TRUE(Generate("org/a").status.ok()) << "fetched again";
+}
+
 TEST_F(RemotePartsTest, WhatIsOnDiskIsSeenAndCanBeDeleted) {
   ASSERT_TRUE(Generate("org/a").status.ok());
-  EXPECT_EQ(Delete("org/a").error_code(), grpc::StatusCode::FAILED_PRECONDITION) << "in use";
   ASSERT_TRUE(Evict("org/a").ok());
   EXPECT_EQ(Get("org/a").tier(), v1::TIER_DISK);
   EXPECT_EQ(Get("org/a").rank_max(), 4);

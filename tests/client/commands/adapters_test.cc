@@ -140,6 +140,11 @@ TEST(Adapters, MergesSeveralIntoOne) {
             "MERGE_METHOD_DARE_TIES 0.25 MAJORITY_SIGN_FREQUENCY 9 a=0.7 b=-0.5");
   EXPECT_THAT(Adapters(server, {"merge", "both", "a=1", "b=1"}).output,
               HasSubstr("merged both@01234567"));
+  const TemporaryFolder folder;
+  folder.Write("token", "hf_mine\n");
+  const RunResult own = Adapters(server, {"merge", "both", "a=1", "b=1", "--hub-token-file",
+                                          folder.path() + "/token", "--json"});
+  EXPECT_EQ(Json::parse(own.output)["adapter"]["commit"], "hf_mine");
   EXPECT_EQ(Adapters(server, {"merge", "both", "a=1", "--method", "svd"}).code, 2);
   EXPECT_EQ(Adapters(server, {"merge", "both"}).code, 2);
   for (const char* method : {"linear", "cat"}) {
