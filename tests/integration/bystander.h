@@ -21,10 +21,11 @@
 #include "absl/time/clock.h"
 #include "absl/time/time.h"
 #include "tests/server/api/tiny_server.h"
+#include "tests/server/text/cpu_seconds.h"
 
 namespace lorica {
 
-inline constexpr absl::Duration kAnswerMax = absl::Seconds(5);
+inline const absl::Duration kAnswerMax = kInstrumentationFactor * absl::Seconds(5);
 // Where hubs are asked or adapters loaded again and again: those threads have the lowest priority
 // and give way to whatever else the machine has to do.
 inline constexpr absl::Duration kFetchedAnswerMax = absl::Seconds(15);

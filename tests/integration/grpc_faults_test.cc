@@ -18,6 +18,7 @@
 #include "tests/fakes/raw_http2.h"
 #include "tests/integration/neighbours.h"
 #include "tests/server/api/tiny_server.h"
+#include "tests/server/text/cpu_seconds.h"
 
 namespace lorica {
 namespace {
@@ -27,7 +28,7 @@ using ::testing::AnyOf;
 constexpr char kStream[] = "/lorica.v1.InferenceService/GenerateStream";
 constexpr char kTokenize[] = "/lorica.v1.InferenceService/Tokenize";
 // Of a neighbour's call. Alone it takes some milliseconds; sanitizers and busy machines more.
-constexpr absl::Duration kUnaffected = absl::Seconds(4);
+const absl::Duration kUnaffected = kInstrumentationFactor * absl::Seconds(4);
 
 // Of the server, in processor time, for a whole flood and the neighbours beside it.
 constexpr absl::Duration kFloodTime = absl::Seconds(10);

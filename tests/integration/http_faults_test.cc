@@ -19,6 +19,7 @@
 #include "tests/integration/neighbours.h"
 #include "tests/server/api/tiny_server.h"
 #include "tests/server/http/http_call.h"
+#include "tests/server/text/cpu_seconds.h"
 
 namespace lorica {
 namespace {
@@ -26,7 +27,7 @@ namespace {
 using Json = nlohmann::json;
 using ::testing::AnyOf;
 
-constexpr absl::Duration kUnaffected = absl::Seconds(4);
+const absl::Duration kUnaffected = kInstrumentationFactor * absl::Seconds(4);
 constexpr int64_t kBodyGrowthBytesMax = 64 << 20;  // several of the largest, and as text
 
 class HttpFaults : public ::testing::Test {

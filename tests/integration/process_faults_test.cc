@@ -16,6 +16,7 @@
 #include "tests/fakes/fake_hub.h"
 #include "tests/integration/neighbours.h"
 #include "tests/server/api/tiny_server.h"
+#include "tests/server/text/cpu_seconds.h"
 
 namespace lorica {
 namespace {
@@ -24,7 +25,7 @@ namespace fs = std::filesystem;
 using absl::StatusCode;
 using Tokens = std::vector<int32_t>;
 
-constexpr absl::Duration kUnaffected = absl::Seconds(4);  // of a neighbour's call
+const absl::Duration kUnaffected = kInstrumentationFactor * absl::Seconds(4);  // of a neighbour's call
 constexpr absl::Duration kStartMax = absl::Seconds(10);
 constexpr absl::Duration kCutMax = absl::Seconds(5);  // until who is cut knows
 
