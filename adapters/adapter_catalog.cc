@@ -130,6 +130,22 @@ absl::StatusOr<GenerationPtr> AdapterCatalog::Look(const Place& place) {
   return absl::IsNotFound(kept.status()) ? CopyAnew(place) : kept;
 }
 
+// Whatever is to be repaired, or is none any more, takes reading.
+std::optional<absl::StatusOr<GenerationPtr>> AdapterCatalog::TryLook(const Place& place) {
+  if (place.digest.empty()) return cache_.TryLook(place.location);
+  if (content_ != nullptr) {
+    if (!content_->Has(place.digest)) return std::nullopt;
+    auto kept = kept_->TryLook(place.digest);
+    const bool is_whole = kept && kept->ok() && (**kept)->digest == place.digest;
+    return is_whole ? kept : std::nullopt;
+  }
+  if (remote_ != nullptr) return std::nullopt;
+  if (IsMerge(place.location)) return HeldMerge(place.digest);
+  auto now = cache_.TryLook(place.location);
+  if (!now || !now->ok() || (**now)->digest == place.digest) return now;
+  return OtherContent(place.location, (**now)->digest, place.digest);
+}
+
 absl::StatusOr<GenerationPtr> AdapterCatalog::Last(const Place& place) const {
   if (place.digest.empty()) return cache_.Last(place.location);
   if (kept_ != nullptr && content_->Has(place.digest)) return kept_->Last(place.digest);
@@ -141,12 +157,15 @@ absl::StatusOr<GenerationPtr> AdapterCatalog::Last(const Place& place) const {
 
 // --- reading -----------------------------------------------------------------------------
 
-absl::StatusOr<GenerationPtr> AdapterCatalog::ResolveHere(const std::string& tenant,
-                                                          const std::string& adapter_id) {
+AdapterCatalog::Looked AdapterCatalog::ResolveBy(
+    const std::string& tenant, const std::string& adapter_id,
+    absl::FunctionRef<Looked(const Place&)> look) const {
   if (absl::Status s = CheckAdapterId(adapter_id); !s.ok()) return s;
   absl::StatusOr<Place> place = PlaceOf(tenant, adapter_id);
   for (int tries = 1; place.ok(); ++tries) {
-    absl::StatusOr<GenerationPtr> generation = Look(*place);
+    Looked looked = look(*place);
+    if (!looked) return std::nullopt;
+    absl::StatusOr<GenerationPtr>& generation = *looked;
     if (!generation.ok()) {
       absl::StatusOr<Place> now = PlaceOf(tenant, adapter_id);
       const bool moved = now.ok() != place.ok() || !(*now == *place);
@@ -157,7 +176,7 @@ absl::StatusOr<GenerationPtr> AdapterCatalog::ResolveHere(const std::string& ten
     const std::string revision = SplitId(adapter_id).revision;
     const bool matches = revision.empty() || (revision.size() >= kRevisionDigitsMin &&
                                               absl::StartsWith((*generation)->digest, revision));
-    if (matches) return generation;
+    if (matches) return looked;
     return NoSuchRevision(adapter_id, (*generation)->digest);
   }
   return place.status();

@@ -10,7 +10,7 @@
 // Names are per tenant. With Restore they survive a restart and their content is copied;
 // without it they live in memory, and a registered name whose folder has changed is
 // refused. Thread-safe; Resolve may read and hash files and changes wait for the disk, so
-// none of this runs on a transport's event thread.
+// none of this runs on a transport's event thread. Find, given SetLooks, hashes nothing.
 #pragma once
 
 #include <cstdint>
@@ -33,6 +33,7 @@
 #include "adapters/adapter.h"
 #include "adapters/content_store.h"
 #include "adapters/generation_cache.h"
+#include "adapters/local_looks.h"
 #include "adapters/merged_adapters.h"
 #include "adapters/peft_loader.h"
 #include "adapters/registry.h"
@@ -97,12 +98,16 @@ class AdapterCatalog {
   // "org/name@revision". It outlives the catalog.
   void SetRemote(RemoteAdapters* remote) { remote_ = remote; }
 
+  // Where Find leaves what has to be hashed, or is being hashed for another; null: Find does it
+  // itself. It is stopped before the catalog goes.
+  void SetLooks(LocalLooks* looks) { looks_ = looks; }
+
   // Makes merges. It outlives the catalog.
   void SetMerged(MergedAdapters* merged) { merged_ = merged; }
 
-  // Like Resolve; an adapter that has to be fetched first is a ticket. `token`: the caller's own
-  // for a hub, whose fetches are then seen by that tenant with that token alone; without it the
-  // tenant's, if it has one.
+  // Like Resolve; an adapter that has to be fetched or hashed first is a ticket. `token`: the
+  // caller's own for a hub, whose fetches are then seen by that tenant with that token alone;
+  // without it the tenant's, if it has one.
   absl::StatusOr<FoundAdapter> Find(const std::string& tenant, const std::string& adapter_id,
                                     const std::string& token = "");
   // The merge of adapters that the tenant may use; a ticket while it is being made. Also the
@@ -228,6 +233,8 @@ class AdapterCatalog {
   static bool IsMerge(const std::string& location);
   bool MayUse(const std::string& tenant, const std::string& location) const;
   absl::StatusOr<GenerationPtr> Look(const Place& place);
+  // What Look would say without hashing; nullopt: it would have to.
+  std::optional<absl::StatusOr<GenerationPtr>> TryLook(const Place& place);
   absl::StatusOr<GenerationPtr> LookKept(const std::string& digest);
   absl::StatusOr<GenerationPtr> CopyAnew(const Place& place);
   absl::StatusOr<GenerationPtr> LookAtSource(const Place& place);
@@ -284,8 +291,13 @@ class AdapterCatalog {
   std::optional<RemoteName> RemoteSourceOf(const std::string& tenant,
                                            const std::string& location) const;
   std::optional<RemoteName> RemoteAt(const std::string& tenant, RemoteName name) const;
-  absl::StatusOr<GenerationPtr> ResolveHere(const std::string& tenant,
-                                            const std::string& adapter_id);
+  // Looks at the place of an id, as often as the name moves meanwhile; nullopt: `look` said so.
+  using Looked = std::optional<absl::StatusOr<GenerationPtr>>;
+  Looked ResolveBy(const std::string& tenant, const std::string& adapter_id,
+                   absl::FunctionRef<Looked(const Place&)> look) const;
+  // Like Find, and hashes on the caller's thread; `name`: RemoteNameOf.
+  absl::StatusOr<FoundAdapter> FindNow(const std::string& tenant, const std::string& adapter_id,
+                                       const std::string& token, std::optional<RemoteName> name);
   // `lost`: what is said where that is not possible.
   absl::StatusOr<FoundAdapter> FetchAgain(const std::string& tenant, const std::string& adapter_id,
                                           const std::string& token, const absl::Status& lost);
@@ -313,6 +325,7 @@ class AdapterCatalog {
   Registry* registry_ = nullptr;
   ContentStore* content_ = nullptr;
   RemoteAdapters* remote_ = nullptr;
+  LocalLooks* looks_ = nullptr;
   MergedAdapters* merged_ = nullptr;
   Scope scope_;
   TokenOfTenant token_of_;

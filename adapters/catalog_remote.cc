@@ -87,15 +87,38 @@ absl::Status AdapterCatalog::Authorise(const std::string& tenant, const std::str
 absl::StatusOr<FoundAdapter> AdapterCatalog::Find(const std::string& tenant,
                                                   const std::string& adapter_id,
                                                   const std::string& token) {
-  if (auto name = RemoteNameOf(tenant, adapter_id)) {
+  auto name = RemoteNameOf(tenant, adapter_id);
+  if (looks_ == nullptr || name || IsObjectLocation(adapter_id)) {
+    return FindNow(tenant, adapter_id, token, std::move(name));
+  }
+  const Looked known =
+      ResolveBy(tenant, adapter_id, [this](const Place& place) { return TryLook(place); });
+  if (!known) {
+    return looks_->Find(tenant, absl::StrCat(adapter_id, "\n", token), [=, this] {
+      return FindNow(tenant, adapter_id, token, RemoteNameOf(tenant, adapter_id));
+    });
+  }
+  if (absl::IsNotFound(known->status()) && MayFetch(tenant, adapter_id)) {
+    return FindNow(tenant, adapter_id, token, RemoteNameOf(tenant, adapter_id));
+  }
+  if (!known->ok()) return known->status();
+  return FoundAdapter{**known, nullptr};
+}
+
+absl::StatusOr<FoundAdapter> AdapterCatalog::FindNow(const std::string& tenant,
+                                                     const std::string& adapter_id,
+                                                     const std::string& token,
+                                                     std::optional<RemoteName> name) {
+  if (name) {
     if (absl::Status s = Authorise(tenant, token, &*name); !s.ok()) return s;
     return remote_->Find(*name);
   }
   if (IsObjectLocation(adapter_id)) return UnknownPlace(adapter_id);
-  absl::StatusOr<GenerationPtr> generation = ResolveHere(tenant, adapter_id);
+  absl::StatusOr<GenerationPtr> generation =
+      *ResolveBy(tenant, adapter_id, [this](const Place& place) -> Looked { return Look(place); });
   // An alias has moved meanwhile.
   if (absl::IsNotFound(generation.status()) && MayFetch(tenant, adapter_id)) {
-    return Find(tenant, adapter_id, token);
+    return FindNow(tenant, adapter_id, token, RemoteNameOf(tenant, adapter_id));
   }
   if (absl::IsDataLoss(generation.status())) {
     return FetchAgain(tenant, adapter_id, token, generation.status());
@@ -138,7 +161,8 @@ absl::StatusOr<FoundAdapter> AdapterCatalog::FetchAgain(const std::string& tenan
 absl::StatusOr<GenerationPtr> AdapterCatalog::Resolve(const std::string& tenant,
                                                       const std::string& adapter_id,
                                                       const std::string& token) {
-  absl::StatusOr<FoundAdapter> found = Find(tenant, adapter_id, token);
+  absl::StatusOr<FoundAdapter> found =
+      FindNow(tenant, adapter_id, token, RemoteNameOf(tenant, adapter_id));
   if (!found.ok()) return found.status();
   if (found->ticket == nullptr) return std::move(found->generation);
   return BeingFetched(adapter_id);

@@ -42,6 +42,21 @@ absl::StatusOr<GenerationPtr> GenerationCache::LookUnstamped(const std::string& 
   return loader_->Identify(source_, location);
 }
 
+std::optional<absl::StatusOr<GenerationPtr>> GenerationCache::TryLook(const std::string& location) {
+  const absl::StatusOr<Stamps> stamps = StampsOf(location);
+  if (!stamps.ok()) {
+    // A plan says what Identify would; where the files have come meanwhile, they are to be hashed.
+    const absl::Status wrong = loader_->Plan(*source_, location).status();
+    if (wrong.ok()) return std::nullopt;
+    Forget(location);
+    return wrong;
+  }
+  absl::MutexLock lock(&mutex_);
+  const auto known = known_.find(location);
+  if (known == known_.end() || known->second.stamps != *stamps) return std::nullopt;
+  return known->second.result;
+}
+
 absl::StatusOr<GenerationPtr> GenerationCache::Look(const std::string& location) {
   for (int change = 0; change < kChangesMax; ++change) {
     const absl::StatusOr<Stamps> stamps = StampsOf(location);

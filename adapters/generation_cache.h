@@ -8,6 +8,7 @@
 #pragma once
 
 #include <memory>
+#include <optional>
 #include <string>
 
 #include "absl/base/thread_annotations.h"
@@ -26,6 +27,9 @@ class GenerationCache {
 
   // Errors as PeftLoader::Identify. Unavailable: the folder keeps changing.
   absl::StatusOr<GenerationPtr> Look(const std::string& location);
+  // What Look would say without hashing anything, nor waiting for who does; nullopt: it would have
+  // to.
+  std::optional<absl::StatusOr<GenerationPtr>> TryLook(const std::string& location);
   // What Look said last; OK and null when it is not remembered. Touches no file.
   absl::StatusOr<GenerationPtr> Last(const std::string& location) const;
   void Forget(const std::string& location);

@@ -16,6 +16,7 @@
 #include "adapters/content_store.h"
 #include "adapters/hub/followed_source.h"
 #include "adapters/hub/steady_now.h"
+#include "adapters/local_looks.h"
 #include "adapters/merged_adapters.h"
 #include "adapters/peft_loader.h"
 #include "adapters/registry.h"
@@ -49,6 +50,7 @@ namespace {
 
 // Device memory that is taken after the arena: captured steps, tables of adapters.
 constexpr int64_t kLateDeviceBytes = int64_t{512} << 20;
+constexpr int kTenantLooksMax = kLocalLooksMax / 4;
 constexpr double kLinger = 0.7;  // of a decode step
 constexpr absl::Duration kDrainPoll = absl::Milliseconds(20);
 
@@ -82,6 +84,15 @@ int64_t ArenaBytes(const Config& config, const DeviceMemory& memory) {
 
 std::string Gib(int64_t bytes) {
   return absl::StrFormat("%.2f GiB", static_cast<double>(bytes) / (int64_t{1} << 30));
+}
+
+// With several tenants each has its part.
+LookLimits LookLimitsOf(const Tenants& tenants) {
+  LookLimits limits;
+  if (!tenants.needs_keys()) return limits;
+  limits.tenant_names_max = kTenantLooksMax;
+  limits.tenant_running_max = 1;
+  return limits;
 }
 
 absl::Status WritePortFile(const std::string& path, int port, int http_port) {
@@ -120,6 +131,8 @@ struct Server::Parts {
   std::unique_ptr<AdapterCatalog> catalog;
   std::unique_ptr<LoaderExecutor> merge_thread;
   std::unique_ptr<MergedAdapters> merged;
+  std::unique_ptr<LoaderExecutor> look_threads;
+  std::unique_ptr<LocalLooks> looks;
   std::unique_ptr<LoaderExecutor> loader_threads;
   std::unique_ptr<AdapterPool> pool;
   std::unique_ptr<ModelExecutor> executor;
@@ -298,6 +311,10 @@ absl::Status Server::BuildAdapters() {
   parts.merged =
       std::make_unique<MergedAdapters>(MergeLimits(), parts.loader.get(), parts.merge_thread.get());
   parts.catalog->SetMerged(parts.merged.get());
+  parts.look_threads = MakeLoaderThreads(kLocalLookThreads);
+  parts.looks =
+      std::make_unique<LocalLooks>(LookLimitsOf(*parts.tenants), parts.look_threads.get());
+  parts.catalog->SetLooks(parts.looks.get());
   parts.loader_threads = MakeLoaderThreads(static_cast<int>(config_.loader_threads));
   PoolOptions pool_options;
   pool_options.host_bytes_max = config_.host_bytes;
@@ -559,6 +576,7 @@ void Server::Stop() {
   if (parts_->grpc != nullptr) parts_->grpc->Stop(kStopGrace);
   if (parts_->gateway != nullptr) parts_->gateway->StartDrain();
   if (parts_->remote != nullptr) parts_->remote->Stop();  // before what waits for it goes
+  if (parts_->looks != nullptr) parts_->looks->Stop();
   if (parts_->merged != nullptr) parts_->merged->Stop();  // after what it waits for
   stop_engine_.store(true);
   if (parts_->engine != nullptr) parts_->engine->StartDrain();  // wakes it

@@ -129,7 +129,7 @@ grpc::ServerUnaryReactor* AdapterService::Run(Job job, Work work) {
   job.is_operator = (*tenant)->role == TenantRole::kOperator;
   job.credentials = {};
   const bool taken =
-      pools_.work->TryRun([this, job, work = std::move(work)] { DoWorkOnceFound(job, work); });
+      PoolOf(job)->TryRun([this, job, work = std::move(work)] { DoWorkOnceFound(job, work); });
   if (!taken) Refuse(job, TryLater("the server has too many calls to look at; try again"));
   return reactor;
 }
@@ -161,7 +161,7 @@ void AdapterService::DoWorkOnceFound(Job job, const Work& work) {
     if (alive.expired()) return;
     Job ready = job;
     if (fetched.ok()) ready.found = *fetched;
-    pools_.work->RunAdmitted([ready, work] { DoWork(ready, work); });
+    pools_.adapters->RunAdmitted([ready, work] { DoWork(ready, work); });
   });
 }
 
@@ -170,7 +170,7 @@ absl::StatusOr<GenerationPtr> AdapterService::Wanted(const Job& job) const {
   return catalog_->Resolve(job.tenant, job.adapter_id, job.hub_token);
 }
 
-// The adapter as it is now; on the work pool.
+// The adapter as it is now; on the pool for adapters.
 template <typename Response>
 absl::Status AdapterService::AnswerNow(const Job& job, Response* response,
                                        const GenerationPtr& of) {
@@ -186,7 +186,7 @@ AdapterService::Done AdapterService::AnswerWithAdapter(const Job& job, Response*
                                                        const GenerationPtr& of) {
   return [this, alive = std::weak_ptr<bool>(alive_), job, response, of](const absl::Status& moved) {
     if (alive.expired()) return;
-    pools_.work->RunAdmitted([this, job, response, of, moved] {
+    pools_.adapters->RunAdmitted([this, job, response, of, moved] {
       const absl::Status status = moved.ok() ? AnswerNow(job, response, of) : moved;
       if (!status.ok()) Refuse(job, status);
     });
@@ -326,7 +326,8 @@ grpc::ServerUnaryReactor* AdapterService::GetAdapter(grpc::CallbackServerContext
 grpc::ServerUnaryReactor* AdapterService::ListAdapters(grpc::CallbackServerContext* context,
                                                        const v1::ListAdaptersRequest* request,
                                                        v1::ListAdaptersResponse* response) {
-  const Job call{"ListAdapters", "", Reply::Make(), CredentialsOf(*context), TenantRole::kUser};
+  Job call{"ListAdapters", "", Reply::Make(), CredentialsOf(*context), TenantRole::kUser};
+  call.is_quick = true;
   return Run(call, [this, response, request = *request](const Job& job) {
     if (request.page_size() < 0 || request.page_size() > kListPageMax) {
       return FieldError("page_size", absl::StrCat("must be from 0 to ", kListPageMax));

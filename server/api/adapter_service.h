@@ -1,9 +1,9 @@
 // lorica.v1.AdapterService over the catalog and the pool.
 //
-// Whatever may read a folder runs on the work pool; moves between tiers are asked of
-// the pool and answered from its callbacks, so no thread waits for a load. A wait ends
-// with the client's deadline, at most kAdapterWaitMax. Thread-safe; everything given
-// outlives it and its calls.
+// Whatever may read an adapter's content runs on the pool for that; moves between tiers are asked
+// of the pool and answered from its callbacks, so no thread waits for a load. A wait ends with the
+// client's deadline, at most kAdapterWaitMax. Thread-safe; everything given outlives it and its
+// calls.
 #pragma once
 
 #include <functional>
@@ -90,18 +90,20 @@ class AdapterService final : public v1::AdapterService::CallbackService {
     std::optional<AdapterCatalog::RegisterOptions> source;  // `fetch` is what a name is made of
     std::string hub_token;                                  // to fetch it with; never logged
     std::shared_ptr<const MergeChoice> merge;               // or a merge that has to be made first
+    bool is_quick = false;                                  // reads no adapter's content
     bool is_check = false;                                  // of `fetch`, whose head is enough
     GenerationPtr found;                                    // what came before the work
   };
   using Work = std::function<absl::Status(const Job& job)>;
 
-  // Finds out who calls and runs `work` on the work pool, once `fetch` is here or cannot
-  // be; its error is the answer.
+  // Finds out who calls and runs `work` on the pool for adapters, or the other one, once `fetch` is
+  // here or cannot be; its error is the answer.
   grpc::ServerUnaryReactor* Run(Job job, Work work);
   absl::StatusOr<TenantPtr> Allow(const Credentials& credentials, TenantRole role) const;
   static void Refuse(const Job& job, const absl::Status& status);
   absl::StatusOr<FoundAdapter> FindFirst(const Job& job) const;
   static void DoWork(const Job& job, const Work& work);
+  WorkPool* PoolOf(const Job& job) const { return job.is_quick ? pools_.work : pools_.adapters; }
   // Now, or when the adapter is here.
   void DoWorkOnceFound(Job job, const Work& work);
   // What the name stands for, as it was found for the call.

@@ -20,8 +20,9 @@ namespace lorica {
 
 // What the services of one server share. All outlive the services.
 struct CallPools {
-  WorkPool* work = nullptr;      // may block: folders, templates, tokenising
+  WorkPool* work = nullptr;      // templates, tokenising, listing folders
   WorkPool* delivery = nullptr;  // short pieces of admitted calls
+  WorkPool* adapters = nullptr;  // may take long: hashing, copying and checking adapters
 };
 
 class CallPump {

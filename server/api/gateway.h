@@ -3,8 +3,8 @@
 // Generate checks cheapest first, resolves the adapters to generations, renders and
 // tokenises, and submits to the engine, where a call waits while its response format is
 // compiled; a call whose adapter has to be fetched first waits
-// for it outside the engine. Blocking work (hashing a folder, templates,
-// tokenising) runs on the caller's thread, which is one of the bounded work pool's,
+// for it outside the engine, and so does one whose adapter is to be hashed first. Blocking work
+// (templates, tokenising) runs on the caller's thread, which is one of the bounded work pool's,
 // never a transport's event thread. Thread-safe.
 #pragma once
 
@@ -76,7 +76,7 @@ struct GenerateCall {
   std::vector<ChatTurn> messages;
   std::string tools;  // with messages: what their template calls so, a JSON array
   std::vector<int32_t> token_ids;
-  std::optional<int32_t> max_tokens;  // 0: prompt_logprobs alone
+  std::optional<int32_t> max_tokens;               // 0: prompt_logprobs alone
   int32_t max_tokens_default = kMaxTokensDefault;  // where it is absent; cut to the context
   std::optional<int32_t> truncate;                 // keep this many prompt tokens, the last
   std::optional<double> temperature;

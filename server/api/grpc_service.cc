@@ -89,12 +89,14 @@ struct GrpcService::Parts {
         Gateway* gateway)
       : work(options.work_threads, options.work_queue),
         delivery(kDeliveryThreads, options.work_queue),
-        inference(gateway, {&work, &delivery}),
-        adapters(gateway, {&work, &delivery}, options.block_bytes),
+        adapter_work(kAdapterWorkThreads, options.work_queue),
+        inference(gateway, {&work, &delivery, &adapter_work}),
+        adapters(gateway, {&work, &delivery, &adapter_work}, options.block_bytes),
         status(std::move(facts), state, gateway) {}
 
   WorkPool work;
   WorkPool delivery;
+  WorkPool adapter_work;
   InferenceService inference;
   AdapterService adapters;
   ServerService status;

@@ -1,6 +1,6 @@
 // The gRPC face: one port with the three services of lorica/v1, health and reflection.
 //
-// Owns the transport, the work pool and the delivery pool. Health says NOT_SERVING
+// Owns the transport and the pools for work, for delivery and for adapters. Health says NOT_SERVING
 // until SetState(kServing) and again from drain or failure on. The caller keeps the
 // engine's thread running until Stop has returned, so that open calls can end. All
 // methods may be called from any thread; Start, Stop once each.

@@ -1,6 +1,7 @@
-// A few threads and a bounded queue, for work that may block: hashing folders,
-// templates, tokenising.
+// A few threads and a bounded queue, for work that may block: templates, tokenising, folders.
 //
+// What may take long (hashing, copying and checking adapters) has a pool of its own, so that it
+// holds up nothing but its like.
 // Transports never do such work on their event threads; they hand it in here and get
 // `false` when the queue is full, which becomes Unavailable. Thread-safe. Destruction
 // runs what is queued and joins.
@@ -15,6 +16,8 @@
 #include "absl/synchronization/mutex.h"
 
 namespace lorica {
+
+inline constexpr int kAdapterWorkThreads = 2;
 
 class WorkPool {
  public:

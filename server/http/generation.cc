@@ -86,16 +86,28 @@ bool AnswerSet::WaitForSome() {
   return !ready.empty();
 }
 
-absl::Status HttpContext::RunWork(const std::function<absl::Status()>& work) const {
+namespace {
+
+absl::Status RunOn(WorkPool* pool, const std::function<absl::Status()>& work) {
   absl::Status status;
   absl::Notification done;
-  const bool taken = work_->TryRun([&] {
+  const bool taken = pool->TryRun([&] {
     status = work();
     done.Notify();
   });
   if (!taken) return TryLater("the server has too many calls to look at; try again");
   done.WaitForNotification();
   return status;
+}
+
+}  // namespace
+
+absl::Status HttpContext::RunWork(const std::function<absl::Status()>& work) const {
+  return RunOn(work_, work);
+}
+
+absl::Status HttpContext::RunAdapterWork(const std::function<absl::Status()>& work) const {
+  return RunOn(adapter_work_, work);
 }
 
 absl::StatusOr<TenantPtr> HttpContext::Authenticate(const HttpRequest& request,

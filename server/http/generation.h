@@ -94,14 +94,21 @@ struct HttpFacts {
 class HttpContext {
  public:
   // `serving`: whether new work is taken. All outlive it.
-  HttpContext(HttpFacts facts, Gateway* gateway, WorkPool* work, const std::atomic<bool>* serving)
-      : facts_(std::move(facts)), gateway_(gateway), work_(work), serving_(serving) {}
+  HttpContext(HttpFacts facts, Gateway* gateway, WorkPool* work, WorkPool* adapter_work,
+              const std::atomic<bool>* serving)
+      : facts_(std::move(facts)),
+        gateway_(gateway),
+        work_(work),
+        adapter_work_(adapter_work),
+        serving_(serving) {}
 
   const HttpFacts& facts() const { return facts_; }
   Gateway* gateway() const { return gateway_; }
   bool serving() const { return serving_->load(); }
   // Runs `work` on the work pool and waits. Unavailable: the pool's queue is full.
   absl::Status RunWork(const std::function<absl::Status()>& work) const;
+  // The same for what may read an adapter's content, on the pool for that.
+  absl::Status RunAdapterWork(const std::function<absl::Status()>& work) const;
   // Who calls. Notes the tenant.
   absl::StatusOr<TenantPtr> Authenticate(const HttpRequest& request, HttpReply& reply) const;
   // `count` answers to each of the calls, one call's after the other's; all or none.
@@ -117,6 +124,7 @@ class HttpContext {
   const HttpFacts facts_;
   Gateway* const gateway_;
   WorkPool* const work_;
+  WorkPool* const adapter_work_;
   const std::atomic<bool>* const serving_;
   mutable std::atomic<int> generations_{0};
 };

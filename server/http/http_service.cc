@@ -19,9 +19,11 @@ namespace lorica {
 struct HttpService::Parts {
   Parts(HttpFacts facts, Gateway* gateway, const std::atomic<bool>* serving)
       : work(kHttpWorkThreads, kHttpWorkQueue),
-        context(std::move(facts), gateway, &work, serving) {}
+        adapter_work(kAdapterWorkThreads, kHttpWorkQueue),
+        context(std::move(facts), gateway, &work, &adapter_work, serving) {}
 
   WorkPool work;
+  WorkPool adapter_work;
   HttpContext context;
   std::unique_ptr<AccessLog> log;
   std::unique_ptr<HttpTransport> transport;

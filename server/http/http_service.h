@@ -1,7 +1,7 @@
 // The HTTP face: one port with the routes of LoRAX, OpenAI and vLLM, health and metrics.
 //
 // A second translation of the gateway, beside gRPC: no feature lives here alone. Owns the
-// transport and a small work pool. The caller keeps the engine's thread running until Stop
+// transport and two small work pools. The caller keeps the engine's thread running until Stop
 // has returned. All methods may be called from any thread; Start, Stop once each.
 #pragma once
 
@@ -28,8 +28,8 @@ struct HttpOptions {
   std::string prefix;                      // see TransportOptions
   std::string origins;                     // pages that may call, see AllowedOrigins
   absl::Duration body_time = absl::Seconds(60);
-  bool keyless = true;                     // nobody has to show a key
-  const ServerTls* tls = nullptr;          // null: plain; outlives the service
+  bool keyless = true;             // nobody has to show a key
+  const ServerTls* tls = nullptr;  // null: plain; outlives the service
   HttpFacts facts;
   Metrics* metrics = nullptr;               // shown at /metrics; outlives the service
   std::shared_ptr<grpc::Channel> services;  // the operators' gRPC services; null: not served

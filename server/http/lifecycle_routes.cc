@@ -96,7 +96,7 @@ void SendDone(const std::string& message, const Move& move, const std::string& g
 absl::StatusOr<FoundAdapter> Fetch(const HttpContext& context, const std::string& tenant,
                                    const Move& move, absl::Time end) {
   absl::StatusOr<FoundAdapter> found = FoundAdapter();
-  absl::Status status = context.RunWork([&] {
+  absl::Status status = context.RunAdapterWork([&] {
     found = context.gateway()->catalog()->FindSource(tenant, move.location, OptionsOf(move));
     return found.status();
   });
@@ -114,7 +114,7 @@ absl::StatusOr<FoundAdapter> Fetch(const HttpContext& context, const std::string
 absl::StatusOr<AdapterCatalog::Registered> Register(const HttpContext& context,
                                                     const std::string& tenant, const Move& move) {
   absl::StatusOr<AdapterCatalog::Registered> registered;
-  const absl::Status status = context.RunWork([&] {
+  const absl::Status status = context.RunAdapterWork([&] {
     registered = context.gateway()->catalog()->Register(tenant, move.name, OptionsOf(move));
     return registered.status();
   });
@@ -129,7 +129,7 @@ absl::StatusOr<AdapterCatalog::Registered> Register(const HttpContext& context,
 // What the name was before, where it could not be loaded after all.
 void TakeBack(const HttpContext& context, const std::string& tenant, const Move& move,
               const AdapterCatalog::Registered& registered) {
-  (void)context.RunWork([&] {
+  (void)context.RunAdapterWork([&] {
     AdapterCatalog* const catalog = context.gateway()->catalog();
     if (registered.created) return catalog->Unregister(tenant, move.name);
     if (registered.replaced.empty()) return absl::OkStatus();
@@ -184,7 +184,7 @@ void Unload(const HttpContext& context, const HttpRequest& http, HttpReply& repl
   reply.notes().adapter = move->name;
   absl::Status status = CheckRole(**tenant, TenantRole::kManager);
   if (status.ok()) {
-    status = context.RunWork([&] {
+    status = context.RunAdapterWork([&] {
       AdapterCatalog* const catalog = context.gateway()->catalog();
       const auto entry = catalog->Get((*tenant)->name, move->name);
       const absl::Status deleted = catalog->Delete((*tenant)->name, move->name);

@@ -253,7 +253,7 @@ void GetModel(const HttpContext& context, const HttpRequest& http, HttpReply& re
   if (id == context.facts().model) return reply.Send(200, Dump(BaseJson(context)));
   if (!CheckAdapterId(id).ok()) return Refuse(NoSuchModel(id), reply);
   OrderedJson model;
-  const absl::Status status = context.RunWork([&] {
+  const absl::Status status = context.RunAdapterWork([&] {
     const auto entry = context.gateway()->catalog()->Get((*tenant)->name, id);
     if (!entry.ok()) return entry.status();
     model = AdapterJson(context, *entry);
