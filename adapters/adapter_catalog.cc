@@ -7,6 +7,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/string_view.h"
 #include "adapters/catalog_text.h"
+#include "adapters/hub/object_source.h"
 #include "adapters/hub/quoted.h"
 
 namespace lorica {
@@ -188,6 +189,7 @@ absl::StatusOr<CatalogEntry> AdapterCatalog::Get(const std::string& tenant,
   if (auto name = RemoteNameOf(tenant, adapter_id)) {
     return GetRemote(tenant, adapter_id, *std::move(name), token);
   }
+  if (IsObjectLocation(adapter_id)) return UnknownPlace(adapter_id);
   absl::StatusOr<CatalogEntry> here = GetHere(tenant, adapter_id);
   // An alias has moved meanwhile.
   const bool moved = absl::IsNotFound(here.status()) && MayFetch(tenant, adapter_id);
@@ -215,6 +217,8 @@ CatalogEntry AdapterCatalog::EntryOf(const std::string& id, const Place& place,
                      .alias_of = place.alias_of,
                      .registered_at = place.registered_at,
                      .commit = place.commit};
+  const bool was_fetched = !place.commit.empty() || IsObjectLocation(place.location);
+  entry.on_disk = was_fetched && content_ != nullptr && content_->Has(place.digest);
   if (looked.ok()) {
     entry.generation = *std::move(looked);
   } else {

@@ -57,7 +57,7 @@ struct CatalogEntry {
   bool fetching = false;                      // on its way to this machine,
   int64_t fetched_bytes = 0;                  // so much of it is here
   int64_t fetch_bytes_total = 0;              // 0: nobody knows yet
-  bool on_disk = false;                       // fetched, and kept in the disk tier
+  bool on_disk = false;                       // fetched, and kept here
 };
 
 // A merge as it is asked for: adapters by name, in order, with their weights.
@@ -65,7 +65,7 @@ struct MergeChoice {
   MergeRule rule;
   std::vector<std::pair<std::string, double>> parts;
 };
-// What a registered merge has for its location: "merge:ties 0.5 a=0.7 b=0.3".
+// What a registered merge has for its location: "merge:dare_ties 0.5 total seed 9 a=0.7 b=0.3".
 std::string MergeText(const MergeChoice& choice);
 
 class AdapterCatalog {

@@ -1,7 +1,9 @@
 // A whole server, a hub and a web server: what registered names know of where they are from.
 #include <filesystem>
+#include <thread>
 
 #include "absl/strings/str_cat.h"
+#include "absl/synchronization/notification.h"
 #include "gmock/gmock.h"
 #include "tests/fakes/wire_server.h"
 #include "tests/server/http/http_call.h"
@@ -101,6 +103,57 @@ TEST_F(RemotePartsTest, AnAdapterInAFolderOfARepositoryIsRegistered) {
   std::filesystem::create_directories(config_.data_dir + "/registered");
   Restart();
   EXPECT_EQ(Generate("mine").tokens, Generate("other").tokens) << "fetched again";
+}
+
+// Whoever registers from a place that is no id asks there how far the fetch is.
+TEST_F(RemotePartsTest, APlaceSaysHowFarItsFetchIs) {
+  absl::Notification go_on;
+  WireServer mirror([&](const WireRequest& request, WireServer::Connection& out) {
+    const auto file = files_.find(request.target.substr(request.target.rfind('/') + 1));
+    out.Send(WireHead(200, {{"ETag", "\"" + file->first + "\""},
+                            {"Content-Length", absl::StrCat(file->second.size())}}));
+    if (request.method == "HEAD") return;
+    if (file->first == "adapter_model.safetensors") go_on.WaitForNotification();
+    out.Send(file->second);
+  });
+  config_.mirror_allow = absl::StrCat("http://", mirror.place(), "/*");
+  Restart();
+  const std::string location = absl::StrCat("http://", mirror.place(), "/team/a");
+  const auto look = [&](const std::string& place, v1::GetAdapterResponse* response) {
+    v1::GetAdapterRequest request;
+    request.set_adapter_id(place);
+    Context context;
+    return server_->admin().GetAdapter(&context, request, response).error_code();
+  };
+  v1::GetAdapterResponse seen;
+  EXPECT_EQ(look(location, &seen), grpc::StatusCode::NOT_FOUND) << "nobody fetches it";
+  std::thread registering([&] { EXPECT_TRUE(Register("mine", location).ok()); });
+  while (look(location, &seen) != grpc::StatusCode::OK || seen.adapter().fetch_bytes_total() == 0) {
+    absl::SleepFor(absl::Milliseconds(2));
+  }
+  EXPECT_EQ(seen.adapter().state(), v1::ADAPTER_STATE_LOADING);
+  EXPECT_EQ(seen.adapter().fetch_bytes_total(),
+            files_["adapter_config.json"].size() + files_["adapter_model.safetensors"].size());
+  go_on.Notify();
+  registering.join();
+  EXPECT_EQ(look(location, &seen), grpc::StatusCode::OK);
+  EXPECT_EQ(seen.adapter().generation(), Get("mine").generation());
+
+  EXPECT_EQ(look("https://nobody.example/a", &seen), grpc::StatusCode::NOT_FOUND) << "not allowed";
+  EXPECT_EQ(look("org/a/none", &seen), grpc::StatusCode::NOT_FOUND) << "nobody fetches it";
+  EXPECT_EQ(look("s3://x", &seen), grpc::StatusCode::INVALID_ARGUMENT);
+}
+
+TEST_F(RemotePartsTest, WhatIsRegisteredFromElsewhereIsOnDisk) {
+  ASSERT_TRUE(Register("of-o", "org/a").ok());
+  ASSERT_TRUE(Register("of-p", "plain").ok());
+  EXPECT_EQ(Get("of-o").tier(), v1::TIER_DISK);
+  EXPECT_EQ(Get("of-p").tier(), v1::TIER_SOURCE) << "a folder of the operator's";
+  ASSERT_TRUE(Generate("of-o").status.ok());
+  EXPECT_EQ(Get("of-o").tier(), v1::TIER_DEVICE);
+  ASSERT_TRUE(Evict("of-o").ok());
+  Restart();
+  EXPECT_EQ(Get("of-o").tier(), v1::TIER_DISK);
 }
 
 // A location is where an adapter came from, and no name of it.
