@@ -49,7 +49,7 @@ absl::StatusOr<FoundAdapter> LocalLooks::Find(const std::string& tenant, const s
   }
   std::shared_ptr<FetchTicket>& next = open->second.next;
   if (next == nullptr) next = std::make_shared<FetchTicket>();
-  return FoundAdapter{nullptr, next};
+  return FoundAdapter{nullptr, next, true};
 }
 
 void LocalLooks::Start(const Key& key, Look look) {

@@ -22,7 +22,7 @@
 
 namespace lorica {
 
-inline constexpr int kLocalLooksMax = 256;
+inline constexpr int kLocalLooksMax = 4096;
 inline constexpr int kLocalLookThreads = 2;
 
 struct LookLimits {

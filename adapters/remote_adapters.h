@@ -113,6 +113,7 @@ class FetchTicket {
 struct FoundAdapter {
   GenerationPtr generation;
   std::shared_ptr<FetchTicket> ticket;
+  bool is_local = false;  // the ticket is of a look on this machine, no fetch
 };
 
 // What is known of a name, for those who only look.

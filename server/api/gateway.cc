@@ -93,13 +93,18 @@ Gateway::Gateway(GatewayLimits limits, Engine* engine, AdapterCatalog* catalog, 
       chat_template_(chat_template),
       grammars_(grammars),
       control_(std::make_unique<EngineControl>(engine)),
-      waiting_(std::make_unique<WaitingRoom>(
-          limits_.waiting, [this](const WaitingCall& call, const absl::Status& status) {
-            refused_count_.fetch_add(1, std::memory_order_relaxed);
-            LogRefusal("Generate", absl::StrJoin(call.adapter_ids, ","), status, limits_.clock());
-          })) {}
+      fetches_(MakeWaitingRoom()),
+      looks_(MakeWaitingRoom()) {}
 
 Gateway::~Gateway() = default;
+
+std::unique_ptr<WaitingRoom> Gateway::MakeWaitingRoom() {
+  return std::make_unique<WaitingRoom>(
+      limits_.waiting, [this](const WaitingCall& call, const absl::Status& status) {
+        refused_count_.fetch_add(1, std::memory_order_relaxed);
+        LogRefusal("Generate", absl::StrJoin(call.adapter_ids, ","), status, limits_.clock());
+      });
+}
 
 absl::StatusOr<TenantPtr> Gateway::Authenticate(const Credentials& credentials) const {
   return limits_.tenants->Authenticate(credentials, absl::Now());  // keys expire by the wall clock
@@ -323,7 +328,10 @@ absl::Status Gateway::Wait(Prepared& prepared, const Adapters& adapters) {
     const absl::StatusOr<Mix> mix = MixOf(choices, generations);
     return mix.ok() ? Start(*rest, *mix) : mix.status();
   };
-  return waiting_->Enter(std::move(call));
+  const bool fetches = std::any_of(
+      call.adapters.begin(), call.adapters.end(),
+      [](const FoundAdapter& found) { return found.ticket != nullptr && !found.is_local; });
+  return (fetches ? fetches_ : looks_)->Enter(std::move(call));
 }
 
 absl::StatusOr<Gateway::Tokenized> Gateway::Tokenize(const std::optional<std::string>& prompt,
@@ -369,16 +377,18 @@ void Gateway::Tick(absl::Time now) {
     });
   }
   for (const auto& answer : live) answer->CheckStalled(now);
-  waiting_->Tick(now);
+  for (WaitingRoom* room : {fetches_.get(), looks_.get()}) room->Tick(now);
 }
 
 void Gateway::StartDrain() {
   draining_.store(true, std::memory_order_relaxed);
-  waiting_->Close(GoElsewhere("the server is shutting down; send the call to another one"));
+  for (WaitingRoom* room : {fetches_.get(), looks_.get()}) {
+    room->Close(GoElsewhere("the server is shutting down; send the call to another one"));
+  }
   engine_->StartDrain();
 }
 
-int64_t Gateway::waiting_calls() const { return waiting_->size(); }
+int64_t Gateway::waiting_calls() const { return fetches_->size() + looks_->size(); }
 
 int64_t Gateway::open_answers() const {
   absl::MutexLock lock(&mutex_);

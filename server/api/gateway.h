@@ -154,7 +154,7 @@ struct GatewayLimits {
   int32_t vocabulary = 0;  // valid input ids are below this
   std::vector<int32_t> end_tokens;
   std::string base_name;  // as an adapter id it means the base model
-  WaitingLimits waiting;  // for adapters that are being fetched
+  WaitingLimits waiting;  // for fetches; as many again for looks on this machine
   std::shared_ptr<const Tenants> tenants = std::make_shared<Tenants>();
   std::function<absl::Time()> clock = SteadyNow;
 };
@@ -241,6 +241,7 @@ class Gateway {
   absl::StatusOr<std::shared_ptr<TokenConstraint>> ConstraintOf(const Tenant& tenant,
                                                                 const GenerateCall& call) const;
   absl::Status Start(Prepared& prepared, const Mix& mix);
+  std::unique_ptr<WaitingRoom> MakeWaitingRoom();
   absl::Status Wait(Prepared& prepared, const Adapters& adapters);
 
   const GatewayLimits limits_;
@@ -252,7 +253,9 @@ class Gateway {
   const ChatTemplate* const chat_template_;
   GrammarStore* const grammars_;
   const std::unique_ptr<EngineControl> control_;
-  const std::unique_ptr<WaitingRoom> waiting_;
+  // A hub that hangs fills the first; what is looked at on this machine alone waits in the second.
+  const std::unique_ptr<WaitingRoom> fetches_;
+  const std::unique_ptr<WaitingRoom> looks_;
   AdapterNames names_;
   std::atomic<bool> draining_{false};
   std::atomic<int64_t> refused_count_{0};

@@ -78,7 +78,7 @@ absl::Status WaitingRoom::Enter(WaitingCall call) {
     const WaitingLimits& limits = state_->limits;
     if (std::ssize(state_->waiting) >= limits.requests_max ||
         state_->tokens + call.tokens > limits.tokens_max) {
-      return TryLater("too many calls wait for adapters that are being fetched");
+      return TryLater("too many calls wait for adapters that are not here yet");
     }
     Waiting waiting;
     for (const FoundAdapter& adapter : adapters) {
@@ -111,7 +111,7 @@ void WaitingRoom::Tick(absl::Time now) {
     for (const int64_t id : ids) late.push_back(*state_->Take(id));
   }
   const absl::Status status =
-      absl::DeadlineExceededError("the deadline passed while an adapter was being fetched");
+      absl::DeadlineExceededError("the deadline passed while an adapter was on its way");
   for (const Waiting& waiting : late) state_->End(waiting, status);
 }
 

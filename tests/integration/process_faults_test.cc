@@ -25,7 +25,8 @@ namespace fs = std::filesystem;
 using absl::StatusCode;
 using Tokens = std::vector<int32_t>;
 
-const absl::Duration kUnaffected = kInstrumentationFactor * absl::Seconds(4);  // of a neighbour's call
+// Of a neighbour's call.
+const absl::Duration kUnaffected = kInstrumentationFactor * absl::Seconds(4);
 constexpr absl::Duration kStartMax = absl::Seconds(10);
 constexpr absl::Duration kCutMax = absl::Seconds(5);  // until who is cut knows
 
