@@ -4,6 +4,7 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "absl/time/clock.h"
 #include "adapters/hub/steady_now.h"
 #include "grpcpp/alarm.h"
 #include "server/api/adapter_info.h"
@@ -42,6 +43,9 @@ std::shared_ptr<Reply> MakeWaitReply() {
   reply->LimitWait();
   return reply;
 }
+
+constexpr absl::Duration kLetGoMax = absl::Seconds(1);
+constexpr absl::Duration kLetGoPoll = absl::Milliseconds(5);
 
 absl::Status CheckId(const std::string& id) { return CheckNamed("adapter_id", id); }
 
@@ -443,15 +447,23 @@ grpc::ServerUnaryReactor* AdapterService::UnpinAdapter(grpc::CallbackServerConte
 }
 
 // A copy in memory that nobody uses holds it on the disk.
+// Threads whose call has just been answered may hold the adapter for a moment longer.
+absl::Status AdapterService::DeleteOnceLetGo(const Job& job) {
+  const absl::Time end = SteadyNow() + kLetGoMax;
+  while (true) {
+    absl::Status status =
+        catalog_->Delete(job.tenant, job.adapter_id, job.hub_token, job.is_operator);
+    if (!absl::IsFailedPrecondition(status) || SteadyNow() >= end) return status;
+    absl::SleepFor(kLetGoPoll);
+  }
+}
+
 void AdapterService::DeleteOnceEvicted(const Job& job, const std::string& digest) {
   pool_->Evict(digest, AdapterTier::kSource, /*wait=*/false,
                [this, alive = std::weak_ptr<bool>(alive_), job](const absl::Status& evicted) {
                  if (alive.expired()) return;
                  pools_.work->RunAdmitted([this, job, evicted] {
-                   const absl::Status status =
-                       evicted.ok() ? catalog_->Delete(job.tenant, job.adapter_id, job.hub_token,
-                                                       job.is_operator)
-                                    : evicted;
+                   const absl::Status status = evicted.ok() ? DeleteOnceLetGo(job) : evicted;
                    if (!status.ok()) return Refuse(job, status);
                    job.reply->Succeed([] {});
                  });

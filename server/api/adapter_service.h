@@ -116,6 +116,7 @@ class AdapterService final : public v1::AdapterService::CallbackService {
   Done AnswerWithAdapter(const Job& job, Response* response, const GenerationPtr& of = nullptr);
   // Of what was fetched, on the work pool.
   void DeleteOnceEvicted(const Job& job, const std::string& digest);
+  absl::Status DeleteOnceLetGo(const Job& job);
   absl::Status AdmitWatch(absl::Duration interval, const std::shared_ptr<AdapterWatch>& watch);
 
   Gateway* const gateway_;
