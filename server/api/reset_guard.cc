@@ -51,6 +51,9 @@ void ShutDownConnectionOf(const std::string& peer) {
   }
 }
 
+// Of a call within the process.
+bool IsWithin(absl::string_view peer) { return absl::StartsWith(peer, "inproc"); }
+
 class CallWatch final : public grpc::experimental::Interceptor {
  public:
   CallWatch(ResetLimit* limit, grpc::experimental::ServerRpcInfo* info)
@@ -67,10 +70,12 @@ class CallWatch final : public grpc::experimental::Interceptor {
     const grpc::ServerContextBase& context = *info_->server_context();
     if (!IsEarlyReset(now - begun_, TimeLeft(context)) || !context.IsCancelled()) return;
     const std::string peer = absl::StrReplaceAll(context.peer(), {{"%5B", "["}, {"%5D", "]"}});
-    if (peer.substr(0, 2) != "ip" || !limit_->Exceeded(peer, now)) return;
-    spdlog::warn("{} has begun and reset {} calls: its connection is shut down", peer,
+    // A call that ended before its head was looked at does not say whose it was.
+    const std::string from = peer.substr(0, 2) == "ip" ? peer : limit_->Likeliest(now);
+    if (from.empty() || IsWithin(context.peer()) || !limit_->Exceeded(from, now)) return;
+    spdlog::warn("{} has begun and reset {} calls: its connection is shut down", from,
                  kEarlyResetsMax);
-    ShutDownConnectionOf(peer);
+    ShutDownConnectionOf(from);
   }
 
   ResetLimit* const limit_;
@@ -114,6 +119,18 @@ bool ResetLimit::Exceeded(const std::string& peer, absl::Time now) {
   if (resetter.resets <= kEarlyResetsMax) return false;
   peers_.erase(peer);
   return true;
+}
+
+std::string ResetLimit::Likeliest(absl::Time now) const {
+  absl::MutexLock lock(&mutex_);
+  std::string likeliest;
+  double most = 0.0;
+  for (const auto& [peer, resetter] : peers_) {
+    if (resetter.LeftAt(now) <= most) continue;
+    most = resetter.LeftAt(now);
+    likeliest = peer;
+  }
+  return likeliest;
 }
 
 int ResetLimit::peers() const {

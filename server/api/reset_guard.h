@@ -6,6 +6,8 @@
 // begin are counted by connection, and one with too many is shut down. Calls that are cancelled
 // later are bounded by how many may be open. So are those that had kOpenForDeadline until their own
 // deadline: that a client has short ones is no attack. Connections within the process do not count.
+// A call that ended before its head was looked at does not say whose it was: it counts for who has
+// taken back the most by then.
 #pragma once
 
 #include <memory>
@@ -37,6 +39,8 @@ class ResetLimit {
  public:
   // One more from `peer`. True: beyond the limit; it begins anew then.
   bool Exceeded(const std::string& peer, absl::Time now);
+  // Who has taken back the most calls just now; empty: nobody has.
+  std::string Likeliest(absl::Time now) const;
   int peers() const;
 
  private:

@@ -58,6 +58,15 @@ TEST(ResetLimit, RemembersABoundedNumber) {
   EXPECT_EQ(limit.peers(), 2) << "those of long ago go first";
 }
 
+TEST(ResetLimit, KnowsWhoTakesBackTheMost) {
+  ResetLimit limit;
+  EXPECT_EQ(limit.Likeliest(kBegin), "");
+  limit.Exceeded("once", kBegin);
+  for (int i = 0; i < 3; ++i) limit.Exceeded("often", kBegin);
+  EXPECT_EQ(limit.Likeliest(kBegin), "often");
+  EXPECT_EQ(limit.Likeliest(kBegin + absl::Seconds(1)), "") << "that is long ago";
+}
+
 TEST(IsEarlyReset, LeavesOutWhatIsOldOrHadItsTime) {
   const absl::Duration tick = absl::Nanoseconds(1);
   const absl::Duration never = absl::InfiniteDuration();
