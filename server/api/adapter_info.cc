@@ -106,6 +106,10 @@ void FillPlan(const AdapterPlan& plan, v1::CheckAdapterResponse* response) {
 
 }  // namespace
 
+std::string DigestOf(const CatalogEntry& entry) {
+  return entry.generation != nullptr ? entry.generation->digest : entry.digest;
+}
+
 v1::Adapter DescribeEntry(const CatalogEntry& entry, const AdapterPool& pool, absl::Time now,
                           bool with_use) {
   v1::Adapter message;
@@ -141,9 +145,7 @@ absl::StatusOr<v1::Adapter> DescribeAdapter(const std::string& tenant,
                                             const std::string& hub_token, const GenerationPtr& of) {
   absl::StatusOr<CatalogEntry> entry = catalog->Get(tenant, adapter_id, hub_token);
   if (!entry.ok()) return entry.status();
-  const std::string& digest =
-      entry->generation == nullptr ? entry->digest : entry->generation->digest;
-  if (of != nullptr && digest != of->digest) {
+  if (of != nullptr && DigestOf(*entry) != of->digest) {
     if (!entry->registered) entry->location = of->location;
     entry->generation = of;
     entry->digest = of->digest;

@@ -62,10 +62,6 @@ absl::StatusOr<AdapterTier> LowerTier(v1::Tier tier) {
   return FieldError("down_to", "must be TIER_SOURCE or TIER_HOST");
 }
 
-std::string DigestOf(const CatalogEntry& entry) {
-  return entry.generation != nullptr ? entry.generation->digest : entry.digest;
-}
-
 // A merge as the message asks for it; what it names is looked at later.
 absl::StatusOr<MergeChoice> MergeChoiceOf(const v1::MergeAdaptersRequest& request) {
   MergeChoice choice;

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <vector>
 
+#include "server/api/adapter_info.h"
 #include "server/api/refusal_log.h"
 #include "spdlog/spdlog.h"
 
@@ -12,10 +13,6 @@ namespace {
 constexpr size_t kShownDigits = 12;
 
 std::string Shown(const std::string& digest) { return digest.substr(0, kShownDigits); }
-
-std::string DigestOf(const CatalogEntry& entry) {
-  return entry.generation != nullptr ? entry.generation->digest : entry.digest;
-}
 
 }  // namespace
 
