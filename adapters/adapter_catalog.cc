@@ -238,8 +238,8 @@ absl::StatusOr<RegisteredName> AdapterCatalog::History(const std::string& tenant
 
 absl::StatusOr<std::vector<CatalogEntry>> AdapterCatalog::List(const std::string& tenant,
                                                                const std::string& prefix,
-                                                               const std::string& after,
-                                                               int limit) {
+                                                               const std::string& after, int limit,
+                                                               bool show_deleted) {
   absl::StatusOr<std::vector<std::string>> folders = root_->List(kCatalogNamesMax);
   if (!folders.ok()) return folders.status();
   std::vector<std::string> ids;
@@ -268,7 +268,7 @@ absl::StatusOr<std::vector<CatalogEntry>> AdapterCatalog::List(const std::string
     const bool is_remote = std::binary_search(remote_ids.begin(), remote_ids.end(), *id);
     auto name = is_remote ? RemoteNameOf(tenant, *id) : std::nullopt;
     auto entry = name ? GetRemote(tenant, *id, *std::move(name), *token) : ListEntry(tenant, *id);
-    if (entry.ok()) entries.push_back(*std::move(entry));
+    if (entry.ok() && (show_deleted || !entry->deleted)) entries.push_back(*std::move(entry));
   }
   return entries;
 }
@@ -277,6 +277,10 @@ absl::StatusOr<CatalogEntry> AdapterCatalog::ListEntry(const std::string& tenant
                                                        const std::string& id) const {
   const absl::StatusOr<Place> place = PlaceOf(tenant, id);
   const auto named = Named({tenant, id});
+  if (named.has_value() && named->kind == NameKind::kHidden) {
+    if (!MayUse(tenant, id) || !HasAdapterFolder(*root_, id)) return UnknownAdapter(id);
+    return CatalogEntry{.adapter_id = id, .location = id, .deleted = true};
+  }
   if (!named.has_value() || named->kind != NameKind::kAlias) {
     if (!place.ok()) return place.status();
     return EntryOf(id, *place, Last(*place));

@@ -58,6 +58,7 @@ struct CatalogEntry {
   int64_t fetched_bytes = 0;                  // so much of it is here
   int64_t fetch_bytes_total = 0;              // 0: nobody knows yet
   bool on_disk = false;                       // fetched, and kept here
+  bool deleted = false;                       // hidden, though its folder is there
 };
 
 // A merge as it is asked for: adapters by name, in order, with their weights.
@@ -192,11 +193,13 @@ class AdapterCatalog {
   absl::StatusOr<RegisteredName> History(const std::string& tenant,
                                          const std::string& adapter_id) const;
   // Sorted by id, strictly after `after`, only ids with `prefix`. Does not hash. An alias whose
-  // target is gone has an error. Of what was fetched that which the tenant's own token brought, or
+  // target is gone has an error. Deleted names are left out, or, with `show_deleted`, those whose
+  // folder is gone. Of what was fetched that which the tenant's own token brought, or
   // without one the server's.
   absl::StatusOr<std::vector<CatalogEntry>> List(const std::string& tenant,
                                                  const std::string& prefix,
-                                                 const std::string& after, int limit);
+                                                 const std::string& after, int limit,
+                                                 bool show_deleted = false);
   // nullopt: nothing is fetched.
   std::optional<RemoteStats> FetchStats() const;
   // What Check needs, where that has to be fetched first: its head alone, of which nothing is kept.

@@ -348,9 +348,11 @@ absl::StatusOr<v1::ListAdaptersResponse> LoricaClient::ListAdapters(
 }
 
 absl::StatusOr<std::vector<v1::Adapter>> LoricaClient::AllAdapters(const std::string& prefix,
-                                                                   const CallOptions& options) {
+                                                                   const CallOptions& options,
+                                                                   bool show_deleted) {
   std::vector<v1::Adapter> adapters;
   v1::ListAdaptersRequest request;
+  request.set_show_deleted(show_deleted);
   request.set_prefix(prefix);
   request.set_page_size(kListPage);
   do {

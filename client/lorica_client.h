@@ -152,7 +152,8 @@ class LoricaClient {
   absl::StatusOr<v1::ListAdaptersResponse> ListAdapters(const v1::ListAdaptersRequest& request,
                                                         const CallOptions& options = {});
   absl::StatusOr<std::vector<v1::Adapter>> AllAdapters(const std::string& prefix = "",
-                                                       const CallOptions& options = {});
+                                                       const CallOptions& options = {},
+                                                       bool show_deleted = false);
   absl::StatusOr<v1::LoadAdapterResponse> LoadAdapter(const v1::LoadAdapterRequest& request,
                                                       const CallOptions& options = {});
   absl::StatusOr<v1::EvictAdapterResponse> EvictAdapter(const v1::EvictAdapterRequest& request,

@@ -217,13 +217,14 @@ using OneAdapter =
     std::function<absl::StatusOr<v1::Adapter>(const std::string& id, const std::string& hub_token)>;
 
 // Runs `call` for each id, with a bar while one waits; goes on after a failure and
-// returns the last one.
+// returns the last one. `more` is printed beside what came of them, with --json.
 int ForEach(const CommandContext& context, const AdapterFlags& flags, const std::string& verb,
-            const OneAdapter& call) {
+            const OneAdapter& call, const Json& more = Json::object()) {
   const absl::StatusOr<std::string> token = HubTokenOf(flags);
   if (!token.ok()) return FailUsage(std::string(token.status().message()));
   int code = kExitOk;
   Json json = {{"adapters", Json::array()}};
+  json.update(more);
   ProgressBar progress(verb);
   for (size_t i = 0; i < flags.ids.size(); ++i) {
     const std::string& id = flags.ids[i];
@@ -286,14 +287,44 @@ int Alias(const CommandContext& context, const AdapterFlags& flags) {
 
 // A folder of the server's, under its own name; what came from a hub or was made is none.
 bool IsFolder(const v1::Adapter& adapter) {
-  return adapter.alias_of().empty() && adapter.source() == adapter.adapter_id();
+  return !adapter.deleted() && adapter.alias_of().empty() &&
+         adapter.source() == adapter.adapter_id();
+}
+
+// The name that a folder is imported under.
+std::string ImportedName(const AdapterFlags& flags, const std::string& folder) {
+  return flags.strip_group ? folder.substr(flags.group.size() + 1) : folder;
+}
+
+// Folders whose names were deleted stay hidden: why, and how each comes back.
+Json SkippedByImport(const AdapterFlags& flags, const std::vector<v1::Adapter>& found) {
+  Json skipped = Json::array();
+  for (const v1::Adapter& adapter : found) {
+    if (!adapter.deleted()) continue;
+    const std::string& folder = adapter.adapter_id();
+    const std::string name = ImportedName(flags, folder);
+    skipped.push_back(
+        {{"adapter_id", folder},
+         {"reason",
+          absl::StrCat("its name was deleted; to serve it again: lorica adapters register ", name,
+                       name == folder ? "" : " --source " + folder)}});
+  }
+  return skipped;
+}
+
+void PrintSummary(int registered, int failed, const Json& skipped) {
+  for (const Json& one : skipped) {
+    std::printf("skipped %s: %s\n", Printable(one["adapter_id"].get<std::string>()).c_str(),
+                Printable(one["reason"].get<std::string>()).c_str());
+  }
+  std::printf("%d registered, %d failed, %zu skipped\n", registered, failed, skipped.size());
 }
 
 // Registers each folder of a group under its own name, or that without the group.
 int Import(const CommandContext& context, const AdapterFlags& flags) {
   auto client = context.MakeClient();
   const std::string prefix = flags.group.empty() ? "" : flags.group + "/";
-  auto found = client->AllAdapters(prefix, context.Call());
+  auto found = client->AllAdapters(prefix, context.Call(), true);
   if (!found.ok()) return Fail(context, found.status());
   if (found->empty() && !prefix.empty()) {
     return Fail(context,
@@ -308,14 +339,22 @@ int Import(const CommandContext& context, const AdapterFlags& flags) {
     std::fprintf(stderr, "nothing to import: no folder%s that is not registered yet\n",
                  prefix.empty() ? "" : absl::StrCat(" beneath ", prefix).c_str());
   }
-  return ForEach(context, each, "registered", [&](const std::string& id, const std::string& token) {
+  const Json skipped = SkippedByImport(flags, *found);
+  int registered = 0;
+  int failed = 0;
+  const auto call = [&](const std::string& id, const std::string& token) {
     v1::RegisterAdapterRequest request;
-    request.set_adapter_id(flags.strip_group ? id.substr(prefix.size()) : id);
+    request.set_adapter_id(ImportedName(flags, id));
     request.set_source(id);
     request.set_hub_token(token);
     request.set_replace(flags.replace);
-    return AdapterOf(client->RegisterAdapter(request, context.Call()));
-  });
+    auto adapter = AdapterOf(client->RegisterAdapter(request, context.Call()));
+    ++(adapter.ok() ? registered : failed);
+    return adapter;
+  };
+  const int code = ForEach(context, each, "registered", call, {{"skipped", skipped}});
+  if (!context.json) PrintSummary(registered, failed, skipped);
+  return code;
 }
 
 int Load(const CommandContext& context, const AdapterFlags& flags) {

@@ -118,6 +118,7 @@ v1::Adapter DescribeEntry(const CatalogEntry& entry, const AdapterPool& pool, ab
   message.set_commit(entry.commit);
   message.set_alias_of(entry.alias_of);
   message.set_registered(entry.registered);
+  message.set_deleted(entry.deleted);
   message.set_tier(v1::TIER_SOURCE);
   message.set_last_used_seconds_ago(-1.0);
   message.set_fetched_bytes(entry.fetched_bytes);

@@ -342,7 +342,7 @@ grpc::ServerUnaryReactor* AdapterService::ListAdapters(grpc::CallbackServerConte
     }
     const size_t page = request.page_size() == 0 ? kListPageDefault : request.page_size();
     const auto entries = catalog_->List(job.tenant, request.prefix(), request.page_token(),
-                                        static_cast<int>(page) + 1);
+                                        static_cast<int>(page) + 1, request.show_deleted());
     if (!entries.ok()) return entries.status();
     job.reply->Succeed([&] {
       for (size_t i = 0; i < entries->size() && i < page; ++i) {

@@ -414,6 +414,24 @@ TEST_F(AdapterCatalogTest, DeletedNamesStayUnknownUntilRegistered) {
   EXPECT_THAT(Ids(), ElementsAre("a"));
 }
 
+TEST_F(AdapterCatalogTest, DeletedNamesAreListedWhereAskedForWhileTheirFolderIsThere) {
+  SmallestAdapter().WriteTo(folder_, "a");
+  SmallestAdapter().WriteTo(folder_, "b");
+  ASSERT_TRUE(Register("name", {.location = "a"}).ok());
+  for (const char* id : {"name", "b"}) ASSERT_TRUE(catalog_.Delete(kTenant, id).ok());
+  EXPECT_THAT(Ids(), ElementsAre("a"));
+  const auto all = *catalog_.List(kTenant, "", "", 10, true);
+  ASSERT_EQ(all.size(), 2u) << "a name without a folder of its own is gone";
+  EXPECT_FALSE(all[0].deleted);
+  EXPECT_EQ(all[1].adapter_id, "b");
+  EXPECT_TRUE(all[1].deleted);
+  EXPECT_TRUE(all[1].error.ok());
+  EXPECT_EQ(catalog_.List("other", "", "", 10, true)->size(), 2u);
+  EXPECT_FALSE(catalog_.List("other", "", "", 10, true)->back().deleted) << "a tenant's own names";
+  std::filesystem::remove_all(folder_.path() + "/b");
+  EXPECT_EQ(catalog_.List(kTenant, "", "", 10, true)->size(), 1u);
+}
+
 TEST_F(AdapterCatalogTest, ListsFoldersAndNamesInPagesWithoutReading) {
   for (const char* location : {"a", "b", "owner/c", "not an id", "x--y"}) {
     SmallestAdapter().WriteTo(folder_, location);

@@ -274,7 +274,10 @@ class FakeServer::Adapters : public v1::AdapterService::Service {
     if (!HasKey(*context)) return Unauthenticated();
     auto it = fake_->adapters_.lower_bound(request->page_token());
     for (; it != fake_->adapters_.end() && response->adapters_size() < 2; ++it) {
-      if (absl::StartsWith(it->first, request->prefix())) *response->add_adapters() = it->second;
+      const bool shown = !it->second.deleted() || request->show_deleted();
+      if (shown && absl::StartsWith(it->first, request->prefix())) {
+        *response->add_adapters() = it->second;
+      }
     }
     if (it != fake_->adapters_.end()) response->set_next_page_token(it->first);
     return grpc::Status::OK;
@@ -316,8 +319,14 @@ class FakeServer::Adapters : public v1::AdapterService::Service {
   grpc::Status DeleteAdapter(grpc::ServerContext*, const v1::DeleteAdapterRequest* request,
                              v1::DeleteAdapterResponse*) override {
     absl::MutexLock lock(&fake_->mutex_);
-    return fake_->adapters_.erase(request->adapter_id()) > 0 ? grpc::Status::OK
-                                                             : Unknown(request->adapter_id());
+    const auto found = fake_->adapters_.find(request->adapter_id());
+    if (found == fake_->adapters_.end()) return Unknown(request->adapter_id());
+    if (found->second.source() == found->first) {  // a folder
+      found->second.set_deleted(true);
+    } else {
+      fake_->adapters_.erase(found);
+    }
+    return grpc::Status::OK;
   }
 
   grpc::Status WatchAdapters(grpc::ServerContext* context, const v1::WatchAdaptersRequest*,
@@ -360,7 +369,7 @@ class FakeServer::Adapters : public v1::AdapterService::Service {
                       v1::Adapter* result) {
     absl::MutexLock lock(&fake_->mutex_);
     const auto found = fake_->adapters_.find(id);
-    if (found == fake_->adapters_.end()) return Unknown(id);
+    if (found == fake_->adapters_.end() || found->second.deleted()) return Unknown(id);
     change(&found->second);
     *result = found->second;
     return grpc::Status::OK;
@@ -447,6 +456,7 @@ v1::Adapter FakeServer::AddAdapter(const std::string& id) {
   v1::Adapter& adapter = adapters_[id];
   adapter.set_adapter_id(id);
   adapter.set_source(id);
+  adapter.set_deleted(false);
   adapter.set_generation("0123456789abcdef");
   adapter.set_state(v1::ADAPTER_STATE_AVAILABLE);
   adapter.set_tier(v1::TIER_SOURCE);

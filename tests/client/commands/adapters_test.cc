@@ -203,6 +203,32 @@ TEST(Adapters, ImportLeavesWhatIsNoFolderAloneAndReplaceTakesWhatIsRegistered) {
   EXPECT_THAT(Adapters(server, {"import", "acme", "--strip-group"}).output, HasSubstr(" x@"));
 }
 
+TEST(Adapters, ImportSaysWhichFoldersStayHiddenAndHowTheyComeBack) {
+  FakeServer server;
+  for (const char* id : {"acme/x", "acme/y", "acme/z"}) server.AddAdapter(id);
+  EXPECT_EQ(Adapters(server, {"delete", "acme/y", "acme/z"}).code, 0);
+  const RunResult some = Adapters(server, {"import", "acme"});
+  EXPECT_EQ(some.code, 0) << some.error;
+  EXPECT_THAT(some.output, HasSubstr("registered acme/x@"));
+  EXPECT_THAT(some.output,
+              HasSubstr("skipped acme/y: its name was deleted; to serve it again: lorica adapters "
+                        "register acme/y\n"));
+  EXPECT_THAT(some.output, HasSubstr("1 registered, 0 failed, 2 skipped\n"));
+  const Json again = Json::parse(
+      Adapters(server, {"import", "acme", "--strip-group", "--replace", "--json"}).output);
+  EXPECT_EQ(again["adapters"].size(), 1u);
+  ASSERT_EQ(again["skipped"].size(), 2u);
+  EXPECT_EQ(again["skipped"][1]["adapter_id"], "acme/z");
+  EXPECT_THAT(again["skipped"][1]["reason"].get<std::string>(),
+              HasSubstr("lorica adapters register z --source acme/z"));
+  EXPECT_EQ(Adapters(server, {"register", "acme/y"}).code, 0);
+  EXPECT_EQ(Adapters(server, {"delete", "acme/x"}).code, 0);
+  const RunResult none = Adapters(server, {"import", "acme"});
+  EXPECT_EQ(none.code, 0);
+  EXPECT_THAT(none.error, HasSubstr("nothing to import"));
+  EXPECT_THAT(none.output, HasSubstr("0 registered, 0 failed, 2 skipped\n"));
+}
+
 TEST(Adapters, CheckEndsWithZeroOnlyWhenServable) {
   FakeServer server;
   const RunResult good = Adapters(server, {"check", "good"});

@@ -228,6 +228,17 @@ TEST(AdapterServiceNames, ADeletedFolderTellsHowToBringItBack) {
   const Answered answer = Generate(server, "plain");
   EXPECT_EQ(answer.status.error_code(), StatusCode::NOT_FOUND);
   EXPECT_THAT(answer.status.error_message(), HasSubstr("register it to bring it back"));
+  for (const bool show : {false, true}) {
+    Context listing;
+    v1::ListAdaptersRequest list;
+    list.set_prefix("plain");
+    list.set_show_deleted(show);
+    v1::ListAdaptersResponse listed;
+    ASSERT_TRUE(server.admin().ListAdapters(&listing, list, &listed).ok());
+    ASSERT_EQ(listed.adapters_size(), show ? 1 : 0);
+    if (show) EXPECT_TRUE(listed.adapters(0).deleted());
+    if (show) EXPECT_EQ(listed.adapters(0).state(), v1::ADAPTER_STATE_AVAILABLE);
+  }
   ASSERT_TRUE(Register(server, "plain", "").ok());
   EXPECT_TRUE(Generate(server, "plain").status.ok());
 }
