@@ -3,7 +3,6 @@
 #include <algorithm>
 #include <thread>
 
-#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/synchronization/notification.h"
 #include "client/commands/terminal.h"
@@ -15,12 +14,6 @@ constexpr absl::Duration kLookInterval = absl::Milliseconds(250);
 constexpr absl::Duration kLookTimeout = absl::Seconds(5);
 // A rate of less time than this says nothing.
 constexpr absl::Duration kRateTime = absl::Seconds(1);
-
-// "name" or "group/name", with or without a revision; the server answers for nothing else.
-bool IsId(const std::string& place) {
-  const std::string name = place.substr(0, place.find('@'));
-  return !absl::StrContains(place, "://") && std::count(name.begin(), name.end(), '/') <= 1;
-}
 
 // What is known of a fetch by now.
 using Look = std::function<FetchProgress()>;
@@ -79,7 +72,6 @@ std::string FetchProgress::note() const {
 void WithFetchProgress(const CommandContext& context, const std::string& label,
                        const Fetched& fetched, const std::function<void()>& call) {
   if (!IsTerminal(stderr)) return call();
-  if (!IsId(fetched.place)) return WithWaiting(label, fetched.place, call);
   const auto client = context.MakeClient();
   v1::GetAdapterRequest request;
   request.set_adapter_id(fetched.place);

@@ -28,9 +28,8 @@ class FetchProgress {
   absl::Time last_;
 };
 
-// What is fetched: an adapter's id, or a place one is registered from, of which only the time is
-// shown; and the caller's own token for the hub: the server says nothing without it of what it
-// brings.
+// What is fetched: an adapter's id, or a place one is registered from; and the caller's own token
+// for the hub: the server says nothing without it of what it brings.
 struct Fetched {
   std::string place;
   std::string hub_token;
