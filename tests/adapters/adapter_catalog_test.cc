@@ -10,6 +10,7 @@
 
 #include "absl/strings/match.h"
 #include "tests/fakes/made_adapter.h"
+#include "tests/fakes/watched_source.h"
 
 namespace lorica {
 namespace {
@@ -22,43 +23,25 @@ using ::testing::IsEmpty;
 const char kTenant[] = "default";
 constexpr int64_t kBlockBytes = 128 << 10;
 
-// Counts what is read of weight files.
-class CountingSource : public Source {
+// Counts what is opened and read.
+class CountingSource : public WatchedSource {
  public:
-  explicit CountingSource(std::shared_ptr<Source> source) : source_(std::move(source)) {}
+  explicit CountingSource(std::shared_ptr<Source> source)
+      : WatchedSource(std::move(source),
+                      [this](const std::string&, const std::string&, int64_t bytes) {
+                        bytes_read += bytes;
+                        if (slow) std::this_thread::sleep_for(std::chrono::milliseconds(20));
+                      }) {}
 
   absl::StatusOr<std::unique_ptr<SourceFile>> Open(const std::string& location,
                                                    const std::string& file) override {
     ++opens;
-    auto opened = source_->Open(location, file);
-    if (!opened.ok()) return opened;
-    return std::make_unique<File>(*this, *std::move(opened));
+    return WatchedSource::Open(location, file);
   }
-  absl::StatusOr<std::vector<std::string>> List(int limit) override { return source_->List(limit); }
 
   std::atomic<int64_t> opens = 0;
   std::atomic<int64_t> bytes_read = 0;
   std::atomic<bool> slow = false;
-
- private:
-  class File : public SourceFile {
-   public:
-    File(CountingSource& owner, std::unique_ptr<SourceFile> file)
-        : owner_(owner), file_(std::move(file)) {}
-    int64_t size_bytes() const override { return file_->size_bytes(); }
-    FileStamp stamp() const override { return file_->stamp(); }
-    absl::Status ReadAt(int64_t offset, absl::Span<std::byte> out) const override {
-      owner_.bytes_read += std::ssize(out);
-      if (owner_.slow) std::this_thread::sleep_for(std::chrono::milliseconds(20));
-      return file_->ReadAt(offset, out);
-    }
-
-   private:
-    CountingSource& owner_;
-    const std::unique_ptr<SourceFile> file_;
-  };
-
-  const std::shared_ptr<Source> source_;
 };
 
 class AdapterCatalogTest : public ::testing::Test {

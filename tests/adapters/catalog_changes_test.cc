@@ -14,6 +14,7 @@
 #include "absl/time/time.h"
 #include "adapters/adapter_catalog.h"
 #include "tests/fakes/made_adapter.h"
+#include "tests/fakes/watched_source.h"
 
 namespace lorica {
 namespace {
@@ -22,44 +23,21 @@ constexpr char kTenant[] = "default";
 constexpr absl::Duration kPatience = absl::Seconds(20);
 
 // Files whose reader waits in the middle, once it is armed for their folder.
-class SlowSource : public Source {
+class SlowSource : public WatchedSource {
  public:
-  explicit SlowSource(std::shared_ptr<Source> source) : source_(std::move(source)) {}
-
-  absl::StatusOr<std::unique_ptr<SourceFile>> Open(const std::string& location,
-                                                   const std::string& file) override {
-    auto opened = source_->Open(location, file);
-    if (!opened.ok()) return opened;
-    return std::make_unique<File>(*this, location, *std::move(opened));
-  }
-  absl::StatusOr<std::vector<std::string>> List(int limit) override { return source_->List(limit); }
+  explicit SlowSource(std::shared_ptr<Source> source)
+      : WatchedSource(std::move(source),
+                      [this](const std::string& location, const std::string&, int64_t) {
+                        if (location != slow_ || reading.HasBeenNotified()) return;
+                        reading.Notify();
+                        go_on.WaitForNotification();
+                      }) {}
 
   void WaitIn(const std::string& location) { slow_ = location; }
   absl::Notification reading;
   absl::Notification go_on;
 
  private:
-  class File : public SourceFile {
-   public:
-    File(SlowSource& owner, std::string location, std::unique_ptr<SourceFile> file)
-        : owner_(owner), location_(std::move(location)), file_(std::move(file)) {}
-    int64_t size_bytes() const override { return file_->size_bytes(); }
-    FileStamp stamp() const override { return file_->stamp(); }
-    absl::Status ReadAt(int64_t offset, absl::Span<std::byte> out) const override {
-      if (location_ == owner_.slow_ && !owner_.reading.HasBeenNotified()) {
-        owner_.reading.Notify();
-        owner_.go_on.WaitForNotification();
-      }
-      return file_->ReadAt(offset, out);
-    }
-
-   private:
-    SlowSource& owner_;
-    const std::string location_;
-    const std::unique_ptr<SourceFile> file_;
-  };
-
-  const std::shared_ptr<Source> source_;
   std::string slow_;
 };
 

@@ -4,21 +4,24 @@
 #include <memory>
 #include <string>
 #include <utility>
-#include <vector>
 
 #include "absl/strings/match.h"
 #include "absl/synchronization/mutex.h"
 #include "absl/time/time.h"
-#include "adapters/hub/source.h"
+#include "tests/fakes/watched_source.h"
 
 namespace lorica {
 
 // Thread-safe.
-class HeldSource : public Source {
+class HeldSource : public WatchedSource {
  public:
   // Folders whose names begin so hang from now on.
   HeldSource(std::shared_ptr<Source> source, std::string prefix)
-      : source_(std::move(source)), prefix_(std::move(prefix)) {}
+      : WatchedSource(std::move(source),
+                      [this, prefix = std::move(prefix)](const std::string& location,
+                                                         const std::string&, int64_t) {
+                        if (absl::StartsWith(location, prefix)) Hang();
+                      }) {}
 
   void LetGo() {
     absl::MutexLock lock(&mutex_);
@@ -31,31 +34,7 @@ class HeldSource : public Source {
     return mutex_.AwaitWithTimeout(absl::Condition(&there), absl::Seconds(10));
   }
 
-  absl::StatusOr<std::unique_ptr<SourceFile>> Open(const std::string& location,
-                                                   const std::string& file) override {
-    auto opened = source_->Open(location, file);
-    if (!opened.ok() || !absl::StartsWith(location, prefix_)) return opened;
-    return std::make_unique<File>(*this, *std::move(opened));
-  }
-  absl::StatusOr<std::vector<std::string>> List(int limit) override { return source_->List(limit); }
-
  private:
-  class File : public SourceFile {
-   public:
-    File(HeldSource& owner, std::unique_ptr<SourceFile> file)
-        : owner_(owner), file_(std::move(file)) {}
-    int64_t size_bytes() const override { return file_->size_bytes(); }
-    FileStamp stamp() const override { return file_->stamp(); }
-    absl::Status ReadAt(int64_t offset, absl::Span<std::byte> out) const override {
-      owner_.Hang();
-      return file_->ReadAt(offset, out);
-    }
-
-   private:
-    HeldSource& owner_;
-    const std::unique_ptr<SourceFile> file_;
-  };
-
   void Hang() {
     absl::MutexLock lock(&mutex_);
     ++waiting_;
@@ -64,8 +43,6 @@ class HeldSource : public Source {
     --waiting_;
   }
 
-  const std::shared_ptr<Source> source_;
-  const std::string prefix_;
   absl::Mutex mutex_;
   bool held_ = true;
   int waiting_ = 0;

@@ -80,13 +80,16 @@ class RemotePartsTest : public ::testing::Test {
     v1::EvictAdapterResponse response;
     return server_->admin().EvictAdapter(&context, request, &response);
   }
-  grpc::Status Register(const std::string& id, const std::string& source) {
+  grpc::Status Register(const std::string& id, const std::string& source, bool replace = false,
+                        v1::RegisterAdapterResponse* response = nullptr) {
     v1::RegisterAdapterRequest request;
     request.set_adapter_id(id);
     request.set_source(source);
+    request.set_replace(replace);
     Context context;
-    v1::RegisterAdapterResponse response;
-    return server_->admin().RegisterAdapter(&context, request, &response);
+    v1::RegisterAdapterResponse unread;
+    return server_->admin().RegisterAdapter(&context, request,
+                                            response == nullptr ? &unread : response);
   }
   grpc::Status Delete(const std::string& id) {
     v1::DeleteAdapterRequest request;

@@ -33,13 +33,8 @@ TEST_F(RemotePartsTest, ARegisteredNameIsOfTheCommitThatItsBranchWasThen) {
 
   // A rollback leads to a commit, too.
   EXPECT_EQ(Register("mine", "org/a").error_code(), grpc::StatusCode::ALREADY_EXISTS);
-  v1::RegisterAdapterRequest request;
-  request.set_adapter_id("mine");
-  request.set_source("org/a");
-  request.set_replace(true);
-  Context context;
   v1::RegisterAdapterResponse response;
-  const grpc::Status status = server_->admin().RegisterAdapter(&context, request, &response);
+  const grpc::Status status = Register("mine", "org/a", true, &response);
   ASSERT_TRUE(status.ok()) << status.error_message();
   EXPECT_EQ(response.adapter().commit(), moved);
   EXPECT_EQ(response.adapter().source(), "org/a");

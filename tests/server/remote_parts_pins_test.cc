@@ -35,15 +35,6 @@ class RemotePartsPinsTest : public RemotePartsTest {
     v1::UnpinAdapterResponse response;
     return server_->admin().UnpinAdapter(&context, request, &response);
   }
-  grpc::Status Replace(const std::string& id, const std::string& source) {
-    v1::RegisterAdapterRequest request;
-    request.set_adapter_id(id);
-    request.set_source(source);
-    request.set_replace(true);
-    Context context;
-    v1::RegisterAdapterResponse response;
-    return server_->admin().RegisterAdapter(&context, request, &response);
-  }
   int64_t PinnedBytes() {
     const std::string series = "lorica_tier_pinned_bytes{tier=\"device\"} ";
     const std::string text = HttpCall(server_->server().http_port(), "GET", "/metrics").body;
@@ -74,7 +65,7 @@ TEST_F(RemotePartsPinsTest, APinGoesWithItsNameToOtherContentAndBack) {
   const int64_t plain_bytes = PinnedBytes();
   EXPECT_GT(plain_bytes, 0);
   const std::string other = Generate("other").generation;
-  ASSERT_TRUE(Replace("app", "other").ok());
+  ASSERT_TRUE(Register("app", "other", true).ok());
   EXPECT_TRUE(BecomesPinned("app", other));
   EXPECT_EQ(Get("plain").pinned(), v1::TIER_UNSPECIFIED) << "nobody pinned that name";
   ASSERT_TRUE(Unpin("app").ok());
@@ -130,13 +121,8 @@ TEST_F(RemotePartsPinsTest, APinFollowsABranch) {
 TEST_F(RemotePartsPinsTest, AnAnswerIsAboutWhatTheCallDid) {
   const auto move = [this](const std::string& source, const std::string& generation) {
     for (int round = 0; round < 25; ++round) {
-      v1::RegisterAdapterRequest request;
-      request.set_adapter_id("app");
-      request.set_source(source);
-      request.set_replace(true);
-      Context context;
       v1::RegisterAdapterResponse response;
-      const grpc::Status status = server_->admin().RegisterAdapter(&context, request, &response);
+      const grpc::Status status = Register("app", source, true, &response);
       ASSERT_TRUE(status.ok()) << status.error_message();
       ASSERT_EQ(response.adapter().generation(), generation) << round;
     }

@@ -368,16 +368,10 @@ TEST_F(RemotePartsTest, MetricsTellOfTheDiskAndOfFetches) {
 }
 
 TEST_F(RemotePartsTest, ARegisteredNameKeepsWhatTheHubHadThen) {
-  {
-    Context context;
-    v1::RegisterAdapterRequest request;
-    request.set_adapter_id("mine");
-    request.set_source("org/a");
-    v1::RegisterAdapterResponse response;
-    const grpc::Status status = server_->admin().RegisterAdapter(&context, request, &response);
-    ASSERT_TRUE(status.ok()) << status.error_message();
-    EXPECT_TRUE(response.created());
-  }
+  v1::RegisterAdapterResponse response;
+  const grpc::Status status = Register("mine", "org/a", false, &response);
+  ASSERT_TRUE(status.ok()) << status.error_message();
+  EXPECT_TRUE(response.created());
   const Tokens tokens = Generate("plain").tokens;
   EXPECT_EQ(Generate("mine").tokens, tokens);
   for (const auto& entry :
@@ -437,13 +431,8 @@ TEST_F(RemotePartsTest, WhatIsDamagedOnTheDiskIsFetchedAgain) {
 // Also where the name is spelled as what it is made of.
 TEST_F(RemotePartsTest, ANameOfARepositorysOwnSpellingMovesToWhatTheRepositoryHas) {
   const auto move = [this](const std::string& source, bool replace) {
-    v1::RegisterAdapterRequest request;
-    request.set_adapter_id("org/a");
-    request.set_source(source);
-    request.set_replace(replace);
-    Context context;
     v1::RegisterAdapterResponse response;
-    const grpc::Status status = server_->admin().RegisterAdapter(&context, request, &response);
+    const grpc::Status status = Register("org/a", source, replace, &response);
     EXPECT_TRUE(status.ok()) << source << ": " << status.error_message();
     EXPECT_TRUE(response.adapter().registered());
     return response.replaced();
