@@ -230,6 +230,7 @@ class RemoteAdapters {
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void Sweep() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
 
+  static std::string Located(const RemoteName& name, const std::string& commit);
   // nullopt: it has to be fetched.
   std::optional<Brought> FromHere(const RemoteName& name);
   // DataLoss: it is damaged, and is not there any more.
