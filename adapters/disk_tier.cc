@@ -121,6 +121,12 @@ std::optional<FoundContent> ReadContent(const fs::path& path) {
   return found;
 }
 
+// The same of its commit, which never leads elsewhere.
+DatedOrigin ByCommit(DatedOrigin origin) {
+  origin.origin.revision = origin.origin.commit;
+  return origin;
+}
+
 // One content of the tier, held by whoever reads it.
 class LeasedSource : public Source {
  public:
@@ -220,12 +226,16 @@ absl::Status DiskTier::Reconcile() {
   if (error) return FolderError(folder_, error.message());
   std::sort(found.begin(), found.end(),
             [](const FoundContent& a, const FoundContent& b) { return a.used < b.used; });
+  const absl::Time now = absl::Now();
   {
     absl::MutexLock lock(&mutex_);
     for (const FoundContent& content : found) {
       index_->Add(content.digest, content.bytes);
       index_->CountInsertion();
-      for (const DatedOrigin& dated : content.origins) index_->AddOrigin(content.digest, dated);
+      for (const DatedOrigin& dated : content.origins) {
+        // The clock may have been set back since.
+        index_->AddOrigin(content.digest, {dated.origin, std::min(dated.found, now)});
+      }
     }
     // The bound may be smaller than it was.
     if (absl::Status s = MakeRoom(0, &doomed); !s.ok()) return s;
@@ -301,16 +311,14 @@ void DiskTier::GiveBack(int64_t bytes) {
 }
 
 absl::StatusOr<DiskLease> DiskTier::Publish(std::unique_ptr<Staging> staging,
-                                            const std::string& digest, const RemoteOrigin& origin) {
-  const DatedOrigin dated{origin, absl::Now()};
-  RemoteOrigin by_commit = origin;
-  by_commit.revision = origin.commit;
+                                            const std::string& digest, const DatedOrigin& origin) {
   const std::string& path = staging->path_;
   for (const char* file : {kConfigFile, kWeightsFile}) {
     if (absl::Status s = Sync(absl::StrCat(path, "/", file)); !s.ok()) return s;
   }
   // So that the folder is whole from its first moment on; written again with the others'.
-  absl::Status status = WriteFile(absl::StrCat(path, "/", kOriginsFile), WriteDiskOrigins({dated}));
+  absl::Status status =
+      WriteFile(absl::StrCat(path, "/", kOriginsFile), WriteDiskOrigins({origin}));
   if (status.ok()) status = Sync(path);
   if (!status.ok()) return status;
 
@@ -328,10 +336,10 @@ absl::StatusOr<DiskLease> DiskTier::Publish(std::unique_ptr<Staging> staging,
     index_->CountInsertion();
   }
   index_->Use(digest);
-  index_->AddOrigin(digest, {by_commit, dated.found});
-  index_->AddOrigin(digest, dated);
+  index_->AddOrigin(digest, ByCommit(origin));
+  index_->AddOrigin(digest, origin);
   WriteOrigins(digest);
-  return LeaseOf(digest, origin.commit);
+  return LeaseOf(digest, origin.origin.commit);
 }
 
 // Where it fails, the next server asks the hub again.
@@ -364,14 +372,12 @@ std::optional<DiskLease> DiskTier::Find(const RemoteOrigin& origin) {
   return LeaseOf(found->first, found->second);
 }
 
-std::optional<DiskLease> DiskTier::Adopt(const RemoteOrigin& origin) {
-  RemoteOrigin by_commit = origin;
-  by_commit.revision = origin.commit;
+std::optional<DiskLease> DiskTier::Adopt(const DatedOrigin& origin) {
   absl::MutexLock lock(&mutex_);
-  const auto found = index_->Find(by_commit);
+  const auto found = index_->Find(ByCommit(origin).origin);
   if (!found) return std::nullopt;
   index_->Use(found->first);
-  index_->AddOrigin(found->first, {origin, absl::Now()});
+  index_->AddOrigin(found->first, origin);
   WriteOrigins(found->first);
   return LeaseOf(found->first, found->second);
 }

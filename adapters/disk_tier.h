@@ -88,14 +88,14 @@ class DiskTier {
   // tier. Unavailable: the rest is in use, or the disk fails.
   absl::StatusOr<std::unique_ptr<Staging>> Stage(int64_t bytes);
   // Gives a complete folder its name; content that is there already is kept. The origin
-  // leads to it from now on.
+  // leads to it from now on, unless it is known to have led elsewhere later.
   absl::StatusOr<DiskLease> Publish(std::unique_ptr<Staging> staging, const std::string& digest,
-                                    const RemoteOrigin& origin);
+                                    const DatedOrigin& origin);
   // Where the origin's revision led last.
   std::optional<DiskLease> Find(const RemoteOrigin& origin);
   // Content of this commit, whatever revision it was fetched under; the origin leads to it
-  // from now on.
-  std::optional<DiskLease> Adopt(const RemoteOrigin& origin);
+  // from now on, as for Publish.
+  std::optional<DiskLease> Adopt(const DatedOrigin& origin);
   // Content by its own name, whatever origin led to it.
   std::optional<DiskLease> Hold(const std::string& digest);
   // As Find, for those who only look: digest and commit. Counts nothing, and is no use of it.

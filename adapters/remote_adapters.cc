@@ -124,8 +124,8 @@ absl::StatusOr<FoundAdapter> RemoteAdapters::Find(const RemoteName& name) {
     }
     if (found.generation != nullptr) {
       if (IsStale(name, known->second)) {
-        known->second.looked = options_.clock();
-        StartRefresh(name, key);
+        known->second.refresh_began = options_.clock();
+        StartRefresh(name, key, known->second.refresh_began);
       }
       return found;
     }
@@ -153,12 +153,27 @@ absl::StatusOr<std::shared_ptr<FetchTicket>> RemoteAdapters::JoinOrStartFetch(
   const auto fetch = fetches_.find(key);
   if (fetch == fetches_.end()) return StartFetch(name, key);
   JoinFetch(fetch->second, key, name.tenant);
-  return fetch->second.ticket;
+  const bool may_be_old = WantsNow(name) && !fetch->second.wants_now;
+  return may_be_old ? FindAfter(*fetch->second.ticket, name) : fetch->second.ticket;
+}
+
+// It ends without the lock, later than now.
+std::shared_ptr<FetchTicket> RemoteAdapters::FindAfter(FetchTicket& earlier,
+                                                       const RemoteName& name) {
+  auto ticket = std::make_shared<FetchTicket>();
+  earlier.WhenDone([this, name, ticket](const Result&) {
+    const absl::StatusOr<FoundAdapter> found = Find(name);
+    if (!found.ok()) return ticket->End(found.status());
+    if (found->ticket == nullptr) return ticket->End(found->generation);
+    found->ticket->WhenDone([ticket](const Result& result) { ticket->End(result); });
+  });
+  return ticket;
 }
 
 bool RemoteAdapters::IsStale(const RemoteName& name, const Held& known) const {
   return !options_.offline && !stopping_ && refreshes_ < options_.refreshes_max &&
-         !ParseCommit(name.revision).ok() && options_.clock() - known.looked >= options_.refresh;
+         !ParseCommit(name.revision).ok() &&
+         options_.clock() - std::max(known.looked, known.refresh_began) >= options_.refresh;
 }
 
 int RemoteAdapters::FetchesOf(const std::string& tenant) const {
@@ -178,7 +193,7 @@ absl::StatusOr<std::shared_ptr<FetchTicket>> RemoteAdapters::StartFetch(const Re
     return UnavailableFor("too many adapters are being fetched", kBusyDelay);
   }
   Fetch& fetch = fetches_[key];
-  fetch = {std::make_shared<FetchTicket>(), {name.tenant}};
+  fetch = {std::make_shared<FetchTicket>(), {name.tenant}, WantsNow(name)};
   ++running_;
   fetches_started_.fetch_add(1, std::memory_order_relaxed);
   here_->Run([this, name, key] { LookHere(name, key); });
@@ -191,11 +206,11 @@ void RemoteAdapters::JoinFetch(Fetch& fetch, const std::string& key, const std::
   downloads_.Join(key, tenant);
 }
 
-void RemoteAdapters::StartRefresh(const RemoteName& name, const std::string& key) {
+void RemoteAdapters::StartRefresh(const RemoteName& name, const std::string& key, absl::Time now) {
   ++running_;
   ++refreshes_;
   fetches_started_.fetch_add(1, std::memory_order_relaxed);
-  refresh_turns_.Run(key, {name.tenant}, [this, name, key] { Refresh(name, key); });
+  refresh_turns_.Run(key, {name.tenant}, [this, name, key, now] { Refresh(name, key, now); });
 }
 
 void RemoteAdapters::LookHere(const RemoteName& name, const std::string& key) {
@@ -211,7 +226,7 @@ void RemoteAdapters::LookThere(const RemoteName& name, const std::string& key) {
   if (stopped_->load()) {
     return EndFetch(name, key, {absl::CancelledError("the server is shutting down")});
   }
-  Brought brought{IsHeadKey(key) ? HeadFromHub(name) : FromHub(name), looked};
+  Brought brought{IsHeadKey(key) ? HeadFromHub(name) : FromHub(name, looked), looked};
   if (!IsHeadKey(key)) {
     absl::MutexLock lock(&mutex_);
     ++(brought.result.ok() ? counts_.fetched : counts_.failed);
@@ -239,21 +254,40 @@ void RemoteAdapters::TellStale(const RemoteName& name, const absl::Status& why) 
 }
 
 // What is wrong with the hub today is not wrong with what is here.
-void RemoteAdapters::Refresh(const RemoteName& name, const std::string& key) {
-  const Result result = stopped_->load() ? absl::CancelledError() : FromHub(name);
+void RemoteAdapters::Refresh(const RemoteName& name, const std::string& key, absl::Time began) {
+  Result result = stopped_->load() ? absl::CancelledError() : FromHub(name, began);
   if (!result.ok()) TellStale(name, result.status());
-  absl::MutexLock lock(&mutex_);
-  if (result.ok()) {
-    Held& held = known_[key];
-    // What somebody uses stays what others find, where it is the same.
-    const GenerationPtr used = held.generation.lock();
-    const bool is_same =
-        used != nullptr && held.digest == (*result)->digest && held.location == (*result)->location;
-    if (!is_same) held = {*result, (*result)->digest, (*result)->location, held.looked};
+  bool is_wanted = true;
+  {
+    absl::MutexLock lock(&mutex_);
+    if (result.ok()) is_wanted = RememberRefreshed(key, *result, began);
   }
+  if (!is_wanted) {
+    const std::string digest = (*result)->digest;
+    result = GenerationPtr();  // lets go of it
+    disk_->Forget(digest, AccessIn(key)).IgnoreError();
+  }
+  absl::MutexLock lock(&mutex_);
   ++counts_.refreshes;
   --refreshes_;
   --running_;
+}
+
+bool RemoteAdapters::RememberRefreshed(const std::string& key, const GenerationPtr& found,
+                                       absl::Time began) {
+  const auto known = known_.find(key);
+  if (known == known_.end()) return fetches_.contains(key);
+  Held& held = known->second;
+  if (held.looked > began) return true;  // somebody has looked since
+  // What somebody uses stays what others find, where it is the same.
+  const GenerationPtr used = held.generation.lock();
+  const bool is_same =
+      used != nullptr && held.digest == found->digest && held.location == found->location;
+  if (!is_same) held.generation = found;
+  held.digest = found->digest;
+  held.location = found->location;
+  held.looked = began;
+  return true;
 }
 
 void RemoteAdapters::Remember(const std::string& key, const Brought& brought) {

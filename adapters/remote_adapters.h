@@ -196,7 +196,8 @@ class RemoteAdapters {
     std::weak_ptr<const Generation> generation;
     std::string digest;    // also when nobody uses it here: the pool may, by another name
     std::string location;  // "org/name@commit"
-    absl::Time looked = absl::InfinitePast();  // at the remote source
+    absl::Time looked = absl::InfinitePast();  // at the remote source: this is of then
+    absl::Time refresh_began = absl::InfinitePast();
   };
   // Result of a fetch, and when the remote source was asked for it.
   struct Brought {
@@ -206,6 +207,7 @@ class RemoteAdapters {
   struct Fetch {
     std::shared_ptr<FetchTicket> ticket;
     std::vector<std::string> tenants;  // who want it, the first of them first
+    bool wants_now = false;            // WantsNow of the first
   };
 
   absl::StatusOr<std::shared_ptr<FetchTicket>> JoinOrStartFetch(const RemoteName& name,
@@ -214,7 +216,8 @@ class RemoteAdapters {
   absl::StatusOr<std::shared_ptr<FetchTicket>> StartFetch(const RemoteName& name,
                                                           const std::string& key)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
-  void StartRefresh(const RemoteName& name, const std::string& key)
+  std::shared_ptr<FetchTicket> FindAfter(FetchTicket& earlier, const RemoteName& name);
+  void StartRefresh(const RemoteName& name, const std::string& key, absl::Time now)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void JoinFetch(Fetch& fetch, const std::string& key, const std::string& tenant)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
@@ -225,7 +228,10 @@ class RemoteAdapters {
   void LookHere(const RemoteName& name, const std::string& key);
   void LookThere(const RemoteName& name, const std::string& key);
   void EndFetch(const RemoteName& name, const std::string& key, Brought brought);
-  void Refresh(const RemoteName& name, const std::string& key);
+  void Refresh(const RemoteName& name, const std::string& key, absl::Time began);
+  // False: nobody has the name any more.
+  bool RememberRefreshed(const std::string& key, const GenerationPtr& found, absl::Time began)
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void Remember(const std::string& key, const Brought& brought)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void Sweep() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
@@ -243,7 +249,7 @@ class RemoteAdapters {
                                                               RemoteFile* config);
   absl::StatusOr<RemoteFile> LookAtWeights(RemoteSession& session, const RemoteFile& config,
                                            const RemoteName& name);
-  Result FromHub(const RemoteName& name);
+  Result FromHub(const RemoteName& name, absl::Time looked);
   void TellStale(const RemoteName& name, const absl::Status& why) const;
   // For who wants what is there now, `failed`: what is here all the same.
   Result HereInstead(const RemoteName& name, const Result& failed);
@@ -252,7 +258,7 @@ class RemoteAdapters {
   absl::Status CheckHead(RemoteSession& session, const RemoteFile& config,
                          const RemoteFile& weights, const std::string& location);
   Result Download(RemoteSession& session, const RemoteFile& config, const RemoteFile& weights,
-                  const RemoteOrigin& origin, const RemoteName& name);
+                  const DatedOrigin& origin, const RemoteName& name);
 
   const RemoteOptions options_;
   RemoteSource* const hub_;

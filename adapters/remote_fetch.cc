@@ -171,24 +171,24 @@ absl::StatusOr<RemoteFile> RemoteAdapters::LookAtWeights(RemoteSession& session,
   return **std::move(weights);
 }
 
-RemoteAdapters::Result RemoteAdapters::FromHub(const RemoteName& name) {
+RemoteAdapters::Result RemoteAdapters::FromHub(const RemoteName& name, absl::Time looked) {
   RemoteFile config;
   const auto session = LookAtConfig(name, &config);
   if (!session.ok()) return session.status();
-  RemoteOrigin origin = OriginOf(name);
-  origin.commit = (*session)->commit();
-  if (const auto lease = disk_->Adopt(origin)) {
+  DatedOrigin dated{OriginOf(name), looked};
+  const std::string& commit = dated.origin.commit = (*session)->commit();
+  if (const auto lease = disk_->Adopt(dated)) {
     Result kept = FromDisk(*lease, Located(name, lease->commit()));
     if (!absl::IsDataLoss(kept.status())) return kept;
   }
   const auto weights = LookAtWeights(**session, config, name);
   if (!weights.ok()) return weights.status();
   if (weights->size_bytes > options_.plan_first_bytes) {
-    const std::string location = Located(name, origin.commit);
+    const std::string location = Located(name, commit);
     absl::Status head = CheckHead(**session, config, *weights, location);
     if (!head.ok()) return head;
   }
-  return Download(**session, config, *weights, origin, name);
+  return Download(**session, config, *weights, dated, name);
 }
 
 absl::Status RemoteAdapters::CheckHead(RemoteSession& session, const RemoteFile& config,
@@ -226,8 +226,7 @@ std::shared_ptr<FetchTicket> RemoteAdapters::TicketOf(const RemoteName& name) co
 
 RemoteAdapters::Result RemoteAdapters::Download(RemoteSession& session, const RemoteFile& config,
                                                 const RemoteFile& weights,
-                                                const RemoteOrigin& origin,
-                                                const RemoteName& name) {
+                                                const DatedOrigin& origin, const RemoteName& name) {
   auto staging = disk_->Stage(config.size_bytes + weights.size_bytes);
   if (!staging.ok()) return staging.status();
   const std::shared_ptr<FetchTicket> ticket = TicketOf(name);

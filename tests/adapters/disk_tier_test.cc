@@ -54,7 +54,7 @@ class DiskTierTest : public ::testing::Test {
     return weights;
   }
   static absl::StatusOr<DiskLease> Put(DiskTier& tier, const RemoteOrigin& origin,
-                                       int64_t bytes = 100) {
+                                       int64_t bytes = 100, absl::Time found = absl::Now()) {
     auto staging = tier.Stage(bytes);
     if (!staging.ok()) return staging.status();
     const std::string weights = Weights(origin.repo, bytes);
@@ -65,7 +65,7 @@ class DiskTierTest : public ::testing::Test {
       if (!file.ok()) return file.status();
       if (absl::Status s = (*file)->Append(text); !s.ok()) return s;
     }
-    return tier.Publish(*std::move(staging), DigestOf(weights), origin);
+    return tier.Publish(*std::move(staging), DigestOf(weights), {origin, found});
   }
   static std::string Read(const DiskLease& lease) {
     auto file = lease.source()->Open(lease.digest(), "adapter_model.safetensors");
@@ -149,7 +149,7 @@ TEST_F(DiskTierTest, AnotherRevisionsRightsAreAnother) {
 TEST_F(DiskTierTest, ARevisionLeadsToWhatWasFoundLast) {
   {
     const auto tier = Open();
-    ASSERT_TRUE(Put(*tier, OriginOf("a"), 100).ok());
+    ASSERT_TRUE(Put(*tier, OriginOf("a"), 100, absl::Now() - absl::Seconds(1)).ok());
     ASSERT_TRUE(Put(*tier, OriginOf("a", "main", std::string(40, 'd')), 90).ok());
   }
   const auto tier = Open();
@@ -159,6 +159,32 @@ TEST_F(DiskTierTest, ARevisionLeadsToWhatWasFoundLast) {
   CheckBooks(*tier);
 }
 
+// Also where a look that took long comes after one that began later.
+TEST_F(DiskTierTest, WhatWasFoundEarlierTakesNothingBackHoweverLateItComes) {
+  const absl::Time early = absl::Now() - absl::Seconds(9);
+  const RemoteOrigin older = OriginOf("a", "main", std::string(40, 'd'));
+  {
+    const auto tier = Open();
+    ASSERT_TRUE(Put(*tier, older, 90, early - absl::Seconds(1)).ok());
+    ASSERT_TRUE(Put(*tier, OriginOf("a"), 100).ok());
+    ASSERT_TRUE(tier->Adopt({older, early}).has_value());
+    ASSERT_TRUE(Put(*tier, OriginOf("a", "main", std::string(40, 'e')), 80, early).ok());
+    EXPECT_EQ(tier->Find(OriginOf("a"))->commit(), kCommit);
+    CheckBooks(*tier);
+  }
+  const auto tier = Open();
+  EXPECT_EQ(tier->Find(OriginOf("a"))->commit(), kCommit);
+  EXPECT_TRUE(tier->Find(OriginOf("a", std::string(40, 'e'))).has_value()) << "by its own name";
+}
+
+// A clock that was set back since must not make yesterday's look the last one for a day.
+TEST_F(DiskTierTest, WhatWasFoundTomorrowCountsAsFoundAtTheStart) {
+  { ASSERT_TRUE(Put(*Open(), OriginOf("a"), 100, absl::Now() + absl::Hours(24)).ok()); }
+  const auto tier = Open();
+  ASSERT_TRUE(Put(*tier, OriginOf("a", "main", std::string(40, 'd')), 90).ok());
+  EXPECT_EQ(tier->Find(OriginOf("a"))->commit(), std::string(40, 'd'));
+}
+
 TEST_F(DiskTierTest, EqualContentIsStoredOnce) {
   const auto tier = Open();
   ASSERT_TRUE(Put(*tier, OriginOf("a")).ok());
@@ -166,8 +192,8 @@ TEST_F(DiskTierTest, EqualContentIsStoredOnce) {
   EXPECT_EQ(tier->stats().generations, 1);
   EXPECT_TRUE(tier->Find(OriginOf("a")).has_value());
   EXPECT_TRUE(tier->Find(OriginOf("a", "v1")).has_value());
-  EXPECT_FALSE(tier->Adopt(OriginOf("a", "v2", std::string(40, 'e'))).has_value());
-  ASSERT_TRUE(tier->Adopt(OriginOf("a", "v2")).has_value());
+  EXPECT_FALSE(tier->Adopt({OriginOf("a", "v2", std::string(40, 'e')), absl::Now()}).has_value());
+  ASSERT_TRUE(tier->Adopt({OriginOf("a", "v2"), absl::Now()}).has_value());
   EXPECT_TRUE(Open()->Find(OriginOf("a", "v2")).has_value());
   CheckBooks(*tier);
 }

@@ -149,7 +149,9 @@ absl::Status Put(DiskTier& tier, int seed) {
     sums[i] = hash.Finish();
   }
   const RemoteOrigin origin{"hub", absl::StrCat("org/", seed), "main", std::string(40, 'c')};
-  return tier.Publish(*std::move(staging), GenerationDigest(sums[0], sums[1]), origin).status();
+  return tier
+      .Publish(*std::move(staging), GenerationDigest(sums[0], sums[1]), {origin, absl::Now()})
+      .status();
 }
 
 // Each content is what its name says; how many there are.

@@ -157,6 +157,12 @@ TEST_F(RemoteAdaptersTest, ABranchThatHasNotMovedStaysWhatItsUsersHold) {
   EXPECT_EQ(adapters_->fetches_started(), 2) << "the first one and the look";
 }
 
+RemoteName WantedNow(const std::string& repo) {
+  RemoteName name{repo};
+  name.now = true;
+  return name;
+}
+
 // Who watches the server hears of it, once for each look.
 TEST_F(RemoteAdaptersTest, WhatGrowsOldSinceTheHubFailsIsTold) {
   absl::Mutex mutex;
@@ -177,9 +183,7 @@ TEST_F(RemoteAdaptersTest, WhatGrowsOldSinceTheHubFailsIsTold) {
   now_ += options_.refresh;
   ASSERT_TRUE(Get("org/a", "v2").ok());
   await(1);
-  RemoteName now{"org/a"};
-  now.now = true;
-  EXPECT_TRUE(Get(now).ok()) << "what is here, where the hub has nothing";
+  EXPECT_TRUE(Get(WantedNow("org/a")).ok()) << "what is here, where the hub has nothing";
   await(2);
   EXPECT_FALSE(Get("org/none").ok()) << "nothing of it is here";
   hub_.ClearFaults();
@@ -188,6 +192,80 @@ TEST_F(RemoteAdaptersTest, WhatGrowsOldSinceTheHubFailsIsTold) {
   while (adapters_->stats().refreshes < 2) absl::SleepFor(absl::Milliseconds(1));
   absl::MutexLock lock(&mutex);
   EXPECT_THAT(told, testing::ElementsAre("org/a@v2 NOT_FOUND", "org/a NOT_FOUND"));
+}
+
+// A look that took longer than a later one knows less.
+TEST_F(RemoteAdaptersTest, ALookThatTookLongTakesNothingBack) {
+  const Result first = Get("org/a");
+  hub_.Commit("org/a", FilesOf(SmallestAdapter(2)));
+  absl::Notification looking, go_on;
+  hub_.AddFault({.target_part = kWeights, .method = "HEAD", .before = [&] {
+                   looking.Notify();
+                   go_on.WaitForNotification();
+                 }});
+  now_ += options_.refresh;
+  EXPECT_EQ(*Get("org/a"), *first);
+  looking.WaitForNotification();
+  now_ += absl::Seconds(1);
+  hub_.Commit("org/a", FilesOf(SmallestAdapter(3)));
+  const std::string newest = LocalDigest(SmallestAdapter(3));
+  Result moved = Get(WantedNow("org/a"));
+  ASSERT_TRUE(moved.ok()) << moved.status();
+  EXPECT_EQ((*moved)->digest, newest);
+  go_on.Notify();
+  while (adapters_->stats().refreshes < 1) absl::SleepFor(absl::Milliseconds(1));
+  EXPECT_EQ((*Get("org/a"))->digest, newest);
+  moved = absl::UnknownError("let go");
+  Start();
+  EXPECT_EQ((*Get("org/a"))->digest, newest) << "nor on the disk";
+}
+
+TEST_F(RemoteAdaptersTest, WhatIsForgottenDoesNotComeBackByALookThatWasUnderWay) {
+  Result first = Get("org/a");
+  hub_.Commit("org/a", FilesOf(SmallestAdapter(2)));
+  absl::Notification looking, go_on;
+  hub_.AddFault({.target_part = kWeights, .method = "HEAD", .before = [&] {
+                   looking.Notify();
+                   go_on.WaitForNotification();
+                 }});
+  now_ += options_.refresh;
+  ASSERT_TRUE(Get("org/a").ok());
+  looking.WaitForNotification();
+  first = absl::UnknownError("let go");
+  const absl::Status forgotten = adapters_->Forget({"org/a"});
+  ASSERT_TRUE(forgotten.ok()) << forgotten;
+  go_on.Notify();
+  while (adapters_->stats().refreshes < 1) absl::SleepFor(absl::Milliseconds(1));
+  EXPECT_THAT(adapters_->List(), IsEmpty());
+  EXPECT_EQ(disk_->stats().generations, 0);
+  EXPECT_EQ((*Get("org/a"))->digest, LocalDigest(SmallestAdapter(2)));
+}
+
+// Whoever moves a name may meet a call's fetch, which takes what is on the disk.
+TEST_F(RemoteAdaptersTest, WhoWantsWhatIsThereNowIsNotGivenWhatAnEarlierCallFound) {
+  ASSERT_TRUE(Get("org/a").ok());
+  Start();
+  hub_.Commit("org/a", FilesOf(SmallestAdapter(2)));
+  absl::Notification go_on;
+  here_->Run([&go_on] { go_on.WaitForNotification(); });
+  const auto early = adapters_->Find({"org/a"});
+  const auto now = adapters_->Find(WantedNow("org/a"));
+  ASSERT_TRUE(early.ok() && now.ok());
+  ASSERT_TRUE(early->ticket != nullptr && now->ticket != nullptr);
+  absl::Notification ended;
+  Result newest = GenerationPtr();
+  now->ticket->WhenDone([&](const Result& result) {
+    newest = result;
+    ended.Notify();
+  });
+  go_on.Notify();
+  ended.WaitForNotification();
+  ASSERT_TRUE(newest.ok()) << newest.status();
+  EXPECT_EQ((*newest)->digest, LocalDigest(SmallestAdapter(2)));
+  Result found = GenerationPtr();
+  early->ticket->WhenDone([&found](const Result& result) { found = result; });
+  EXPECT_EQ((*found)->digest, LocalDigest(SmallestAdapter())) << "which is here and at once";
+  EXPECT_EQ(Downloads(), 2);
 }
 
 TEST_F(RemoteAdaptersTest, AfterARestartTheFirstLookIsNotFarOff) {
