@@ -442,8 +442,8 @@ grpc::ServerUnaryReactor* AdapterService::UnpinAdapter(grpc::CallbackServerConte
   });
 }
 
-// A copy in memory that nobody uses holds it on the disk.
-// Threads whose call has just been answered may hold the adapter for a moment longer.
+// Threads whose call has just been answered may hold the adapter for a moment longer. It sleeps, so
+// not where calls for answers wait.
 absl::Status AdapterService::DeleteOnceLetGo(const Job& job) {
   const absl::Time end = SteadyNow() + kLetGoMax;
   while (true) {
@@ -454,11 +454,12 @@ absl::Status AdapterService::DeleteOnceLetGo(const Job& job) {
   }
 }
 
+// A copy in memory that nobody uses holds it on the disk.
 void AdapterService::DeleteOnceEvicted(const Job& job, const std::string& digest) {
   pool_->Evict(digest, AdapterTier::kSource, /*wait=*/false,
                [this, alive = std::weak_ptr<bool>(alive_), job](const absl::Status& evicted) {
                  if (alive.expired()) return;
-                 pools_.work->RunAdmitted([this, job, evicted] {
+                 pools_.adapters->RunAdmitted([this, job, evicted] {
                    const absl::Status status = evicted.ok() ? DeleteOnceLetGo(job) : evicted;
                    if (!status.ok()) return Refuse(job, status);
                    job.reply->Succeed([] {});

@@ -1,6 +1,9 @@
 // A whole server with tenants and a hub: what each may take from the others of what was fetched.
+#include <atomic>
 #include <filesystem>
 #include <iterator>
+#include <thread>
+#include <vector>
 
 #include "absl/strings/str_cat.h"
 #include "adapters/sha256.h"
@@ -131,6 +134,40 @@ TEST_F(RemotePartsSharingTest, WhatTheServersTokenBroughtIsAnOperatorsToDelete) 
   const grpc::Status deleted = DeleteAs("op");
   EXPECT_TRUE(deleted.ok()) << deleted.error_message();
   EXPECT_EQ(OnDisk(), 0);
+}
+
+// A call that waits for another adapter holds its first one, so deletes of that are refused only
+// after a while.
+TEST_F(RemotePartsSharingTest, DeletesThatWaitHoldUpNoCall) {
+  ASSERT_TRUE(GenerateAs("red").ok());
+  hub_.Commit("org/slow", files_);
+  hub_.AddFault({.target_part = "/org/slow/", .times = -1, .stall_head = true});
+  std::thread holder([this] {
+    v1::GenerateRequest request = TokensRequest(2);
+    for (const char* id : {"org/a", "org/slow"}) request.add_adapters()->set_adapter_id(id);
+    Context context;
+    context.AddMetadata("authorization", "Bearer key-red");
+    context.set_deadline(absl::ToChronoTime(absl::Now() + absl::Seconds(8)));
+    v1::GenerateResponse response;
+    server_->inference().Generate(&context, request, &response);
+  });
+  while (hub_.CountOf("/org/slow/") == 0) absl::SleepFor(absl::Milliseconds(1));
+  constexpr int kDeletes = 8;
+  std::vector<std::thread> deletes;
+  std::atomic<int> refused = 0;
+  for (int i = 0; i < kDeletes; ++i) {
+    deletes.emplace_back([&] {
+      refused += DeleteAs("red").error_code() == StatusCode::FAILED_PRECONDITION;
+    });
+  }
+  absl::SleepFor(absl::Milliseconds(200));
+  const absl::Time begun = absl::Now();
+  for (int i = 0; i < 3; ++i) EXPECT_TRUE(GenerateAs("blue", "plain").ok());
+  EXPECT_LT(absl::Now() - begun, absl::Milliseconds(600));
+  for (std::thread& one : deletes) one.join();
+  EXPECT_EQ(refused, kDeletes);
+  hub_.ClearFaults();
+  holder.join();
 }
 
 TEST_F(RemotePartsSharingTest, AMergeIsMadeWithTheTokenOfItsPartsAndOpensNothingForOthers) {
