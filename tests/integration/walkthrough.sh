@@ -34,6 +34,15 @@ await() {
   cat ./*.log >&2 || true
   die "nothing in $1 after $tries tries"
 }
+# Waits until so many lines are in a file.
+await_lines() {
+  local tries
+  for tries in $(seq 1200); do
+    [ "$(wc -l <"$1")" -lt "$2" ] || return 0
+    sleep 0.05
+  done
+  die "no $2 lines in $1 after $tries tries"
+}
 # Prints a command as one would type it, and runs it.
 show() {
   printf '$ %s\n' "$*"
@@ -75,9 +84,11 @@ for number in $(seq 40); do
   printf '{"adapter_id": "support", "prompt": "Ticket %s: the export hangs", ' "$number"
   printf '"max_tokens": 24, "ignore_eos": true}\n'
 done >calls.jsonl
+: >answers.jsonl
 lorica --api-key-file acme.key batch --file calls.jsonl --concurrency 4 >answers.jsonl &
 batch=$!
-sleep 3
+# However fast the machine: some calls are answered by now, and most are not.
+await_lines answers.jsonl 8
 echo "my-team/support@v2=$root/deploy/demo/adapters/text-to-sql" >&7
 show lorica --api-key-file acme.key adapters register support --source my-team/support@v2 --replace
 wait "$batch" || die "a call failed while the name moved"
