@@ -124,9 +124,9 @@ bool ResetLimit::Exceeded(const std::string& peer, absl::Time now) {
 std::string ResetLimit::Likeliest(absl::Time now) const {
   absl::MutexLock lock(&mutex_);
   std::string likeliest;
-  double most = 0.0;
+  double most = kSuspectResets;
   for (const auto& [peer, resetter] : peers_) {
-    if (resetter.LeftAt(now) <= most) continue;
+    if (resetter.LeftAt(now) < most) continue;
     most = resetter.LeftAt(now);
     likeliest = peer;
   }

@@ -6,8 +6,9 @@
 // begin are counted by connection, and one with too many is shut down. Calls that are cancelled
 // later are bounded by how many may be open. So are those that had kOpenForDeadline until their own
 // deadline: that a client has short ones is no attack. Connections within the process do not count.
-// A call that ended before its head was looked at does not say whose it was: it counts for who has
-// taken back the most by then.
+// A call that ended before its head was looked at does not say whose it was. It counts for who has
+// taken back the most by then, if those are many: whoever cancels a call now and then must not pay
+// for a flood of such calls.
 #pragma once
 
 #include <memory>
@@ -24,6 +25,7 @@ namespace lorica {
 inline constexpr absl::Duration kEarlyReset = absl::Seconds(1);
 inline constexpr int kEarlyResetsMax = 500;  // at once
 inline constexpr int kEarlyResetsPerSecond = 100;
+inline constexpr int kSuspectResets = 100;  // from so many on calls of nobody may be one's own
 inline constexpr int kResettersMax = 4096;  // connections that are remembered
 // A call that was open for less counts whatever deadline it names: it could name any.
 inline constexpr absl::Duration kOpenForDeadline = absl::Milliseconds(50);
@@ -39,7 +41,7 @@ class ResetLimit {
  public:
   // One more from `peer`. True: beyond the limit; it begins anew then.
   bool Exceeded(const std::string& peer, absl::Time now);
-  // Who has taken back the most calls just now; empty: nobody has.
+  // Who has taken back the most calls just now; empty: nobody has kSuspectResets.
   std::string Likeliest(absl::Time now) const;
   int peers() const;
 

@@ -214,6 +214,31 @@ INSTANTIATE_TEST_SUITE_P(Kinds, GrpcFloods, ::testing::ValuesIn(Floods()), [](co
   return absl::StrReplaceAll(info.param.name, {{" ", "_"}});
 });
 
+// Calls with next to no time may end before their head is looked at, and name no peer then: a
+// client that takes back a call now and then is not taken for theirs.
+TEST_F(GrpcFaults, AFloodOfCallsThatNameNobodyCostsNobodyElsesConnection) {
+  const auto reset = [](uint32_t stream, const char* timeout) {
+    return CallHeaders(stream, kStream, {{"grpc-timeout", timeout}}) +
+           Frame(FrameType::kReset, 0, stream, BigEndian(8, 4));
+  };
+  for (const char* timeout : {"1n", "1m", "3m"}) {
+    RawConnection bystander(port_);
+    RawConnection flood(port_);
+    for (RawConnection* one : {&bystander, &flood}) {
+      one->Send(Preface() + Frame(FrameType::kSettings, 1, 0, ""));
+    }
+    bool flooding = true;
+    uint32_t stream = 1;
+    for (int batch = 0; batch < 40 && flooding; ++batch) {
+      EXPECT_TRUE(bystander.Send(reset(stream, "10S")));
+      std::string calls;
+      for (int call = 0; call < 250; ++call, stream += 2) calls += reset(stream, timeout);
+      flooding = flood.Send(calls, absl::Seconds(10));
+    }
+    EXPECT_FALSE(bystander.ClosedWithin(absl::Seconds(1))) << timeout << server_->Log();
+  }
+}
+
 // Row 34.
 TEST_F(GrpcFaults, IdleAndHalfOpenConnectionsKeepNobodyOut) {
   Neighbours neighbours(server_.get());
