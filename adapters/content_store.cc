@@ -27,7 +27,8 @@ constexpr int64_t kCopyBytes = 1 << 20;
 
 absl::Status WriteFailed(int error) {
   if (error == ENOSPC || error == EDQUOT) {
-    return absl::ResourceExhaustedError("the disk of --data-dir is full: nothing was changed");
+    return absl::ResourceExhaustedError(
+        "the disk of --data-dir is full: nothing was changed; make room on it");
   }
   return absl::UnavailableError(
       absl::StrCat("writing beneath --data-dir failed: ", std::strerror(error)));

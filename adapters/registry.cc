@@ -135,7 +135,8 @@ struct Registry::Impl {
   CopiesBeside copies;
   struct stat file = {};
   Database db;
-  absl::Status broken;  // why nothing is written any more
+  absl::Status at_open;  // of the first write
+  absl::Status broken;   // why nothing is written any more
 
   absl::Mutex mutex;
   std::deque<Job*> jobs ABSL_GUARDED_BY(mutex);
@@ -196,11 +197,14 @@ absl::Status Registry::Impl::CheckDatabase() {
       Pragma("SELECT count(*) FROM sqlite_schema WHERE name IN ('names', 'generations')") == 2;
   if (schema < 1 || !complete) return Unusable("lacks a table");
   // Shows at the start, not at the first registration, that nothing can be written.
-  return Change([this, schema] {
+  at_open = Change([this, schema] {
     const std::string sql = absl::StrCat(schema == 1 ? kFrom1 : "", schema <= 2 ? kFrom2 : "",
                                          "PRAGMA user_version=", kRegistrySchema);
     return sqlite3_exec(db.get(), sql.c_str(), nullptr, nullptr, nullptr);
   });
+  // There may be room later; what is known can be read now.
+  const bool can_wait = absl::IsResourceExhausted(at_open) && schema == kRegistrySchema;
+  return can_wait ? absl::OkStatus() : at_open;
 }
 
 absl::Status Registry::Impl::MakeSchema() {
@@ -227,7 +231,8 @@ absl::Status Registry::Impl::ChangeFailed(int code) {
   }
   const int kind = code & 0xff;
   if (kind == SQLITE_FULL) {
-    return absl::ResourceExhaustedError("the disk of --data-dir is full: nothing was changed");
+    return absl::ResourceExhaustedError(
+        "the disk of --data-dir is full: nothing was changed; make room on it");
   }
   if (kind == SQLITE_BUSY) {
     return absl::UnavailableError("another program holds the registry: nothing was changed");
@@ -372,6 +377,8 @@ absl::StatusOr<std::unique_ptr<Registry>> Registry::Open(const std::string& path
   if (absl::Status s = impl->OpenDatabase(); !s.ok()) return s;
   return std::unique_ptr<Registry>(new Registry(std::move(impl)));
 }
+
+absl::Status Registry::at_open() const { return impl_->at_open; }
 
 absl::StatusOr<std::vector<RegisteredName>> Registry::Load() {
   absl::StatusOr<std::vector<RegisteredName>> names;

@@ -43,6 +43,9 @@ class Registry {
                                                         const CopiesBeside& copies = {});
   ~Registry();
 
+  // ResourceExhausted: the disk was full when it was opened, so changes are refused until there is
+  // room. Only a registry that has its tables is opened then.
+  absl::Status at_open() const;
   // All rows, by (tenant, name).
   absl::StatusOr<std::vector<RegisteredName>> Load();
   // Writes the whole row. ResourceExhausted: the disk is full, nothing changed.

@@ -334,6 +334,10 @@ absl::Status Server::RestoreNames() {
                                  {.folder = copies, .any = !parts_->content->empty()});
   if (!registry.ok()) return registry.status();
   parts_->registry = *std::move(registry);
+  if (const absl::Status first = parts_->registry->at_open(); !first.ok()) {
+    spdlog::warn("names are served as they are and none can be changed: {}",
+                 std::string(first.message()));
+  }
   return parts_->catalog->Restore(parts_->registry.get(), parts_->content.get());
 }
 

@@ -305,6 +305,30 @@ TEST_F(RegistryTest, AFullDiskRefusesAndChangesNothing) {
   EXPECT_THAT(Rows()[0], Show(Adapter("a", 2)));
 }
 
+TEST_F(RegistryTest, OpensOnAFullDiskAndServesWhatItKnows) {
+  fakes::FaultyVfs disk;
+  ASSERT_TRUE(Open()->at_open().ok());
+  ASSERT_TRUE(Open()->Put(Adapter("a", 2)).ok());
+  disk.FailWrites(1, SQLITE_FULL, /*lasting=*/true);
+  const auto registry = Open();
+  EXPECT_TRUE(absl::IsResourceExhausted(registry->at_open()));
+  EXPECT_THAT(Rows(*registry), ElementsAre(Show(Adapter("a", 2))));
+  EXPECT_TRUE(absl::IsResourceExhausted(registry->Put(Adapter("b", 1))));
+  disk.FailWrites(0, SQLITE_OK);
+  EXPECT_TRUE(registry->Put(Adapter("b", 1)).ok()) << "there is room again";
+}
+
+TEST_F(RegistryTest, IsNeitherMadeNorBroughtUpOnAFullDisk) {
+  fakes::FaultyVfs disk;
+  disk.FailWrites(1, SQLITE_FULL, /*lasting=*/true);
+  EXPECT_TRUE(absl::IsResourceExhausted(Registry::Open(path_).status())) << "a new one";
+  disk.FailWrites(0, SQLITE_OK);
+  Open();
+  Sql("PRAGMA user_version = 2; ALTER TABLE generations DROP COLUMN pinned");
+  disk.FailWrites(1, SQLITE_FULL, /*lasting=*/true);
+  EXPECT_TRUE(absl::IsResourceExhausted(Registry::Open(path_).status())) << "an old one";
+}
+
 // Whichever write or sync fails: the old row or the new one is there at the next start,
 // whole, and nothing more is written before.
 TEST_F(RegistryTest, AFailedDiskStopsChangesAndTearsNoRow) {
