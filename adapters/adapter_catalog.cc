@@ -170,7 +170,12 @@ AdapterCatalog::Looked AdapterCatalog::ResolveBy(
     if (!generation.ok()) {
       absl::StatusOr<Place> now = PlaceOf(tenant, adapter_id);
       const bool moved = now.ok() != place.ok() || !(*now == *place);
-      if (!moved || tries == kResolveTries) return AboutAdapter(adapter_id, generation.status());
+      if (!moved || tries == kResolveTries) {
+        // Who follows an alias to nothing should look for what it stands for.
+        const bool leads_nowhere =
+            absl::IsNotFound(generation.status()) && !place->alias_of.empty();
+        return AboutAdapter(leads_nowhere ? place->alias_of : adapter_id, generation.status());
+      }
       place = std::move(now);
       continue;
     }

@@ -29,6 +29,17 @@ absl::Status IsAliasItself(const std::string& target) {
       absl::StrCat(Quoted(target), " is an alias itself: name what it stands for"));
 }
 
+absl::Status IsNoSource(const RegisteredName& name) {
+  const std::string stands_for =
+      name.kind == NameKind::kAlias ? absl::StrCat("an alias of ", Quoted(name.target))
+                                    : absl::StrCat("a name that was registered from ",
+                                                   Quoted(name.now().location));
+  return absl::NotFoundError(
+      absl::StrCat(Quoted(name.name), " is ", stands_for,
+                   " and no folder: for one more name of the same set an alias, for other content "
+                   "give what is to be read as the source"));
+}
+
 }  // namespace
 
 // --- the books ---------------------------------------------------------------------------
@@ -197,8 +208,12 @@ absl::StatusOr<AdapterCatalog::Registered> AdapterCatalog::Register(
   const bool elsewhere = IsRepoFolder(SplitId(location).name) && !may_fetch;
   if (elsewhere || !MayUse(tenant, location)) return UnknownAdapter(location);
   if (absl::Status s = CheckPlainId(location); !s.ok() && !may_fetch) return s;
-  return RegisterAs(
+  auto registered = RegisterAs(
       tenant, adapter_id, location, [&] { return LookAt(tenant, location, options); }, options);
+  if (!absl::IsNotFound(registered.status())) return registered;
+  const auto named = Named({tenant, location});
+  const bool is_name = named.has_value() && named->kind != NameKind::kHidden;
+  return is_name ? IsNoSource(*named) : registered;
 }
 
 absl::Status AdapterCatalog::CheckNewName(const std::string& adapter_id) const {
@@ -391,7 +406,10 @@ absl::Status AdapterCatalog::SetAlias(const std::string& tenant, const std::stri
     return absl::InvalidArgumentError(
         absl::StrCat("adapter id ", Quoted(alias), " is the base model's own name"));
   }
-  if (target == alias) return IsAliasItself(target);
+  if (target == alias) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("an alias stands for another name, not for itself: ", Quoted(alias)));
+  }
   // Reads the weights before the lock, as Register does.
   absl::StatusOr<GenerationPtr> looked = LookAtTarget(tenant, target, options);
   const std::string checked = looked.ok() ? (*looked)->digest : "";

@@ -6,6 +6,7 @@
 #include <atomic>
 #include <cmath>
 #include <cstring>
+#include <filesystem>
 #include <functional>
 #include <thread>
 
@@ -18,6 +19,8 @@
 
 namespace lorica {
 namespace {
+
+using ::testing::HasSubstr;
 
 constexpr char kTenant[] = "default";
 constexpr absl::Duration kPatience = absl::Seconds(20);
@@ -160,6 +163,31 @@ TEST_F(CatalogChangesTest, AnAliasIsNotSetToWhatIsGoneOrCannotBeServedThen) {
       [&] { bad.WriteTo(folder_, "live-target"); });
   EXPECT_TRUE(absl::IsDataLoss(status)) << status;
   EXPECT_TRUE(absl::IsNotFound(catalog_.Resolve(kTenant, "live").status()));
+}
+
+TEST_F(CatalogChangesTest, ANameIsNoSourceAndTheErrorSaysWhatItIs) {
+  ASSERT_TRUE(catalog_.SetAlias(kTenant, "live", "app", {}).ok());
+  const absl::Status of_name = Register("copy", "app");
+  EXPECT_TRUE(absl::IsNotFound(of_name)) << of_name;
+  EXPECT_THAT(std::string(of_name.message()),
+              HasSubstr("'app' is a name that was registered from 'v3' and no folder"));
+  EXPECT_THAT(std::string(Register("app", "").message()), HasSubstr("registered from 'v3'"));
+  const absl::Status of_alias = Register("copy", "live");
+  EXPECT_TRUE(absl::IsNotFound(of_alias)) << of_alias;
+  EXPECT_THAT(std::string(of_alias.message()), HasSubstr("'live' is an alias of 'app'"));
+  EXPECT_TRUE(Register("v1", "").ok()) << "a folder's own name";
+  EXPECT_TRUE(Register("copy", "v1").ok()) << "still a folder";
+}
+
+TEST_F(CatalogChangesTest, ErrorsOfAliasesNameWhatToLookFor) {
+  const absl::Status itself = catalog_.SetAlias(kTenant, "none", "none", {});
+  EXPECT_TRUE(absl::IsInvalidArgument(itself)) << itself;
+  EXPECT_THAT(std::string(itself.message()), HasSubstr("not for itself: 'none'"));
+  ASSERT_TRUE(catalog_.SetAlias(kTenant, "live", "v1", {}).ok());
+  std::filesystem::remove_all(folder_.path() + "/v1");
+  const absl::Status gone = catalog_.Resolve(kTenant, "live").status();
+  EXPECT_TRUE(absl::IsNotFound(gone)) << gone;
+  EXPECT_THAT(std::string(gone.message()), HasSubstr("adapter 'v1' is neither registered nor"));
 }
 
 // The name that the alias does not stand for comes and goes.
