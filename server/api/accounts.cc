@@ -15,7 +15,10 @@ namespace {
 constexpr absl::Duration kStreamWait = absl::Seconds(1);
 
 absl::Status OverQuota(const Tenant& tenant, absl::string_view what, absl::Duration wait) {
-  return TooMuch(absl::StrCat("tenant ", Quoted(tenant.name), " has used up its ", what), wait);
+  const int64_t seconds = absl::ToInt64Seconds(absl::Ceil(wait, absl::Seconds(1)));
+  return TooMuch(absl::StrCat("tenant ", Quoted(tenant.name), " has used up its ", what,
+                              "; try again in ", std::max<int64_t>(1, seconds), " s"),
+                 wait);
 }
 
 }  // namespace
@@ -31,6 +34,21 @@ std::string BillKey(std::vector<std::string> generations) {
   std::sort(generations.begin(), generations.end());
   generations.erase(std::unique(generations.begin(), generations.end()), generations.end());
   return absl::StrJoin(generations, "+");
+}
+
+absl::Status CheckAtOnce(const Tenant& tenant, int64_t answers) {
+  const auto refuse = [&](int64_t limit, absl::string_view what) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("these are ", answers, " answers at once, and tenant ", Quoted(tenant.name),
+                     " never has more than ", limit, what, ": ask for fewer"));
+  };
+  if (tenant.streams > 0 && answers > tenant.streams) {
+    return refuse(tenant.streams, " streams at a time");
+  }
+  if (tenant.requests_per_minute > 0 && answers > tenant.requests_per_minute) {
+    return refuse(tenant.requests_per_minute, " requests a minute");
+  }
+  return absl::OkStatus();
 }
 
 // --- Charge ------------------------------------------------------------------------------

@@ -86,6 +86,10 @@ class Charge {
   int64_t tokens_ ABSL_GUARDED_BY(mutex_) = 0;  // taken
 };
 
+// InvalidArgument: so many answers of one call are more than the quotas ever let in together, so
+// trying again would not help.
+absl::Status CheckAtOnce(const Tenant& tenant, int64_t answers);
+
 // Shared by what it let in.
 class Accounts : public std::enable_shared_from_this<Accounts> {
  public:

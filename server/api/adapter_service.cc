@@ -79,7 +79,8 @@ absl::StatusOr<MergeChoice> MergeChoiceOf(const v1::MergeAdaptersRequest& reques
     choice.rule.majority_sign = MajoritySign::kFrequency;
   }
   for (const v1::MergePart& part : request.parts()) {
-    if (absl::Status s = CheckId(part.adapter_id()); !s.ok()) return s;
+    const std::string field = absl::StrCat("parts[", choice.parts.size(), "].adapter_id");
+    if (absl::Status s = CheckNamed(field, part.adapter_id()); !s.ok()) return s;
     choice.parts.emplace_back(part.adapter_id(), part.weight());
   }
   return choice;
@@ -277,7 +278,7 @@ grpc::ServerUnaryReactor* AdapterService::SetAlias(grpc::CallbackServerContext* 
     AdapterCatalog::RegisterOptions found = options;
     found.found = job.found;
     absl::Status status = CheckId(target);
-    if (status.ok() && job.adapter_id.empty()) status = FieldError("alias", "is missing");
+    if (status.ok()) status = CheckNamed("alias", job.adapter_id);
     if (status.ok()) status = catalog_->SetAlias(job.tenant, job.adapter_id, target, found);
     return status.ok() ? AnswerNow(job, response) : status;
   });

@@ -9,6 +9,7 @@
 #include "absl/synchronization/notification.h"
 #include "absl/time/clock.h"
 #include "adapters/hub/steady_now.h"
+#include "server/api/accounts.h"
 #include "server/api/field_error.h"
 #include "server/api/refusal_log.h"
 
@@ -143,6 +144,7 @@ absl::StatusOr<std::shared_ptr<AnswerSet>> HttpContext::Generate(
 
 absl::Status HttpContext::Admit(const TenantPtr& tenant, absl::Span<const GenerateCall> calls,
                                 int count, std::vector<std::shared_ptr<Answer>>* answers) const {
+  if (absl::Status s = CheckAtOnce(*tenant, std::ssize(calls) * count); !s.ok()) return s;
   for (const GenerateCall& call : calls) {
     auto admitted = gateway_->GenerateSamples(tenant, call, count);
     if (!admitted.ok()) return admitted.status();

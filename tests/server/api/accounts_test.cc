@@ -122,6 +122,28 @@ TEST_F(AccountsTest, WhatIsGivenBackIsNoMoreThanAMinutesWorth) {
   EXPECT_EQ(Enter(tenant, 1), 0);
 }
 
+TEST_F(AccountsTest, ARefusalSaysWhenToTryAgain) {
+  const TenantPtr tenant = Make({.requests_per_minute = 2});
+  EXPECT_EQ(Enter(tenant, 3), 2);
+  EXPECT_THAT(std::string(last_.message()), HasSubstr("2 requests a minute; try again in 30 s"));
+  now_ += absl::Milliseconds(29500);
+  EXPECT_EQ(Enter(tenant, 1), 0);
+  EXPECT_THAT(std::string(last_.message()), HasSubstr("try again in 1 s"));
+  now_ += absl::Milliseconds(500);
+  EXPECT_EQ(Enter(tenant, 1), 1);
+}
+
+TEST(CheckAtOnceTest, WhatQuotasNeverLetInTogetherIsTheCallersMistake) {
+  EXPECT_TRUE(CheckAtOnce({.name = "t"}, 1000).ok());
+  EXPECT_TRUE(CheckAtOnce({.name = "t", .requests_per_minute = 5, .streams = 3}, 3).ok());
+  const absl::Status streams = CheckAtOnce({.name = "t", .streams = 3}, 4);
+  EXPECT_TRUE(absl::IsInvalidArgument(streams)) << streams;
+  EXPECT_THAT(std::string(streams.message()), HasSubstr("4 answers at once, and tenant 't' never "
+                                                        "has more than 3 streams at a time"));
+  EXPECT_TRUE(CheckAtOnce({.name = "t", .requests_per_minute = 5}, 5).ok());
+  EXPECT_TRUE(absl::IsInvalidArgument(CheckAtOnce({.name = "t", .requests_per_minute = 5}, 6)));
+}
+
 TEST_F(AccountsTest, StreamsAtATime) {
   const TenantPtr tenant = Make({.streams = 3});
   EXPECT_EQ(Enter(tenant, 5), 3);
@@ -215,7 +237,8 @@ TEST_F(AccountsTest, TotalsHaveARowForEachOfTheFirstTenantsAndOneForTheRest) {
   EXPECT_EQ(std::ssize(rows), kTenantTotalsMax + 1);
   for (const UsageRow& row : rows) {
     EXPECT_EQ(row.usage.requests, row.tenant == kUsageOther ? 12 : 4) << row.tenant;
-    if (row.tenant == "t5") EXPECT_EQ(row.usage.completion_tokens, 10);
+    if (row.tenant != "t5") continue;
+    EXPECT_EQ(row.usage.completion_tokens, 10);
   }
 }
 

@@ -329,6 +329,9 @@ TEST_F(AdapterServiceTest, MergesThatCannotBeMadeSayWhy) {
   EXPECT_EQ(merge(wrong).error_code(), StatusCode::INVALID_ARGUMENT);
   wrong = MergeOf("", "plain", "other", v1::MERGE_METHOD_CAT);
   EXPECT_EQ(merge(wrong).error_code(), StatusCode::INVALID_ARGUMENT);
+  const grpc::Status no_part = merge(MergeOf("both", "plain", "", v1::MERGE_METHOD_CAT));
+  EXPECT_EQ(no_part.error_code(), StatusCode::INVALID_ARGUMENT);
+  EXPECT_THAT(no_part.error_message(), HasSubstr("parts[1].adapter_id is missing"));
 }
 
 }  // namespace

@@ -4,7 +4,9 @@
 #include <atomic>
 #include <thread>
 
+#include "adapters/sha256.h"
 #include "gmock/gmock.h"
+#include "tests/fakes/temporary_folder.h"
 #include "tests/server/api/tiny_server.h"
 #include "tests/server/http/http_call.h"
 
@@ -40,6 +42,34 @@ TEST(HttpServiceTest, PagesWithASlashLeadToThoseWithout) {
       EXPECT_EQ(answer.headers.at("location"), "../" + page);
       EXPECT_EQ(HttpCall(port, "GET", prefix + "/" + page).status, 200);
     }
+  }
+}
+
+// Who asked again would be refused for ever.
+TEST(HttpServiceTest, MoreAnswersThanATenantsStreamsAreTheCallersMistake) {
+  Sha256 hash;
+  hash.Update("app-key");
+  TemporaryFolder folder;
+  Config config;
+  config.tenants_file = folder.path() + "/tenants.json";
+  folder.Write("tenants.json", Json({{"tenants",
+                                      {{{"name", "app"},
+                                        {"keys", {hash.Finish()}},
+                                        {"streams", 2},
+                                        {"adapters", {"*"}}}}}})
+                                   .dump());
+  TinyServer server(config);
+  const auto complete = [&](const Json& prompt, int n) {
+    const Json body = {{"model", "plain"}, {"prompt", prompt}, {"n", n}, {"max_tokens", 1}};
+    return Post(server.server().http_port(), "/v1/completions", body,
+                {{"Authorization", "Bearer app-key"}});
+  };
+  EXPECT_EQ(complete("a", 2).status, 200);
+  EXPECT_EQ(complete({"a", "b"}, 1).status, 200);
+  for (const HttpAnswer& refused : {complete("a", 3), complete({"a", "b"}, 2)}) {
+    EXPECT_EQ(refused.status, 400);
+    EXPECT_THAT(refused.body, ::testing::HasSubstr("never has more than 2 streams at a time"));
+    EXPECT_EQ(refused.headers.count("retry-after"), 0u);
   }
 }
 
