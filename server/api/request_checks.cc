@@ -273,7 +273,7 @@ absl::Status CheckSource(absl::string_view field, const std::string& source) {
   const absl::Status status = CheckAdapterId(source);
   const std::string place = source.substr(0, source.find('@'));
   const bool in_folder = IsRepoFolder(place) && source.size() <= kLocationBytesMax &&
-                         CheckAdapterId("x" + source.substr(place.size())).ok();
+                         CheckAdapterId(absl::StrCat("x", source.substr(place.size()))).ok();
   if (status.ok() || in_folder || IsObjectLocation(source)) return absl::OkStatus();
   if (absl::StrContains(source, "://")) {
     return FieldError(field,
