@@ -95,7 +95,8 @@ void VisitFlags(Config& config, Visitor&& visitor) {
                "tokenizer.json), or of the hub org/name[@revision] with safetensors or "
                "org/name/file.gguf[@revision], kept beneath --data-dir");
   visitor.Text("--model-name", &config.model_name, "NAME",
-               "What requests call the base model; without it, what its files call it");
+               "What requests call the base model; without it, its repository's name or what its "
+               "files call it");
   visitor.Choice("--load-format", &config.load_format, {"auto", "dummy"},
                  "auto reads the weights; dummy needs a folder with config.json alone and makes "
                  "random weights of that shape, for benchmarks: token ids only, unless there is a "

@@ -101,6 +101,12 @@ absl::StatusOr<std::unique_ptr<RemoteParts>> RemoteParts::Build(const Config& co
   return parts;
 }
 
+std::string BaseNameOf(const Config& config) {
+  if (!config.model_name.empty()) return config.model_name;
+  const auto name = ParseBaseModelName(config.model);
+  return name && name->file.empty() ? name->repo : "";
+}
+
 absl::StatusOr<std::string> BringBaseModel(const Config& config) {
   const auto name = ParseBaseModelName(config.model);
   if (!name) return config.model;

@@ -43,6 +43,9 @@ class RemoteParts {
   std::unique_ptr<RemoteAdapters> adapters_;
 };
 
+// What requests call the base: --model-name, or the repository that --model names, whose folder
+// here is called by a commit. Empty: what its files say.
+std::string BaseNameOf(const Config& config);
 // Where --model is on this machine: it itself, or the folder that it was fetched into when it is
 // the name of a repository. FailedPrecondition: that needs --data-dir.
 absl::StatusOr<std::string> BringBaseModel(const Config& config);

@@ -216,6 +216,7 @@ absl::Status Server::BuildModel() {
   options.rows_max = static_cast<int>(config_.batch_rows);
   options.samples_max = static_cast<int>(config_.running_requests) + kScoredRowsMax;
   options.load_format = config_.load_format == "dummy" ? LoadFormat::kDummy : LoadFormat::kAuto;
+  options.name = BaseNameOf(config_);
   auto path = BringBaseModel(config_);
   auto model = path.ok() ? Model::Load(*path, parts_->backend.get(), options) : path.status();
   if (!model.ok()) {
@@ -226,9 +227,7 @@ absl::Status Server::BuildModel() {
   return absl::OkStatus();
 }
 
-const std::string& Server::base_name() const {
-  return config_.model_name.empty() ? parts_->model->config().name : config_.model_name;
-}
+const std::string& Server::base_name() const { return parts_->model->config().name; }
 
 absl::Status Server::BuildText() {
   const Model& model = *parts_->model;

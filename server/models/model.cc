@@ -95,6 +95,7 @@ absl::StatusOr<std::unique_ptr<Model>> Model::Load(const std::string& path, Back
   model->weights_ = std::move(*weights);
   model->buffers_ = std::move(*buffers);
   model->config_ = std::move(opened->config);
+  if (!options.name.empty()) model->config_.name = options.name;
   model->text_ = std::move(opened->text);
   model->weight_format_ = std::move(opened->weight_format);
   model->weight_bytes_ = model->weights_->resident_bytes();

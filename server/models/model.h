@@ -47,6 +47,7 @@ class Model {
     int rows_max = 512;          // most rows of a Forward
     int samples_max = 64;        // most sample rows of a Forward
     LoadFormat load_format = LoadFormat::kAuto;
+    std::string name;  // of the config; empty: what the files call it
   };
 
   // InvalidArgument / FailedPrecondition name the field that is wrong.
