@@ -218,7 +218,7 @@ TEST_F(BaseModelTest, AServerStartsFromARepository) {
     return std::vector<int32_t>(response.token_ids().begin(), response.token_ids().end());
   };
   EXPECT_EQ(tokens(fetched), tokens(local));
-  EXPECT_EQ(fetched.Status().model().name(), "org/tiny") << "not the commit that its folder is named by";
+  EXPECT_EQ(fetched.Status().model().name(), "org/tiny") << "not the commit of its folder";
   EXPECT_EQ(local.Status().model().name(), "tiny-llama");
   config.data_dir = "";
   config.grpc_address = "127.0.0.1:0";
