@@ -50,6 +50,7 @@ namespace {
 
 // Device memory that is taken after the arena: captured steps, tables of adapters.
 constexpr int64_t kLateDeviceBytes = int64_t{512} << 20;
+constexpr int kQueueTenantParts = 2;
 constexpr int kTenantLooksMax = kLocalLooksMax / 4;
 constexpr double kLinger = 0.7;  // of a decode step
 constexpr absl::Duration kDrainPoll = absl::Milliseconds(20);
@@ -405,6 +406,7 @@ absl::Status Server::BuildEngine() {
   options.running_max = static_cast<int>(config_.running_requests);
   options.queue_requests_max = static_cast<int>(config_.queue_requests);
   options.queue_tokens_max = config_.queue_tokens;
+  options.queue_tenant_parts = parts.tenants->needs_keys() ? kQueueTenantParts : 1;
   options.context_tokens = model.context_tokens();
   options.vocabulary = parts.vocabulary;
   options.on_end = [&metrics = parts.metrics](const FinishEvent& event) {
@@ -420,7 +422,7 @@ absl::Status Server::BuildEngine() {
   limits.end_tokens = model.config().end_tokens;
   limits.base_name = base_name();
   limits.tenants = parts.tenants;
-  limits.waiting = {config_.queue_requests, config_.queue_tokens};
+  limits.waiting = {config_.queue_requests, config_.queue_tokens, options.queue_tenant_parts};
   parts.gateway = std::make_unique<Gateway>(limits, parts.engine.get(), parts.catalog.get(),
                                             parts.pool.get(), parts.tokenizer.get(),
                                             parts.chat_template.get(), parts.grammars.get());

@@ -313,7 +313,7 @@ absl::Status Gateway::Start(Prepared& prepared, const Mix& mix) {
 }
 
 absl::Status Gateway::Wait(Prepared& prepared, const Adapters& adapters) {
-  WaitingCall call;
+  WaitingCall call{.tenant = prepared.request.tenant};
   for (const AdapterChoice& choice : adapters.choices) {
     call.adapter_ids.push_back(choice.adapter_id);
   }

@@ -147,6 +147,7 @@ class Answer {
 struct WaitingLimits {
   int64_t requests_max = 1024;
   int64_t tokens_max = 4 << 20;  // prompts and answers together
+  int tenant_parts = 1;          // one tenant's calls may take one of so many parts of these
 };
 
 struct GatewayLimits {

@@ -1,11 +1,13 @@
 #include "server/api/waiting_room.h"
 
+#include <limits>
 #include <utility>
 
 #include "absl/base/thread_annotations.h"
 #include "absl/container/btree_map.h"
 #include "absl/synchronization/mutex.h"
 #include "server/api/field_error.h"
+#include "server/engine/queue_room.h"
 
 namespace lorica {
 namespace {
@@ -16,28 +18,33 @@ struct Waiting {
   int missing = 0;
 };
 
+constexpr int64_t kAnyBytes = std::numeric_limits<int64_t>::max();  // tokens bound them
+
+QueueShare ShareOf(const WaitingCall& call) { return {.requests = 1, .tokens = call.tokens}; }
+
 }  // namespace
 
 struct WaitingRoom::State {
-  State(WaitingLimits limits, Refused refused) : limits(limits), refused(std::move(refused)) {}
+  State(WaitingLimits limits, Refused refused)
+      : refused(std::move(refused)),
+        room({limits.requests_max, limits.tokens_max, kAnyBytes}, limits.tenant_parts) {}
 
   void Arrived(int64_t id, size_t index, const absl::StatusOr<GenerationPtr>& result);
   std::optional<Waiting> Take(int64_t id) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex);
   void End(const Waiting& waiting, const absl::Status& status) const;
 
-  const WaitingLimits limits;
   const Refused refused;
   mutable absl::Mutex mutex;
   absl::btree_map<int64_t, Waiting> waiting ABSL_GUARDED_BY(mutex);
   int64_t next_id ABSL_GUARDED_BY(mutex) = 0;
-  int64_t tokens ABSL_GUARDED_BY(mutex) = 0;
+  QueueRoom room ABSL_GUARDED_BY(mutex);
   absl::Status closed ABSL_GUARDED_BY(mutex);
 };
 
 std::optional<Waiting> WaitingRoom::State::Take(int64_t id) {
   auto found = waiting.extract(id);
   if (found.empty()) return std::nullopt;
-  tokens -= found.mapped().call.tokens;
+  room.Leave(found.mapped().call.tenant, ShareOf(found.mapped().call));
   return std::move(found.mapped());
 }
 
@@ -75,9 +82,7 @@ absl::Status WaitingRoom::Enter(WaitingCall call) {
   {
     absl::MutexLock lock(&state_->mutex);
     if (!state_->closed.ok()) return state_->closed;
-    const WaitingLimits& limits = state_->limits;
-    if (std::ssize(state_->waiting) >= limits.requests_max ||
-        state_->tokens + call.tokens > limits.tokens_max) {
+    if (!state_->room.Enter(call.tenant, ShareOf(call)).ok()) {
       return TryLater("too many calls wait for adapters that are not here yet");
     }
     Waiting waiting;
@@ -85,7 +90,6 @@ absl::Status WaitingRoom::Enter(WaitingCall call) {
       waiting.generations.push_back(adapter.generation);
       if (adapter.ticket != nullptr) ++waiting.missing;
     }
-    state_->tokens += call.tokens;
     waiting.call = std::move(call);
     id = state_->next_id++;
     state_->waiting.emplace(id, std::move(waiting));

@@ -2,8 +2,8 @@
 //
 // A call that has passed every other check waits here, outside the engine, until all its
 // adapters are here, one of them failed, its deadline passed or its client left; then it
-// goes on or ends. Bounded in calls and tokens. Thread-safe; what waits may outlive the
-// room's owner as far as the fetches do, and then only ends.
+// goes on or ends. Bounded in calls and tokens, also of one tenant. Thread-safe; what waits may
+// outlive the room's owner as far as the fetches do, and then only ends.
 #pragma once
 
 #include <cstdint>
@@ -21,6 +21,7 @@
 namespace lorica {
 
 struct WaitingCall {
+  std::string tenant;
   std::vector<std::string> adapter_ids;
   std::vector<FoundAdapter> adapters;  // one each; those without a ticket are here
   std::shared_ptr<RunningAnswer> answer;
@@ -37,7 +38,7 @@ class WaitingRoom {
   WaitingRoom(WaitingLimits limits, Refused refused);
   ~WaitingRoom();
 
-  // Unavailable: it is full, or closed.
+  // Unavailable: it is full, altogether or of this tenant, or closed.
   absl::Status Enter(WaitingCall call);
   // Ends those whose deadline has passed, forgets those whose client has left.
   void Tick(absl::Time now);

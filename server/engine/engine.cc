@@ -85,7 +85,7 @@ struct Engine::Impl {
   absl::Duration launching;  // this step
 
   // Since the last EndStep.
-  QueueShare left_queue;
+  LeftQueue left_queue;
   std::vector<RequestId> ended;
   // Whose last token came in this step: told once the statistics have counted it.
   std::vector<std::pair<std::shared_ptr<TokenSink>, FinishEvent>> finishes;
@@ -402,10 +402,7 @@ void Engine::Impl::LoseDevice(const absl::Status& status) {
 void Engine::Impl::LeaveQueue(RequestState& request) {
   if (!request.in_queue) return;
   request.in_queue = false;
-  const QueueShare share = ShareOf(request.request);
-  left_queue.requests += share.requests;
-  left_queue.tokens += share.tokens;
-  left_queue.bytes += share.bytes;
+  left_queue.emplace_back(request.request.tenant, ShareOf(request.request));
 }
 
 // --- books -------------------------------------------------------------------------------
@@ -419,7 +416,7 @@ void Engine::Impl::EndStep(bool step_worked, absl::Time began) {
              absl::ToDoubleMilliseconds(launching)};
   }
   inbox.EndStep(left_queue, ended, Stats(), !flights.empty(), times);
-  left_queue = {};
+  left_queue.clear();
   ended.clear();
   TellFinishes();
 }

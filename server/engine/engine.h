@@ -32,6 +32,7 @@ struct EngineOptions {
   int queue_requests_max = 1024;       // waiting ones; more is Unavailable
   int64_t queue_tokens_max = 4 << 20;  // prompt + max_tokens of the waiting ones
   int64_t queue_bytes_max = 256 << 20;
+  int queue_tenant_parts = 1;    // one tenant's requests may take one of so many parts of these
   int overtake_steps_max = 256;  // how long a request whose adapter loads may be overtaken
   bool prefix_cache = true;      // KV of earlier requests serves later ones of the same tenant
   // How much longer prompt tokens may make a step while requests decode (StepPace); 0: any.

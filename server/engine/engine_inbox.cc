@@ -22,37 +22,23 @@ QueueShare ShareOf(const EngineRequest& request) {
   return share;
 }
 
-EngineInbox::EngineInbox(const EngineOptions& options) : options_(options) {}
+EngineInbox::EngineInbox(const EngineOptions& options)
+    : options_(options),
+      queue_({options.queue_requests_max, options.queue_tokens_max, options.queue_bytes_max},
+             options.queue_tenant_parts) {}
 
-absl::Status EngineInbox::Admissible(const QueueShare& share) const {
+absl::Status EngineInbox::Admit(const EngineRequest& request) {
   if (!closed_.ok()) return closed_;
   if (draining_) return absl::UnavailableError("the server is shutting down");
-  const auto full = [](int64_t limit, const char* what) {
-    return absl::UnavailableError(
-        absl::StrCat("the queue is full: its limit is ", limit, " ", what, "; try again later"));
-  };
-  if (queue_.requests + share.requests > options_.queue_requests_max) {
-    return full(options_.queue_requests_max, "requests");
-  }
-  if (queue_.tokens + share.tokens > options_.queue_tokens_max) {
-    return full(options_.queue_tokens_max, "tokens");
-  }
-  if (queue_.bytes + share.bytes > options_.queue_bytes_max) {
-    return full(options_.queue_bytes_max, "bytes");
-  }
-  return absl::OkStatus();
+  return queue_.Enter(request.tenant, ShareOf(request));
 }
 
 absl::StatusOr<RequestId> EngineInbox::Submit(std::unique_ptr<RequestState> request) {
-  const QueueShare share = ShareOf(request->request);
   absl::MutexLock lock(&mutex_);
-  if (absl::Status status = Admissible(share); !status.ok()) {
+  if (absl::Status status = Admit(request->request); !status.ok()) {
     ++refused_;
     return status;
   }
-  queue_.requests += share.requests;
-  queue_.tokens += share.tokens;
-  queue_.bytes += share.bytes;
   ++accepted_;
   const RequestId id = next_id_++;
   request->id = id;
@@ -107,12 +93,10 @@ Arrivals EngineInbox::Take() {
   return std::exchange(arrivals_, {});
 }
 
-void EngineInbox::EndStep(const QueueShare& left_queue, const std::vector<RequestId>& ended,
+void EngineInbox::EndStep(const LeftQueue& left_queue, const std::vector<RequestId>& ended,
                           const EngineStats& stats, bool steps_in_flight, const StepTimes& times) {
   absl::MutexLock lock(&mutex_);
-  queue_.requests -= left_queue.requests;
-  queue_.tokens -= left_queue.tokens;
-  queue_.bytes -= left_queue.bytes;
+  for (const auto& [tenant, share] : left_queue) queue_.Leave(tenant, share);
   for (RequestId id : ended) {
     live_.erase(id);
     arrivals_.wishes.erase(id);

@@ -9,6 +9,8 @@
 #include <atomic>
 #include <memory>
 #include <optional>
+#include <string>
+#include <utility>
 #include <vector>
 
 #include "absl/base/thread_annotations.h"
@@ -17,6 +19,7 @@
 #include "absl/status/status.h"
 #include "absl/synchronization/mutex.h"
 #include "server/engine/engine.h"
+#include "server/engine/queue_room.h"
 #include "server/engine/request_state.h"
 
 namespace lorica {
@@ -36,12 +39,8 @@ struct Arrivals {
 };
 
 // What a request takes of the queue until it is first scheduled.
-struct QueueShare {
-  int64_t requests = 0;
-  int64_t tokens = 0;
-  int64_t bytes = 0;
-};
 QueueShare ShareOf(const EngineRequest& request);
+using LeftQueue = std::vector<std::pair<std::string, QueueShare>>;  // tenants, what each took
 
 struct StepTimes {
   double step_ms = -1.0;
@@ -65,7 +64,7 @@ class EngineInbox {
 
   Arrivals Take();
   // What a step changed, in one go. `times.step_ms` < 0: no step ran.
-  void EndStep(const QueueShare& left_queue, const std::vector<RequestId>& ended,
+  void EndStep(const LeftQueue& left_queue, const std::vector<RequestId>& ended,
                const EngineStats& stats, bool steps_in_flight, const StepTimes& times);
   // Until something comes, asleep; the other awake, and false: nothing came.
   void Wait(absl::Duration timeout);
@@ -75,7 +74,7 @@ class EngineInbox {
   EngineStats stats() const;
 
  private:
-  absl::Status Admissible(const QueueShare& share) const ABSL_SHARED_LOCKS_REQUIRED(mutex_);
+  absl::Status Admit(const EngineRequest& request) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   bool Woken() const { return woken_; }
 
   const EngineOptions options_;
@@ -87,7 +86,7 @@ class EngineInbox {
   RequestId next_id_ ABSL_GUARDED_BY(mutex_) = 1;
   Arrivals arrivals_ ABSL_GUARDED_BY(mutex_);
   absl::flat_hash_set<RequestId> live_ ABSL_GUARDED_BY(mutex_);
-  QueueShare queue_ ABSL_GUARDED_BY(mutex_);
+  QueueRoom queue_ ABSL_GUARDED_BY(mutex_);
   int64_t accepted_ ABSL_GUARDED_BY(mutex_) = 0;
   int64_t refused_ ABSL_GUARDED_BY(mutex_) = 0;
   EngineStats stats_ ABSL_GUARDED_BY(mutex_);

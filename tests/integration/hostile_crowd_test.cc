@@ -15,6 +15,8 @@ namespace {
 
 using grpc::StatusCode;
 using testing::AnyOf;
+using testing::Contains;
+using testing::Each;
 
 class HostileCrowd : public BystanderTest {
  protected:
@@ -111,33 +113,84 @@ class HostileTenant : public BystanderTest {
     }
     return request;
   }
-  struct Call {
-    grpc::ClientContext context;
-    grpc::Status status;
-    v1::GenerateResponse response;
-    std::unique_ptr<grpc::ClientAsyncResponseReader<v1::GenerateResponse>> reader;
-  };
   std::unique_ptr<v1::InferenceService::Stub> GreedyStub() {
     return v1::InferenceService::NewStub(ChannelWithKey(server().server().port(), "key-greedy"));
   }
 
+  // Calls of "greedy" at once.
+  class Flood {
+   public:
+    Flood(HostileTenant* test, const std::vector<v1::GenerateRequest>& requests)
+        : calls_(requests.size()) {
+      constexpr int kCallsOfAConnection = 80;
+      for (size_t i = 0; i < requests.size(); ++i) {
+        if (i % kCallsOfAConnection == 0) stubs_.push_back(test->GreedyStub());
+        Call& call = calls_[i];
+        call.reader = stubs_.back()->AsyncGenerate(&call.context, requests[i], &queue_);
+        call.reader->Finish(&call.response, &call.status, nullptr);
+      }
+    }
+    // Takes back what still runs; what became of each.
+    std::vector<StatusCode> End() {
+      for (Call& call : calls_) call.context.TryCancel();
+      std::vector<StatusCode> codes;
+      for (size_t i = 0; i < calls_.size(); ++i) {
+        void* tag = nullptr;
+        bool ok = false;
+        EXPECT_TRUE(queue_.Next(&tag, &ok));
+      }
+      for (const Call& call : calls_) codes.push_back(call.status.error_code());
+      return codes;
+    }
+
+   private:
+    struct Call {
+      grpc::ClientContext context;
+      grpc::Status status;
+      v1::GenerateResponse response;
+      std::unique_ptr<grpc::ClientAsyncResponseReader<v1::GenerateResponse>> reader;
+    };
+    grpc::CompletionQueue queue_;
+    std::vector<std::unique_ptr<v1::InferenceService::Stub>> stubs_;
+    std::vector<Call> calls_;
+  };
+
   TemporaryFolder folder_;
 };
 
-TEST_F(HostileTenant, WhoFloodsWaitsBehindWhoDoesNot) {
-  constexpr int kCalls = 160, kCallsOfAConnection = 80;
+// However small the queue is.
+TEST_F(HostileTenant, WhoFillsItsPartOfTheQueueKeepsNobodyOut) {
+  constexpr int kCalls = 80, kQueue = 16;
+  config().queue_requests = kQueue;
   const std::vector<int32_t> alone = TokensOf("dora");
+  const int64_t before = server().Status().counters().requests_refused();
+  std::atomic<bool> stop = false;
+  std::vector<StatusCode> codes;
+  std::thread flooding([&] {
+    while (!stop) {
+      Flood flood(this, std::vector<v1::GenerateRequest>(kCalls, TokensRequest(480)));
+      absl::SleepFor(absl::Milliseconds(100));
+      for (const StatusCode code : flood.End()) codes.push_back(code);
+    }
+  });
+  server().WaitFor(
+      [&](const auto& status) { return status.counters().requests_refused() - before >= kQueue; });
+  for (int i = 0; i < 20; ++i) EXPECT_EQ(TokensOf("dora"), alone);
+  stop = true;
+  flooding.join();
+  EXPECT_THAT(codes, Contains(StatusCode::UNAVAILABLE));
+  EXPECT_THAT(codes, Each(AnyOf(StatusCode::UNAVAILABLE, StatusCode::CANCELLED, StatusCode::OK)));
+}
+
+TEST_F(HostileTenant, WhoFloodsWaitsBehindWhoDoesNot) {
+  constexpr int kCalls = 160;
+  const std::vector<int32_t> alone = TokensOf("dora");
+  std::vector<v1::GenerateRequest> requests;
   for (int i = 0; i < kCalls; ++i) {
     WriteTinyAdapter(server().adapters(), absl::StrCat("greedy-", i), 4, false, i);
+    requests.push_back(GreedyRequest(i));
   }
-  grpc::CompletionQueue queue;
-  std::vector<std::unique_ptr<v1::InferenceService::Stub>> stubs;
-  std::vector<Call> calls(kCalls);
-  for (int i = 0; i < kCalls; ++i) {
-    if (i % kCallsOfAConnection == 0) stubs.push_back(GreedyStub());
-    calls[i].reader = stubs.back()->AsyncGenerate(&calls[i].context, GreedyRequest(i), &queue);
-    calls[i].reader->Finish(&calls[i].response, &calls[i].status, nullptr);
-  }
+  Flood flood(this, requests);
   // And one who leaves after each prefill.
   std::atomic<bool> stop = false;
   std::thread leaving([&] {
@@ -157,15 +210,7 @@ TEST_F(HostileTenant, WhoFloodsWaitsBehindWhoDoesNot) {
   const int after = server().Status().queued();
   EXPECT_GT(after, before / 2) << "who came later waited for most of the flood";
   stop = true;
-  for (Call& call : calls) call.context.TryCancel();
-  for (int i = 0; i < kCalls; ++i) {
-    void* tag = nullptr;
-    bool ok = false;
-    ASSERT_TRUE(queue.Next(&tag, &ok));
-  }
-  for (const Call& call : calls) {
-    EXPECT_THAT(call.status.error_code(), AnyOf(StatusCode::CANCELLED, StatusCode::OK));
-  }
+  EXPECT_THAT(flood.End(), Each(AnyOf(StatusCode::CANCELLED, StatusCode::OK)));
   leaving.join();
 }
 

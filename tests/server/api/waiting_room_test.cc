@@ -41,7 +41,7 @@ class WaitingRoomTest : public ::testing::Test {
   absl::Status Enter(Visitor& visitor, std::vector<FoundAdapter> adapters, int64_t tokens = 1,
                      absl::Time deadline = absl::InfiniteFuture()) {
     visitor.answer = std::make_shared<RunningAnswer>(AnswerOptions{}, &control_);
-    WaitingCall call{{"a"}, std::move(adapters), visitor.answer, tokens, deadline};
+    WaitingCall call{tenant_, {"a"}, std::move(adapters), visitor.answer, tokens, deadline};
     call.go_on = [this, &visitor](const std::vector<GenerationPtr>& generations) {
       for (const auto& generation : generations) visitor.went_on_with.push_back(generation->digest);
       return go_on_;
@@ -49,6 +49,7 @@ class WaitingRoomTest : public ::testing::Test {
     return room_.Enter(std::move(call));
   }
 
+  std::string tenant_;  // of who enters
   NoControl control_;
   absl::Status go_on_;
   std::vector<absl::StatusCode> refused_;
@@ -112,6 +113,23 @@ TEST_F(WaitingRoomTest, BoundsCallsAndTokens) {
   room_.Tick(absl::UnixEpoch());
   EXPECT_TRUE(absl::IsUnavailable(Enter(fourth, {{nullptr, ticket}}, 5)));
   EXPECT_TRUE(Enter(fourth, {{nullptr, ticket}}, 4).ok());
+}
+
+TEST_F(WaitingRoomTest, OneTenantFillsItsPartAlone) {
+  WaitingRoom room({.requests_max = 4, .tokens_max = 20, .tenant_parts = 2},
+                   [](const WaitingCall&, const absl::Status&) {});
+  const auto ticket = Ticket();
+  const auto enter = [&](const std::string& tenant, int64_t tokens) {
+    auto answer = std::make_shared<RunningAnswer>(AnswerOptions{}, &control_);
+    return room.Enter({tenant, {"a"}, {{nullptr, ticket}}, std::move(answer), tokens}).ok();
+  };
+  EXPECT_TRUE(enter("red", 4));
+  EXPECT_FALSE(enter("red", 7));
+  EXPECT_TRUE(enter("red", 6));
+  EXPECT_FALSE(enter("red", 0));
+  EXPECT_TRUE(enter("blue", 10));
+  EXPECT_TRUE(enter("green", 0));
+  EXPECT_FALSE(enter("white", 0)) << "full";
 }
 
 TEST_F(WaitingRoomTest, DeadlinesAndCancelsEndTheWaitAlone) {
