@@ -4,7 +4,8 @@
 #   tests/run.sh [options] [-- ctest options]
 #
 #   --filter REGEX  only tests whose name matches
-#   --long          also the tests labelled `long` (soak runs, longer simulations)
+#   --long          also the tests labelled `long` (soak runs, longer simulations), and then what
+#                   --fuzz runs, unless there is a filter or another build than build/tests
 #   --fuzz          only the fuzz targets, a minute each, with clang, in build/fuzz
 #   --asan          with the address and undefined-behaviour sanitizers, in build/asan
 #   --tsan          with the thread sanitizer, in build/tsan
@@ -21,6 +22,7 @@ cd "$lorica_root"
 
 preset=tests
 skipped_labels=(long)
+long=false
 ctest_options=()
 while [ $# -gt 0 ]; do
   case $1 in
@@ -29,7 +31,10 @@ while [ $# -gt 0 ]; do
       ctest_options+=(-R "$2")
       shift
       ;;
-    --long) skipped_labels=("${skipped_labels[@]/#long/}") ;;
+    --long)
+      skipped_labels=("${skipped_labels[@]/#long/}")
+      long=true
+      ;;
     --fuzz) preset=fuzz ;;
     --asan) preset=asan ;;
     --tsan) preset=tsan ;;
@@ -61,6 +66,8 @@ if [ "$preset" = fuzz ]; then
   exec ctest --test-dir build/fuzz --parallel 2 --output-on-failure --no-tests=error -L '^fuzz$' \
     "${ctest_options[@]}"
 fi
+fuzz_too=$long
+[ ${#ctest_options[@]} -eq 0 ] || fuzz_too=false
 options=()
 # Where it can be compiled it is; its tests skip themselves where there is no GPU.
 if [ "$preset" = tests ] && [ -n "$(find_nvcc)" ]; then options+=(-DLORICA_CUDA=ON); fi
@@ -69,5 +76,6 @@ build_preset "$preset" "${options[@]}"
 skipped=$(printf '%s\n' "${skipped_labels[@]}" | sed '/^$/d' | paste -sd '|')
 [ -z "$skipped" ] || ctest_options+=(-LE "^($skipped)\$")
 say "running the tests in build/$preset${skipped:+ (without those labelled $skipped)}"
-exec ctest --test-dir "build/$preset" --parallel 2 --timeout 300 --output-on-failure \
+ctest --test-dir "build/$preset" --parallel 2 --timeout 300 --output-on-failure \
   --no-tests=error "${ctest_options[@]}"
+if [ "$preset" = tests ] && "$fuzz_too"; then exec tests/run.sh --fuzz; fi
