@@ -119,6 +119,7 @@ void ChatSession::UseMix(const std::string& text) {
   if (!mix.ok()) return Note(std::string(mix.status().message()));
   request_.clear_adapter_id();
   request_.mutable_adapters()->Assign(mix->begin(), mix->end());
+  Note(absl::StrCat("a mix of ", text, " answers"));
 }
 
 bool ChatSession::Command(const std::string& line) {

@@ -45,6 +45,8 @@ TEST(Chat, CommandsChangeTheAdapterAndForget) {
   EXPECT_EQ(requests[2].adapter_id(), "");
   EXPECT_EQ(requests[2].adapters(0).weight(), 0.5);
   EXPECT_EQ(requests[3].adapters_size(), 0);
+  EXPECT_THAT(run.error, HasSubstr("x answers\n"));
+  EXPECT_THAT(run.error, HasSubstr("a mix of p=0.5,q answers\n"));
   EXPECT_THAT(run.error, HasSubstr("no command /nonsense; /help lists them"));
 }
 
