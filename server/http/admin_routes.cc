@@ -109,7 +109,10 @@ void Serve(const HttpContext& context, grpc::GenericStub* stub, const pb::Method
   if (!tenant.ok()) return Refuse(tenant.status(), reply);
   AdminCall call(stub, method);
   absl::Status status = call.ReadRequest(http.body);
-  if (status.ok()) status = call.Run(http, reply);
+  if (status.ok()) {
+    reply.notes().refusal_logged = true;  // by the service
+    status = call.Run(http, reply);
+  }
   if (!status.ok()) return Refuse(status, reply);
   reply.SetHeader("Cache-Control", "no-store");
   reply.Send(200, call.Answer());

@@ -2,10 +2,13 @@
 
 #include <algorithm>
 #include <cmath>
+#include <utility>
 
 #include "absl/strings/str_cat.h"
 #include "adapters/adapter_fault.h"
+#include "adapters/hub/steady_now.h"
 #include "server/api/field_error.h"
+#include "server/api/refusal_log.h"
 #include "server/api/status_map.h"
 #include "server/http/field_names.h"
 
@@ -168,6 +171,11 @@ std::string TransportError(int http_status, std::string_view path) {
   return Dump(body);
 }
 
+void LogRefusalOnce(const absl::Status& status, HttpReply& reply) {
+  if (std::exchange(reply.notes().refusal_logged, true)) return;
+  LogRefusal(reply.path(), reply.notes().adapter, status, SteadyNow());
+}
+
 void SendError(const HttpError& error, const absl::Status& status, HttpReply& reply) {
   if (error.retry_after) {
     const double seconds = std::ceil(absl::ToDoubleSeconds(*error.retry_after));
@@ -175,6 +183,7 @@ void SendError(const HttpError& error, const absl::Status& status, HttpReply& re
   }
   if (error.status == 401) reply.SetHeader("WWW-Authenticate", "Bearer");
   reply.notes().code = absl::StatusCodeToString(status.code());
+  LogRefusalOnce(status, reply);
   reply.Send(error.status, Dump(error.body));
 }
 

@@ -35,7 +35,9 @@ std::string TransportError(int http_status, std::string_view path);
 // gRPC's name for it.
 const char* TransportCode(int http_status);
 
-// Sends it, with Retry-After where it helps, and notes the code.
+// One line of the log for a request, about the adapter in its notes.
+void LogRefusalOnce(const absl::Status& status, HttpReply& reply);
+// Sends it, with Retry-After where it helps, notes the code and logs the refusal.
 void SendError(const HttpError& error, const absl::Status& status, HttpReply& reply);
 
 }  // namespace lorica

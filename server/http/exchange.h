@@ -31,6 +31,7 @@ struct HttpRequest {
 
 // What a route adds to the line that the access log gets for a request.
 struct AccessNotes {
+  bool refusal_logged = false;  // the server's own log has a line of it
   std::string tenant;
   std::string adapter;
   std::string code;  // of the error, as gRPC names it
@@ -65,6 +66,7 @@ class HttpReply : public Peer {
   // 200 and text/event-stream; `events` runs once the route has returned.
   virtual void SendEvents(std::function<void(EventStream&)> events) = 0;
   virtual AccessNotes& notes() = 0;
+  virtual const std::string& path() const = 0;  // that was asked for
 };
 
 // What serves a path.

@@ -11,7 +11,7 @@
 #include "adapters/hub/steady_now.h"
 #include "server/api/accounts.h"
 #include "server/api/field_error.h"
-#include "server/api/refusal_log.h"
+#include "server/http/errors.h"
 
 namespace lorica {
 
@@ -138,7 +138,7 @@ absl::StatusOr<std::shared_ptr<AnswerSet>> HttpContext::Generate(
   }
   if (status.ok()) return std::make_shared<AnswerSet>(std::move(answers), std::move(slot));
   for (const auto& answer : answers) answer->Cancel();
-  LogRefusal(request.path, adapter, status, SteadyNow());
+  LogRefusalOnce(status, reply);
   return status;
 }
 

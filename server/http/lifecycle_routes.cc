@@ -10,7 +10,6 @@
 #include "absl/time/clock.h"
 #include "adapters/hub/steady_now.h"
 #include "server/api/field_error.h"
-#include "server/api/refusal_log.h"
 #include "server/api/request_checks.h"
 #include "server/http/adapter_source.h"
 #include "server/http/errors.h"
@@ -19,9 +18,7 @@
 namespace lorica {
 namespace {
 
-void Refuse(const HttpRequest& http, const std::string& name, const absl::Status& status,
-            HttpReply& reply) {
-  LogRefusal(http.path, name, status, SteadyNow());
+void Refuse(const absl::Status& status, HttpReply& reply) {
   SendError(OpenAiError(status), status, reply);
 }
 
@@ -141,18 +138,18 @@ void TakeBack(const HttpContext& context, const std::string& tenant, const Move&
 
 void Load(const HttpContext& context, const HttpRequest& http, HttpReply& reply) {
   const auto tenant = context.Authenticate(http, reply);
-  if (!tenant.ok()) return Refuse(http, "", tenant.status(), reply);
+  if (!tenant.ok()) return Refuse(tenant.status(), reply);
   const auto move = ParseMove(http.body, /*load=*/true, context.facts().adapters_dir);
-  if (!move.ok()) return Refuse(http, "", move.status(), reply);
+  if (!move.ok()) return Refuse(move.status(), reply);
   reply.notes().adapter = move->name;
   absl::Status status =
       CheckRole(**tenant, move->pin ? TenantRole::kOperator : TenantRole::kManager);
-  if (!status.ok()) return Refuse(http, move->name, status, reply);
+  if (!status.ok()) return Refuse(status, reply);
   const absl::Time end = SteadyNow() + kLifecycleWait;
   const auto fetched = Fetch(context, (*tenant)->name, *move, end);
-  if (!fetched.ok()) return Refuse(http, move->name, fetched.status(), reply);
+  if (!fetched.ok()) return Refuse(fetched.status(), reply);
   const auto registered = Register(context, (*tenant)->name, *move);
-  if (!registered.ok()) return Refuse(http, move->name, registered.status(), reply);
+  if (!registered.ok()) return Refuse(registered.status(), reply);
   context.gateway()->names()->Note(registered->generation->digest, move->name);
   const auto outcome = std::make_shared<Outcome>();
   const auto done = [outcome](absl::Status result) { outcome->Set(std::move(result)); };
@@ -162,7 +159,7 @@ void Load(const HttpContext& context, const HttpRequest& http, HttpReply& reply)
   status = outcome->Await(end, move->name);
   if (!status.ok()) {
     if (!absl::IsUnavailable(status)) TakeBack(context, (*tenant)->name, *move, *registered);
-    return Refuse(http, move->name, status, reply);
+    return Refuse(status, reply);
   }
   SendDone(absl::StrCat("LoRA adapter '", move->name, "' is loaded"), *move,
            registered->generation->digest, reply);
@@ -178,9 +175,9 @@ void GiveBack(Gateway& gateway, const std::string& digest, const std::string& na
 
 void Unload(const HttpContext& context, const HttpRequest& http, HttpReply& reply) {
   const auto tenant = context.Authenticate(http, reply);
-  if (!tenant.ok()) return Refuse(http, "", tenant.status(), reply);
+  if (!tenant.ok()) return Refuse(tenant.status(), reply);
   const auto move = ParseMove(http.body, /*load=*/false, context.facts().adapters_dir);
-  if (!move.ok()) return Refuse(http, "", move.status(), reply);
+  if (!move.ok()) return Refuse(move.status(), reply);
   reply.notes().adapter = move->name;
   absl::Status status = CheckRole(**tenant, TenantRole::kManager);
   if (status.ok()) {
@@ -194,7 +191,7 @@ void Unload(const HttpContext& context, const HttpRequest& http, HttpReply& repl
       return deleted;
     });
   }
-  if (!status.ok()) return Refuse(http, move->name, status, reply);
+  if (!status.ok()) return Refuse(status, reply);
   SendDone(absl::StrCat("LoRA adapter '", move->name, "' is unloaded"), *move, "", reply);
 }
 

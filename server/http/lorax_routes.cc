@@ -208,6 +208,7 @@ void RefuseStream(const absl::Status& status, HttpReply& reply) {
   if (error.status == 401 || error.status == 403 || error.status == 503) {
     return SendError(error, status, reply);
   }
+  LogRefusalOnce(status, reply);
   reply.SendEvents([event = ErrorEvent(status, /*begun=*/false, reply.notes())](
                        EventStream& events) { events.Write(event); });
 }

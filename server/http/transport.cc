@@ -103,6 +103,7 @@ class Reply final : public HttpReply {
   }
   bool gone() override { return connection_->PeerGone(); }
   AccessNotes& notes() override { return exchange_->entry.notes; }
+  const std::string& path() const override { return exchange_->request.path; }
 
  private:
   httplib::Response& response_;

@@ -1,11 +1,17 @@
 // Goal: an error has the code by which each family's clients know what to do.
 #include "server/http/errors.h"
 
+#include <string>
+#include <tuple>
+#include <vector>
+
 #include "absl/strings/str_cat.h"
 #include "adapters/adapter_fault.h"
 #include "gmock/gmock.h"
 #include "server/api/field_error.h"
+#include "server/api/refusal_log.h"
 #include "tests/fakes/fake_hub.h"
+#include "tests/server/api/log_lines.h"
 #include "tests/server/api/tiny_server.h"
 #include "tests/server/http/http_call.h"
 
@@ -107,6 +113,43 @@ TEST_F(HubFaults, AFaultNamesItsAdapterOnce) {
     EXPECT_THAT(text, StartsWith("adapter 'org/bad' cannot be served: "));
     EXPECT_EQ(text.find("cannot be served"), text.rfind("cannot be served")) << text;
   }
+}
+
+// One each, whether a call is refused by the face, the gateway or a service behind it.
+TEST(RefusalsOverHttp, HaveOneLineInTheLog) {
+  TinyServer server;
+  const Json good = {{"inputs", "hi"}, {"parameters", {{"max_new_tokens", 1}}}};
+  Json unknown = good, wrong = good;
+  unknown["parameters"]["adapter_id"] = "nobody";
+  wrong["parameters"]["temperature"] = -1;
+  Json streamed = wrong;
+  streamed["stream"] = true;
+  absl::SleepFor(absl::Seconds(1));  // other tests have used up theirs
+  const std::string admin = "/lorica.v1.AdapterService/GetAdapter";
+  for (const auto& [path, body, line] :
+       std::vector<std::tuple<std::string, std::string, std::string>>{
+           {"/generate", "{", "code=INVALID_ARGUMENT adapter=\"\""},
+           {"/generate", wrong.dump(), "code=INVALID_ARGUMENT"},
+           {"/", streamed.dump(), "code=INVALID_ARGUMENT"},
+           {"/generate", unknown.dump(), "code=NOT_FOUND adapter=\"nobody\""},
+           {"/v1/completions", R"({"model": "nobody", "prompt": "hi"})",
+            "code=NOT_FOUND adapter=\"nobody\""},
+           {"/v1/chat/completions", "{}", "code=INVALID_ARGUMENT"},
+           {"/tokenize", R"({"inputs": 5})", "code=INVALID_ARGUMENT"},
+           {"/v1/load_lora_adapter", R"({"lora_name": "a", "lora_path": "nobody"})",
+            "code=NOT_FOUND adapter=\"a\""},
+           {admin, "[", "code=INVALID_ARGUMENT"},
+           {admin, R"({"adapter_id": "nobody"})", "method=GetAdapter code=NOT_FOUND"}}) {
+    absl::SleepFor(absl::Seconds(1.0 / (kRefusalLinesPerSecond - 1)));
+    const std::vector<std::string> lines = LinesOf([&, path = path, body = body] {
+      HttpCall(server.server().http_port(), "POST", path, body,
+               {{"Content-Type", "application/json"}});
+    });
+    ASSERT_EQ(lines.size(), 1u) << path << body;
+    EXPECT_THAT(lines[0], StartsWith("refused method="));
+    EXPECT_THAT(lines[0], HasSubstr(line)) << path << body;
+  }
+  EXPECT_EQ(LinesOf([&] { Post(server.server().http_port(), "/generate", good); }).size(), 0u);
 }
 
 TEST(BodiesThatAreNoJson, Are400OnEveryRoute) {
