@@ -45,6 +45,12 @@ void PinBook::Loop() {
 }
 
 void PinBook::Pin(const Name& name, const GenerationPtr& generation, AdapterTier tier, Done done) {
+  absl::MutexLock order(&order_);
+  PinNow(name, generation, tier, std::move(done));
+}
+
+void PinBook::PinNow(const Name& name, const GenerationPtr& generation, AdapterTier tier,
+                     Done done) {
   const Key key(name.tenant, name.adapter_id);
   const Held wanted{name.token, generation->digest, tier};
   std::optional<Held> before;
@@ -88,6 +94,7 @@ void PinBook::Names::TakeBack(const Key& key, const Held& failed,
 
 void PinBook::Unpin(const Name& name, const std::string& digest, Done done) {
   std::string of = digest;
+  absl::MutexLock order(&order_);
   {
     absl::MutexLock lock(&names_->mutex);
     const auto held = names_->held.find({name.tenant, name.adapter_id});
@@ -127,6 +134,7 @@ void PinBook::Follow() {
 void PinBook::FollowOne(const Key& key, const Held& held) {
   const auto entry = catalog_->Get(key.first, key.second, held.token);
   if (absl::IsNotFound(entry.status())) {
+    absl::MutexLock order(&order_);
     if (Drop(key, held)) {
       spdlog::info("unpinned adapter={} generation={}: the name is gone", QuotedForLog(key.second),
                    Shown(held.digest));
@@ -159,16 +167,17 @@ GenerationPtr PinBook::Look(const Key& key, const Held& held) {
 }
 
 void PinBook::Move(const Key& key, const Held& held, const GenerationPtr& now) {
+  absl::MutexLock order(&order_);
   if (!Drop(key, held)) return;
   const std::string digest = now->digest;
-  Pin({key.first, key.second, held.token}, now, held.tier,
-      [id = key.second, digest](const absl::Status& status) {
-        const std::string quoted = QuotedForLog(id);
-        if (status.ok())
-          return spdlog::info("pinned adapter={} generation={}", quoted, Shown(digest));
-        spdlog::warn("the pin of adapter {} ended, since its generation {} cannot be pinned: {}",
-                     quoted, Shown(digest), QuotedForLog(status.message()));
-      });
+  PinNow({key.first, key.second, held.token}, now, held.tier,
+         [id = key.second, digest](const absl::Status& status) {
+           const std::string quoted = QuotedForLog(id);
+           if (status.ok())
+             return spdlog::info("pinned adapter={} generation={}", quoted, Shown(digest));
+           spdlog::warn("the pin of adapter {} ended, since its generation {} cannot be pinned: {}",
+                        quoted, Shown(digest), QuotedForLog(status.message()));
+         });
 }
 
 }  // namespace lorica

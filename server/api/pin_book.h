@@ -80,10 +80,15 @@ class PinBook {
   GenerationPtr Look(const Key& key, const Held& held);
   void Move(const Key& key, const Held& held, const GenerationPtr& now);
   // False: it is not held so any more.
-  bool Drop(const Key& key, const Held& held);
+  bool Drop(const Key& key, const Held& held) ABSL_EXCLUSIVE_LOCKS_REQUIRED(order_);
+  void PinNow(const Name& name, const GenerationPtr& generation, AdapterTier tier, Done done)
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(order_);
 
   AdapterCatalog* const catalog_;
   AdapterPool* const pool_;
+  // A change of the book and what the pool is asked for it go together: a pin and the end of one
+  // that crossed would leave pinned what no name holds. Taken before Names::mutex.
+  absl::Mutex order_;
   const std::shared_ptr<Names> names_ = std::make_shared<Names>();
   std::map<Key, std::shared_ptr<Arrival>> arrivals_;  // the thread's
   std::thread thread_;

@@ -1,6 +1,8 @@
 // A whole server and a hub: a pin is of a name. It goes where the name goes, and ends with it.
+#include <atomic>
 #include <filesystem>
 #include <thread>
+#include <vector>
 
 #include "absl/strings/str_cat.h"
 #include "gmock/gmock.h"
@@ -115,6 +117,27 @@ TEST_F(RemotePartsPinsTest, APinFollowsABranch) {
   EXPECT_TRUE(BecomesPinned("org/a", other));
   ASSERT_TRUE(Unpin("org/a").ok());
   EXPECT_TRUE(NothingIsPinned());
+}
+
+// What a name has pinned ends with it, in whatever order pins, their ends and moves crossed.
+TEST_F(RemotePartsPinsTest, PinsAndTheirEndsCrossAndNothingStaysPinned) {
+  ASSERT_TRUE(Register("app", "plain").ok());
+  std::atomic<bool> stop = false;
+  std::vector<std::thread> others;
+  for (int i = 0; i < 4; ++i) {
+    others.emplace_back([this, &stop, i] {
+      while (!stop) i % 2 == 0 ? Pin("app") : Unpin("app");
+    });
+  }
+  for (int round = 0; round < 20; ++round) {
+    server_->WriteAdapter("next", 2 + round % 7, false);
+    ASSERT_TRUE(Register("app", "next", true).ok());
+    absl::SleepFor(absl::Milliseconds(50));
+  }
+  stop = true;
+  for (std::thread& other : others) other.join();
+  ASSERT_TRUE(Delete("app").ok());
+  EXPECT_TRUE(NothingIsPinned()) << PinnedBytes();
 }
 
 // Also where somebody else has moved the name since.
