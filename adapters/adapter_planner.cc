@@ -381,7 +381,6 @@ absl::StatusOr<AdapterPlan> PlanAdapter(const PlanTargets& targets, AdapterConfi
     module->scale = *scale;
     plan.rank_max = std::max(plan.rank_max, module->rank);
     plan.layout.push_back(TilesOf(*module, targets.backend));
-    if (absl::Status s = targets.backend.CheckModule(plan.layout.back()); !s.ok()) return s;
     plan.modules.push_back(*module);
   }
   if (absl::Status s = AddAsides(*all, plan); !s.ok()) return s;

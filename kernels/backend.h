@@ -100,7 +100,8 @@ class CopyTicket {
 };
 
 // Which decode steps a captured one stands for: 1 to `rows` rows, each a span of its own that
-// samples, with any non-empty mixture of adapters or with none.
+// samples, with any non-empty mixture of adapters or with none. Of adapters that touch linears
+// alone, and without lora_bias: what few have besides is not captured.
 struct DecodeForm {
   int rows = 0;
   bool adapters = false;
@@ -159,10 +160,8 @@ class Backend {
   virtual int64_t BlockBytesFor(const AttentionShape& shape) const = 0;
   // The dtype that tiles of a file of `file_dtype` are stored in.
   virtual DType TileDType(DType file_dtype) const = 0;
-  // FailedPrecondition: what of a module (slices aside) this device does not serve.
-  virtual absl::Status CheckModule(const ModuleTiles&) const { return absl::OkStatus(); }
   // Writes a row of a weight as fp32. Returns how far packing may have moved it, as a share of
-  // its norm. Unimplemented where CheckModule lets nothing through that asks for it.
+  // its norm (PackingShare). As it is here: for a backend whose weights nobody reads.
   virtual absl::StatusOr<float> ReadRow(const Weight&, int64_t /*row*/,
                                         absl::Span<float> /*out*/) const {
     return absl::UnimplementedError("this device does not give weights back");
@@ -231,13 +230,14 @@ class Backend {
   virtual void EndStep() = 0;
   // Runs `verbs`, all that a decode step calls between BeginStep and Sample for tensors of
   // form.rows rows, and keeps what they launch. Replay then stands for them after the
-  // BeginStep of any such step. What they name outlives the capture. Null: this device has
+  // BeginStep of any such step; false, and it does nothing, where the step's adapters have what
+  // is not captured. What the verbs name outlives the capture. Null: this device has
   // no use for it. Writes to the cache's first block. REQUIRES: no step is in flight.
   virtual absl::StatusOr<std::unique_ptr<CapturedStep>> Capture(
       const DecodeForm&, const KvCache&, absl::FunctionRef<void()> /*verbs*/) {
     return nullptr;
   }
-  virtual void Replay(const CapturedStep&) {}
+  virtual bool Replay(const CapturedStep&) { return false; }
   // Waits for the oldest step that has ended and was not awaited, and for no later one. Its
   // results are written then. A sticky device error is Internal. REQUIRES: there is one.
   virtual absl::Status AwaitStep() = 0;

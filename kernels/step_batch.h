@@ -104,4 +104,8 @@ struct StepBatch {
   int64_t rows() const { return static_cast<int64_t>(tokens.size()); }
 };
 
+// The batch's segments as runs of its samples, which are in row order as well; where none of a
+// segment's rows samples, a run of none.
+std::vector<LoraSegment> SampleSegments(const StepBatch& batch);
+
 }  // namespace lorica

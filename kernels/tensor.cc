@@ -105,6 +105,11 @@ int64_t BlockBytes(DType dtype) {
   LORICA_CHECK(false, "unknown dtype", static_cast<int>(dtype));
 }
 
+float PackingShare(DType dtype) {
+  if (BlockElements(dtype) == 1) return 1.0f / 128;
+  return dtype == DType::kQ8_0 ? 1.0f / 32 : 1.0f / 4;
+}
+
 int64_t RowBytes(DType dtype, int64_t elements) {
   LORICA_CHECK(elements % BlockElements(dtype) == 0, DTypeName(dtype), elements);
   return elements / BlockElements(dtype) * BlockBytes(dtype);

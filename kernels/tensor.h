@@ -33,6 +33,10 @@ int64_t BlockBytes(DType dtype);
 // Bytes of a row of `elements`. REQUIRES: elements % BlockElements(dtype) == 0.
 int64_t RowBytes(DType dtype, int64_t elements);
 
+// How far packing may move a row that is stored so, as a share of its norm: twice what the type
+// loses on values of one size.
+float PackingShare(DType dtype);
+
 // Expands `count` stored elements to fp32.
 // REQUIRES: count % BlockElements(dtype) == 0. `source` needs no alignment.
 void Dequantize(DType dtype, const void* source, int64_t count, float* out);

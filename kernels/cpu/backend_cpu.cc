@@ -38,20 +38,6 @@ absl::StatusOr<std::unique_ptr<Buffer>> MapBuffer(int64_t bytes) {
   return std::make_unique<HostMemory>(*std::move(memory));
 }
 
-// The step's segments as runs of its sample rows, which are in row order as well.
-std::vector<LoraSegment> SampleSegments(const StepBatch& batch) {
-  std::vector<LoraSegment> segments = batch.segments;
-  size_t sample = 0;
-  for (LoraSegment& segment : segments) {
-    const int32_t end = segment.row_begin + segment.row_count;
-    while (sample < batch.samples.size() && batch.samples[sample].row < segment.row_begin) ++sample;
-    segment.row_begin = static_cast<int32_t>(sample);
-    while (sample < batch.samples.size() && batch.samples[sample].row < end) ++sample;
-    segment.row_count = static_cast<int32_t>(sample) - segment.row_begin;
-  }
-  return segments;
-}
-
 class CpuBackend final : public Backend {
  public:
   CpuBackend(int threads, int rows_max) : pool_(threads), rows_max_(rows_max) {}
@@ -204,10 +190,7 @@ absl::StatusOr<float> CpuBackend::ReadRow(const Weight& weight, int64_t row,
                    static_cast<int64_t>(out.size()) == packed.in_features(),
                row, out.size());
   UnpackRow(packed, row, out.data());
-  // Twice what each type loses on values of one size.
-  const DType dtype = packed.PartOfRow(row).dtype;
-  if (BlockElements(dtype) == 1) return 1.0f / 128;
-  return dtype == DType::kQ8_0 ? 1.0f / 32 : 1.0f / 4;
+  return PackingShare(packed.PartOfRow(row).dtype);
 }
 
 void CpuBackend::BeginStep(const StepBatch& batch) {

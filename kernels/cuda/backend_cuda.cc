@@ -1,13 +1,13 @@
 #include "kernels/cuda/backend_cuda.h"
 
 #include <algorithm>
-#include <cmath>
 #include <utility>
 
 #include "absl/cleanup/cleanup.h"
 #include "absl/strings/str_cat.h"
 #include "kernels/check.h"
 #include "kernels/cuda/captured.h"
+#include "kernels/cuda/dora.h"
 #include "kernels/cuda/element.h"
 #include "kernels/cuda/mounted.h"
 
@@ -93,6 +93,10 @@ absl::Status CudaBackend::Start(const BackendOptions& options) {
   auto step = StepImage::Make(rows_max_, decode_rows_max, u_floats, kFlaggedUMax);
   if (!step.ok()) return step.status();
   step_ = *std::move(step);
+  const int64_t terms = options.terms_max > 0 ? options.terms_max : rows;
+  auto extras = StepExtras::Make(rows, terms);
+  if (!extras.ok()) return extras.status();
+  extras_ = *std::move(extras);
   for (auto [bytes, target] :
        {std::pair{kFlaggedUMax * sizeof(FlaggedU), &flagged_u_},
         {u_floats * sizeof(float), &u_},
@@ -101,7 +105,6 @@ absl::Status CudaBackend::Start(const BackendOptions& options) {
     if (!memory.ok()) return memory.status();
     *target = *std::move(memory);
   }
-  const int64_t terms = options.terms_max > 0 ? options.terms_max : rows;
   plan_.stride = terms * kGroupModulesMax;
   plan_.u = static_cast<SplitPairU*>(u_->data());
   plan_.flagged_u = static_cast<FlaggedU*>(flagged_u_->data());
@@ -203,43 +206,17 @@ int64_t CudaBackend::BlockBytesFor(const AttentionShape& shape) const {
   return (bytes + kTileAlignment - 1) / kTileAlignment * kTileAlignment;
 }
 
+absl::StatusOr<float> CudaBackend::ReadRow(const Weight& weight, int64_t row,
+                                           absl::Span<float> out) const {
+  return cuda::ReadRow(OnDevice(weight), row, out, copy_stream_->get());
+}
+
 absl::StatusOr<std::vector<float>> CudaBackend::DoraGain(const LoraTarget& target,
                                                          absl::Span<const float> a,
                                                          absl::Span<const float> b, int rank,
                                                          float scale,
                                                          absl::Span<const float> magnitude) {
-  const int64_t in = target.in_features, out = target.out_features;
-  LORICA_CHECK(std::ssize(a) == rank * in && std::ssize(b) == out * rank, target.name, rank);
-  cudaStream_t stream = copy_stream_->get();
-  auto memory = AllocateInStream((rank * in + rank * out + out) * sizeof(float), stream);
-  if (!memory.ok()) return memory.status();
-  DoraArgs args;
-  args.weight =
-      static_cast<const uint16_t*>(OnDevice(*target.weight).data()) + target.weight_row_begin * in;
-  args.columns = in;
-  args.rank = rank;
-  args.scale = scale;
-  auto* a_device = static_cast<float*>((*memory)->data());
-  float* b_device = a_device + a.size();
-  float* norms_device = b_device + b.size();
-  args.a = a_device;
-  args.b = b_device;
-  cudaMemcpyAsync(a_device, a.data(), a.size() * sizeof(float), cudaMemcpyHostToDevice, stream);
-  cudaMemcpyAsync(b_device, b.data(), b.size() * sizeof(float), cudaMemcpyHostToDevice, stream);
-  LaunchRowNorms(norms_device, args, out, stream);
-  std::vector<float> gain(out);
-  cudaMemcpyAsync(gain.data(), norms_device, out * sizeof(float), cudaMemcpyDeviceToHost, stream);
-  const cudaError_t error = cudaStreamSynchronize(stream);
-  if (error != cudaSuccess) return ToStatus(error, "cannot compute the row norms of an adapter");
-  for (int64_t i = 0; i < out; ++i) {
-    const float norm = gain[i];
-    if (!(norm > 0.0f) || !std::isfinite(norm)) {
-      return absl::DataLossError(
-          absl::StrCat("row ", i, " of ", target.name, " with its adapter has norm ", norm));
-    }
-    gain[i] = magnitude[i] / norm;
-  }
-  return gain;
+  return ComputeDoraGain(target, a, b, rank, scale, magnitude, copy_stream_->get());
 }
 
 std::unique_ptr<CopyTicket> CudaBackend::StartCopy(const KvCache& cache,
@@ -277,6 +254,7 @@ void CudaBackend::BeginStep(const StepBatch& batch) {
   LORICA_CHECK(flights_.size() < kStepsInFlightMax, "steps in flight", flights_.size());
   sample_->Begin(batch.samples, step_->tables().token_slots, stream());
   step_->Send(batch, sample_->rows(), sample_->outputs(), NextUFlag(), stream());
+  extras_->Send(batch, stream());
   pending_shrink_.reset();
   plan_layers_ = 0;
   int layers = 0;
@@ -347,16 +325,20 @@ absl::StatusOr<std::unique_ptr<CapturedStep>> CudaBackend::Capture(
   return *std::move(captured);
 }
 
-void CudaBackend::Replay(const CapturedStep& step) {
+bool CudaBackend::Replay(const CapturedStep& step) {
+  if (extras_->any()) return false;
   const auto& captured = static_cast<const CapturedGraph&>(step);
   LORICA_CHECK(step_->counts().rows <= captured.form().rows, captured.form().rows);
   LORICA_CHECK((plan_layers_ > 0) == captured.form().adapters, plan_layers_);
   captured.Launch(stream());
+  return true;
 }
 
 void CudaBackend::Embed(Tensor out, const Weight& table) {
   LaunchEmbed(out.data, OnDevice(table).data(), out.columns, step_->tables(),
               static_cast<int>(out.rows), stream());
+  LaunchEmbedLora(out.data, extras_->embedding(), step_->tables(), plan_.arena, out.columns,
+                  stream());
 }
 
 void CudaBackend::RmsNorm(Tensor out, Tensor x, const float* weight, float epsilon) {
@@ -416,8 +398,11 @@ Product CudaBackend::TakeProduct(Tensor y, const GroupOutputs& outputs) {
   if (const auto linear = std::exchange(pending_linear_, std::nullopt)) {
     LORICA_CHECK(y.columns <= kLoraColumnsMax, y.columns);
     args.sums = lora_sums_->data();
-    return linear_->RunWithLora(y.data, y.rows, *linear->weight, args, step_->tables(), plan_,
-                                stream());
+    product = linear_->RunWithLora(y.data, y.rows, *linear->weight, args, step_->tables(), plan_,
+                                   stream());
+    LaunchAddBiases(args.sums, outputs, extras_->biases(args.layer, args.group), step_->tables(),
+                    step_->counts().row_tiles, stream());
+    return product;
   }
   if (product.parts) {
     LaunchAddParts(y.data, false, product.parts, product.splits, product.part_stride, stream());
@@ -461,7 +446,8 @@ void CudaBackend::QkvPost(Tensor qkv, const float* bias, const RopeTable& rope, 
   args.arena = cache.arena;
   args.block_bytes = cache.block_bytes;
   args.shape = cache.shape;
-  LaunchQkvPost(args, step_->tables(), plan_, static_cast<int>(qkv.rows), stream());
+  LaunchQkvPost(args, step_->tables(), plan_, extras_->biases(layer, LoraGroup::kQkv),
+                static_cast<int>(qkv.rows), stream());
 }
 
 void CudaBackend::Attend(Tensor out, Tensor qkv, int layer, const KvCache& cache) {
@@ -492,7 +478,8 @@ void CudaBackend::ResidualNorm(Tensor out, Tensor residual, Tensor projection, c
   args.columns = residual.columns;
   args.layer = layer;
   args.group = group;
-  LaunchResidualNorm(args, step_->tables(), plan_, static_cast<int>(residual.rows), stream());
+  LaunchResidualNorm(args, step_->tables(), plan_, extras_->biases(layer, group),
+                     static_cast<int>(residual.rows), stream());
 }
 
 void CudaBackend::GluPost(Tensor out, Tensor gate_up, Activation activation, int layer) {
@@ -500,13 +487,19 @@ void CudaBackend::GluPost(Tensor out, Tensor gate_up, Activation activation, int
   const Product product = TakeProduct(gate_up, {ffn, ffn});
   down_input_ = product.expand_tiles > 0 ? out.data : nullptr;
   LaunchGluPost(out.data, product, ffn, activation, layer, step_->tables(), plan_,
-                static_cast<int>(out.rows), stream());
+                extras_->biases(layer, LoraGroup::kGateUp), static_cast<int>(out.rows), stream());
 }
 
 void CudaBackend::GatherRows(Tensor out, Tensor x) {
   SettleProduct();
   LaunchGatherRows(out.data, x.data, x.columns, step_->tables(), static_cast<int>(out.rows),
                    stream());
+}
+
+void CudaBackend::HeadPost(Tensor logits, Tensor x) {
+  SettleProduct();
+  LaunchHeadLora(logits.data, logits.columns, x.data, x.columns, extras_->head(),
+                 static_cast<float*>(u_->data()), plan_.arena, stream());
 }
 
 void CudaBackend::Sample(Tensor logits, int32_t vocabulary_used, absl::Span<SampleResult> results) {

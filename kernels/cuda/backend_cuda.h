@@ -22,6 +22,7 @@
 #include "kernels/cuda/element.h"
 #include "kernels/cuda/launch.h"
 #include "kernels/cuda/linear.h"
+#include "kernels/cuda/lora_extras.h"
 #include "kernels/cuda/pinned_pool.h"
 #include "kernels/cuda/sample_tables.h"
 #include "kernels/cuda/served_sizes.h"
@@ -52,9 +53,8 @@ class CudaBackend : public Backend {
 
   int64_t BlockBytesFor(const AttentionShape& shape) const override;
   DType TileDType(DType) const override { return kElementDType; }
-  absl::Status CheckModule(const ModuleTiles& tiles) const override {
-    return CheckServedModule(tiles);
-  }
+  absl::StatusOr<float> ReadRow(const Weight& weight, int64_t row,
+                                absl::Span<float> out) const override;
   absl::StatusOr<std::vector<float>> DoraGain(const LoraTarget& target, absl::Span<const float> a,
                                               absl::Span<const float> b, int rank, float scale,
                                               absl::Span<const float> magnitude) override;
@@ -76,13 +76,14 @@ class CudaBackend : public Backend {
                     LoraGroup group, const float* next_weight, float epsilon) override;
   void GluPost(Tensor out, Tensor gate_up, Activation activation, int layer) override;
   void GatherRows(Tensor out, Tensor x) override;
+  void HeadPost(Tensor logits, Tensor x) override;
   void Sample(Tensor logits, int32_t vocabulary_used, absl::Span<SampleResult> results) override;
   void EndStep() override;
   absl::Status AwaitStep() override;
   absl::StatusOr<std::unique_ptr<CapturedStep>> Capture(const DecodeForm& form,
                                                         const KvCache& cache,
                                                         absl::FunctionRef<void()> verbs) override;
-  void Replay(const CapturedStep& step) override;
+  bool Replay(const CapturedStep& step) override;
   absl::Status Synchronize() override;
 
   cudaStream_t stream() const { return stream_->get(); }
@@ -138,6 +139,7 @@ class CudaBackend : public Backend {
   std::unique_ptr<LinearRunner> linear_;
   Product pending_product_;  // parts == nullptr: none
   std::unique_ptr<StepImage> step_;
+  std::unique_ptr<StepExtras> extras_;
   std::unique_ptr<SampleTables> sample_;
   std::unique_ptr<Buffer> plan_memory_;
   std::unique_ptr<Buffer> u_;

@@ -79,10 +79,13 @@ struct QkvPostArgs {
   int64_t block_bytes = 0;
   AttentionShape shape;
 };
-void LaunchQkvPost(const QkvPostArgs& args, const StepTables& step, const LoraPlan& plan, int rows,
-                   cudaStream_t stream);
+// `biases` are added here where the expand is done here (Product::expand_tiles); else they are in
+// the sums that the product has by then.
+void LaunchQkvPost(const QkvPostArgs& args, const StepTables& step, const LoraPlan& plan,
+                   const StepBiases& biases, int rows, cudaStream_t stream);
 void LaunchGluPost(void* out, const Product& gate_up, int64_t ffn, Activation activation, int layer,
-                   const StepTables& step, const LoraPlan& plan, int rows, cudaStream_t stream);
+                   const StepTables& step, const LoraPlan& plan, const StepBiases& biases, int rows,
+                   cudaStream_t stream);
 
 inline constexpr int kResidualColumnsMax = 8192;
 
@@ -98,15 +101,15 @@ struct ResidualNormArgs {
   LoraGroup group = LoraGroup::kO;
 };
 void LaunchResidualNorm(const ResidualNormArgs& args, const StepTables& step, const LoraPlan& plan,
-                        int rows, cudaStream_t stream);
+                        const StepBiases& biases, int rows, cudaStream_t stream);
 // The same where the expand is theirs to do, see post_many.cu.
 void LaunchQkvPostMany(const QkvPostArgs& args, const StepTables& step, const LoraPlan& plan,
-                       cudaStream_t stream);
+                       const StepBiases& biases, cudaStream_t stream);
 void LaunchGluPostMany(void* out, const Product& gate_up, int64_t ffn, Activation activation,
                        int layer, const StepTables& step, const LoraPlan& plan,
-                       cudaStream_t stream);
+                       const StepBiases& biases, cudaStream_t stream);
 void LaunchResidualNormMany(const ResidualNormArgs& args, const StepTables& step,
-                            const LoraPlan& plan, cudaStream_t stream);
+                            const LoraPlan& plan, const StepBiases& biases, cudaStream_t stream);
 
 void LaunchEmbed(void* out, const void* table, int64_t columns, const StepTables& step, int rows,
                  cudaStream_t stream);

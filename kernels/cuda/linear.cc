@@ -82,10 +82,12 @@ CUtensorMap MakeMap(const void* data, int64_t rows, int64_t columns, int tile_ro
 
 }  // namespace
 
-CudaWeight::CudaWeight(std::unique_ptr<Buffer> data, int64_t out_features, int64_t in_features)
+CudaWeight::CudaWeight(std::unique_ptr<Buffer> data, int64_t out_features, int64_t in_features,
+                       float packing_share)
     : data_(std::move(data)),
       out_features_(out_features),
       in_features_(in_features),
+      packing_share_(packing_share),
       map_(MakeMap(data_->data(), out_features, in_features, kStreamTileFeatures)) {}
 
 absl::StatusOr<std::unique_ptr<Weight>> PackWeight(absl::Span<const HostMatrix> parts) {
@@ -96,6 +98,7 @@ absl::StatusOr<std::unique_ptr<Weight>> PackWeight(absl::Span<const HostMatrix> 
         absl::StrCat("the CUDA backend needs widths in multiples of 8, a weight has ", columns));
   }
   int64_t rows = 0;
+  float packing_share = 0.0f;  // that of the coarsest part
   for (const HostMatrix& part : parts) {
     if (part.columns != columns || columns % BlockElements(part.dtype) != 0) {
       return absl::InvalidArgumentError(absl::StrCat("a weight of ", part.columns, " columns of ",
@@ -103,6 +106,7 @@ absl::StatusOr<std::unique_ptr<Weight>> PackWeight(absl::Span<const HostMatrix> 
                                                      " does not fit ", columns));
     }
     rows += part.rows;
+    packing_share = std::max(packing_share, PackingShare(part.dtype));
   }
   auto data = AllocateDevice(rows * columns * 2);
   if (!data.ok()) return data.status();
@@ -115,7 +119,21 @@ absl::StatusOr<std::unique_ptr<Weight>> PackWeight(absl::Span<const HostMatrix> 
     if (!status.ok()) return status;
     target += part.rows * columns;
   }
-  return std::make_unique<CudaWeight>(*std::move(data), rows, columns);
+  return std::make_unique<CudaWeight>(*std::move(data), rows, columns, packing_share);
+}
+
+absl::StatusOr<float> ReadRow(const CudaWeight& weight, int64_t row, absl::Span<float> out,
+                              cudaStream_t stream) {
+  const int64_t columns = weight.in_features();
+  LORICA_CHECK(row >= 0 && row < weight.out_features() && std::ssize(out) == columns, row,
+               out.size());
+  std::vector<uint16_t> elements(columns);
+  cudaMemcpyAsync(elements.data(), static_cast<const uint16_t*>(weight.data()) + row * columns,
+                  columns * sizeof(uint16_t), cudaMemcpyDeviceToHost, stream);
+  const cudaError_t error = cudaStreamSynchronize(stream);
+  if (error != cudaSuccess) return ToStatus(error, "cannot read a row of a weight");
+  Dequantize(kElementDType, elements.data(), columns, out.data());
+  return weight.packing_share();
 }
 
 absl::StatusOr<std::unique_ptr<LinearRunner>> LinearRunner::Make(const std::string& folder) {

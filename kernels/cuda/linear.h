@@ -13,6 +13,7 @@
 
 #include "absl/status/statusor.h"
 #include "absl/types/span.h"
+#include "kernels/cuda/element.h"
 #include "kernels/cuda/launch.h"
 #include "kernels/cuda/library_products.h"
 #include "kernels/cuda/stream.h"
@@ -22,12 +23,15 @@ namespace lorica::cuda {
 
 class CudaWeight : public Weight {
  public:
-  CudaWeight(std::unique_ptr<Buffer> data, int64_t out_features, int64_t in_features);
+  // `packing_share`: see Backend::ReadRow.
+  CudaWeight(std::unique_ptr<Buffer> data, int64_t out_features, int64_t in_features,
+             float packing_share = PackingShare(kElementDType));
   int64_t out_features() const override { return out_features_; }
   int64_t in_features() const override { return in_features_; }
   int64_t resident_bytes() const override { return data_->size_bytes(); }
   const void* data() const { return data_->data(); }
   ProductWeight product() const { return {data_->data(), out_features_, in_features_}; }
+  float packing_share() const { return packing_share_; }
   // Tiles of the matrix, as LaunchStreamLinear reads them.
   const CUtensorMap& map() const { return map_; }
 
@@ -35,11 +39,16 @@ class CudaWeight : public Weight {
   std::unique_ptr<Buffer> data_;
   int64_t out_features_;
   int64_t in_features_;
+  float packing_share_;
   CUtensorMap map_;
 };
 
 // InvalidArgument where in_features is no multiple of 8.
 absl::StatusOr<std::unique_ptr<Weight>> PackWeight(absl::Span<const HostMatrix> parts);
+
+// A row as Backend::ReadRow gives it. Waits for what `stream` has to do. Any thread.
+absl::StatusOr<float> ReadRow(const CudaWeight& weight, int64_t row, absl::Span<float> out,
+                              cudaStream_t stream);
 
 // Products on one stream. One thread.
 class LinearRunner {

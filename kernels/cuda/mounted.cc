@@ -7,7 +7,6 @@
 #include "absl/strings/str_cat.h"
 #include "kernels/check.h"
 #include "kernels/cuda/element.h"
-#include "kernels/cuda/served_sizes.h"
 
 namespace lorica::cuda {
 namespace {
@@ -48,7 +47,6 @@ absl::Status CheckTiles(const LoraImage& image, const std::vector<BlockSlice>& t
 }
 
 absl::Status CheckModule(const LoraImage& image, const ModuleTiles& tiles) {
-  LORICA_CHECK(CheckServedModule(tiles).ok(), static_cast<int>(tiles.module));
   if (tiles.dtype != kElementDType) {
     return absl::InvalidArgumentError(
         absl::StrCat("this CUDA backend reads ", kElementName, " tiles only"));
@@ -63,22 +61,26 @@ absl::Status CheckModule(const LoraImage& image, const ModuleTiles& tiles) {
   if (status.ok() && tiles.has_gain) {
     status = CheckSlice(image, tiles.gain, int64_t{tiles.out_features} * 4);
   }
+  if (status.ok() && tiles.has_bias) {
+    status = CheckSlice(image, tiles.bias, int64_t{tiles.out_features} * 4);
+  }
   return status;
 }
 
-// The tables of an adapter under construction. Pointers are offsets into the references
-// until the place of the whole is known.
+// The tables of an adapter under construction: modules of all layers, what is outside of them,
+// biases if there are any, references of tiles. Pointers are offsets into the references until the
+// place of the whole is known.
 class TableBuilder {
  public:
   TableBuilder(int64_t block_bytes, absl::Span<const BlockId> block_ids, int layers)
       : block_bytes_(block_bytes),
         block_ids_(block_ids),
-        modules_(layers * kLoraModuleCount),
-        places_(layers * kLoraModuleCount) {}
+        linears_(layers * kLoraModuleCount),
+        modules_(linears_ + kOutsideModules),
+        places_(modules_.size()) {}
 
   void Add(const ModuleTiles& tiles) {
-    const int index = tiles.layer * kLoraModuleCount + static_cast<int>(tiles.module);
-    LORICA_CHECK(index < modules_.size(), tiles.layer);
+    const int index = IndexOf(tiles.layer, tiles.module);
     modules_[index].scale = tiles.scale;
     modules_[index].rank_tiles = tiles.rank_tiles();
     modules_[index].wide_tiles = WideTiles(tiles.in_features);
@@ -87,11 +89,14 @@ class TableBuilder {
     modules_[index].a_run = RunOf(tiles.a_tiles, tiles.in_features);
     modules_[index].b_run = RunOf(tiles.b_tiles, tiles.out_features);
     if (tiles.has_gain) places_[index].gain = UnitOf(tiles.gain) * kTileUnitBytes;
+    if (tiles.has_bias) places_[index].bias = UnitOf(tiles.bias) * kTileUnitBytes;
+    has_biases_ = has_biases_ || (tiles.has_bias && index < linears_);
+    places_[index].in_features = tiles.in_features;
+    places_[index].out_features = tiles.out_features;
   }
 
   std::vector<std::byte> Finish(std::byte* memory, const std::byte* arena) {
-    const int64_t module_bytes = modules_.size() * sizeof(DeviceModule);
-    auto* references = reinterpret_cast<const uint32_t*>(memory + module_bytes);
+    auto* references = reinterpret_cast<const uint32_t*>(memory + module_bytes() + bias_bytes());
     for (size_t i = 0; i < modules_.size(); ++i) {
       if (modules_[i].rank_tiles == 0) continue;
       modules_[i].a_tiles = references + places_[i].a;
@@ -101,20 +106,57 @@ class TableBuilder {
       }
     }
     std::vector<std::byte> out(bytes());
-    std::copy_n(reinterpret_cast<const std::byte*>(modules_.data()), module_bytes, out.data());
-    std::copy_n(reinterpret_cast<const std::byte*>(units_.data()), units_.size() * 4,
-                out.data() + module_bytes);
+    std::byte* to = std::copy_n(reinterpret_cast<const std::byte*>(modules_.data()), module_bytes(),
+                                out.data());
+    if (has_biases_) {
+      std::vector<DeviceBias> biases;
+      for (int i = 0; i < linears_; ++i) biases.push_back({BiasOf(i, arena), modules_[i].scale});
+      to = std::copy_n(reinterpret_cast<const std::byte*>(biases.data()), bias_bytes(), to);
+    }
+    std::copy_n(reinterpret_cast<const std::byte*>(units_.data()), units_.size() * 4, to);
     return out;
   }
+  // Of the tables that Finish has made for the same places.
+  MountedExtras Extras(const std::byte* memory, const std::byte* arena) const {
+    const auto outside = [&](LoraModule module) -> OutsideModule {
+      const int i = IndexOf(kOutsideLayers, module);
+      return {modules_[i], BiasOf(i, arena), places_[i].in_features, places_[i].out_features};
+    };
+    MountedExtras extras;
+    if (has_biases_) extras.biases = reinterpret_cast<const DeviceBias*>(memory + module_bytes());
+    extras.embedding = outside(LoraModule::kEmbedding);
+    extras.head = outside(LoraModule::kHead);
+    return extras;
+  }
 
-  int64_t bytes() const { return modules_.size() * sizeof(DeviceModule) + units_.size() * 4; }
+  int64_t bytes() const { return module_bytes() + bias_bytes() + std::ssize(units_) * 4; }
 
  private:
   struct Place {
     int64_t a = 0;
     int64_t b = 0;
     int64_t gain = -1;
+    int64_t bias = -1;
+    int32_t in_features = 0;
+    int32_t out_features = 0;
   };
+  static constexpr int kOutsideModules = 2;
+
+  int64_t module_bytes() const { return std::ssize(modules_) * sizeof(DeviceModule); }
+  int64_t bias_bytes() const { return has_biases_ ? linears_ * sizeof(DeviceBias) : 0; }
+
+  int IndexOf(int layer, LoraModule module) const {
+    const int m = static_cast<int>(module);
+    if (layer == kOutsideLayers && m >= kLoraModuleCount) return linears_ + m - kLoraModuleCount;
+    const int index = layer * kLoraModuleCount + m;
+    LORICA_CHECK(layer >= 0 && m < kLoraModuleCount && index < linears_, layer, m);
+    return index;
+  }
+
+  const float* BiasOf(int index, const std::byte* arena) const {
+    const int64_t place = places_[index].bias;
+    return place < 0 ? nullptr : reinterpret_cast<const float*>(arena + place);
+  }
 
   int64_t UnitOf(const BlockSlice& slice) const {
     LORICA_CHECK(slice.offset_bytes % kTileUnitBytes == 0, slice.offset_bytes);
@@ -145,6 +187,8 @@ class TableBuilder {
 
   int64_t block_bytes_;
   absl::Span<const BlockId> block_ids_;
+  int linears_;
+  bool has_biases_ = false;  // of linears
   std::vector<DeviceModule> modules_;
   std::vector<Place> places_;
   std::vector<uint32_t> units_;
@@ -164,6 +208,7 @@ absl::StatusOr<std::unique_ptr<MountedAdapter>> CudaMounted::Make(
     const absl::Status status = CheckModule(image, tiles);
     if (!status.ok()) return status;
     builder.Add(tiles);
+    if (tiles.layer == kOutsideLayers) continue;
     ranks[tiles.layer][GroupOf(tiles.module)] += tiles.padded_rank();
     mounted->wide_tiles_max_ = std::max(mounted->wide_tiles_max_, WideTiles(tiles.in_features));
   }
@@ -178,8 +223,8 @@ absl::StatusOr<std::unique_ptr<MountedAdapter>> CudaMounted::Make(
   if (!memory.ok()) return memory.status();
   mounted->memory_ = *std::move(memory);
   auto* data = static_cast<std::byte*>(mounted->memory_->data());
-  const std::vector<std::byte> table =
-      builder.Finish(data, static_cast<const std::byte*>(cache.arena));
+  const std::vector<std::byte> table = builder.Finish(data, mounted->arena_);
+  mounted->extras_ = builder.Extras(data, mounted->arena_);
   // From pageable memory: read before this returns, written in the stream's order.
   const cudaError_t error =
       cudaMemcpyAsync(data, table.data(), table.size(), cudaMemcpyHostToDevice, stream);

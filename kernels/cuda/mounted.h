@@ -5,6 +5,7 @@
 #include "absl/status/statusor.h"
 #include "absl/types/span.h"
 #include "kernels/backend.h"
+#include "kernels/cuda/lora_extras.h"
 #include "kernels/cuda/stream.h"
 #include "kernels/cuda/tables.h"
 
@@ -24,8 +25,9 @@ class CudaMounted : public MountedAdapter {
   int layers() const { return layers_; }
   // Most ranks that a row's u holds in any (layer, group).
   int group_ranks_max() const { return group_ranks_max_; }
-  // Most tiles that a rank tile of A is wide.
+  // Most tiles that a rank tile of A is wide. Of linears, as the ranks.
   int wide_tiles_max() const { return wide_tiles_max_; }
+  const MountedExtras& extras() const { return extras_; }
 
  private:
   CudaMounted() = default;
@@ -35,6 +37,7 @@ class CudaMounted : public MountedAdapter {
   int layers_ = 0;
   int group_ranks_max_ = 0;
   int wide_tiles_max_ = 0;
+  MountedExtras extras_;
 };
 
 }  // namespace lorica::cuda

@@ -189,9 +189,10 @@ void Launch(dim3 grid, int threads, int rows, cudaStream_t stream, const Argumen
 }  // namespace
 
 void LaunchGluPost(void* out, const Product& gate_up, int64_t ffn, Activation activation, int layer,
-                   const StepTables& step, const LoraPlan& plan, int rows, cudaStream_t stream) {
+                   const StepTables& step, const LoraPlan& plan, const StepBiases& biases, int rows,
+                   cudaStream_t stream) {
   if (gate_up.expand_tiles > 0) {
-    LaunchGluPostMany(out, gate_up, ffn, activation, layer, step, plan, stream);
+    LaunchGluPostMany(out, gate_up, ffn, activation, layer, step, plan, biases, stream);
     return;
   }
   constexpr int kColumns = kGluThreads * kEight;
@@ -202,9 +203,9 @@ void LaunchGluPost(void* out, const Product& gate_up, int64_t ffn, Activation ac
 }
 
 void LaunchResidualNorm(const ResidualNormArgs& args, const StepTables& step, const LoraPlan& plan,
-                        int rows, cudaStream_t stream) {
+                        const StepBiases& biases, int rows, cudaStream_t stream) {
   if (args.projection.expand_tiles > 0) {
-    LaunchResidualNormMany(args, step, plan, stream);
+    LaunchResidualNormMany(args, step, plan, biases, stream);
     return;
   }
   const int threads = static_cast<int>((args.columns / kEight + 31) / 32 * 32);
@@ -218,10 +219,10 @@ void LaunchResidualNorm(const ResidualNormArgs& args, const StepTables& step, co
   }
 }
 
-void LaunchQkvPost(const QkvPostArgs& args, const StepTables& step, const LoraPlan& plan, int rows,
-                   cudaStream_t stream) {
+void LaunchQkvPost(const QkvPostArgs& args, const StepTables& step, const LoraPlan& plan,
+                   const StepBiases& biases, int rows, cudaStream_t stream) {
   if (args.product.expand_tiles > 0) {
-    LaunchQkvPostMany(args, step, plan, stream);
+    LaunchQkvPostMany(args, step, plan, biases, stream);
     return;
   }
   const int padded = PaddedHeadSize(args.shape.head_size);

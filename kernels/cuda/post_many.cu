@@ -110,9 +110,10 @@ __device__ __forceinline__ void StoreDownPart(GluShared& shared, const LoraPlan&
 
 // Grid [columns of all warps of a block, tiles]. The shrink of the product that follows is done
 // here where it is the plain case, so that nobody has to read the rows again for it.
+template <typename Biases>
 __global__ void __launch_bounds__(kGluThreads, 4)
     GluPostManyKernel(Element* out, Product gate_up, int ffn, Activation activation, int layer,
-                      StepTables step, LoraPlan plan) {
+                      StepTables step, LoraPlan plan, Biases biases) {
   extern __shared__ __align__(128) std::byte memory[];
   GluShared& shared = *reinterpret_cast<GluShared*>(memory);
   const int lane = threadIdx.x % 32, warp = threadIdx.x / 32, g = lane / 4, t = lane % 4;
@@ -152,6 +153,7 @@ __global__ void __launch_bounds__(kGluThreads, 4)
     for (int module = 0; module < 2; ++module) {
       float sums[4][4] = {};
       if (lora.any()) {
+        biases.Add(sums, tile, module, column, ffn);
         const LaneU u = shared.u.Read(module, set * kWarpRows + g);
         MultiplyRanks(sums, weights[module], u.high, u.low);
         if (lora.More(lora.first[module])) {
@@ -242,8 +244,9 @@ __device__ __forceinline__ float AddToResidual(SharedRows<16>& shared, float* to
 // Grid [kSets times the blocks of a cluster, tiles]: a cluster holds 8 rows, a block
 // kResidualColumns of them, one multiprocessor a block. The residual is read once, and all of it
 // asked for at once.
+template <typename Biases>
 __global__ void __launch_bounds__(kResidualThreads, 1)
-    ResidualNormManyKernel(ResidualNormArgs args, StepTables step, LoraPlan plan) {
+    ResidualNormManyKernel(ResidualNormArgs args, StepTables step, LoraPlan plan, Biases biases) {
   extern __shared__ __align__(128) std::byte memory[];
   ResidualShared& shared = *reinterpret_cast<ResidualShared*>(memory);
   const int parts = gridDim.x / kSets, part = blockIdx.x % parts;
@@ -291,6 +294,7 @@ __global__ void __launch_bounds__(kResidualThreads, 1)
     __syncwarp();
     float sums[4][4] = {};
     if (lora.any()) {
+      biases.Add(sums, lora.tile, 0, column, columns);
       MultiplyRanks(sums, input.weights.Read(), u.high, u.low);
       if (lora.More(module)) ExpandRest(sums, lora, 0, from, column, columns);
     }
@@ -401,9 +405,9 @@ __device__ __forceinline__ void RotatePairs(float (&first)[8], float (&second)[8
 }
 
 // Grid [heads of all warps of a block, tiles].
-template <int kHeadSets, bool kPaired>
+template <int kHeadSets, bool kPaired, typename Biases>
 __global__ void __launch_bounds__(kQkvThreads)
-    QkvPostManyKernel(QkvPostArgs args, StepTables step, LoraPlan plan) {
+    QkvPostManyKernel(QkvPostArgs args, StepTables step, LoraPlan plan, Biases biases) {
   using Shared = QkvShared<kHeadSets, kPaired>;
   constexpr int kPadded = kHeadSets * kGroupColumns;
   extern __shared__ __align__(16) std::byte memory[];
@@ -461,6 +465,7 @@ __global__ void __launch_bounds__(kQkvThreads)
       const int column = is ? place.head * size + inside : width;  // outside: zeros
       float sums[4][4] = {};
       if (lora.any()) {
+        biases.Add(sums, tile, place.module, column, width);
         const LaneU u = shared.u.Read(place.module, set * kWarpRows + g);
         MultiplyRanks(sums, weights[j], u.high, u.low);
         if (lora.More(module)) {
@@ -511,51 +516,74 @@ __global__ void __launch_bounds__(kQkvThreads)
   }
 }
 
-template <int kHeadSets, bool kPaired>
+template <int kHeadSets, bool kPaired, typename Biases>
 void LaunchQkv(const QkvPostArgs& args, const StepTables& step, const LoraPlan& plan,
-               cudaStream_t stream) {
+               const Biases& biases, cudaStream_t stream) {
   constexpr int kHeads = kQkvThreads / 32, kBytes = sizeof(QkvShared<kHeadSets, kPaired>);
-  const auto kernel = QkvPostManyKernel<kHeadSets, kPaired>;
+  const auto kernel = QkvPostManyKernel<kHeadSets, kPaired, Biases>;
   static const bool prepared = PrepareShared(kernel, kBytes);
   static_cast<void>(prepared);
   const int heads = args.shape.heads + 2 * args.shape.kv_heads;
   const dim3 grid((heads + kHeads - 1) / kHeads, args.product.expand_tiles);
-  LaunchDependent(kernel, grid, kQkvThreads, kBytes, stream, args, step, plan);
+  LaunchDependent(kernel, grid, kQkvThreads, kBytes, stream, args, step, plan, biases);
+}
+
+// Calls launch with the biases of the step, or with none.
+template <typename Launch>
+void WithBiases(const StepBiases& biases, const Launch& launch) {
+  biases.terms ? launch(TileBiases{biases}) : launch(NoBiases{});
+}
+
+template <typename Biases>
+void LaunchGlu(Element* out, const Product& gate_up, int64_t ffn, Activation activation, int layer,
+               const StepTables& step, const LoraPlan& plan, const Biases& biases,
+               cudaStream_t stream) {
+  const auto kernel = GluPostManyKernel<Biases>;
+  static const bool prepared = PrepareShared(kernel, sizeof(GluShared));
+  static_cast<void>(prepared);
+  constexpr int kColumns = kGluThreads / 32 * kGroupColumns;
+  const dim3 grid(static_cast<unsigned>((ffn + kColumns - 1) / kColumns), gate_up.expand_tiles);
+  LaunchDependent(kernel, grid, kGluThreads, sizeof(GluShared), stream, out, gate_up,
+                  static_cast<int>(ffn), activation, layer, step, plan, biases);
+}
+
+template <typename Biases>
+void LaunchResidual(const ResidualNormArgs& args, const StepTables& step, const LoraPlan& plan,
+                    const Biases& biases, cudaStream_t stream) {
+  const auto kernel = ResidualNormManyKernel<Biases>;
+  static const bool prepared = PrepareShared(kernel, sizeof(ResidualShared));
+  static_cast<void>(prepared);
+  const int parts = static_cast<int>((args.columns + kResidualColumns - 1) / kResidualColumns);
+  const dim3 grid(kSets * parts, args.projection.expand_tiles);
+  LaunchDependentClusters(parts, kernel, grid, kResidualThreads, sizeof(ResidualShared), stream,
+                          args, step, plan, biases);
 }
 
 }  // namespace
 
 void LaunchGluPostMany(void* out, const Product& gate_up, int64_t ffn, Activation activation,
                        int layer, const StepTables& step, const LoraPlan& plan,
-                       cudaStream_t stream) {
-  static const bool prepared = PrepareShared(GluPostManyKernel, sizeof(GluShared));
-  static_cast<void>(prepared);
-  constexpr int kColumns = kGluThreads / 32 * kGroupColumns;
-  const dim3 grid(static_cast<unsigned>((ffn + kColumns - 1) / kColumns), gate_up.expand_tiles);
-  LaunchDependent(GluPostManyKernel, grid, kGluThreads, sizeof(GluShared), stream,
-                  static_cast<Element*>(out), gate_up, static_cast<int>(ffn), activation, layer,
-                  step, plan);
+                       const StepBiases& biases, cudaStream_t stream) {
+  WithBiases(biases, [&](const auto& own) {
+    LaunchGlu(static_cast<Element*>(out), gate_up, ffn, activation, layer, step, plan, own, stream);
+  });
 }
 
 void LaunchResidualNormMany(const ResidualNormArgs& args, const StepTables& step,
-                            const LoraPlan& plan, cudaStream_t stream) {
-  static const bool prepared = PrepareShared(ResidualNormManyKernel, sizeof(ResidualShared));
-  static_cast<void>(prepared);
-  const int parts = static_cast<int>((args.columns + kResidualColumns - 1) / kResidualColumns);
-  const dim3 grid(kSets * parts, args.projection.expand_tiles);
-  LaunchDependentClusters(parts, ResidualNormManyKernel, grid, kResidualThreads,
-                          sizeof(ResidualShared), stream, args, step, plan);
+                            const LoraPlan& plan, const StepBiases& biases, cudaStream_t stream) {
+  WithBiases(biases, [&](const auto& own) { LaunchResidual(args, step, plan, own, stream); });
 }
 
 void LaunchQkvPostMany(const QkvPostArgs& args, const StepTables& step, const LoraPlan& plan,
-                       cudaStream_t stream) {
+                       const StepBiases& biases, cudaStream_t stream) {
   const int padded = PaddedHeadSize(args.shape.head_size);
-  if (padded == 64) return LaunchQkv<1, false>(args, step, plan, stream);
-  if (padded == 256) return LaunchQkv<4, false>(args, step, plan, stream);
-  if (args.shape.head_size == 128 && args.rotary_size == 128) {
-    return LaunchQkv<2, true>(args, step, plan, stream);
-  }
-  LaunchQkv<2, false>(args, step, plan, stream);
+  const bool paired = args.shape.head_size == 128 && args.rotary_size == 128;
+  WithBiases(biases, [&](const auto& own) {
+    if (padded == 64) return LaunchQkv<1, false>(args, step, plan, own, stream);
+    if (padded == 256) return LaunchQkv<4, false>(args, step, plan, own, stream);
+    if (paired) return LaunchQkv<2, true>(args, step, plan, own, stream);
+    LaunchQkv<2, false>(args, step, plan, own, stream);
+  });
 }
 
 }  // namespace lorica::cuda

@@ -41,15 +41,4 @@ absl::Status CheckServedSizes(const AttentionShape& shape, const ModelSizes& siz
   return absl::OkStatus();
 }
 
-absl::Status CheckServedModule(const ModuleTiles& tiles) {
-  const auto refuse = [](absl::string_view what) {
-    return absl::FailedPreconditionError(
-        absl::StrCat("the CUDA backend does not serve ", what, "; use --device cpu"));
-  };
-  if (tiles.module == LoraModule::kEmbedding) return refuse("LoRA on the embedding");
-  if (tiles.module == LoraModule::kHead) return refuse("LoRA on the output head");
-  if (tiles.has_bias) return refuse("biases of lora_B (lora_bias)");
-  return absl::OkStatus();
-}
-
 }  // namespace lorica::cuda

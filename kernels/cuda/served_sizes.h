@@ -1,4 +1,4 @@
-// What the CUDA kernels serve: sizes of a model, modules of an adapter.
+// Sizes of a model that the CUDA kernels serve.
 #pragma once
 
 #include "absl/status/status.h"
@@ -15,7 +15,5 @@ inline constexpr int kServedLayersMax = 256;              // four LoRA groups ea
 
 // InvalidArgument names what is not served.
 absl::Status CheckServedSizes(const AttentionShape& shape, const ModelSizes& sizes);
-// FailedPrecondition says what of a module is not served. Its slices are not looked at.
-absl::Status CheckServedModule(const ModuleTiles& tiles);
 
 }  // namespace lorica::cuda

@@ -59,6 +59,26 @@ struct RowTile {
   int32_t unused;
 };
 
+// The bias of lora_B of one (layer, module) of a mounted adapter. Null: none.
+struct DeviceBias {
+  const float* bias;  // [out_features]
+  float scale;        // the adapter's
+  int32_t unused;
+};
+
+// Those of a term's adapter.
+struct BiasTerm {
+  const DeviceBias* biases;  // [layers][kLoraModuleCount]; null: none
+  float weight;
+  int32_t unused;
+};
+
+// Those of a step, for a (layer, group).
+struct StepBiases {
+  const BiasTerm* terms = nullptr;  // as StepTables::terms; null: no adapter of the step has any
+  int first = 0;                    // of the group's modules, in BiasTerm::biases
+};
+
 // One (term, module) of one (layer, group), written by the plan kernel.
 struct PlanEntry {
   const uint32_t* a_tiles;

@@ -229,6 +229,27 @@ __device__ __forceinline__ void ExpandRest(float (&d)[4][4], const TileLora<kMod
   }
 }
 
+// Where a kernel's sums begin. Steps whose adapters have no biases of lora_B have kernels without.
+struct NoBiases {
+  __device__ __forceinline__ void Add(float (&)[4][4], const RowTile&, int, int, int) const {}
+};
+struct TileBiases {
+  StepBiases step;
+
+  // d += s w b for a tile's rows and 8 columns of a module of the group; none where column = width.
+  __device__ __forceinline__ void Add(float (&d)[4][4], const RowTile& tile, int module, int column,
+                                      int width) const {
+    if (column >= width) return;
+    float sums[8] = {};
+    AddTermBiases(sums, step, tile, module, column);
+#pragma unroll
+    for (int i = 0; i < 8; ++i) {
+      d[i / 2][i % 2 * 2] += sums[i];
+      d[i / 2][i % 2 * 2 + 1] += sums[i];
+    }
+  }
+};
+
 // out = gain * (y + sums) + bias for the 8 columns of row 2t + half.
 __device__ __forceinline__ void FinishRow(float (&out)[8], const float (&d)[4][4], int half,
                                           const uint4& y, const float* gain, const float* bias) {

@@ -27,11 +27,7 @@ void Model::Forward(const StepBatch& batch, const KvCache& cache) {
   buffers_->samples = samples;
   backend_->BeginStep(batch);
   const CapturedStep* captured = captured_->Find(batch);
-  if (captured != nullptr) {
-    backend_->Replay(*captured);
-  } else {
-    RunVerbs(rows, samples, cache);
-  }
+  if (captured == nullptr || !backend_->Replay(*captured)) RunVerbs(rows, samples, cache);
 }
 
 // All between BeginStep and Sample.

@@ -9,6 +9,7 @@
 #include <memory>
 #include <nlohmann/json.hpp>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "adapters/hub/source.h"
@@ -29,12 +30,13 @@ inline const nlohmann::json& Document() {
   return *document;
 }
 
-// One runner a model, kept for all cases.
-inline ModelRunner& Runner(const std::string& model) {
-  static auto* const runners = new std::map<std::string, std::unique_ptr<ModelRunner>>();
-  std::unique_ptr<ModelRunner>& runner = (*runners)[model];
+// One runner a model and device, kept for all cases.
+inline ModelRunner& Runner(const std::string& model, const std::string& device = "cpu") {
+  static auto* const runners =
+      new std::map<std::pair<std::string, std::string>, std::unique_ptr<ModelRunner>>();
+  std::unique_ptr<ModelRunner>& runner = (*runners)[{model, device}];
   if (runner == nullptr) {
-    auto opened = ModelRunner::Open(kFolder + "/models/" + model, 2, 128);
+    auto opened = ModelRunner::Open(kFolder + "/models/" + model, 2, 128, device);
     EXPECT_TRUE(opened.ok()) << opened.status();
     runner = *std::move(opened);
   }
@@ -59,18 +61,23 @@ inline float LargestDifference(absl::Span<const float> a, absl::Span<const float
   return largest;
 }
 
-// The image gives the logits of the reference with that index, in any chunks.
-inline void ExpectLogits(ModelRunner& runner, const LoraImage& image, int64_t index) {
+// The logits of the reference with that index, of the last positions alone.
+inline absl::Span<const float> Reference(int64_t index) {
   static const auto* const all = new std::vector<float>(ReadNpy(kFolder + "/logits.npy"));
   const int64_t floats = std::ssize(*all) / static_cast<int64_t>(Document().at("references"));
-  const absl::Span<const float> expected = absl::MakeSpan(*all).subspan(index * floats, floats);
+  return absl::MakeSpan(*all).subspan(index * floats, floats);
+}
+
+// The image gives the logits of the reference with that index, in any chunks.
+inline void ExpectLogits(ModelRunner& runner, const LoraImage& image, int64_t index) {
+  const absl::Span<const float> expected = Reference(index);
   const auto mounted = runner.Mount(image);
   ASSERT_TRUE(mounted.ok()) << mounted.status();
   const std::vector<int32_t> prompt = Document().at("prompt_ids");
   for (const int chunk : {64, 5}) {
     const std::vector<float> logits = runner.Logits(prompt, {chunk}, {{mounted->get(), 1.0f}});
-    // The reference has the last positions alone.
-    EXPECT_LE(LargestDifference(absl::MakeSpan(logits).last(floats), expected), kTolerance);
+    EXPECT_LE(LargestDifference(absl::MakeSpan(logits).last(expected.size()), expected),
+              kTolerance);
   }
 }
 

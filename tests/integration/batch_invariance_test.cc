@@ -19,6 +19,7 @@ namespace {
 constexpr int kRowsMax = kBatchInvariantRowsMax;
 constexpr int kLayers = 2;
 constexpr int kRequests = 132;
+constexpr int kMixes = 11;  // request i has mix i % kMixes
 
 struct Sizes {
   int hidden, ffn, heads, kv_heads, vocabulary;
@@ -95,23 +96,26 @@ class BatchInvariance : public ::testing::TestWithParam<Device> {
         sizes.vocabulary, "}");
   }
 
-  // Ranks that fill no tile among them, one on q and v alone, one with DoRA's gains.
+  // Ranks that fill no tile among them, one on q and v alone, one with DoRA's gains, one with
+  // biases and gains, one on the embedding and the head.
   void MakeAdapters() {
-    const auto all = [](LoraModule) { return true; };
+    const auto all = [](LoraModule m) { return m < LoraModule::kEmbedding; };
     const auto few = [](LoraModule m) { return m == LoraModule::kQ || m == LoraModule::kV; };
+    const auto outside = [](LoraModule m) { return m >= LoraModule::kEmbedding; };
     AddAdapter(4, all);
     AddAdapter(16, all);
     AddAdapter(33, all);
     AddAdapter(8, few);
     AddAdapter(8, all, true);
+    AddAdapter(5, all, true, true);
+    AddAdapter(12, all, false, true);
+    AddAdapter(11, outside);
   }
-  void AddAdapter(int rank, bool (*touches)(LoraModule), bool gains = false) {
+  void AddAdapter(int rank, bool (*touches)(LoraModule), bool gains = false, bool biases = false) {
     TestAdapter& adapter = adapters_.emplace_back();
     const DType dtype = backend_->TileDType(DType::kBF16);
     for (const LoraTarget& target : model_->lora_targets()) {
-      if (target.layer < 0 || target.module >= LoraModule::kHead || !touches(target.module)) {
-        continue;
-      }
+      if (!touches(target.module)) continue;
       LoraPair& pair = adapter.pairs.emplace_back();
       pair.layer = target.layer;
       pair.module = target.module;
@@ -121,6 +125,9 @@ class BatchInvariance : public ::testing::TestWithParam<Device> {
       pair.b = RandomMatrix(dtype, target.out_features, rank, random_, 0.05f);
       for (int64_t i = 0; gains && i < target.out_features; ++i) {
         pair.gain.push_back(1.0f + 0.001f * static_cast<float>(Below(100)));
+      }
+      for (int64_t i = 0; biases && i < target.out_features; ++i) {
+        pair.bias.push_back(0.01f * static_cast<float>(Below(100)));
       }
     }
     MountPairs(*backend_, *arena_, adapter);
@@ -136,7 +143,11 @@ class BatchInvariance : public ::testing::TestWithParam<Device> {
         {{3, 1.0f}},
         {{4, 1.0f}},
         {{1, -0.5f}, {0, 1.0f}},
-        {{2, 0.5f}, {3, 1.0f}, {1, 0.25f}}};
+        {{2, 0.5f}, {3, 1.0f}, {1, 0.25f}},
+        {{5, 1.0f}},
+        {{7, 1.0f}},
+        {{6, -1.0f}, {1, 0.5f}, {7, 0.5f}}};
+    ASSERT_EQ(mixes.size(), kMixes);
     for (int i = 0; i < kRequests; ++i) {
       Request request;
       for (const auto& [adapter, weight] : mixes[i % mixes.size()]) {
@@ -253,7 +264,8 @@ class BatchInvariance : public ::testing::TestWithParam<Device> {
     while (!order.empty()) {
       std::shuffle(order.begin(), order.end(), random_);
       if (Below(2) == 0) {  // as the scheduler does, by adapters
-        std::stable_sort(order.begin(), order.end(), [](int a, int b) { return a % 8 < b % 8; });
+        std::stable_sort(order.begin(), order.end(),
+                         [](int a, int b) { return a % kMixes < b % kMixes; });
       }
       Step step;
       int room = rows_max;

@@ -19,11 +19,14 @@ class BatchInvariantServer : public ::testing::TestWithParam<const char*> {
  protected:
   void SetUp() override {
     for (const int rank : {4, 16, 33}) WriteTinyAdapter(adapters_, absl::StrCat("r", rank), rank);
+    WriteTinyAdapter(adapters_, "biased", 8, kTinyAdapterScale, TinyParts::kLinearsWithBiases);
+    WriteTinyAdapter(adapters_, "ends", 8, kTinyAdapterScale, TinyParts::kEmbeddingAndHead);
   }
 
   // Greedy and sampled, base and adapters and a mix, prompts of one step and of several.
   static std::vector<v1::GenerateRequest> Requests() {
-    static constexpr const char* kAdapters[] = {"base", "r4", "r16", "r33", "mix:r4*1+r33*-0.5"};
+    static constexpr const char* kAdapters[] = {"base",   "r4",  "r16", "r33", "mix:r4*1+r33*-0.5",
+                                                "biased", "ends"};
     std::vector<v1::GenerateRequest> requests(kRequests);
     int token = 0;
     for (int i = 0; i < kRequests; ++i) {
@@ -36,7 +39,7 @@ class BatchInvariantServer : public ::testing::TestWithParam<const char*> {
       request.set_logprobs(1);
       request.set_temperature(i % 4 == 3 ? 0.8 : 0.0);
       request.set_seed(i);
-      NameAdapters(kAdapters[i % 5], &request);
+      NameAdapters(kAdapters[i % std::size(kAdapters)], &request);
     }
     return requests;
   }

@@ -135,6 +135,26 @@ TEST_P(LinearTest, PackedQuantisedWeightsStaySmall) {
             static_cast<int64_t>(w.bytes.size()));
 }
 
+TEST_P(LinearTest, ReadRowGivesARowAsItIsPackedAndSaysHowFarThatMayBe) {
+  constexpr int64_t kRows = 24, kColumns = 64;
+  for (const auto& [dtype, f32, bf16] : kDTypes) {
+    SCOPED_TRACE(std::string(DTypeName(dtype)));
+    const StoredMatrix w = RandomMatrix(dtype, kRows, kColumns, random_);
+    const HostMatrix part = w.view();
+    const auto packed = *backend_->PackWeight({&part, 1});
+    for (const int64_t row : {int64_t{0}, int64_t{7}, kRows - 1}) {
+      std::vector<float> got(kColumns);
+      const auto share = backend_->ReadRow(*packed, row, absl::MakeSpan(got));
+      ASSERT_TRUE(share.ok()) << share.status();
+      EXPECT_EQ(*share, PackingShare(dtype));
+      for (int64_t k = 0; k < kColumns; ++k) {
+        const float stored = w.values[row * kColumns + k];
+        EXPECT_EQ(got[k], testing::Rounded(compute(), stored)) << row << " " << k;
+      }
+    }
+  }
+}
+
 TEST_P(LinearTest, EmbedGivesTheStoredRowsExactly) {
   for (const auto& [dtype, f32, bf16] : kDTypes) {
     const StoredMatrix w = RandomMatrix(dtype, 50, 288, random_);

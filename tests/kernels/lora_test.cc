@@ -1,104 +1,12 @@
 // LoraShrink and the expanding post verbs against doubles, over popularity patterns,
 // ranks and dtypes; and their bits against themselves.
-#include <list>
-
-#include "tests/kernels/kernel_test.h"
+#include "tests/kernels/lora_fixture.h"
 
 namespace lorica::testing {
 namespace {
 
-constexpr int kIn = 96, kFfn = 200;
-
-class LoraTest : public KernelTest {
+class LoraTest : public LoraFixture {
  protected:
-  LoraTest() : arena_(*backend_, {4, 4, 2, 64, 0.125f, 0, 0}, 1200) {}
-
-  // Of 1 + |value|: tiles are read exactly in every type, so in fp32 it is that of the sums;
-  // with bf16 the output is rounded, and u may be.
-  double tolerance() const { return Tolerance(5e-6, 1e-2); }
-
-  bool Serves(const ModuleTiles& tiles) const { return backend_->CheckModule(tiles).ok(); }
-
-  // `dtype` as the backend stores it.
-  LoraPair Pair(LoraModule module, int rank, DType dtype, int64_t in, int64_t out, int layer = 0) {
-    dtype = backend_->TileDType(dtype);
-    LoraPair pair;
-    pair.layer = layer;
-    pair.module = module;
-    pair.rank = rank;
-    pair.scale = 0.5f + 0.25f * Below(4);
-    pair.a = RandomMatrix(dtype, rank, in, random_, 0.1f);
-    pair.b = RandomMatrix(dtype, out, rank, random_, 0.1f);
-    return pair;
-  }
-
-  // Touches gate and up, or only up.
-  TestAdapter* GateUpAdapter(int rank, DType dtype, bool gate = true) {
-    TestAdapter& adapter = adapters_.emplace_back();
-    if (gate) adapter.pairs.push_back(Pair(LoraModule::kGate, rank, dtype, kIn, kFfn));
-    adapter.pairs.push_back(Pair(LoraModule::kUp, rank, dtype, kIn, kFfn));
-    MountPairs(*backend_, arena_, adapter);
-    return &adapter;
-  }
-
-  using Terms = std::vector<std::pair<const TestAdapter*, float>>;
-  struct Segment {
-    int rows;
-    Terms terms;  // empty: base rows, no segment
-  };
-
-  static StepBatch Batch(const std::vector<Segment>& segments, bool keep_empty = true) {
-    int rows = 0;
-    for (const Segment& s : segments) rows += s.rows;
-    StepBatch batch = PlainBatch(rows);
-    int row = 0;
-    for (const Segment& s : segments) {
-      if (!s.terms.empty() && (s.rows > 0 || keep_empty)) {
-        const auto begin = static_cast<int32_t>(batch.terms.size());
-        batch.segments.push_back({row, s.rows, begin, static_cast<int32_t>(s.terms.size())});
-        for (const auto& [adapter, weight] : s.terms) {
-          batch.terms.push_back({adapter->mounted.get(), weight});
-        }
-      }
-      row += s.rows;
-    }
-    return batch;
-  }
-
-  // activation(gate) * up for given W x; rows in segment order.
-  std::vector<float> RunGlu(const std::vector<Segment>& segments, const std::vector<float>& x,
-                            const std::vector<float>& base) {
-    const StepBatch batch = Batch(segments);
-    const int64_t rows = batch.rows();
-    const auto in = Upload(rows, kIn, x);
-    const auto gate_up = Upload(rows, 2 * kFfn, base);
-    const auto out = Zeros(rows, kFfn);
-    backend_->BeginStep(batch);
-    backend_->LoraShrink(in.tensor(), 0, LoraGroup::kGateUp);
-    backend_->GluPost(out.tensor(), gate_up.tensor(), Activation::kSilu, 0);
-    return out.Read();
-  }
-
-  void CheckGlu(const std::vector<Segment>& segments) {
-    int rows = 0;
-    for (const Segment& s : segments) rows += s.rows;
-    const auto x = Normals(rows * kIn), base = Normals(rows * 2 * kFfn);
-    std::vector<double> want;
-    int row = 0;
-    for (const Segment& s : segments) {
-      for (int i = 0; i < s.rows; ++i, ++row) {
-        const auto gate = ReferenceLora(s.terms, 0, LoraModule::kGate, kFfn, &x[row * kIn]);
-        const auto up = ReferenceLora(s.terms, 0, LoraModule::kUp, kFfn, &x[row * kIn]);
-        for (int o = 0; o < kFfn; ++o) {
-          const double g = gate.gain[o] * (base[row * 2 * kFfn + o] + gate.delta[o]);
-          const double u = up.gain[o] * (base[row * 2 * kFfn + kFfn + o] + up.delta[o]);
-          want.push_back(g / (1 + std::exp(-g)) * u);
-        }
-      }
-    }
-    ExpectNear(RunGlu(segments, x, base), want, tolerance());
-  }
-
   // A down adapter of some rows, the residual and the norm behind it.
   void CheckResidualNorm(int hidden) {
     constexpr int kWide = 2504, kRows = 5;
@@ -137,9 +45,6 @@ class LoraTest : public KernelTest {
     ExpectNear(sum.Read(), want_sum, tolerance());
     ExpectNear(out.Read(), want, tolerance());
   }
-
-  PoisonedArena arena_;
-  std::list<TestAdapter> adapters_;
 };
 
 constexpr int kRanks[] = {1, 7, 8, 16, 33, 64, 128, 256};
@@ -326,84 +231,6 @@ TEST_P(LoraTest, QkvPostExpandsEachHeadOfEachModule) {
   for (int c = 0; c < q; ++c) {
     ASSERT_NEAR(attended[c], base[q + kv + c % kv] + lora.delta[c % kv], near);
   }
-}
-
-TEST_P(LoraTest, BiasesOfLoraBAreScaledWithTheirTerm) {
-  if (!Serves({.has_bias = true})) GTEST_SKIP() << "this device refuses them";
-  TestAdapter& with = adapters_.emplace_back();
-  with.pairs.push_back(Pair(LoraModule::kGate, 9, TileTypes().back(), kIn, kFfn));
-  with.pairs.back().bias = Normals(kFfn);
-  with.pairs.push_back(Pair(LoraModule::kUp, 3, DType::kF32, kIn, kFfn));
-  with.pairs.back().bias = Normals(kFfn);
-  MountPairs(*backend_, arena_, with);
-  CheckGlu({{1, {}}, {3, {{&with, 1.0f}}}});
-  const TestAdapter* without = GateUpAdapter(8, DType::kF16);
-  CheckGlu({{2, {{without, -0.5f}, {&with, 0.3f}}}, {17, {{&with, -2.0f}}}});
-}
-
-TEST_P(LoraTest, EmbedAddsTheColumnsOfItsTokens) {
-  constexpr int kVocabulary = 2100, kHidden = 104;
-  if (!Serves({.module = LoraModule::kEmbedding})) GTEST_SKIP() << "this device refuses them";
-  TestAdapter* adapters[2];
-  for (auto& adapter : adapters) {
-    adapter = &adapters_.emplace_back();
-    adapter->pairs.push_back(Pair(LoraModule::kEmbedding, adapters_.size() == 1 ? 11 : 8,
-                                  TileTypes().back(), kVocabulary, kHidden, kOutsideLayers));
-    MountPairs(*backend_, arena_, *adapter);
-  }
-  const Terms both = {{adapters[0], 0.5f}, {adapters[1], -1.5f}}, one = {{adapters[1], 1.0f}};
-  StepBatch batch = Batch({{1, {}}, {2, both}, {1, {}}, {2, one}});
-  batch.tokens = {5, 2047, 2048, 2099, 0, 2099};
-  const StoredMatrix table = RandomMatrix(DType::kF32, kVocabulary, kHidden, random_);
-  const HostMatrix view = table.view();
-  const auto weight = *backend_->PackWeight({&view, 1});
-  const auto out = Zeros(6, kHidden);
-  backend_->BeginStep(batch);
-  backend_->Embed(out.tensor(), *weight);
-  std::vector<double> want;
-  for (int row = 0; row < 6; ++row) {
-    std::vector<float> token(kVocabulary, 0.0f);
-    token[batch.tokens[row]] = 1.0f;
-    const Terms terms = row == 1 || row == 2 ? both : row >= 4 ? one : Terms{};
-    const auto lora =
-        ReferenceLora(terms, kOutsideLayers, LoraModule::kEmbedding, kHidden, token.data());
-    for (int c = 0; c < kHidden; ++c) {
-      want.push_back(table.values[batch.tokens[row] * kHidden + c] + lora.delta[c]);
-    }
-  }
-  ExpectNear(out.Read(), want, tolerance());
-}
-
-TEST_P(LoraTest, HeadPostAddsToTheRowsThatSample) {
-  constexpr int kVocabulary = 2100;
-  if (!Serves({.module = LoraModule::kHead})) GTEST_SKIP() << "this device refuses them";
-  TestAdapter& plain = adapters_.emplace_back();
-  plain.pairs.push_back(Pair(LoraModule::kHead, 11, DType::kF32, kIn, kVocabulary, kOutsideLayers));
-  MountPairs(*backend_, arena_, plain);
-  TestAdapter& dora = adapters_.emplace_back();
-  dora.pairs.push_back(Pair(LoraModule::kHead, 4, DType::kF16, kIn, kVocabulary, kOutsideLayers));
-  dora.pairs.back().gain = Normals(kVocabulary);
-  MountPairs(*backend_, arena_, dora);
-  const Terms terms[] = {{{&plain, 0.5f}}, {{&dora, 1.0f}}};
-  StepBatch batch = Batch({{3, terms[0]}, {2, {}}, {4, terms[0]}, {2, terms[1]}, {3, terms[0]}});
-  const std::pair<int, int> samples[] = {{2, 0}, {4, -1}, {9, 1}, {10, 1}, {13, 0}};  // row, terms
-  batch.samples.clear();
-  for (const auto& [row, of] : samples) batch.samples.push_back({.row = row});
-  const auto x = Normals(5 * kIn), base = Normals(5 * kVocabulary);
-  const auto in = Upload(5, kIn, x);
-  const auto logits = Upload(5, kVocabulary, base);
-  backend_->BeginStep(batch);
-  backend_->HeadPost(logits.tensor(), in.tensor());
-  std::vector<double> want;
-  for (int j = 0; j < 5; ++j) {
-    const int of = samples[j].second;
-    const auto lora = ReferenceLora(of < 0 ? Terms{} : terms[of], kOutsideLayers, LoraModule::kHead,
-                                    kVocabulary, &x[j * kIn]);
-    for (int c = 0; c < kVocabulary; ++c) {
-      want.push_back(lora.gain[c] * (base[j * kVocabulary + c] + lora.delta[c]));
-    }
-  }
-  ExpectNear(logits.Read(), want, tolerance());
 }
 
 TEST_P(LoraTest, MountRefusesTilesThatDoNotFit) {

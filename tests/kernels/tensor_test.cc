@@ -16,6 +16,15 @@ TEST(Tensor, BlockSizesAreThoseOfGguf) {
   EXPECT_EQ(RowBytes(DType::kBF16, 3), 6);
 }
 
+TEST(Tensor, WhatAQuantisedTypeLosesIsAllowedForIt) {
+  for (const DType dtype : {DType::kF32, DType::kF16, DType::kBF16}) {
+    EXPECT_EQ(PackingShare(dtype), 1.0f / 128);
+  }
+  EXPECT_EQ(PackingShare(DType::kQ8_0), 1.0f / 32);
+  EXPECT_EQ(PackingShare(DType::kQ4_0), 1.0f / 4);
+  EXPECT_EQ(PackingShare(DType::kQ4_1), 1.0f / 4);
+}
+
 TEST(Tensor, HalfsOfEveryKindExpand) {
   const uint16_t halfs[] = {0x0000, 0x8000, 0x0001, 0x03ff, 0x3c00, 0xc000, 0x7bff, 0x7c00};
   float out[8];

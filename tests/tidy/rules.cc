@@ -481,8 +481,8 @@ Complaints MirroredTests(const Files& files) {
     const std::string stem = match[1];
     if (kNoFileOfThatName.contains(stem) || !absl::StrContains(file.text, "TEST")) continue;
     // One test body serves a verb of every backend.
-    const std::string verb = "kernels/cpu/" + BaseName(stem);
-    const bool is_verb = FolderOf(stem) == "kernels" && paths.contains(verb + ".cc");
+    const bool is_verb =
+        FolderOf(stem) == "kernels" && HasMirror("kernels/cpu/" + BaseName(stem), paths);
     if (!is_verb && !HasMirror(stem, paths)) {
       complaints.push_back(absl::StrCat(file.path, ": there is no ", stem,
                                         ".{h,cc} to test, nor a file whose name begins it"));

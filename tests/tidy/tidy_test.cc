@@ -258,6 +258,9 @@ TEST(MirroredTestsTest, WantsSomethingToTest) {
   EXPECT_THAT(
       MirroredTests({{"tests/kernels/lora_test.cc", "TEST(A, B)"}, {"kernels/cpu/lora.cc", ""}}),
       IsEmpty());
+  EXPECT_THAT(MirroredTests(
+                  {{"tests/kernels/lora_more_test.cc", "TEST(A, B)"}, {"kernels/cpu/lora.cc", ""}}),
+              IsEmpty());
   EXPECT_THAT(MirroredTests({{"tests/kernels/a_more_test.cc", "TEST(A, B)"}, {"kernels/a.h", ""}}),
               IsEmpty());
   EXPECT_THAT(MirroredTests({{"tests/integration/road_test.cc", "TEST(A, B)"}}), IsEmpty());

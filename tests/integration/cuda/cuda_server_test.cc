@@ -171,21 +171,25 @@ Json AsGolden(const std::string& id, const std::string& adapter, const Generated
 }
 
 // Random weights are the same on every device: what the CPU is sure of CUDA says too, for the
-// base, adapters of several ranks and mixes of them, in one batch.
+// base, adapters of several ranks, with biases, on the embedding and the head, and mixes of them,
+// in one batch.
 TEST(CudaServer, AShapeAloneSaysWhatTheCpuSays) {
   if (!HasGpu()) GTEST_SKIP() << "no GPU";
   TemporaryFolder adapters;
   for (const int rank : {4, 16, 33, 64}) {
     WriteTinyAdapter(adapters, absl::StrCat("r", rank), rank);
   }
+  WriteTinyAdapter(adapters, "biased", 8, kTinyAdapterScale, TinyParts::kLinearsWithBiases);
+  WriteTinyAdapter(adapters, "ends", 8, kTinyAdapterScale, TinyParts::kEmbeddingAndHead);
   ServerProcess::Options options;
   options.model = std::string(LORICA_TEST_DATA) + "/shapes/tiny";
   options.adapters_dir = adapters.path();
   options.flags = {"--load-format", "dummy"};
   std::vector<std::pair<std::string, v1::GenerateRequest>> asked;
   int token = 0;
-  for (const char* adapter : {"base", "r4", "r16", "r33", "r64", "scale:r16*0.5",
-                              "mix:r4*1+r33*-0.5", "mix:r64*0.25+r16*1+r4*2"}) {
+  for (const char* adapter :
+       {"base", "r4", "r16", "r33", "r64", "scale:r16*0.5", "mix:r4*1+r33*-0.5",
+        "mix:r64*0.25+r16*1+r4*2", "biased", "ends", "mix:r4*1+biased*-0.5+ends*1"}) {
     for (int i = 0; i < 6; ++i) {
       std::vector<int32_t> prompt;
       for (int k = 0; k < 5 + 37 * i; ++k) prompt.push_back((token += 7919) % 1000);

@@ -61,19 +61,5 @@ INSTANTIATE_TEST_SUITE_P(
              }}),
     [](const auto& info) { return info.param.name; });
 
-TEST(ServedModules, AreTheLinearsOfLayersWithoutBiases) {
-  EXPECT_TRUE(CheckServedModule({.module = LoraModule::kDown, .has_gain = true}).ok());
-  const std::pair<ModuleTiles, const char*> refused[] = {
-      {{.module = LoraModule::kEmbedding}, "LoRA on the embedding"},
-      {{.module = LoraModule::kHead}, "LoRA on the output head"},
-      {{.module = LoraModule::kQ, .has_bias = true}, "lora_bias"}};
-  for (const auto& [tiles, says] : refused) {
-    const absl::Status status = CheckServedModule(tiles);
-    EXPECT_EQ(status.code(), absl::StatusCode::kFailedPrecondition);
-    EXPECT_THAT(std::string(status.message()), HasSubstr(says));
-    EXPECT_THAT(std::string(status.message()), HasSubstr("--device cpu"));
-  }
-}
-
 }  // namespace
 }  // namespace lorica::cuda
