@@ -83,24 +83,40 @@ __device__ __forceinline__ void ProductOf64(float* d, uint64_t left, uint64_t ri
       : "l"(left), "l"(right));
 }
 
+__device__ __forceinline__ void ProductOf128(float* d, uint64_t left, uint64_t right) {
+  asm volatile(
+      "wgmma.mma_async.sync.aligned.m64n128k16." LORICA_PTX_TYPES
+      " "
+      "{%0,%1,%2,%3,%4,%5,%6,%7,%8,%9,%10,%11,%12,%13,%14,%15,%16,%17,%18,%19,%20,%21,%22,%23,"
+      "%24,%25,%26,%27,%28,%29,%30,%31,%32,%33,%34,%35,%36,%37,%38,%39,%40,%41,%42,%43,%44,%45,"
+      "%46,%47,%48,%49,%50,%51,%52,%53,%54,%55,%56,%57,%58,%59,%60,%61,%62,%63}, %64, %65, "
+      "1, 1, 1, 0, 0;"
+      : LORICA_FOUR(d, 0), LORICA_FOUR(d, 4), LORICA_FOUR(d, 8), LORICA_FOUR(d, 12),
+        LORICA_FOUR(d, 16), LORICA_FOUR(d, 20), LORICA_FOUR(d, 24), LORICA_FOUR(d, 28),
+        LORICA_FOUR(d, 32), LORICA_FOUR(d, 36), LORICA_FOUR(d, 40), LORICA_FOUR(d, 44),
+        LORICA_FOUR(d, 48), LORICA_FOUR(d, 52), LORICA_FOUR(d, 56), LORICA_FOUR(d, 60)
+      : "l"(left), "l"(right));
+}
+
 #undef LORICA_FOUR
 
 // d[64, kColumns] += left[64, 16] right[kColumns, 16]^T.
 template <int kColumns>
 __device__ __forceinline__ void WarpgroupMma(float (&d)[kColumns / 2], uint64_t left,
                                              uint32_t right) {
-  static_assert(kColumns == 8 || kColumns == 16 || kColumns == 32 || kColumns % 64 == 0);
+  static_assert(kColumns == 8 || kColumns == 16 || kColumns == 32 || kColumns == 64 ||
+                kColumns == 128);
+  const uint64_t matrix = SwizzledMatrix(right);
   if constexpr (kColumns == 8) {
-    ProductOf8(d, left, SwizzledMatrix(right));
+    ProductOf8(d, left, matrix);
   } else if constexpr (kColumns == 16) {
-    ProductOf16(d, left, SwizzledMatrix(right));
+    ProductOf16(d, left, matrix);
   } else if constexpr (kColumns == 32) {
-    ProductOf32(d, left, SwizzledMatrix(right));
+    ProductOf32(d, left, matrix);
+  } else if constexpr (kColumns == 64) {
+    ProductOf64(d, left, matrix);
   } else {
-#pragma unroll
-    for (int i = 0; i < kColumns / 64; ++i) {
-      ProductOf64(d + i * 32, left, SwizzledMatrix(right + i * 64 * 128));
-    }
+    ProductOf128(d, left, matrix);
   }
 }
 
