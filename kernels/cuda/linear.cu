@@ -41,7 +41,10 @@ struct Form {
   static constexpr int kStageBytes = kWeightBytes + kRows * kInputs * 2;
   using Lora = LoraLayout<kRows <= 64>;
   // Leaves room for the blocks between two products, or for the LoRA warps.
-  static constexpr int kRingBytes = kLora && kRows <= 64 ? 121 << 10 : 148 << 10;
+  static constexpr int kRingBytes = (kLora         ? kRows <= 64 ? 121 : 148
+                                     : kRows <= 64 ? 148
+                                                   : 164)
+                                    << 10;
   static constexpr int kStages = kRingBytes / kStageBytes;
   // Most on their way: while products of the launch ahead are finished, and later.
   static constexpr int kEarlyFlight = kLora ? 2 : kStages;

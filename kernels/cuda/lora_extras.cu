@@ -23,7 +23,8 @@ constexpr int kColumns = kTileWidth / kThreads;  // of a thread, kThreads apart
 static_assert(kTileRanks == kEight && kTileWidth % kThreads == 0);
 
 // Grid [columns, row tiles]; a thread takes 8 columns of all rows of a tile. Every thread waits:
-// the kernel behind relies on it that all before this one has ended.
+// the kernel behind relies on it that all before this one has ended. Sums to which nothing is added
+// are left alone: packing what was packed may take a bit away, and neighbours have no say in it.
 __global__ void __launch_bounds__(kBiasThreads)
     AddBiasesKernel(uint4* sums, int columns, GroupOutputs outputs, StepBiases biases,
                     const RowTile* tiles) {
@@ -34,9 +35,9 @@ __global__ void __launch_bounds__(kBiasThreads)
     inside -= outputs.features[module];
   }
   float more[8] = {};
-  if (column < columns) AddTermBiases(more, biases, tile, module, inside);
+  const bool any = column < columns && AddTermBiases(more, biases, tile, module, inside);
   WaitForPredecessor();
-  if (column >= columns) return;
+  if (!any) return;
   for (int r = 0; r < tile.row_count; ++r) {
     uint4& to = sums[(int64_t{tile.row_begin + r} * columns + column) / kEight];
     float v[8];

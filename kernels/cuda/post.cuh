@@ -40,18 +40,21 @@ __device__ __forceinline__ uint4 PackEight(const float (&v)[8]) {
                     PackElements(v[6], v[7]));
 }
 
-// sums += s w b over a tile's terms for 8 columns of a module of the group.
-__device__ __forceinline__ void AddTermBiases(float (&sums)[8], const StepBiases& step,
+// sums += s w b over a tile's terms for 8 columns of a module of the group. False: none has a bias.
+__device__ __forceinline__ bool AddTermBiases(float (&sums)[8], const StepBiases& step,
                                               const RowTile& tile, int module, int column) {
+  bool any = false;
   for (int t = tile.term_begin; t < tile.term_begin + tile.term_count; ++t) {
     const BiasTerm term = step.terms[t];
     const DeviceBias own = term.biases ? term.biases[step.first + module] : DeviceBias{};
     if (!own.bias) continue;
+    any = true;
     float bias[8];
     LoadEight(bias, own.bias + column);
 #pragma unroll
     for (int k = 0; k < 8; ++k) sums[k] = fmaf(bias[k], own.scale * term.weight, sums[k]);
   }
+  return any;
 }
 
 __device__ __forceinline__ int PairOf(int layer, LoraGroup group) {
