@@ -97,8 +97,8 @@ class Signals {
 };
 
 int Run(const Config& config) {
+  SetUpLog(config);  // before the thread that logs signals
   static Signals& signals = *new Signals;
-  SetUpLog(config);
   spdlog::info("starting: {}", DescribeConfig(config));
   auto server = Server::Start(config);
   if (!server.ok()) {

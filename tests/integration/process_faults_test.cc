@@ -28,7 +28,7 @@ using Tokens = std::vector<int32_t>;
 // Of a neighbour's call.
 const absl::Duration kUnaffected = kInstrumentationFactor * absl::Seconds(4);
 constexpr absl::Duration kStartMax = absl::Seconds(10);
-constexpr absl::Duration kCutMax = absl::Seconds(5);  // until who is cut knows
+const absl::Duration kCutMax = kInstrumentationFactor * absl::Seconds(5);  // until who is cut knows
 
 class ProcessFaults : public ::testing::Test {
  protected:
