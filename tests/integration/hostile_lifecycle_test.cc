@@ -1,7 +1,6 @@
 // Goal: what happens to adapters, blocks and clocks while a server runs touches nobody else and
 // leaves nothing: names that share content, blocks that change hands, numbers that overflow,
 // clocks that jump, a hub with more in it than was asked for.
-#include <dlfcn.h>
 #include <sys/mman.h>
 #include <sys/syscall.h>
 #include <time.h>
@@ -23,19 +22,21 @@ namespace {
 
 // How far the wall clock is off; nothing else of the process's time is.
 std::atomic<int64_t> g_wall_offset_s = 0;
-// The next mapping of so many bytes holds NaN, whatever numbers are read there.
-std::atomic<int64_t> g_poisoned_bytes = 0;
+// The next mapping of so many bytes holds NaN, whatever numbers are read there. A plain number: it
+// is read before the runtime of a sanitizer has begun.
+int64_t g_poisoned_bytes = 0;
 
 }  // namespace
 
 // Both take the place of the C library's own for every library of the process.
-extern "C" void* mmap(void* address, size_t length, int protection, int flags, int fd,
-                      off_t offset) noexcept {
-  static auto* const real = reinterpret_cast<decltype(&mmap)>(dlsym(RTLD_NEXT, "mmap"));
-  void* const mapped = real(address, length, protection, flags, fd, offset);
-  int64_t wanted = static_cast<int64_t>(length);
+extern "C" __attribute__((no_sanitize_thread, no_sanitize_address)) void* mmap(
+    void* address, size_t length, int protection, int flags, int fd, off_t offset) noexcept {
+  void* const mapped =
+      reinterpret_cast<void*>(syscall(SYS_mmap, address, length, protection, flags, fd, offset));
+  auto wanted = static_cast<int64_t>(length);
   if (mapped != MAP_FAILED && fd == -1 && length > 0 &&
-      g_poisoned_bytes.compare_exchange_strong(wanted, 0)) {
+      __atomic_compare_exchange_n(&g_poisoned_bytes, &wanted, 0, false, __ATOMIC_SEQ_CST,
+                                  __ATOMIC_SEQ_CST)) {
     std::memset(mapped, 0xff, length);
   }
   return mapped;
@@ -112,9 +113,10 @@ TEST_F(HostileLifecycle, EvictingTwiceAndWhatIsNotThere) {
 TEST_F(HostileLifecycle, BlocksThatChangeHandsHoldNothingOfTheirPast) {
   constexpr int64_t kArenaBytes = 3 << 20;
   config().arena_bytes = kArenaBytes;
-  g_poisoned_bytes = kArenaBytes;
+  __atomic_store_n(&g_poisoned_bytes, kArenaBytes, __ATOMIC_SEQ_CST);
   const std::string folder = server().adapters().path();
-  EXPECT_EQ(g_poisoned_bytes, 0) << "the arena was not mapped so";
+  EXPECT_EQ(__atomic_load_n(&g_poisoned_bytes, __ATOMIC_SEQ_CST), 0)
+      << "the arena was not mapped so";
   v1::GenerateRequest request = TokensRequest(24);
   request.set_logprobs(20);
   std::map<std::string, v1::GenerateResponse> fresh;
