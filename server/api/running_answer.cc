@@ -83,17 +83,20 @@ void RunningAnswer::OnTokens(const TokenEvent& event) {
   if (ready) ready();
 }
 
-void RunningAnswer::OnFinish(const FinishEvent& event) { TakeFinish(event); }
+void RunningAnswer::OnFinish(const FinishEvent& event) { TakeFinish(event, /*refused=*/false); }
 
-bool RunningAnswer::Refuse(const absl::Status& status) { return TakeFinish({status}); }
+bool RunningAnswer::Refuse(const absl::Status& status) {
+  return TakeFinish({status}, /*refused=*/true);
+}
 
-bool RunningAnswer::TakeFinish(const FinishEvent& event) {
+bool RunningAnswer::TakeFinish(const FinishEvent& event, bool refused) {
   if (charge_ != nullptr) charge_->End();
   std::function<void()> ready;
   {
     absl::MutexLock lock(&mutex_);
     if (finish_) return false;
     finish_ = event;
+    refused_ = refused;
     ready = TakeReady();
   }
   if (ready) ready();
@@ -172,19 +175,19 @@ AnswerEnd RunningAnswer::MakeEnd(const FinishEvent& finish) {
     end.status = absl::OkStatus();
     end.reason = StopReason::kStopString;
   }
-  bool admitted = false;
+  bool refused = false;
   {
     absl::MutexLock lock(&mutex_);
     end.adapters = adapters_;
-    admitted = admitted_;
+    refused = refused_;
     if (too_slow_ && !end.status.ok()) {
       end.status = absl::ResourceExhaustedError(absl::StrCat("the answer was not read for ",
                                                              absl::FormatDuration(kSlowReaderLimit),
                                                              "; read streams as they come"));
     }
   }
-  // What was never admitted is logged by whoever refused it.
-  if (admitted && !end.status.ok() && !absl::IsCancelled(end.status)) {
+  // What was refused is logged by who refused it. The engine may end a request before Admitted.
+  if (!refused && !end.status.ok() && !absl::IsCancelled(end.status)) {
     LogFailure("Generate", IdsOf(end.adapters), end.status, SteadyNow());
   }
   return end;
@@ -213,7 +216,7 @@ void RunningAnswer::Cancel() {
     if (admitted_) return control_->Cancel(id_);
     cancelled_ = true;
   }
-  TakeFinish({absl::CancelledError("the client cancelled the call")});
+  TakeFinish({absl::CancelledError("the client cancelled the call")}, /*refused=*/false);
 }
 
 void RunningAnswer::CheckStalled(absl::Time now) {

@@ -72,7 +72,7 @@ class RunningAnswer final : public Answer, public TokenSink {
  private:
   using Token = TokenEvent::Token;
 
-  bool TakeFinish(const FinishEvent& event) ABSL_LOCKS_EXCLUDED(mutex_);
+  bool TakeFinish(const FinishEvent& event, bool refused) ABSL_LOCKS_EXCLUDED(mutex_);
   bool HasSomething() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   std::function<void()> TakeReady() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void Append(Token token, AnswerChunk* chunk) ABSL_EXCLUSIVE_LOCKS_REQUIRED(reader_mutex_);
@@ -104,6 +104,7 @@ class RunningAnswer final : public Answer, public TokenSink {
   std::vector<Token> pending_ ABSL_GUARDED_BY(mutex_);
   std::vector<Token> prompt_ ABSL_GUARDED_BY(mutex_);  // until it is taken
   std::optional<FinishEvent> finish_ ABSL_GUARDED_BY(mutex_);
+  bool refused_ ABSL_GUARDED_BY(mutex_) = false;  // the finish is of Refuse
   std::function<void()> ready_ ABSL_GUARDED_BY(mutex_);
   std::function<void()> stalled_ ABSL_GUARDED_BY(mutex_);
   std::optional<absl::Time> waiting_since_ ABSL_GUARDED_BY(mutex_);

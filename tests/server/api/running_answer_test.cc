@@ -4,6 +4,7 @@
 
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
+#include "server/api/refusal_log.h"
 #include "tests/server/api/fake_tokenizer.h"
 
 namespace lorica {
@@ -217,6 +218,24 @@ TEST_F(RunningAnswerTest, CancelAfterTheEndAsksForNothing) {
   EXPECT_THAT(control_.calls, ElementsAre("cancel"));
   Take();
   EXPECT_TRUE(answer_->ended());
+}
+
+TEST_F(RunningAnswerTest, WhatFailsBeforeItsAdmissionIsKnownIsLoggedAndWhatIsRefusedIsNot) {
+  for (const bool refused : {false, true}) {
+    AnswerOptions options;
+    options.tokenizer = &tokenizer_;
+    answer_ = std::make_shared<RunningAnswer>(std::move(options), &control_);
+    const int64_t before = RefusalsLogged();
+    if (refused) {
+      answer_->Refuse(absl::DataLossError("it holds NaN"));
+    } else {
+      answer_->OnFinish(Finished(StopReason::kNone, absl::DataLossError("it holds NaN")));
+    }
+    answer_->Admitted(7);
+    Take();
+    EXPECT_TRUE(absl::IsDataLoss(end_->status));
+    EXPECT_EQ(RefusalsLogged() - before, refused ? 0 : 1);
+  }
 }
 
 TEST_F(RunningAnswerTest, TokensBeforeAdmissionCountTowardsThePause) {
