@@ -66,6 +66,13 @@ class RemoteAdaptersTest : public ::testing::Test {
     for (auto* threads : {&here_, &downloads_, &refreshes_}) threads->reset();
     disk_ = nullptr;
   }
+  // The next look at weights tells that it has begun, and goes on when it is told.
+  void HoldNextLook(absl::Notification& looking, absl::Notification& go_on) {
+    hub_.AddFault({.target_part = kWeights, .method = "HEAD", .before = [&] {
+                     looking.Notify();
+                     go_on.WaitForNotification();
+                   }});
+  }
   Result Get(const RemoteName& name) {
     if (adapters_ == nullptr) Start();
     auto found = adapters_->Find(name);

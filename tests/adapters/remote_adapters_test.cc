@@ -199,10 +199,7 @@ TEST_F(RemoteAdaptersTest, ALookThatTookLongTakesNothingBack) {
   const Result first = Get("org/a");
   hub_.Commit("org/a", FilesOf(SmallestAdapter(2)));
   absl::Notification looking, go_on;
-  hub_.AddFault({.target_part = kWeights, .method = "HEAD", .before = [&] {
-                   looking.Notify();
-                   go_on.WaitForNotification();
-                 }});
+  HoldNextLook(looking, go_on);
   now_ += options_.refresh;
   EXPECT_EQ(*Get("org/a"), *first);
   looking.WaitForNotification();
@@ -224,10 +221,7 @@ TEST_F(RemoteAdaptersTest, WhatIsForgottenDoesNotComeBackByALookThatWasUnderWay)
   Result first = Get("org/a");
   hub_.Commit("org/a", FilesOf(SmallestAdapter(2)));
   absl::Notification looking, go_on;
-  hub_.AddFault({.target_part = kWeights, .method = "HEAD", .before = [&] {
-                   looking.Notify();
-                   go_on.WaitForNotification();
-                 }});
+  HoldNextLook(looking, go_on);
   now_ += options_.refresh;
   ASSERT_TRUE(Get("org/a").ok());
   looking.WaitForNotification();

@@ -390,18 +390,9 @@ TEST_P(LoraExtrasTest, OtherRowsDoNotNotice) {
 }
 
 TEST_P(LoraExtrasTest, MountRefusesABiasThatDoesNotFit) {
-  LoraImage image;
-  image.block_bytes = arena_.cache().block_bytes;
-  image.block_count = 1;
-  ModuleTiles tiles;
-  tiles.rank = 8;
-  tiles.dtype = backend_->TileDType(DType::kF32);
-  tiles.in_features = tiles.out_features = 64;
-  tiles.a_tiles = {{0, 0}};
-  tiles.b_tiles = {{0, 4096}};
-  tiles.has_bias = true;
-  tiles.bias = {0, static_cast<int32_t>(image.block_bytes) - 192};
-  image.modules.push_back(tiles);
+  LoraImage image = OneModule({0, 4096});
+  image.modules[0].has_bias = true;
+  image.modules[0].bias = {0, static_cast<int32_t>(image.block_bytes) - 192};
   const std::vector<BlockId> blocks = {0};
   EXPECT_EQ(backend_->Mount(image, arena_.cache(), blocks).status().code(),
             absl::StatusCode::kInvalidArgument);

@@ -101,6 +101,21 @@ class LoraFixture : public KernelTest {
     ExpectNear(RunGlu(segments, x, base), want, tolerance());
   }
 
+  // One block with a module of rank 8 and 64 inputs and outputs, its A at the beginning.
+  LoraImage OneModule(BlockSlice b) {
+    LoraImage image;
+    image.block_bytes = arena_.cache().block_bytes;
+    image.block_count = 1;
+    ModuleTiles tiles;
+    tiles.rank = 8;
+    tiles.dtype = backend_->TileDType(DType::kF32);
+    tiles.in_features = tiles.out_features = 64;
+    tiles.a_tiles = {{0, 0}};
+    tiles.b_tiles = {b};
+    image.modules.push_back(std::move(tiles));
+    return image;
+  }
+
   PoisonedArena arena_;
   std::list<TestAdapter> adapters_;
 };

@@ -234,16 +234,7 @@ TEST_P(LoraTest, QkvPostExpandsEachHeadOfEachModule) {
 }
 
 TEST_P(LoraTest, MountRefusesTilesThatDoNotFit) {
-  LoraImage image;
-  image.block_bytes = arena_.cache().block_bytes;
-  image.block_count = 1;
-  ModuleTiles tiles;
-  tiles.rank = 8;
-  tiles.dtype = backend_->TileDType(DType::kF32);
-  tiles.in_features = tiles.out_features = 64;
-  tiles.a_tiles = {{0, 0}};
-  tiles.b_tiles = {{1, 0}};
-  image.modules.push_back(tiles);
+  LoraImage image = OneModule({1, 0});
   const std::vector<BlockId> blocks = {0};
   EXPECT_EQ(backend_->Mount(image, arena_.cache(), blocks).status().code(),
             absl::StatusCode::kInvalidArgument);
