@@ -69,6 +69,8 @@ int32_t AdapterPool::copies_in_flight() const { return impl_->copies; }
 
 void AdapterPool::Poll(absl::Time now) { impl_->Poll(now); }
 
+const absl::Status& AdapterPool::device() const { return impl_->device; }
+
 void AdapterPool::SetWakeCallback(std::function<void()> wake) {
   impl_->mailbox->SetWakeCallback(std::move(wake));
 }
@@ -361,6 +363,8 @@ absl::Status AdapterPool::Impl::FinishCopy(PoolEntry& entry, absl::Time now) {
     auto mounted = backend->Mount(*entry.image, cache, arena->blocks(entry.unit));
     status = mounted.status();
     if (status.ok()) entry.mounted = *std::move(mounted);
+  } else {
+    device = status;
   }
   --copies;
   if (!status.ok()) {

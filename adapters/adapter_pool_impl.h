@@ -111,6 +111,7 @@ struct AdapterPool::Impl {
   int32_t places_held = 0;  // of loads_max
   int64_t place_bytes = 0;
   int32_t copies = 0;
+  absl::Status device;
   int32_t loading = 0;
   TierStats device_counts;  // hits ... removals
   int64_t host_hits = 0;

@@ -96,7 +96,8 @@ class CopyTicket {
  public:
   virtual ~CopyTicket() = default;
   virtual bool Done() const = 0;
-  virtual absl::Status status() const = 0;  // meaningful once Done
+  // Meaningful once Done. Not OK: the device has failed for good, as AwaitStep would say.
+  virtual absl::Status status() const = 0;
 };
 
 // Which decode steps a captured one stands for: 1 to `rows` rows, each a span of its own that

@@ -27,6 +27,10 @@ absl::Status NotFinite() {
       "may be broken");
 }
 
+absl::Status Gone(const absl::Status& device) {
+  return absl::UnavailableError(absl::StrCat("the device is gone: ", device.message()));
+}
+
 }  // namespace
 
 struct Engine::Impl {
@@ -132,6 +136,7 @@ StepReport Engine::Impl::Step(absl::Time time) {
   waited = launching = absl::ZeroDuration();
   TakeArrivals();
   pool->Poll(now);
+  if (device.ok() && !pool->device().ok()) LoseDevice(pool->device());
   Linger();
   DropExpired(now);
   StepReport report;
@@ -213,6 +218,7 @@ StepPlan Engine::Impl::PlanStep(absl::Time now) {
   std::vector<Scheduler::Failure> failures;
   StepPlan plan = scheduler.Schedule(last_step + 1, now, &failures);
   for (Scheduler::Failure& failure : failures) {
+    if (!pool->device().ok()) failure.status = Gone(pool->device());
     End(failure.id, std::move(failure.status), StopReason::kNone);
   }
   for (RequestState* const request : scheduler.planned()) LeaveQueue(*request);
@@ -392,7 +398,7 @@ void Engine::Impl::EndAll(const absl::Status& status) {
 }
 
 void Engine::Impl::LoseDevice(const absl::Status& status) {
-  device = absl::UnavailableError(absl::StrCat("the device is gone: ", status.message()));
+  device = Gone(status);
   inbox.Close(device);
   flights.clear();
   scheduler.Collected(last_step);
