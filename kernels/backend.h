@@ -63,6 +63,7 @@ struct ModelSizes {
   int64_t hidden = 0;
   int64_t ffn = 0;
   int64_t vocabulary = 0;
+  int64_t pages = 0;  // of a step: as many requests as it may have, each of the whole context
 };
 
 // Rotary tables for all positions: cos and sin fp32 [positions, rotary / 2], pairs

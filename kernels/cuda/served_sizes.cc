@@ -2,6 +2,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "kernels/cuda/launch.h"
+#include "kernels/cuda/step_image.h"
 
 namespace lorica::cuda {
 static_assert(kServedGroupMax == kAttendGroupMax);
@@ -9,6 +10,7 @@ static_assert(kServedHiddenMax == kResidualColumnsMax);
 static_assert(kServedVocabularyMax == kSampleVocabularyMax);
 static_assert(kServedLayersMax * 4 == kPairsMax);
 static_assert(kServedFfnMax * 2 == kLoraColumnsMax);
+static_assert(kServedPagesMax == kPagesMax);
 
 absl::Status CheckServedSizes(const AttentionShape& shape, const ModelSizes& sizes) {
   const auto refuse = [](const auto&... what) {
@@ -37,6 +39,11 @@ absl::Status CheckServedSizes(const AttentionShape& shape, const ModelSizes& siz
   }
   if (sizes.vocabulary > kServedVocabularyMax) {
     return refuse("a vocabulary of ", sizes.vocabulary, " (at most ", kServedVocabularyMax, " is)");
+  }
+  if (sizes.pages > kServedPagesMax) {
+    return refuse(sizes.pages, " pages of ", kBlockTokens, " tokens in a step, for as many ",
+                  "requests as may run with the whole context (at most ", kServedPagesMax,
+                  " are: lower --running-requests or --context-tokens)");
   }
   return absl::OkStatus();
 }

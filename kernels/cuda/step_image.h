@@ -16,7 +16,7 @@
 
 namespace lorica::cuda {
 
-inline constexpr int64_t kPagesMax = int64_t{1} << 20;  // page table entries of a step
+inline constexpr int64_t kPagesMax = int64_t{1} << 23;  // page table entries of a step
 inline constexpr int64_t kTokenSlotsMax = int64_t{1} << 16;
 
 class StepImage {

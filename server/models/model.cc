@@ -76,16 +76,20 @@ absl::StatusOr<std::unique_ptr<Model>> Model::Load(const std::string& path, Back
         absl::StrCat("the model's context is ", opened->config.context_tokens,
                      " tokens; it cannot be served with ", options.context_tokens));
   }
+  const int64_t context_tokens =
+      std::min(options.context_tokens > 0 ? options.context_tokens : opened->config.context_tokens,
+               kContextTokensMax);
+  const int64_t pages = (context_tokens + kBlockTokens - 1) / kBlockTokens;
   const absl::Status sizes =
-      backend->CheckSizes(opened->config.attention(), {.hidden = opened->config.hidden,
-                                                       .ffn = opened->config.ffn,
-                                                       .vocabulary = opened->config.vocabulary});
+      backend->CheckSizes(opened->config.attention(),
+                          {.hidden = opened->config.hidden,
+                           .ffn = opened->config.ffn,
+                           .vocabulary = opened->config.vocabulary,
+                           .pages = std::min(options.rows_max, options.samples_max) * pages});
   if (!sizes.ok()) return sizes;
   std::unique_ptr<Model> model(new Model());
   model->backend_ = backend;
-  model->context_tokens_ =
-      std::min(options.context_tokens > 0 ? options.context_tokens : opened->config.context_tokens,
-               kContextTokensMax);
+  model->context_tokens_ = context_tokens;
   auto weights = options.load_format == LoadFormat::kDummy
                      ? MakeRandomWeights(opened->config, model->context_tokens_, *backend)
                      : PackWeights(*opened, model->context_tokens_, *backend);

@@ -105,7 +105,7 @@ absl::Status CheckConfig(const ModelConfig& config) {
   range("key/value head count", config.kv_heads, 1, 1024);
   range("head size", config.head_size, 2, 512);
   range("vocabulary", config.vocabulary, 1, kVocabularyMax);
-  range("context", config.context_tokens, 1, int64_t{1} << 24);
+  range("context", config.context_tokens, 2, int64_t{1} << 24);
   if (!status.ok()) return status;
   if (config.heads % config.kv_heads != 0) {
     return absl::InvalidArgumentError(absl::StrCat("model config: ", config.heads,

@@ -55,6 +55,8 @@ INSTANTIATE_TEST_SUITE_P(
              [](auto&, auto& sizes, int64_t over) { sizes.hidden = kServedHiddenMax + over * 8; }},
         Case{"FeedForward", "feed-forward size of 65544",
              [](auto&, auto& sizes, int64_t over) { sizes.ffn = kServedFfnMax + over * 8; }},
+        Case{"Pages", "8388609 pages",
+             [](auto&, auto& sizes, int64_t over) { sizes.pages = kServedPagesMax + over; }},
         Case{"Vocabulary", "vocabulary of 262145",
              [](auto&, auto& sizes, int64_t over) {
                sizes.vocabulary = kServedVocabularyMax + over;

@@ -6,13 +6,13 @@
 #include "kernels/half.h"
 #include "kernels/noise.h"
 #include "server/models/model.h"
+#include "tests/fakes/fake_backend.h"
 #include "tests/fakes/temporary_folder.h"
 
 namespace lorica {
 namespace {
 
 const std::string kShapes = std::string(LORICA_TEST_DATA) + "/shapes";
-
 
 struct Loaded {
   std::unique_ptr<Backend> backend;
@@ -91,6 +91,28 @@ TEST(RandomWeights, TakeATokenizerThatLiesBesideTheShape) {
   std::filesystem::copy(kShapes + "/tiny", folder.path());
   folder.Write("tokenizer.json", "{}");
   EXPECT_EQ(Load(folder.path())->model->text().tokenizer_json, "{}");
+}
+
+// Of a step's pages, too: as many requests as it has rows and samples for, of the whole context.
+TEST(RandomWeights, ADeviceIsAskedWhetherItServesTheSizes) {
+  struct Asked : FakeBackend {
+    mutable ModelSizes sizes;
+    absl::Status CheckSizes(const AttentionShape&, const ModelSizes& asked) const override {
+      sizes = asked;
+      return absl::InvalidArgumentError("not these");
+    }
+  } backend;
+  Model::Options options = {.rows_max = 5, .samples_max = 3, .load_format = LoadFormat::kDummy};
+  const auto load = [&] { return Model::Load(kShapes + "/tiny", &backend, options).status(); };
+  EXPECT_EQ(load(), absl::InvalidArgumentError("not these"));
+  EXPECT_EQ(backend.sizes.hidden, 256);
+  EXPECT_EQ(backend.sizes.ffn, 512);
+  EXPECT_EQ(backend.sizes.vocabulary, 1000);
+  EXPECT_EQ(backend.sizes.pages, 3 * 2048 / kBlockTokens);
+  options.context_tokens = 33;
+  options.rows_max = 2;
+  EXPECT_FALSE(load().ok());
+  EXPECT_EQ(backend.sizes.pages, 2 * 3);
 }
 
 TEST(RandomWeights, NeedAFolderWithAConfig) {

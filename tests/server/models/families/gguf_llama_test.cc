@@ -120,6 +120,7 @@ TEST(GgufLlamaTest, NumbersOutOfBoundsAreNamed) {
   EXPECT_THAT(with("llama.embedding_length", 32), HasSubstr("the config says"));
   EXPECT_THAT(with("llama.feed_forward_length", UINT64_MAX), HasSubstr("feed_forward_length"));
   EXPECT_THAT(with("llama.context_length", 1 << 30), HasSubstr("context"));
+  EXPECT_THAT(with("llama.context_length", 1), HasSubstr("context"));
   EXPECT_THAT(with("llama.expert_count", 8), HasSubstr("expert"));
   EXPECT_THAT(with("llama.rope.dimension_count", 8), HasSubstr("partial rotation"));
 }
