@@ -192,44 +192,6 @@ TEST_P(EngineAtDepth, OneRequestsBrokenLogitsFailOnlyThatRequest) {
   EXPECT_TRUE(healthy.ended_well() && healthy.right());
 }
 
-TEST_P(EngineAtDepth, ALostDeviceEndsEverythingOnceAndRefusesTheRest) {
-  EngineWorld world(Options());
-  const Submitted one = world.Submit(world.Request(5, 50));
-  const Submitted two = world.Submit(world.Request(300, 50));
-  for (int i = 0; i < 4; ++i) world.Step();
-  world.executor.device = absl::InternalError("sticky");
-  StepReport report = world.Step();
-  for (int i = 0; i < 2; ++i) report = world.Step();
-  EXPECT_TRUE(absl::IsUnavailable(report.device));
-  for (const Submitted* each : {&one, &two}) {
-    EXPECT_EQ(each->sink->finishes, 1);
-    EXPECT_TRUE(absl::IsUnavailable(each->sink->finish.status));
-  }
-  EXPECT_TRUE(absl::IsUnavailable(world.Refusal(world.Request(5, 5))));
-  EXPECT_TRUE(world.engine->idle());
-  EXPECT_EQ(world.arena.available_blocks(), 64);
-}
-
-// An idle server whose device is gone would otherwise fail one adapter after another.
-TEST_P(EngineAtDepth, ACopyThatFindsTheDeviceLostEndsEverything) {
-  for (const int copy_ticks : {0, 2}) {
-    EngineWorld world(Options());
-    world.backend.copy_ticks = copy_ticks;
-    world.backend.next_copy_status = absl::InternalError("sticky");
-    const GenerationPtr cold = MakeFakeGeneration("cold", 2);
-    const Submitted one = world.Submit(world.Request(5, 50, {{cold, 1.0f}}));
-    const Submitted two = world.Submit(world.Request(5, 50, {{cold, 1.0f}}));
-    world.Run();
-    for (const Submitted* each : {&one, &two}) {
-      EXPECT_EQ(each->sink->finishes, 1);
-      EXPECT_TRUE(absl::IsUnavailable(each->sink->finish.status)) << each->sink->finish.status;
-    }
-    EXPECT_TRUE(absl::IsUnavailable(world.Step().device));
-    EXPECT_TRUE(absl::IsUnavailable(world.Refusal(world.Request(5, 5))));
-    EXPECT_EQ(world.arena.available_blocks(), 64);
-  }
-}
-
 TEST_P(EngineAtDepth, DestructionEndsWhatIsLeft) {
   auto world = std::make_unique<EngineWorld>(Options());
   const Submitted running = world->Submit(world->Request(5, 50));
