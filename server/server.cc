@@ -258,8 +258,8 @@ absl::Status Server::BuildAdapters() {
   const int64_t block_bytes = parts.backend->BlockBytesFor(shape);
   const int64_t arena_bytes = ArenaBytes(config_, parts.backend->memory());
   const int64_t blocks = std::min<int64_t>(arena_bytes / block_bytes, INT32_MAX);
+  const char* flag = config_.arena_bytes > 0 ? "--arena-bytes" : "--gpu-memory-utilization";
   if (blocks < 1) {
-    const char* flag = config_.arena_bytes > 0 ? "--arena-bytes" : "--gpu-memory-utilization";
     return absl::InvalidArgumentError(
         absl::StrCat(flag, " gives the arena ", arena_bytes,
                      " bytes, which do not hold one block of this model (", block_bytes, ")"));
@@ -267,7 +267,7 @@ absl::Status Server::BuildAdapters() {
   auto memory = parts.backend->Allocate(blocks * block_bytes);
   if (!memory.ok()) {
     return absl::Status(memory.status().code(),
-                        absl::StrCat("--arena-bytes: ", memory.status().message()));
+                        absl::StrCat(flag, ": ", memory.status().message()));
   }
   parts.arena_memory = *std::move(memory);
   parts.arena = std::make_unique<BlockArena>(static_cast<int32_t>(blocks));

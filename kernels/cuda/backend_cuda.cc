@@ -75,13 +75,23 @@ absl::Status CudaBackend::Start(const BackendOptions& options) {
     *stream = *std::move(made);
   }
   auto pinned = PinnedPool::Make(options.host_bytes);
-  if (!pinned.ok()) return pinned.status();
+  if (!pinned.ok()) {
+    return absl::Status(pinned.status().code(),
+                        absl::StrCat(pinned.status().message(), "; lower --host-bytes"));
+  }
   pinned_ = *std::move(pinned);
   const absl::Status kept = KeepStreamMemory(kStreamMemoryKeptBytes);
   if (!kept.ok()) return kept;
   // So that the first adapter finds it there: growing the pool holds up what is launched.
   const auto first_use = AllocateInStream(kStreamMemoryFirstBytes, stream());
   if (!first_use.ok()) return first_use.status();
+  LaunchNoise((*first_use)->data(), 1, 0, 1.0f, stream());
+  if (error = cudaGetLastError(); error != cudaSuccess) {
+    return absl::FailedPreconditionError(
+        absl::StrCat("no kernel runs on ", properties.name, ", of compute capability ",
+                     properties.major, ".", properties.minor, " (", cudaGetErrorString(error),
+                     "): these are for the Hopper generation, 9.0; use --device cpu"));
+  }
   auto linear = LinearRunner::Make(options.cache_folder);
   if (!linear.ok()) return linear.status();
   linear_ = *std::move(linear);

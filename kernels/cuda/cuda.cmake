@@ -1,5 +1,14 @@
 # The CUDA language and toolkit, for the whole project: included from the root.
 set(LORICA_CUDA_ARCHITECTURES "90a" CACHE STRING "Architectures to compile for, as in sm_90a")
+foreach(architecture IN LISTS LORICA_CUDA_ARCHITECTURES)
+  if(NOT architecture MATCHES "^90a(-real|-virtual)?$")
+    message(FATAL_ERROR "LORICA_CUDA_ARCHITECTURES holds ${architecture}, and the kernels have "
+      "instructions that 90a alone knows (wgmma)")
+  endif()
+endforeach()
+if(NOT LORICA_CUDA_ARCHITECTURES)
+  message(FATAL_ERROR "LORICA_CUDA_ARCHITECTURES is empty: leave it at 90a")
+endif()
 if(NOT CMAKE_CUDA_COMPILER)
   find_program(CMAKE_CUDA_COMPILER nvcc HINTS /usr/local/cuda/bin)
 endif()

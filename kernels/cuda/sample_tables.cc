@@ -74,15 +74,19 @@ void SampleTables::Begin(absl::Span<const SampleRow> rows, const int32_t* token_
   masks_.clear();
   if (std::all_of(rows.begin(), rows.end(), IsPlainGreedy)) return;
   AdvanceHistories(rows);
-  const int64_t bytes = ListBytes(rows);
-  if (bytes > place.lists->size_bytes()) {
-    auto lists = AllocatePinned(std::max(bytes, 2 * place.lists->size_bytes()));
-    LORICA_CHECK(lists.ok(), lists.status().ToString());
-    place.lists = *std::move(lists);
-  }
+  const bool room = MakeRoom(place, ListBytes(rows));
   Lists lists(*place.lists);
-  for (const SampleRow& row : rows) FillRow(row, lists);
-  LaunchTails(rows, lists, token_slots, stream);
+  for (const SampleRow& row : rows) FillRow(row, room ? &lists : nullptr);
+  if (room) LaunchTails(rows, lists, token_slots, stream);
+}
+
+// False: the host has no pinned memory left. Rows that need lists then end, as those without
+// memory for their counts do, and no other.
+bool SampleTables::MakeRoom(Place& place, int64_t bytes) {
+  if (bytes <= place.lists->size_bytes()) return true;
+  auto lists = AllocatePinned(std::max(bytes, 2 * place.lists->size_bytes()));
+  if (lists.ok()) place.lists = *std::move(lists);
+  return lists.ok();
 }
 
 void SampleTables::AdvanceHistories(absl::Span<const SampleRow> rows) {
@@ -104,7 +108,8 @@ int64_t SampleTables::ListBytes(absl::Span<const SampleRow> rows) const {
   return bytes;
 }
 
-void SampleTables::FillRow(const SampleRow& row, Lists& lists) {
+// `lists` null: there is no room for any.
+void SampleTables::FillRow(const SampleRow& row, Lists* lists) {
   const SampleParams& p = row.params;
   const uint16_t* counts = tails_[rows_.size()].counts;
   DeviceSample sample{};
@@ -119,11 +124,15 @@ void SampleTables::FillRow(const SampleRow& row, Lists& lists) {
   sample.frequency_penalty = p.frequency_penalty;
   sample.logprobs = p.logprobs;
   sample.counts = counts;
-  sample.no_room = Penalises(row) && counts == nullptr ? 1 : 0;
-  sample.bias = lists.Copy(row.bias, row.bias_count);
-  sample.bias_count = row.bias_count;
-  if (row.allowed_mask != nullptr) {
-    auto* allowed = lists.Room<int32_t>(row.allowed_words);
+  const bool wants_lists = Penalises(row) || row.bias_count > 0 || row.allowed_mask != nullptr;
+  sample.no_room =
+      (Penalises(row) && counts == nullptr) || (wants_lists && lists == nullptr) ? 1 : 0;
+  if (lists != nullptr) {
+    sample.bias = lists->Copy(row.bias, row.bias_count);
+    sample.bias_count = row.bias_count;
+  }
+  if (lists != nullptr && row.allowed_mask != nullptr) {
+    auto* allowed = lists->Room<int32_t>(row.allowed_words);
     masks_.push_back({row.allowed_mask, allowed, row.allowed_words});
     sample.allowed = reinterpret_cast<const uint8_t*>(allowed);
     masked_tokens_ = std::min(masked_tokens_, row.allowed_words * int64_t{32});

@@ -55,8 +55,9 @@ class SampleTables {
 
   explicit SampleTables(int rows_max) : counts_(rows_max) {}
   void AdvanceHistories(absl::Span<const SampleRow> rows);
+  bool MakeRoom(Place& place, int64_t bytes);
   int64_t ListBytes(absl::Span<const SampleRow> rows) const;
-  void FillRow(const SampleRow& row, Lists& lists);
+  void FillRow(const SampleRow& row, Lists* lists);
   void LaunchTails(absl::Span<const SampleRow> rows, Lists& lists, const int32_t* token_slots,
                    cudaStream_t stream);
 

@@ -164,7 +164,7 @@ struct DeviceSample {
   const TokenBias* bias;
   const uint8_t* allowed;  // bit per token, null: all
   int32_t bias_count;
-  int32_t no_room;  // 1: there was no memory for its counts
+  int32_t no_room;  // 1: there was no memory for its counts or lists
 };
 
 // How often a token occurs in a history: bit 15 = in the prompt, the rest = in the output.
