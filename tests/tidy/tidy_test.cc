@@ -285,7 +285,7 @@ TEST(FaultTableTest, WantsEachRowOnceWithTestsThatExist) {
   EXPECT_THAT(with("| 7 | `Suite.Name` | IA | 5 s |\n", ""), ElementsAre(HasSubstr("row 7 is")));
   EXPECT_THAT(with("| 7 |", "| 8 |"), SizeIs(2));
   EXPECT_THAT(with("| IA | 5 s |", "|  | 5 s |"), SizeIs(1));
-  EXPECT_THAT(with("| 101 | `Suite.Name` | IA | 5 s |\n", ""), IsEmpty());
+  EXPECT_THAT(with("| 102 | `Suite.Name` | IA | 5 s |\n", ""), IsEmpty());
 }
 
 TEST(StrictScriptsTest, WantsThemToStopAtErrors) {

@@ -176,7 +176,7 @@ Json AsGolden(const std::string& id, const std::string& adapter, const Generated
 TEST(CudaServer, AShapeAloneSaysWhatTheCpuSays) {
   if (!HasGpu()) GTEST_SKIP() << "no GPU";
   TemporaryFolder adapters;
-  for (const int rank : {4, 16, 33, 64}) {
+  for (const int rank : {1, 4, 16, 33, 64, 256}) {
     WriteTinyAdapter(adapters, absl::StrCat("r", rank), rank);
   }
   WriteTinyAdapter(adapters, "biased", 8, kTinyAdapterScale, TinyParts::kLinearsWithBiases);
@@ -188,11 +188,11 @@ TEST(CudaServer, AShapeAloneSaysWhatTheCpuSays) {
   std::vector<std::pair<std::string, v1::GenerateRequest>> asked;
   int token = 0;
   for (const char* adapter :
-       {"base", "r4", "r16", "r33", "r64", "scale:r16*0.5", "mix:r4*1+r33*-0.5",
+       {"base", "r1", "r4", "r16", "r33", "r64", "r256", "scale:r16*0.5", "mix:r4*1+r33*-0.5",
         "mix:r64*0.25+r16*1+r4*2", "biased", "ends", "mix:r4*1+biased*-0.5+ends*1"}) {
-    for (int i = 0; i < 6; ++i) {
+    for (const int length : {1, 42, 79, 116, 153, 1900}) {
       std::vector<int32_t> prompt;
-      for (int k = 0; k < 5 + 37 * i; ++k) prompt.push_back((token += 7919) % 1000);
+      while (std::ssize(prompt) < length) prompt.push_back((token += 7919) % 1000);
       v1::GenerateRequest request = Forced(prompt, 60);
       request.set_logprobs(2);
       NameAdapters(adapter, &request);

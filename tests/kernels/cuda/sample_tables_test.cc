@@ -5,6 +5,7 @@
 #include <set>
 
 #include "kernels/cuda/backend_cuda.h"
+#include "tests/fakes/cuda_shim.h"
 #include "tests/kernels/kernel_test.h"
 
 namespace lorica::testing {
@@ -35,7 +36,7 @@ class CudaSampleTest : public ::testing::Test {
     return logits;
   }
 
-  std::vector<SampleResult> Run(Backend& backend, DType compute, const std::vector<float>& logits,
+  std::vector<SampleResult> Run(Backend& backend, const std::vector<float>& logits,
                                 const std::vector<SampleRow>& rows, int vocabulary) {
     const auto count = static_cast<int>(rows.size());
     StepBatch batch = PlainBatch(count);
@@ -50,11 +51,11 @@ class CudaSampleTest : public ::testing::Test {
   }
   std::vector<SampleResult> OnCuda(const std::vector<float>& logits,
                                    const std::vector<SampleRow>& rows, int vocabulary) {
-    return Run(*cuda_, DType::kBF16, logits, rows, vocabulary);
+    return Run(*cuda_, logits, rows, vocabulary);
   }
   std::vector<SampleResult> OnCpu(const std::vector<float>& logits,
                                   const std::vector<SampleRow>& rows, int vocabulary) {
-    return Run(*cpu_, DType::kF32, logits, rows, vocabulary);
+    return Run(*cpu_, logits, rows, vocabulary);
   }
 
   // Lists that rows borrow.
@@ -303,6 +304,36 @@ TEST_F(CudaSampleTest, MoreSlotsThanRowsOfCountsTakeTurns) {
       EXPECT_EQ(OnCuda(logits, {row}, 3)[0].token, slot % 2) << round;
     }
   }
+}
+
+TEST_F(CudaSampleTest, WithoutMemoryForListsTheRowsThatNeedThemEndAlone) {
+  constexpr int kVocabulary = 32000, kRows = 12, kBiases = 4000;
+  std::vector<SampleRow> rows(kRows);
+  const auto wants_lists = [](int row) { return row % 3 == 2; };
+  for (int i = 0; i < kRows; ++i) {
+    rows[i].slot = i;
+    rows[i].params.temperature = i % 3 == 0 ? 0.0f : 0.8f;
+    rows[i].params.top_k = 1;  // drawn, and surely the largest
+    if (!wants_lists(i)) continue;
+    Lists& lists = lists_.emplace_back();
+    for (int k = 0; k < kBiases; ++k) lists.bias.push_back({8 * k, -100.0f});
+    rows[i].bias = lists.bias.data();
+    rows[i].bias_count = kBiases;
+  }
+  const auto logits = Logits(int64_t{kRows} * kVocabulary, 2.0f);
+  const auto want = OnCpu(logits, rows, kVocabulary);
+  for (const bool fails : {true, false}) {
+    fakes::FailAllocation(fails ? 2 : 0);  // the first is for the logits
+    const auto got = OnCuda(logits, rows, kVocabulary);
+    EXPECT_EQ(fakes::CountedAllocations(), 2);
+    for (int i = 0; i < kRows; ++i) {
+      EXPECT_EQ(got[i].finite, !(fails && wants_lists(i))) << i;
+      if (got[i].finite) {
+        EXPECT_EQ(got[i].token, want[i].token) << i;
+      }
+    }
+  }
+  fakes::FailAllocation(0);
 }
 
 // A step captured for eight rows serves fewer, with other parameters.
