@@ -95,7 +95,8 @@ done
 cp client/lorica.bash "$output/share/bash-completion/completions/lorica"
 
 # Every library must come from the folder itself or be one that stays behind.
-for file in "$output"/bin/*; do
+for file in "$output"/bin/* "$output"/lib/liblorica_*; do
+  [ -e "$file" ] || continue
   strays=$(ldd "$file" | awk '$2 == "=>" {print $1, $3}' |
     grep -v " $(realpath "$output")/" | grep -Ev "^${stays_behind}" || true)
   [ -z "$strays" ] || die "$file would still look elsewhere for: $strays"
