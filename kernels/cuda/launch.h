@@ -123,16 +123,22 @@ inline constexpr int kAttendGroupMax = 32;  // query heads a KV head
 int PaddedHeadSize(int head_size);
 
 // y = W x, y [rows, out_features], for at most kStreamRowsMax rows; see linear.cu. The maps
-// describe W in tiles of kStreamTileFeatures rows and x in one tile of StreamRows(rows) rows,
-// both kStreamTileInputs wide in the 128-byte swizzle. Without y, and with splits > 1, `parts`
+// describe W in tiles and x in one tile of StreamRows(rows) rows, all kStreamTileInputs wide in
+// the 128-byte swizzle. Without y, and with splits > 1, `parts`
 // is written instead, fp32 [splits][rows][out_features]. With `lora` the work of LaunchLora is done
 // too, by the same launch; then `step` and `plan` are there as well.
 inline constexpr int kStreamRowsMax = 128;
-inline constexpr int kStreamTileFeatures = 128;
+inline constexpr int kStreamTileFeatures = 128;  // at most
+inline constexpr int kStreamWideFeatures = 256;
 inline constexpr int kStreamTileInputs = 64;
 inline constexpr int kStreamSplitsMax = 4;
+struct WeightTiles {
+  CUtensorMap map;
+  int features = 0;  // of a tile: StreamTileFeatures
+};
 struct StreamLinearArgs {
-  const CUtensorMap* w_map = nullptr;
+  const WeightTiles* tiles = nullptr;
+  const WeightTiles* wide_tiles = nullptr;  // where StreamsWide, else null
   const CUtensorMap* x_map = nullptr;
   void* y = nullptr;
   float* parts = nullptr;
@@ -148,6 +154,12 @@ void LaunchStreamLinear(const StreamLinearArgs& args, cudaStream_t stream);
 int StreamRows(int64_t rows);
 // Parts of the inputs that a weight is cut into, so that it fills the device once.
 int StreamSplits(int64_t out_features, int64_t in_features);
+// Features of a tile, `most` at most: so many that all multiprocessors have as much to do. A
+// block's features are its own, so a row's bits do not depend on it.
+int StreamTileFeatures(int64_t out_features, int splits, int most);
+// Whether a weight is long enough that its blocks would take several tiles; then one wide tile
+// spares reading x again.
+bool StreamsWide(int64_t out_features);
 // y = the sum of `splits` parts of `count` numbers each, in elements or, if it is wide, fp32.
 void LaunchAddParts(void* y, bool wide, const float* parts, int splits, int64_t count,
                     cudaStream_t stream);

@@ -80,6 +80,12 @@ CUtensorMap MakeMap(const void* data, int64_t rows, int64_t columns, int tile_ro
   return map;
 }
 
+WeightTiles MakeTiles(const void* data, int64_t out_features, int64_t in_features, int splits,
+                      int most) {
+  const int features = StreamTileFeatures(out_features, splits, most);
+  return {MakeMap(data, out_features, in_features, features), features};
+}
+
 }  // namespace
 
 CudaWeight::CudaWeight(std::unique_ptr<Buffer> data, int64_t out_features, int64_t in_features,
@@ -88,7 +94,9 @@ CudaWeight::CudaWeight(std::unique_ptr<Buffer> data, int64_t out_features, int64
       out_features_(out_features),
       in_features_(in_features),
       packing_share_(packing_share),
-      map_(MakeMap(data_->data(), out_features, in_features, kStreamTileFeatures)) {}
+      tiles_(MakeTiles(data_->data(), out_features, in_features,
+                       StreamSplits(out_features, in_features), kStreamTileFeatures)),
+      wide_tiles_(MakeTiles(data_->data(), out_features, in_features, 1, kStreamWideFeatures)) {}
 
 absl::StatusOr<std::unique_ptr<Weight>> PackWeight(absl::Span<const HostMatrix> parts) {
   LORICA_CHECK(!parts.empty());
@@ -195,7 +203,8 @@ Product LinearRunner::RunWithLora(void* y, int64_t rows, const CudaWeight& weigh
 
 StreamLinearArgs LinearRunner::ArgsFor(const void* x, int64_t rows, const CudaWeight& weight) {
   StreamLinearArgs args;
-  args.w_map = &weight.map();
+  args.tiles = &weight.tiles();
+  args.wide_tiles = weight.wide_tiles();
   args.x_map = &MapOf(x, rows, weight.in_features());
   args.parts = static_cast<float*>(parts_->data());
   args.splits = StreamSplits(weight.out_features(), weight.in_features());

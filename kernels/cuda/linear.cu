@@ -1,10 +1,11 @@
 // y = W x for up to kStreamRowsMax rows, at the speed at which memory gives the weights.
 //
-// A block takes tiles of kStreamTileFeatures output features, one after the other, or a
-// single tile and one of `splits` ranges of the inputs. One warp, or two threads of those that
-// multiply, copies tiles of W and x into a ring of shared memory with the tensor copy engine;
-// four warps, with many rows eight, multiply them there: W is the left operand, rows of the
-// batch are the columns of the product. With splits each block leaves its sums as a part, and
+// A block takes tiles of output features, one after the other, or a single tile and one of
+// `splits` ranges of the inputs. Tiles are as high as makes all multiprocessors equally busy: a
+// single one cannot take weights faster than at a rate of its own. One warp, or two threads of
+// those that multiply, copies tiles of W and x into a ring of shared memory with the tensor copy
+// engine; four warps, with many rows eight, multiply them there: W is the left operand, rows of
+// the batch are the columns of the product. With splits each block leaves its sums as a part, and
 // who reads the product adds the parts in order. Splits follow from the weight's shape alone,
 // so a row's bits do not depend on how many rows there are.
 //
@@ -26,36 +27,42 @@
 namespace lorica::cuda {
 namespace {
 
-constexpr int kFeatures = kStreamTileFeatures;
 constexpr int kInputs = kStreamTileInputs;  // of a step: 128 bytes, the width of the swizzle
-constexpr int kWeightBytes = kFeatures * kInputs * 2;
+constexpr int kInputBytes = kInputs * 2;
+constexpr int kSlice = 64;  // features of one instruction
 
-// How kernels for kRows rows are laid out.
-template <int kRows, bool kLora>
+// Ring of a kernel for kRows rows and tiles of kFeatures: leaves room for the blocks between two
+// products, and for what LoRA warps have there.
+constexpr int RingBytes(int rows, int features, bool lora) {
+  int kilobytes = rows <= 64 ? 148 : features > kStreamTileFeatures ? 196 : 164;
+  if (lora) kilobytes = rows == 64 ? 121 : 140;
+  return kilobytes << 10;
+}
+
+// How kernels for kRows rows and tiles of at most kFeatures are laid out.
+template <int kRows, int kFeatures, bool kLora>
 struct Form {
-  static constexpr int kHalves = kRows > 64 ? 1 : 2;  // of 64 features that a warp works on
-  static constexpr int kWarps = 8 / kHalves;          // that multiply
+  static constexpr int kWarps = kRows * kFeatures > 64 * kStreamTileFeatures ? 8 : 4;  // multiply
+  static constexpr int kSlices = kFeatures / kSlice / (kWarps / 4);  // that a warp works on
+  // Four LoRA warps leave blocks of other launches room beside them; 64 rows may be of 64 adapters,
+  // which take eight.
+  using Lora = LoraLayout<kRows == 64 ? 8 : 4>;
   // Registers are given to warps in fours: beside LoRA warps, one that multiplies fills the ring.
-  static constexpr int kOtherWarps = kLora ? kLoraWarps : 1;
+  static constexpr int kOtherWarps = kLora ? Lora::kWarps : 1;
   static constexpr int kThreads = (kWarps + kOtherWarps) * 32;
-  static constexpr int kStageBytes = kWeightBytes + kRows * kInputs * 2;
-  using Lora = LoraLayout<kRows <= 64>;
-  // Leaves room for the blocks between two products, or for the LoRA warps.
-  static constexpr int kRingBytes = (kLora         ? kRows <= 64 ? 121 : 148
-                                     : kRows <= 64 ? 148
-                                                   : 164)
-                                    << 10;
-  static constexpr int kStages = kRingBytes / kStageBytes;
-  // Most on their way: while products of the launch ahead are finished, and later.
-  static constexpr int kEarlyFlight = kLora ? 2 : kStages;
-  static constexpr int kFlight = kLora ? std::min(kStages, 4) : kStages;
+  static constexpr int kWeightBytes = kFeatures * kInputBytes;
+  static constexpr int kStageBytes = kWeightBytes + kRows * kInputBytes;
+  static constexpr int kStages = RingBytes(kRows, kFeatures, kLora) / kStageBytes;
+  // Most on their way at a time while the launch ahead needs memory too; then all, but beside LoRA
+  // warps that have more than kBusyItems items: what those ask for would wait behind it.
+  static constexpr int kEarlyFlight = 2;
+  static constexpr int kBusyItems = 2, kBusyFlight = kStages < 4 ? kStages : 4;
   static constexpr int kLoraOffset = kStages * kStageBytes;
   static constexpr int kSharedBytes = kLoraOffset + (kLora ? Lora::kBytes : 0) + 1024;
   static constexpr int kBarriers = 3 * kStages;
   static_assert(kSharedBytes + kBarriers * 8 <= 227 << 10);
-  // Bounds of registers: blocks of the kernels between are to fit in, except beside LoRA warps.
-  static constexpr int kBoundThreads = kThreads;
-  static constexpr int kBoundBlocks = kLora || kRows > 64 ? 1 : kRows > 32 ? 2 : 3;
+  // Bounds registers: blocks of the kernels between are to fit in beside a block of few threads.
+  static constexpr int kBlocks = kThreads > 256 ? 1 : kLora || kRows > 32 ? 2 : 3;
 };
 
 struct Barriers {
@@ -64,6 +71,7 @@ struct Barriers {
 
 // The work of a block: tiles of features, each over inputs [begin, end) in steps.
 struct Work {
+  int tile_features;
   int first_tile, tile_stride, tiles;
   int begin, end;
   int split;
@@ -83,7 +91,7 @@ struct Walk {
 
   __device__ explicit Walk(const Work& work) : work(work), tile(work.first_tile), step(0) {}
   __device__ Place Next() {
-    const Place place = {tile * kFeatures, (work.begin + step) * kInputs};
+    const Place place = {tile * work.tile_features, (work.begin + step) * kInputs};
     if (++step == work.per_tile()) {
       step = 0;
       tile += work.tile_stride;
@@ -93,9 +101,11 @@ struct Walk {
 };
 
 // The block's work in a grid of `columns` tiles side by side, each in `splits` parts.
-__device__ __forceinline__ Work WorkOf(int features, int input_steps, int splits, int columns) {
-  const int all_tiles = (features + kFeatures - 1) / kFeatures;
+__device__ __forceinline__ Work WorkOf(int features, int tile_features, int input_steps, int splits,
+                                       int columns) {
+  const int all_tiles = (features + tile_features - 1) / tile_features;
   Work work;
+  work.tile_features = tile_features;
   work.split = blockIdx.x % splits;
   work.first_tile = blockIdx.x / splits;
   work.tile_stride = columns;
@@ -126,13 +136,13 @@ struct Producer {
         steps(work.steps()) {}
 
   __device__ void LoadW(int stage, Place place) const {
-    BarrierExpect(barriers.w + stage * 8, kWeightBytes);
+    BarrierExpect(barriers.w + stage * 8, walk.work.tile_features * kInputBytes);
     CopyTile(ring + stage * F::kStageBytes, w_map, place.input, place.feature,
              barriers.w + stage * 8, kEvictFirst);
   }
   __device__ void LoadX(int stage, Place place) const {
-    BarrierExpect(barriers.x + stage * 8, F::kStageBytes - kWeightBytes);
-    CopyTile(ring + stage * F::kStageBytes + kWeightBytes, x_map, place.input, 0,
+    BarrierExpect(barriers.x + stage * 8, F::kStageBytes - F::kWeightBytes);
+    CopyTile(ring + stage * F::kStageBytes + F::kWeightBytes, x_map, place.input, 0,
              barriers.x + stage * 8, kEvictLast);
   }
   // Weights of all stages. They do not wait for the launch ahead.
@@ -158,27 +168,27 @@ struct Producer {
   }
 };
 
-// d[half] += W[64 features of the half, kInputs] x[kRows, kInputs]. `half`: the first.
-template <int kRows, int kHalves>
-__device__ __forceinline__ void MultiplyStep(float (&d)[kHalves][kRows / 2], uint32_t stage,
-                                             int half) {
+// d[i] += W[kSlice features, kInputs] x[kRows, kInputs]^T, slices from `slice` on.
+template <typename F, int kRows>
+__device__ __forceinline__ void MultiplyStep(float (&d)[F::kSlices][kRows / 2], uint32_t stage,
+                                             int slice) {
   FenceRegisters();
 #pragma unroll
   for (int k = 0; k < kInputs / 16; ++k) {
 #pragma unroll
-    for (int i = 0; i < kHalves; ++i) {
-      const uint64_t left = SwizzledMatrix(stage + (half + i) * 64 * kInputs * 2 + k * 32);
-      WarpgroupMma<kRows>(d[i], left, stage + kWeightBytes + k * 32);
+    for (int i = 0; i < F::kSlices; ++i) {
+      const uint64_t left = SwizzledMatrix(stage + (slice + i) * kSlice * kInputBytes + k * 32);
+      WarpgroupMma<kRows>(d[i], left, stage + F::kWeightBytes + k * 32);
     }
   }
   CommitProducts();
   WaitForProducts();
 }
 
-// A thread's sums of 64 features as fp32: whole 32-byte sectors of 8 features.
+// A thread's sums of a slice as fp32: whole 32-byte sectors of 8 features, those below `end`.
 template <int kRows>
 __device__ __forceinline__ void StorePart(float* part, const float (&d)[kRows / 2], int rows,
-                                          int first, int features) {
+                                          int first, int end, int features) {
   const int warp = threadIdx.x / 32 % 4, g = threadIdx.x % 32 / 4, t = threadIdx.x % 4;
   const int feature = first + warp * 16 + g;
   float* to = part + int64_t{2} * t * features + feature;
@@ -186,7 +196,7 @@ __device__ __forceinline__ void StorePart(float* part, const float (&d)[kRows / 
   for (int j = 0; j < kRows / 2; j += 4, to += int64_t{8} * features) {
 #pragma unroll
     for (int i = 0; i < 4; ++i) {
-      const bool inside = j * 2 + 2 * t + i % 2 < rows && feature + i / 2 * 8 < features;
+      const bool inside = j * 2 + 2 * t + i % 2 < rows && feature + i / 2 * 8 < end;
       if (inside) to[i % 2 * features + i / 2 * 8] = d[j + i];
     }
   }
@@ -195,7 +205,7 @@ __device__ __forceinline__ void StorePart(float* part, const float (&d)[kRows / 
 // The same as elements: neighbouring lanes swap, so that each stores two features of one row.
 template <int kRows>
 __device__ __forceinline__ void StoreTile(Element* y, const float (&d)[kRows / 2], int rows,
-                                          int first, int features) {
+                                          int first, int end, int features) {
   const int warp = threadIdx.x / 32 % 4, g = threadIdx.x % 32 / 4, t = threadIdx.x % 4;
   const bool odd = g % 2 != 0;
   const int feature = first + warp * 16 + g / 2 * 2, row = 2 * t + odd;
@@ -208,7 +218,7 @@ __device__ __forceinline__ void StoreTile(Element* y, const float (&d)[kRows / 2
       const float given = odd ? d[j + i] : d[j + i + 1];
       const float taken = __shfl_xor_sync(~0u, given, 4);
       const uint32_t pair = odd ? PackElements(taken, mine) : PackElements(mine, taken);
-      const bool inside = j * 2 + row < rows && feature + i * 4 < features;
+      const bool inside = j * 2 + row < rows && feature + i * 4 < end;
       if (inside) *reinterpret_cast<uint32_t*>(to + i * 4) = pair;
     }
   }
@@ -219,16 +229,16 @@ template <typename F, int kRows, typename Done>
 __device__ __forceinline__ void Multiply(Element* y, float* parts, int rows, int features,
                                          int splits, uint32_t ring, Barriers barriers,
                                          const Work& work, Done done) {
-  const int half = threadIdx.x / 128 * F::kHalves;
+  const int slice = threadIdx.x / 128 * F::kSlices;
   int stage = 0, phase = 0;
 #pragma unroll 1
   for (int i = 0; i < work.tiles; ++i) {
-    float d[F::kHalves][kRows / 2] = {};
+    float d[F::kSlices][kRows / 2] = {};
 #pragma unroll 1
     for (int step = 0; step < work.per_tile(); ++step) {
       BarrierWait(barriers.w + stage * 8, phase);
       BarrierWait(barriers.x + stage * 8, phase);
-      MultiplyStep<kRows, F::kHalves>(d, ring + stage * F::kStageBytes, half);
+      MultiplyStep<F, kRows>(d, ring + stage * F::kStageBytes, slice);
       if (threadIdx.x % 32 == 0) BarrierArrive(barriers.empty + stage * 8);
       done();
       if (++stage == F::kStages) {
@@ -236,14 +246,16 @@ __device__ __forceinline__ void Multiply(Element* y, float* parts, int rows, int
         phase ^= 1;
       }
     }
-    const int first = (work.first_tile + i * work.tile_stride) * kFeatures + half * 64;
+    const int tile = (work.first_tile + i * work.tile_stride) * work.tile_features;
+    const int end = min(tile + work.tile_features, features);
 #pragma unroll
-    for (int h = 0; h < F::kHalves; ++h) {
+    for (int j = 0; j < F::kSlices; ++j) {
+      const int first = tile + (slice + j) * kSlice;
       if (!y) {
-        StorePart<kRows>(parts + int64_t{work.split} * rows * features, d[h], rows, first + h * 64,
-                         features);
+        float* part = parts + int64_t{work.split} * rows * features;
+        StorePart<kRows>(part, d[j], rows, first, end, features);
       } else {
-        StoreTile<kRows>(y, d[h], rows, first + h * 64, features);
+        StoreTile<kRows>(y, d[j], rows, first, end, features);
       }
     }
   }
@@ -253,14 +265,17 @@ __device__ __forceinline__ void Multiply(Element* y, float* parts, int rows, int
 template <typename F, int kRows>
 __device__ __forceinline__ void MultiplyAndFill(Element* y, float* parts, int rows, int features,
                                                 int splits, uint32_t ring, Barriers barriers,
-                                                const Work& work, Producer<F, kRows> producer) {
+                                                const Work& work, Producer<F, kRows> producer,
+                                                const LoraWork& lora) {
   if (threadIdx.x == 32) producer.FillW();
   if (threadIdx.x == 0) producer.FillX();
   __syncwarp();
   int steps = 0, next = F::kStages, stage = 0, use = 1;
+  const ShrinkStart& share = lora.shrink_starts[blockIdx.x];
+  const int flight = share.last - share.item > F::kBusyItems ? F::kBusyFlight : F::kStages;
   Multiply<F, kRows>(y, parts, rows, features, splits, ring, barriers, work, [&] {
     ++steps;
-    if (threadIdx.x == 0 && next < producer.steps && next < steps + F::kFlight) {
+    if (threadIdx.x == 0 && next < producer.steps && next < steps + flight) {
       producer.Refill(stage, use);
       ++next;
       if (++stage == F::kStages) {
@@ -274,21 +289,21 @@ __device__ __forceinline__ void MultiplyAndFill(Element* y, float* parts, int ro
 
 struct NoLora {};
 
-template <int kRows, bool kLora>
-__global__ void __launch_bounds__(Form<kRows, kLora>::kBoundThreads,
-                                  Form<kRows, kLora>::kBoundBlocks)
+template <int kRows, int kFeatures, bool kLora>
+__global__ void __launch_bounds__(Form<kRows, kFeatures, kLora>::kThreads,
+                                  Form<kRows, kFeatures, kLora>::kBlocks)
     StreamKernel(const __grid_constant__ CUtensorMap w_map,
                  const __grid_constant__ CUtensorMap x_map, Element* y, float* parts, int rows,
-                 int features, int input_steps, int splits, int columns,
+                 int features, int tile_features, int input_steps, int splits, int columns,
                  const __grid_constant__ std::conditional_t<kLora, LoraWork, NoLora> lora) {
-  using F = Form<kRows, kLora>;
+  using F = Form<kRows, kFeatures, kLora>;
   extern __shared__ std::byte shared[];
   __shared__ __align__(8) uint64_t barrier_words[F::kBarriers];
   const uint32_t base = SharedAddress(shared), ring = (base + 1023) & ~1023u;
   const Barriers barriers = {SharedAddress(barrier_words),
                              SharedAddress(barrier_words + F::kStages),
                              SharedAddress(barrier_words + 2 * F::kStages)};
-  const Work work = WorkOf(features, input_steps, splits, columns);
+  const Work work = WorkOf(features, tile_features, input_steps, splits, columns);
   if (threadIdx.x == 0) {
     for (int i = 0; i < F::kStages; ++i) {
       BarrierInit(barriers.w + i * 8, 1);
@@ -302,7 +317,8 @@ __global__ void __launch_bounds__(Form<kRows, kLora>::kBoundThreads,
   Producer<F, kRows> producer(w_map, x_map, ring, barriers, work);
   if (warp < F::kWarps) {
     if constexpr (kLora) {
-      MultiplyAndFill<F, kRows>(y, parts, rows, features, splits, ring, barriers, work, producer);
+      MultiplyAndFill<F, kRows>(y, parts, rows, features, splits, ring, barriers, work, producer,
+                                lora);
     } else {
       Multiply<F, kRows>(y, parts, rows, features, splits, ring, barriers, work, [] {});
     }
@@ -340,19 +356,21 @@ __global__ void AddPartsKernel(T* y, const float* parts, int splits, int64_t cou
   StorePair(y + i, sum);
 }
 
-template <int kRows, bool kLora>
+template <int kRows, int kFeatures, bool kLora>
 void LaunchForm(const StreamLinearArgs& args,
                 const std::conditional_t<kLora, LoraWork, NoLora>& lora, cudaStream_t stream) {
-  using F = Form<kRows, kLora>;
-  static const bool prepared = PrepareShared(StreamKernel<kRows, kLora>, F::kSharedBytes);
+  using F = Form<kRows, kFeatures, kLora>;
+  constexpr auto* kKernel = StreamKernel<kRows, kFeatures, kLora>;
+  static const bool prepared = PrepareShared(kKernel, F::kSharedBytes);
   static_cast<void>(prepared);
-  const int tiles = static_cast<int>((args.out_features + kFeatures - 1) / kFeatures);
+  const WeightTiles& w = kFeatures > kStreamTileFeatures ? *args.wide_tiles : *args.tiles;
+  const int tiles = static_cast<int>((args.out_features + w.features - 1) / w.features);
   const int rounds = (tiles + MultiprocessorCount() - 1) / MultiprocessorCount();
   const int columns = (tiles + rounds - 1) / rounds;
   const int blocks = kLora ? MultiprocessorCount() : columns * args.splits;
-  LaunchDependent(StreamKernel<kRows, kLora>, blocks, F::kThreads, F::kSharedBytes, stream,
-                  *args.w_map, *args.x_map, static_cast<Element*>(args.y), args.parts, args.rows,
-                  static_cast<int>(args.out_features),
+  LaunchDependent(kKernel, blocks, F::kThreads, F::kSharedBytes, stream, w.map, *args.x_map,
+                  static_cast<Element*>(args.y), args.parts, args.rows,
+                  static_cast<int>(args.out_features), w.features,
                   static_cast<int>((args.in_features + kInputs - 1) / kInputs), args.splits,
                   columns, lora);
 }
@@ -361,20 +379,35 @@ template <int kRows>
 void Launch(const StreamLinearArgs& args, cudaStream_t stream) {
   if (args.lora) {
     const LoraWork work = MakeLoraWork(*args.lora, *args.step, *args.plan);
-    LaunchForm<kRows, true>(args, work, stream);
-  } else {
-    LaunchForm<kRows, false>(args, {}, stream);
+    LaunchForm<kRows, kStreamTileFeatures, true>(args, work, stream);
+    return;
   }
+  if constexpr (kRows == kStreamRowsMax) {
+    if (args.wide_tiles) return LaunchForm<kRows, kStreamWideFeatures, false>(args, {}, stream);
+  }
+  LaunchForm<kRows, kStreamTileFeatures, false>(args, {}, stream);
 }
 
 }  // namespace
 
 int StreamSplits(int64_t out_features, int64_t in_features) {
-  const int64_t tiles = (out_features + kFeatures - 1) / kFeatures;
+  const int64_t tiles = (out_features + kStreamTileFeatures - 1) / kStreamTileFeatures;
   const int64_t steps = (in_features + kInputs - 1) / kInputs;
   int splits = kStreamSplitsMax;
   while (splits > 1 && (tiles * splits > MultiprocessorCount() || splits > steps)) --splits;
   return splits;
+}
+
+int StreamTileFeatures(int64_t out_features, int splits, int most) {
+  constexpr int64_t kAtom = 8;  // rows of the swizzle's pattern
+  const int64_t at_once = MultiprocessorCount() / splits;
+  const int64_t rounds = (out_features + at_once * most - 1) / (at_once * most);
+  const int64_t height = (out_features + at_once * rounds - 1) / (at_once * rounds);
+  return static_cast<int>((height + kAtom - 1) / kAtom * kAtom);
+}
+
+bool StreamsWide(int64_t out_features) {
+  return out_features > int64_t{MultiprocessorCount()} * kStreamTileFeatures;
 }
 
 int StreamRows(int64_t rows) {

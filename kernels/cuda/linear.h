@@ -32,15 +32,18 @@ class CudaWeight : public Weight {
   const void* data() const { return data_->data(); }
   ProductWeight product() const { return {data_->data(), out_features_, in_features_}; }
   float packing_share() const { return packing_share_; }
-  // Tiles of the matrix, as LaunchStreamLinear reads them.
-  const CUtensorMap& map() const { return map_; }
+  // Tiles of the matrix, as LaunchStreamLinear reads them. Wide ones: null unless StreamsWide.
+  const WeightTiles& tiles() const { return tiles_; }
+  const WeightTiles* wide_tiles() const {
+    return StreamsWide(out_features_) ? &wide_tiles_ : nullptr;
+  }
 
  private:
   std::unique_ptr<Buffer> data_;
   int64_t out_features_;
   int64_t in_features_;
   float packing_share_;
-  CUtensorMap map_;
+  WeightTiles tiles_, wide_tiles_;
 };
 
 // InvalidArgument where in_features is no multiple of 8.

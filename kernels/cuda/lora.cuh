@@ -19,37 +19,43 @@
 
 namespace lorica::cuda {
 
-inline constexpr int kLoraWarps = 8;
-inline constexpr int kLoraThreads = kLoraWarps * 32;
+inline constexpr int kTileChunks = kTileWidth / kShrinkChunk;
 inline constexpr int kChunkBytes = kShrinkChunk * kTileRanks * 2;
 inline constexpr int kChunkSteps = kShrinkChunk / 32;
 inline constexpr int kChunkStages = 2;  // a warp
-static_assert(kLoraWarps * kShrinkChunk == kTileWidth && kChunkBytes == kPairBytes);
+static_assert(kTileWidth % kShrinkChunk == 0 && kChunkBytes == kPairBytes);
 
 template <int kNear>
 struct ExpandCursor;
 
 // Shared memory: the stages of every warp, their barriers, the warps' parts of two items' u. The
-// expand uses the stages of the shrink again, behind one of its own with kEarly, which is filled
-// before x is there.
-template <bool kEarly>
+// expand uses the stages of the shrink again, behind one of its own, which is filled before x is
+// there.
+template <int kLoraWarps>
 struct LoraLayout {
-  static constexpr int kEarlyStages = kEarly ? 1 : 0;
+  static constexpr int kWarps = kLoraWarps;
+  static constexpr int kThreads = kWarps * 32;
+  static constexpr int kTurns = kTileChunks / kWarps;  // chunks of a tile that a warp takes
+  static constexpr int kEarlyStages = 1;
   static constexpr int kPairStages = kEarlyStages + kChunkStages;
-  // Where registers allow: pairs whose u is kept, and parts of u that are asked for together.
-  static constexpr int kKeptPairs = kEarly ? 4 : 1, kUAtOnce = kEarly ? 3 : 2;
+  // Pairs whose u is kept, in registers where there is no shared memory for it; and parts of u
+  // that are asked for together.
+  static constexpr bool kKeptShared = kWarps < kTileChunks;
+  static constexpr int kKeptPairs = 4, kUAtOnce = kKeptShared ? 2 : 3;
   static constexpr int kWarpBytes = kPairStages * kPairBytes;
   static constexpr int kBarriers = kChunkStages + kPairStages + 1;  // of a warp
-  static constexpr int kBarrierOffset = kLoraWarps * kWarpBytes;
-  static constexpr int kPartsOffset = kBarrierOffset + kLoraWarps * kBarriers * 8;
+  static constexpr int kBarrierOffset = kWarps * kWarpBytes;
+  static constexpr int kPartsOffset = kBarrierOffset + kWarps * kBarriers * 8;
   static constexpr int kPartFloats = kFewRows * kTileRanks;
   // Tables of a warp's first runs, which are read before x is there.
-  static constexpr int kStartsOffset = kPartsOffset + 2 * kLoraWarps * kPartFloats * 4;
+  static constexpr int kStartsOffset = kPartsOffset + 2 * kTileChunks * kPartFloats * 4;
   static constexpr int kStarts = 2;
-  static constexpr int kTasksOffset = kStartsOffset + kLoraWarps * kStarts * sizeof(TileStart);
-  static constexpr int kZerosOffset = kTasksOffset + kLoraWarps * kPairStages * sizeof(PairTask);
-  static constexpr int kBytes = kZerosOffset + 16;  // for inputs beyond the last
-  static_assert(kPartsOffset % 16 == 0 && kPartFloats <= kLoraThreads);
+  static constexpr int kTasksOffset = kStartsOffset + kWarps * kStarts * sizeof(TileStart);
+  static constexpr int kZerosOffset = kTasksOffset + kWarps * kPairStages * sizeof(PairTask);
+  static constexpr int kKeptOffset = kZerosOffset + 16;  // behind zeros for inputs beyond the last
+  static constexpr int kKeptBytes = kKeptShared ? kKeptPairs * 32 * sizeof(uint4) : 0;  // a warp
+  static constexpr int kBytes = kKeptOffset + kWarps * kKeptBytes;
+  static_assert(kPartsOffset % 16 == 0 && kPartFloats <= kThreads);
   static_assert(sizeof(TileStart) % 16 == 0);
   using Cursor = ExpandCursor<kStarts>;
   __device__ static TileStart* StartsOf(std::byte* shared, int warp) {
@@ -104,8 +110,9 @@ struct LoraWork {
 };
 
 // All LoRA warps of a block, and nobody else's.
+template <typename L>
 __device__ __forceinline__ void LoraBarrier() {
-  asm volatile("bar.sync 1, %0;" ::"n"(kLoraThreads) : "memory");
+  asm volatile("bar.sync 1, %0;" ::"n"(L::kThreads) : "memory");
 }
 
 __device__ __forceinline__ int ModuleCount(int group) {
@@ -167,15 +174,31 @@ struct ShrinkCursor {
   }
 };
 
-// Inputs of the warp's chunk of a tile that begins at input `first`; less than 1: none.
+// Walks a warp's chunks of the tiles.
+template <typename L>
+struct ChunkCursor {
+  ShrinkCursor tile;
+  int turn = 0;
+
+  __device__ explicit ChunkCursor(const ShrinkCursor& tile) : tile(tile) {}
+  __device__ bool done() const { return tile.done(); }
+  __device__ int chunk(int warp) const { return turn * L::kWarps + warp; }
+  __device__ void Advance() {
+    if (++turn < L::kTurns) return;
+    turn = 0;
+    tile.Advance();
+  }
+};
+
+// Inputs of a chunk that begins at input `first`; less than 1: none.
 __device__ __forceinline__ int ChunkWidth(int columns, int first) {
   return min(kShrinkChunk, columns - first);
 }
 
-// Starts the copy of the warp's chunk of a tile, which may have no inputs. One lane.
-__device__ __forceinline__ void LoadChunk(const ShrinkCursor& at, const std::byte* arena, int warp,
+// Starts the copy of a chunk of a tile, which may have no inputs. One lane.
+__device__ __forceinline__ void LoadChunk(const ShrinkCursor& at, const std::byte* arena, int chunk,
                                           int columns, uint32_t stage, uint32_t barrier) {
-  const int first = warp * kShrinkChunk;
+  const int first = chunk * kShrinkChunk;
   const int width = ChunkWidth(columns, at.wide_tile * kTileWidth + first);
   if (width <= 0) return BarrierArrive(barrier);
   const uint32_t unit =
@@ -223,29 +246,34 @@ __device__ __forceinline__ float2 MultiplyChunk(const RowFragment& x, uint32_t s
                      (d[0][1] + d[1][1]) + (d[2][1] + d[3][1]));
 }
 
-// The warp's part of a tile's u, for the item's rows.
+// Asks for a chunk of x, for the item's rows.
+__device__ __forceinline__ void LoadRows(RowFragment& out, const LoraWork& work,
+                                         const ShrinkCursor& at, int chunk) {
+  const int g = threadIdx.x % 32 / 4, input = at.wide_tile * kTileWidth + chunk * kShrinkChunk;
+  const Element* x = work.x + (int64_t{at.segment.row_begin} + at.row) * work.columns + input;
+  LoadRow(out, x + int64_t{g} * work.columns, g < at.rows(), ChunkWidth(work.columns, input));
+}
+
+// A chunk's part of a tile's u.
 template <typename L>
-__device__ __forceinline__ void MultiplyTile(const LoraWork& work, const ShrinkCursor& at, int warp,
+__device__ __forceinline__ void MultiplyTile(const RowFragment& x, const LoraWork& work,
+                                             const ShrinkCursor& at, int chunk,
                                              const WarpShared<L>& own, int slot, int phase,
                                              uint32_t zeros, float* part) {
   const int lane = threadIdx.x % 32, g = lane / 4, t = lane % 4;
-  const int input = at.wide_tile * kTileWidth + warp * kShrinkChunk;
-  const int width = ChunkWidth(work.columns, input);
-  const Element* x = work.x + (int64_t{at.segment.row_begin} + at.row) * work.columns + input;
+  const int width = ChunkWidth(work.columns, at.wide_tile * kTileWidth + chunk * kShrinkChunk);
   float2 sum = make_float2(0.0f, 0.0f);
-  RowFragment fragment;
-  if (width > 0) LoadRow(fragment, x + int64_t{g} * work.columns, g < at.rows(), width);
   BarrierWait(own.chunk_barrier(slot), phase);
-  if (width > 0) sum = MultiplyChunk(fragment, own.chunk(slot), zeros, width);
+  if (width > 0) sum = MultiplyChunk(x, own.chunk(slot), zeros, width);
   *reinterpret_cast<float2*>(part + g * kTileRanks + 2 * t) = sum;
   __syncwarp();
 }
 
 // The block's share of u. `thread` counts from the first of the LoRA warps; cursors stand at the
-// first tile and behind those that are on their way.
+// first tile and behind the chunks that are on their way.
 template <typename L>
 __device__ __forceinline__ void Shrink(const LoraWork& work, int thread, std::byte* shared,
-                                       ShrinkCursor at, ShrinkCursor ahead) {
+                                       ShrinkCursor at, ChunkCursor<L> ahead) {
   const int warp = thread / 32;
   const WarpShared<L> own(shared, warp);
   const uint32_t zeros = SharedAddress(shared) + L::kZerosOffset;
@@ -253,23 +281,32 @@ __device__ __forceinline__ void Shrink(const LoraWork& work, int thread, std::by
   const UTable table = work.u_table();
   float u = 0.0f;
 #pragma unroll 1
-  for (int uses = 0; !at.done(); ++uses, at.Advance()) {
+  for (int tiles = 0; !at.done(); ++tiles, at.Advance()) {
     // Two sets of parts: one is added up while warps that are ahead write the other.
-    const int slot = uses % kChunkStages;
-    float* set = parts + uses % 2 * kLoraWarps * L::kPartFloats;
-    MultiplyTile(work, at, warp, own, slot, uses / kChunkStages & 1, zeros,
-                 set + warp * L::kPartFloats);
-    if (!ahead.done()) {
+    float* set = parts + tiles % 2 * kTileChunks * L::kPartFloats;
+    RowFragment x[L::kTurns];
+#pragma unroll
+    for (int turn = 0; turn < L::kTurns; ++turn) {
+      LoadRows(x[turn], work, at, turn * L::kWarps + warp);
+    }
+#pragma unroll
+    for (int turn = 0; turn < L::kTurns; ++turn) {
+      const int chunk = turn * L::kWarps + warp, use = tiles * L::kTurns + turn;
+      const int slot = use % kChunkStages;
+      MultiplyTile(x[turn], work, at, chunk, own, slot, use / kChunkStages & 1, zeros,
+                   set + chunk * L::kPartFloats);
+      if (ahead.done()) continue;
       if (thread % 32 == 0) {
-        LoadChunk(ahead, work.arena, warp, work.columns, own.chunk(slot), own.chunk_barrier(slot));
+        LoadChunk(ahead.tile, work.arena, ahead.chunk(warp), work.columns, own.chunk(slot),
+                  own.chunk_barrier(slot));
       }
       ahead.Advance();
     }
-    LoraBarrier();
+    LoraBarrier<L>();
     if (thread >= at.rows() * kTileRanks) continue;
     float sum = set[thread];
 #pragma unroll
-    for (int w = 1; w < kLoraWarps; ++w) sum += set[w * L::kPartFloats + thread];
+    for (int c = 1; c < kTileChunks; ++c) sum += set[c * L::kPartFloats + thread];
     u = at.parts || at.wide_tile == 0 ? sum : u + sum;
     if (!at.last_of_item()) continue;
     const int row = at.row + thread / kTileRanks;
@@ -357,8 +394,11 @@ struct ExpandCursor {
       entry = work.entries[(tile.term_begin + term) * modules + module];
       return;
     }
-    ++run;
-    if (!done()) EnterRun();
+    if (++run >= end) return;
+    column += kRunColumns;
+    if (term > 1 || column >= width) return EnterRun();
+    term = 0;
+    fresh = false;
   }
   // Starts the copy of a pair and says what it is. All lanes.
   __device__ void Load(uint32_t shared, uint32_t barrier, PairTask* task) const {
@@ -375,6 +415,36 @@ struct ExpandCursor {
              kept ? pair : -1,
              fresh || !kept,
              last_of_term() && term + 1 == tile.term_count};
+  }
+};
+
+// u of the pairs that a warp meets again, each lane's own: in shared memory, or in registers where
+// those are what there is more of.
+template <typename L>
+struct KeptU {
+  uint4* shared;
+  SplitU own[L::kKeptShared ? 1 : L::kKeptPairs] = {};
+
+  __device__ KeptU(std::byte* base, int warp)
+      : shared(reinterpret_cast<uint4*>(base + L::kKeptOffset + warp * L::kKeptBytes) +
+               threadIdx.x % 32) {}
+  // Keeps the pair's u if it is fresh, else brings it back.
+  __device__ __forceinline__ void Exchange(SplitU& u, const PairTask& task) {
+    if constexpr (L::kKeptShared) {
+      if (task.kept < 0) return;
+      uint4& at = shared[task.kept * 32];
+      if (task.fresh) {
+        at = make_uint4(u.high[0], u.high[1], u.low[0], u.low[1]);
+      } else {
+        u = {{at.x, at.y}, {at.z, at.w}};
+      }
+    } else {
+#pragma unroll
+      for (int i = 0; i < L::kKeptPairs; ++i) {
+        own[i].Keep(u, task.kept == i && task.fresh);
+        u.Keep(own[i], task.kept == i);
+      }
+    }
   }
 };
 
@@ -398,7 +468,7 @@ __device__ __forceinline__ void Expand(const LoraWork& work, int2 runs, int thre
   }
   __syncwarp();
   float d[kRunGroups][4][4] = {};
-  SplitU kept[L::kKeptPairs] = {};
+  KeptU<L> kept(shared, warp);
   int slot = 0, phase = 0;
   AskedU<L::kUAtOnce> asked;
   if (loaded > 0) asked.Ask(table, tasks[0]);
@@ -408,11 +478,7 @@ __device__ __forceinline__ void Expand(const LoraWork& work, int2 runs, int thre
     const PairTask& task = tasks[slot];
     SplitU u = {};
     if (task.fresh) u = asked.Take(table, task);
-#pragma unroll
-    for (int i = 0; i < L::kKeptPairs; ++i) {
-      kept[i].Keep(u, task.kept == i && task.fresh);
-      u.Keep(kept[i], task.kept == i);
-    }
+    kept.Exchange(u, task);
     if (loaded > 1 && tasks[next].fresh) asked.Ask(table, tasks[next]);
     BarrierWait(own.pair_barrier(slot), phase);
 #pragma unroll
@@ -445,23 +511,26 @@ __device__ __forceinline__ void Expand(const LoraWork& work, int2 runs, int thre
 
 // Brings the tables of the next (layer, group) into the second-level cache, from which keys,
 // values and adapters have pushed them since they were made.
+template <typename L>
 __device__ __forceinline__ void Prefetch(const void* begin, int64_t bytes, int thread) {
   constexpr int kLineBytes = 128;
   const auto* from = static_cast<const std::byte*>(begin);
-  const int64_t stride = int64_t{gridDim.x} * kLoraThreads * kLineBytes;
+  const int64_t stride = int64_t{gridDim.x} * L::kThreads * kLineBytes;
   for (int64_t at = (int64_t{blockIdx.x} + int64_t{gridDim.x} * thread) * kLineBytes; at < bytes;
        at += stride) {
     asm volatile("prefetch.global.L2 [%0];" ::"l"(from + at));
   }
 }
+template <typename L>
 __device__ __forceinline__ void PrefetchNext(const LoraWork& work, int thread) {
   if (work.last) return;
   const int entries = work.counts->terms * ModuleCount((work.pair + 1) % 4);
-  Prefetch(work.shrink_starts + work.blocks, work.blocks * sizeof(ShrinkStart), thread);
-  Prefetch(work.tile_starts + work.tile_stride, work.counts->row_tiles * sizeof(TileStart), thread);
-  Prefetch(work.run_costs + work.tile_stride, kStreamRowsMax * sizeof(RunCosts), thread);
-  Prefetch(work.entries + work.stride, entries * sizeof(PlanEntry), thread);
-  Prefetch(work.unit_begin + work.stride + 1, (entries + 1) * 4, thread);
+  Prefetch<L>(work.shrink_starts + work.blocks, work.blocks * sizeof(ShrinkStart), thread);
+  Prefetch<L>(work.tile_starts + work.tile_stride, work.counts->row_tiles * sizeof(TileStart),
+              thread);
+  Prefetch<L>(work.run_costs + work.tile_stride, kStreamRowsMax * sizeof(RunCosts), thread);
+  Prefetch<L>(work.entries + work.stride, entries * sizeof(PlanEntry), thread);
+  Prefetch<L>(work.unit_begin + work.stride + 1, (entries + 1) * 4, thread);
 }
 
 // All of it. `thread` counts from the first of the LoRA warps.
@@ -476,24 +545,24 @@ __device__ __forceinline__ void RunLora(const LoraWork& work, int thread, std::b
   __syncwarp();
   // All tables at once: each takes a while.
   const RunDealer dealer(work.run_costs, work.tile_stride);
-  ShrinkCursor at(work, work.shrink_starts[blockIdx.x]), ahead = at;
-  const int2 runs = dealer.Deal(work.outputs, blockIdx.x * kLoraWarps + warp,
-                                static_cast<int>(gridDim.x) * kLoraWarps);
+  const ShrinkCursor at(work, work.shrink_starts[blockIdx.x]);
+  ChunkCursor<L> ahead(at);
+  const int2 runs = dealer.Deal(work.outputs, blockIdx.x * L::kWarps + warp,
+                                static_cast<int>(gridDim.x) * L::kWarps);
   L::Cursor::FetchNear(work, runs.x, L::StartsOf(shared, warp), own.starts_barrier());
   if (thread < 4) reinterpret_cast<uint32_t*>(shared + L::kZerosOffset)[thread] = 0;
   for (int i = 0; i < kChunkStages && !ahead.done(); ++i, ahead.Advance()) {
     if (lane != 0) continue;
-    LoadChunk(ahead, work.arena, warp, work.columns, own.chunk(i), own.chunk_barrier(i));
+    LoadChunk(ahead.tile, work.arena, ahead.chunk(warp), work.columns, own.chunk(i),
+              own.chunk_barrier(i));
   }
   BarrierWait(own.starts_barrier(), 0);
-  if constexpr (L::kEarlyStages > 0) {
-    const typename L::Cursor first(work, runs, L::StartsOf(shared, warp), L::kKeptPairs);
-    if (!first.done()) first.Load(own.pair(0), own.pair_barrier(0), L::TasksOf(shared, warp));
-  }
-  LoraBarrier();
+  const typename L::Cursor first(work, runs, L::StartsOf(shared, warp), L::kKeptPairs);
+  if (!first.done()) first.Load(own.pair(0), own.pair_barrier(0), L::TasksOf(shared, warp));
+  LoraBarrier<L>();
   WaitForPredecessor();
   Shrink<L>(work, thread, shared, at, ahead);
-  PrefetchNext(work, thread);
+  PrefetchNext<L>(work, thread);
   Expand<L>(work, runs, thread, shared);
 }
 

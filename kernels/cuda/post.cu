@@ -36,8 +36,9 @@ __device__ __forceinline__ RowLora RowLoraOf(const StepTables& step, const LoraP
 }
 
 // out = gain * (product + lora) + bias for 8 numbers, `at` from the product's first. Without
-// kStreamed the product is the library's: it has neither parts nor sums of adapters.
-template <bool kStreamed>
+// kStreamed the product is the library's: it has neither parts nor sums of adapters. With kLate
+// gain and bias, which are rare, are asked for last, to spare registers.
+template <bool kStreamed, bool kLate = false>
 __device__ __forceinline__ void Finish(float (&out)[8], const Product& product, int64_t at,
                                        bool lora, const float* gain, const float* bias) {
   constexpr int kSplitsMax = kStreamed ? kStreamSplitsMax : 1;
@@ -52,22 +53,26 @@ __device__ __forceinline__ void Finish(float (&out)[8], const Product& product, 
   }
   lora = kStreamed && lora && product.lora;
   if (lora) UnpackSums(sums, static_cast<const uint4*>(product.lora)[at / kEight]);
-  if (gain) LoadEight(factors, gain);
-  if (bias) LoadEight(terms, bias);
+  if (!kLate && gain) LoadEight(factors, gain);
+  if (!kLate && bias) LoadEight(terms, bias);
 #pragma unroll
   for (int i = 0; i < 8; ++i) {
     float v = more[0][i];
 #pragma unroll
     for (int s = 1; s < kSplitsMax; ++s) v += s < product.splits ? more[s][i] : 0.0f;
-    if (lora) v += sums[i];
-    if (gain) v *= factors[i];
-    if (bias) v += terms[i];
-    out[i] = v;
+    out[i] = lora ? v + sums[i] : v;
+  }
+  if (kLate && gain) LoadEight(factors, gain);
+  if (kLate && bias) LoadEight(terms, bias);
+#pragma unroll
+  for (int i = 0; i < 8; ++i) {
+    if (gain) out[i] *= factors[i];
+    if (bias) out[i] += terms[i];
   }
 }
 
 template <bool kStreamed>
-__global__ void __launch_bounds__(kGluThreads, kStreamed ? 6 : 12)
+__global__ void __launch_bounds__(kGluThreads, kStreamed ? 8 : 12)
     GluPostKernel(Element* out, Product gate_up, int ffn, Activation activation, int layer,
                   StepTables step, LoraPlan plan) {
   const int64_t row = blockIdx.y;
@@ -81,8 +86,10 @@ __global__ void __launch_bounds__(kGluThreads, kStreamed ? 6 : 12)
   if (column >= ffn) return;
   const int64_t at = row * 2 * ffn + column;
   float gate[8], up[8];
-  Finish<kStreamed>(gate, gate_up, at, lora.any, gate_gain ? gate_gain + column : nullptr, nullptr);
-  Finish<kStreamed>(up, gate_up, at + ffn, lora.any, up_gain ? up_gain + column : nullptr, nullptr);
+  Finish<kStreamed, true>(gate, gate_up, at, lora.any, gate_gain ? gate_gain + column : nullptr,
+                          nullptr);
+  Finish<kStreamed, true>(up, gate_up, at + ffn, lora.any, up_gain ? up_gain + column : nullptr,
+                          nullptr);
 #pragma unroll
   for (int k = 0; k < 8; ++k) gate[k] = Activate(gate[k], activation) * up[k];
   *reinterpret_cast<uint4*>(out + row * ffn + column) = PackEight(gate);
@@ -105,7 +112,7 @@ __device__ __forceinline__ float BlockSum(float value) {
 
 // A block holds one row.
 template <bool kStreamed, int kThreadsMax>
-__global__ void __launch_bounds__(kThreadsMax, kStreamed ? 1 : 1536 / kThreadsMax)
+__global__ void __launch_bounds__(kThreadsMax, (kStreamed ? 1024 : 1536) / kThreadsMax)
     ResidualNormKernel(ResidualNormArgs args, StepTables step, LoraPlan plan) {
   const int64_t row = blockIdx.x;
   const int column = threadIdx.x * kEight, columns = static_cast<int>(args.columns);
@@ -123,8 +130,8 @@ __global__ void __launch_bounds__(kThreadsMax, kStreamed ? 1 : 1536 / kThreadsMa
   if (inside) {
     float old[8];
     LoadEight(old, residual);
-    Finish<kStreamed>(v, args.projection, at, lora.any, gain ? gain + column : nullptr,
-                      args.bias ? args.bias + column : nullptr);
+    Finish<kStreamed, true>(v, args.projection, at, lora.any, gain ? gain + column : nullptr,
+                            args.bias ? args.bias + column : nullptr);
 #pragma unroll
     for (int k = 0; k < 8; ++k) v[k] += old[k];
     StoreEight(residual, v);
