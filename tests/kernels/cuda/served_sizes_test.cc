@@ -34,6 +34,15 @@ TEST_P(ServedSizes, TheLimitIsServedAndOneMoreIsRefusedByName) {
   EXPECT_THAT(std::string(over.message()), HasSubstr("--device cpu"));
 }
 
+// As many requests as run by default, of the context that its files name.
+TEST(ServedShapes, TheLargestOfTheShapesIsOne) {
+  const AttentionShape llama_70b{.layers = 80, .heads = 64, .kv_heads = 8, .head_size = 128};
+  const absl::Status served = CheckServedSizes(
+      llama_70b,
+      {.hidden = 8192, .ffn = 28672, .vocabulary = 128256, .pages = 288 * 8192 / kBlockTokens});
+  EXPECT_TRUE(served.ok()) << served;
+}
+
 INSTANTIATE_TEST_SUITE_P(
     Limits, ServedSizes,
     ::testing::Values(

@@ -93,15 +93,45 @@ TEST(RandomWeights, TakeATokenizerThatLiesBesideTheShape) {
   EXPECT_EQ(Load(folder.path())->model->text().tokenizer_json, "{}");
 }
 
+// Serves nothing, and remembers what it was asked.
+struct AskedBackend : FakeBackend {
+  mutable AttentionShape shape;
+  mutable ModelSizes sizes;
+  absl::Status CheckSizes(const AttentionShape& asked,
+                          const ModelSizes& sizes_asked) const override {
+    shape = asked;
+    sizes = sizes_asked;
+    return absl::InvalidArgumentError("not these");
+  }
+};
+
+TEST(RandomWeights, TheShapesThatAreThereAreThoseOfTheirNames) {
+  struct Case {
+    const char* name;
+    int layers, heads, kv_heads;
+    int64_t hidden, ffn, vocabulary;
+  };
+  for (const Case& c : {Case{"mistral-7b", 32, 32, 8, 4096, 14336, 32000},
+                        Case{"llama-3-8b", 32, 32, 8, 4096, 14336, 128256},
+                        Case{"llama-3-70b", 80, 64, 8, 8192, 28672, 128256}}) {
+    SCOPED_TRACE(c.name);
+    AskedBackend backend;
+    const auto model =
+        Model::Load(kShapes + "/" + c.name, &backend, {.load_format = LoadFormat::kDummy});
+    EXPECT_EQ(model.status(), absl::InvalidArgumentError("not these"));
+    EXPECT_EQ(backend.shape.layers, c.layers);
+    EXPECT_EQ(backend.shape.heads, c.heads);
+    EXPECT_EQ(backend.shape.kv_heads, c.kv_heads);
+    EXPECT_EQ(backend.shape.head_size, 128);
+    EXPECT_EQ(backend.sizes.hidden, c.hidden);
+    EXPECT_EQ(backend.sizes.ffn, c.ffn);
+    EXPECT_EQ(backend.sizes.vocabulary, c.vocabulary);
+  }
+}
+
 // Of a step's pages, too: as many requests as it has rows and samples for, of the whole context.
 TEST(RandomWeights, ADeviceIsAskedWhetherItServesTheSizes) {
-  struct Asked : FakeBackend {
-    mutable ModelSizes sizes;
-    absl::Status CheckSizes(const AttentionShape&, const ModelSizes& asked) const override {
-      sizes = asked;
-      return absl::InvalidArgumentError("not these");
-    }
-  } backend;
+  AskedBackend backend;
   Model::Options options = {.rows_max = 5, .samples_max = 3, .load_format = LoadFormat::kDummy};
   const auto load = [&] { return Model::Load(kShapes + "/tiny", &backend, options).status(); };
   EXPECT_EQ(load(), absl::InvalidArgumentError("not these"));
