@@ -69,8 +69,11 @@ fi
 fuzz_too=$long
 [ ${#ctest_options[@]} -eq 0 ] || fuzz_too=false
 options=()
-# Where it can be compiled it is; its tests skip themselves where there is no GPU.
-if [ "$preset" = tests ] && [ -n "$(find_nvcc)" ]; then options+=(-DLORICA_CUDA=ON); fi
+# Where it can be compiled it is, whatever was so last time; its tests skip themselves where there
+# is no GPU.
+if [ "$preset" = tests ]; then
+  if [ -n "$(find_nvcc)" ]; then options+=(-DLORICA_CUDA=ON); else options+=(-DLORICA_CUDA=OFF); fi
+fi
 build_preset "$preset" "${options[@]}"
 
 skipped=$(printf '%s\n' "${skipped_labels[@]}" | sed '/^$/d' | paste -sd '|')
