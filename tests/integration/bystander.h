@@ -28,7 +28,7 @@ namespace lorica {
 inline const absl::Duration kAnswerMax = kInstrumentationFactor * absl::Seconds(5);
 // Where hubs are asked or adapters loaded again and again: those threads have the lowest priority
 // and give way to whatever else the machine has to do.
-inline constexpr absl::Duration kFetchedAnswerMax = absl::Seconds(15);
+inline const absl::Duration kFetchedAnswerMax = kInstrumentationFactor * absl::Seconds(15);
 inline constexpr int64_t kGrowthBytesMax = 48 << 20;  // of the process, whoever asked for what
 
 class BystanderTest : public ::testing::Test {

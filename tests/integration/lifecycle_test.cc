@@ -7,9 +7,11 @@
 #include <filesystem>
 #include <thread>
 
+#include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
 #include "tests/fakes/test_paths.h"
 #include "tests/integration/server_process.h"
+#include "tests/server/text/cpu_seconds.h"
 
 namespace lorica {
 namespace {
@@ -137,7 +139,8 @@ TEST_F(Lifecycle, EvictionWaitsForNobodyAndPinnedStays) {
 }
 
 TEST_F(Lifecycle, ATerminatedServerFinishesItsStreamsAndTakesNoMore) {
-  ASSERT_NO_FATAL_FAILURE(StartServer());
+  ASSERT_NO_FATAL_FAILURE(
+      StartServer({"--drain-seconds", absl::StrCat(kInstrumentationFactor * 60)}));
   std::atomic<int> seen = 0;
   absl::Status streamed;
   std::thread stream([&] {
@@ -160,7 +163,7 @@ TEST_F(Lifecycle, ATerminatedServerFinishesItsStreamsAndTakesNoMore) {
   stream.join();
   EXPECT_TRUE(streamed.ok()) << streamed;
   EXPECT_EQ(seen, 150);
-  EXPECT_EQ(server_->WaitForExit(absl::Seconds(20)), 0) << server_->Log();
+  EXPECT_EQ(server_->WaitForExit(kInstrumentationFactor * absl::Seconds(20)), 0) << server_->Log();
 }
 
 TEST_F(Lifecycle, ASecondSignalEndsTheServerAtOnce) {

@@ -15,6 +15,7 @@
 #include "lorica/v1/server.grpc.pb.h"
 #include "server/server.h"
 #include "tests/fakes/temporary_folder.h"
+#include "tests/server/text/cpu_seconds.h"
 
 namespace lorica {
 
@@ -67,7 +68,7 @@ RawAnswer RawCall(const TinyServer& server, const std::string& method, const std
 // A call that may take long without failing the test by hanging, whatever the wall clock does.
 class Context : public grpc::ClientContext {
  public:
-  Context() { set_deadline(gpr_time_from_seconds(20, GPR_TIMESPAN)); }
+  Context() { set_deadline(gpr_time_from_seconds(kInstrumentationFactor * 20, GPR_TIMESPAN)); }
 };
 
 // Token ids that run to `tokens` tokens, whatever the model says.
@@ -75,7 +76,7 @@ v1::GenerateRequest TokensRequest(int tokens);
 
 template <typename Condition>
 void TinyServer::WaitFor(Condition condition) {
-  const absl::Time end = SteadyNow() + absl::Seconds(10);
+  const absl::Time end = SteadyNow() + kInstrumentationFactor * absl::Seconds(10);
   while (!condition(Status())) {
     ASSERT_LT(SteadyNow(), end) << Status().DebugString();
     absl::SleepFor(absl::Milliseconds(5));
