@@ -116,13 +116,8 @@ class BatchInvariance : public ::testing::TestWithParam<Device> {
     const DType dtype = backend_->TileDType(DType::kBF16);
     for (const LoraTarget& target : model_->lora_targets()) {
       if (!touches(target.module)) continue;
-      LoraPair& pair = adapter.pairs.emplace_back();
-      pair.layer = target.layer;
-      pair.module = target.module;
-      pair.rank = rank;
+      LoraPair& pair = adapter.pairs.emplace_back(RandomPair(target, rank, dtype, random_));
       pair.scale = 0.5f;
-      pair.a = RandomMatrix(dtype, rank, target.in_features, random_, 0.05f);
-      pair.b = RandomMatrix(dtype, target.out_features, rank, random_, 0.05f);
       for (int64_t i = 0; gains && i < target.out_features; ++i) {
         pair.gain.push_back(1.0f + 0.001f * static_cast<float>(Below(100)));
       }

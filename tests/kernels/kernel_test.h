@@ -292,6 +292,18 @@ struct LoraPair {
   std::vector<float> bias;  // empty without lora_bias
 };
 
+// Of a size that moves its target's output. `dtype`: one that tiles have (Backend::TileDType).
+inline LoraPair RandomPair(const LoraTarget& target, int rank, DType dtype,
+                           std::mt19937_64& random) {
+  LoraPair pair;
+  pair.layer = target.layer;
+  pair.module = target.module;
+  pair.rank = rank;
+  pair.a = RandomMatrix(dtype, rank, target.in_features, random);
+  pair.b = RandomMatrix(dtype, target.out_features, rank, random);
+  return pair;
+}
+
 struct TestAdapter {
   std::vector<LoraPair> pairs;
   std::unique_ptr<MountedAdapter> mounted;

@@ -16,11 +16,12 @@ namespace {
 using ::lorica::testing::LoraPair;
 using ::lorica::testing::MountPairs;
 using ::lorica::testing::PoisonedArena;
-using ::lorica::testing::RandomMatrix;
+using ::lorica::testing::RandomPair;
 using ::lorica::testing::TestAdapter;
 
 constexpr int kRowsMax = 40;
 constexpr int kBlocks = 400;
+constexpr int kRank = 9;            // of adapters
 constexpr uint64_t kArenaSeed = 1;  // its first pages hold block 0
 
 class CapturedSteps : public ::testing::Test {
@@ -80,12 +81,7 @@ class CapturedSteps : public ::testing::Test {
     const DType dtype = backend_->TileDType(DType::kBF16);
     for (const LoraTarget& target : model_->lora_targets()) {
       if (!touches(target.module)) continue;
-      LoraPair& pair = adapter.pairs.emplace_back();
-      pair.layer = target.layer;
-      pair.module = target.module;
-      pair.rank = 9;
-      pair.a = RandomMatrix(dtype, pair.rank, target.in_features, random_, 0.05f);
-      pair.b = RandomMatrix(dtype, target.out_features, pair.rank, random_, 0.05f);
+      LoraPair& pair = adapter.pairs.emplace_back(RandomPair(target, kRank, dtype, random_));
       if (biases) pair.bias.assign(target.out_features, 0.25f);
     }
     MountPairs(*backend_, *arena_, adapter);
