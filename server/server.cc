@@ -154,11 +154,12 @@ absl::StatusOr<std::unique_ptr<Server>> Server::Start(const Config& config) {
   absl::Status status = server->Build();
   if (!status.ok()) return status;
   server->engine_thread_ = std::thread([raw = server.get()] { raw->EngineLoop(); });
-  status = server->Listen();
   Parts& parts = *server->parts_;
-  if (status.ok()) status = WarmUp(*parts.gateway, parts.model->config().bos_token);
+  status = WarmUp(*parts.gateway, parts.model->config().bos_token);
   if (!status.ok()) return status;
   parts.metrics.Start();
+  status = server->Listen();
+  if (!status.ok()) return status;
   parts.grpc->SetState(ServingState::kServing);
   if (parts.http != nullptr) parts.http->SetServing(true);
   return server;

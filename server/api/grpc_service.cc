@@ -150,7 +150,6 @@ absl::Status GrpcService::Listen(const GrpcOptions& options) {
 }
 
 void GrpcService::SetState(ServingState state) {
-  if (state == ServingState::kServing) parts_->status.StartCounting();
   state_.store(state);
   grpc::HealthCheckServiceInterface* health = parts_->server->GetHealthCheckService();
   const bool serving = state == ServingState::kServing;

@@ -87,11 +87,6 @@ void FillFetches(const RemoteStats& stats, v1::GetStatusResponse* response) {
 
 }  // namespace
 
-void ServerService::StartCounting() {
-  absl::MutexLock lock(&mutex_);
-  before_ = gateway_->engine()->stats();
-}
-
 grpc::ServerUnaryReactor* ServerService::GetStatus(grpc::CallbackServerContext* context,
                                                    const v1::GetStatusRequest*,
                                                    v1::GetStatusResponse* response) {
@@ -109,10 +104,7 @@ grpc::ServerUnaryReactor* ServerService::GetStatus(grpc::CallbackServerContext* 
   *response->mutable_limits() = facts_.limits;
   const EngineStats stats = gateway_->engine()->stats();
   FillEngine(stats, response);
-  {
-    absl::MutexLock lock(&mutex_);
-    FillCounters(stats, before_, response->mutable_counters());
-  }
+  FillCounters(stats, before_, response->mutable_counters());
   FillPool(gateway_->pool()->stats(), response);
   if (const auto fetches = gateway_->catalog()->FetchStats()) FillFetches(*fetches, response);
   response->set_waiting(static_cast<int32_t>(gateway_->waiting_calls()));

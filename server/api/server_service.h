@@ -8,8 +8,6 @@
 #include <functional>
 #include <string>
 
-#include "absl/base/thread_annotations.h"
-#include "absl/synchronization/mutex.h"
 #include "absl/time/time.h"
 #include "lorica/v1/server.grpc.pb.h"
 #include "server/api/gateway.h"
@@ -30,12 +28,12 @@ struct ServerFacts {
 
 class ServerService final : public v1::ServerService::CallbackService {
  public:
-  // `state` and `gateway` outlive it.
+  // `state` and `gateway` outlive it. Counters count from here: the warm-up is nobody's request.
   ServerService(ServerFacts facts, const std::atomic<ServingState>* state, Gateway* gateway)
-      : facts_(std::move(facts)), state_(state), gateway_(gateway) {}
-
-  // Counters count from here: the warm-up is nobody's request.
-  void StartCounting();
+      : facts_(std::move(facts)),
+        state_(state),
+        gateway_(gateway),
+        before_(gateway->engine()->stats()) {}
 
   grpc::ServerUnaryReactor* GetStatus(grpc::CallbackServerContext* context,
                                       const v1::GetStatusRequest* request,
@@ -48,8 +46,7 @@ class ServerService final : public v1::ServerService::CallbackService {
   const ServerFacts facts_;
   const std::atomic<ServingState>* const state_;
   Gateway* const gateway_;
-  absl::Mutex mutex_;
-  EngineStats before_ ABSL_GUARDED_BY(mutex_);
+  const EngineStats before_;
 };
 
 }  // namespace lorica

@@ -1,9 +1,12 @@
+#include <atomic>
 #include <filesystem>
 #include <thread>
 
+#include "absl/strings/str_cat.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 #include "server/api/grpc_service.h"
+#include "tests/fakes/free_port.h"
 #include "tests/server/api/tiny_server.h"
 
 namespace lorica {
@@ -52,6 +55,33 @@ TEST(ServerService, StatusShowsModelLimitsAndCounters) {
   EXPECT_EQ(after.counters().requests_accepted(), 1);
   EXPECT_EQ(after.counters().requests_refused(), 1);
   EXPECT_EQ(after.counters().generated_tokens(), 5);
+}
+
+// The port opens behind the warm-up, so whoever is early is counted as everybody else is.
+TEST(ServerService, CallsFromTheFirstMomentOnAreCountedOnce) {
+  for (int round = 0; round < 5; ++round) {
+    Config config;
+    const int port = FreePort();
+    config.grpc_address = absl::StrCat("127.0.0.1:", port);
+    std::atomic<bool> stop = false;
+    std::atomic<int> served = 0;
+    std::thread early([&] {
+      while (!stop) {
+        const auto stub = v1::InferenceService::NewStub(ChannelWithKey(port, ""));
+        Context context;
+        v1::GenerateResponse response;
+        if (stub->Generate(&context, TokensRequest(2), &response).ok()) ++served;
+      }
+    });
+    TinyServer server(config);
+    server.WaitFor([&](const auto&) { return served > 3; });
+    stop = true;
+    early.join();
+    const v1::Counters counters = server.Status().counters();
+    EXPECT_EQ(counters.requests_accepted(), served);
+    EXPECT_EQ(counters.requests_finished(), served);
+    EXPECT_EQ(counters.generated_tokens(), 2 * served);
+  }
 }
 
 TEST(ServerService, ConnectionsWithoutACallHoldUpNoStop) {

@@ -97,7 +97,7 @@ TinyServer::TinyServer(Config config, const std::string& key) {
   adapters_.Write("broken/adapter_config.json", R"({"peft_type": "LORA", "r": 4})");
   if (config.model.empty()) config.model = TinyModelPath();
   config.adapters_dir = adapters_.path();
-  config.grpc_address = "127.0.0.1:0";
+  if (config.grpc_address == Config().grpc_address) config.grpc_address = "127.0.0.1:0";
   config.http_address = "127.0.0.1:0";
   config.threads = 1;
   config.arena_bytes = std::min<int64_t>(config.arena_bytes, 16 << 20);
