@@ -3,7 +3,9 @@
 #include <algorithm>
 #include <vector>
 
+#include "absl/strings/str_cat.h"
 #include "absl/types/span.h"
+#include "adapters/hub/quoted.h"
 #include "adapters/sha256.h"
 
 namespace lorica {
@@ -38,6 +40,13 @@ absl::StatusOr<std::string> ContentDigest(Source& source, const std::string& loc
   const auto weights = source.Open(location, "adapter_model.safetensors");
   if (!weights.ok()) return weights.status();
   return ContentDigest(**config, **weights);
+}
+
+absl::Status ContentChanged(const std::string& location) {
+  return absl::DataLossError(
+      absl::StrCat("the content of ", Quoted(location),
+                   " changed while it was read: write a new version into a folder of its own and "
+                   "rename that; this one is served again once nobody writes into it"));
 }
 
 }  // namespace lorica

@@ -4,6 +4,7 @@
 
 #include <string>
 
+#include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "adapters/hub/source.h"
 
@@ -12,5 +13,8 @@ namespace lorica {
 // The digest (adapter.h) of the files as they are now. Reads all of both.
 absl::StatusOr<std::string> ContentDigest(const SourceFile& config, const SourceFile& weights);
 absl::StatusOr<std::string> ContentDigest(Source& source, const std::string& location);
+
+// DataLoss, and what to do: somebody wrote into the files while they were read.
+absl::Status ContentChanged(const std::string& location);
 
 }  // namespace lorica

@@ -26,10 +26,7 @@ constexpr char kUnfinished[] = ".new-";
 constexpr int64_t kCopyBytes = 1 << 20;
 
 absl::Status WriteFailed(int error) {
-  if (error == ENOSPC || error == EDQUOT) {
-    return absl::ResourceExhaustedError(
-        "the disk of --data-dir is full: nothing was changed; make room on it");
-  }
+  if (error == ENOSPC || error == EDQUOT) return DataDiskFull();
   return absl::UnavailableError(
       absl::StrCat("writing beneath --data-dir failed: ", std::strerror(error)));
 }
@@ -155,8 +152,7 @@ absl::Status ContentStore::Copy(const Generation& generation, const std::string&
     sums[i] = *std::move(sum);
   }
   if (GenerationDigest(sums[0], sums[1]) != generation.digest) {
-    return absl::DataLossError(absl::StrCat("the content of ", Quoted(generation.location),
-                                            " changed while it was copied: try again"));
+    return ContentChanged(generation.location);
   }
   return SyncFolder(target);
 }
@@ -225,6 +221,11 @@ bool ContentStore::empty() const {
 int64_t ContentStore::bytes() const {
   absl::MutexLock lock(&mutex_);
   return bytes_;
+}
+
+absl::Status DataDiskFull() {
+  return absl::ResourceExhaustedError(
+      "the disk of --data-dir is full: nothing was changed; make room on it");
 }
 
 }  // namespace lorica

@@ -62,4 +62,7 @@ class ContentStore {
   int64_t copies_ ABSL_GUARDED_BY(mutex_) = 0;  // names for those under way
 };
 
+// ResourceExhausted: the disk of the data folder has no room for a change.
+absl::Status DataDiskFull();
+
 }  // namespace lorica

@@ -6,15 +6,6 @@
 #include "adapters/hub/quoted.h"
 
 namespace lorica {
-namespace {
-
-absl::Status Changed(const std::string& location) {
-  return absl::DataLossError(
-      absl::StrCat("the content of ", Quoted(location), " changed while it was read: try again"));
-}
-
-}  // namespace
-
 absl::StatusOr<std::unique_ptr<GenerationReader>> GenerationReader::Open(
     const PeftLoader& loader, const Generation& generation) {
   std::unique_ptr<GenerationReader> reader(new GenerationReader);
@@ -31,7 +22,7 @@ absl::StatusOr<std::unique_ptr<GenerationReader>> GenerationReader::Open(
       reader->weights_stamp_ != generation.weights_stamp) {
     const auto digest = ContentDigest(*reader->config_, *reader->weights_);
     if (!digest.ok()) return digest.status();
-    if (*digest != generation.digest) return Changed(generation.location);
+    if (*digest != generation.digest) return ContentChanged(generation.location);
   }
   absl::StatusOr<AdapterPlan> plan = loader.Plan(*generation.source, generation.location);
   if (!plan.ok()) return plan.status();
@@ -39,7 +30,7 @@ absl::StatusOr<std::unique_ptr<GenerationReader>> GenerationReader::Open(
   // The plan read the files by their names: they must still be these.
   auto again = generation.source->Open(generation.location, "adapter_model.safetensors");
   if (!again.ok()) return again.status();
-  if ((*again)->stamp() != reader->weights_stamp_) return Changed(generation.location);
+  if ((*again)->stamp() != reader->weights_stamp_) return ContentChanged(generation.location);
   if (absl::Status s = reader->CheckUnchanged(); !s.ok()) return s;
   return reader;
 }
@@ -71,7 +62,7 @@ absl::Status GenerationReader::CheckUnchanged() const {
   if (config_->stamp() == config_stamp_ && weights_->stamp() == weights_stamp_) {
     return absl::OkStatus();
   }
-  return Changed(location_);
+  return ContentChanged(location_);
 }
 
 }  // namespace lorica

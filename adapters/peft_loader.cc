@@ -8,6 +8,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
 #include "adapters/adapter_planner.h"
+#include "adapters/content_digest.h"
 #include "adapters/hub/foreign_file.h"
 #include "adapters/hub/quoted.h"
 #include "adapters/hub/safetensors.h"
@@ -25,11 +26,6 @@ constexpr int64_t kSliceBytes = 1 << 20;
 constexpr absl::Duration kStampSettles = absl::Milliseconds(20);
 
 absl::Status Refuse(absl::string_view what) { return absl::FailedPreconditionError(what); }
-
-absl::Status Changed(const std::string& location) {
-  return absl::DataLossError(
-      absl::StrCat("the content of ", Quoted(location), " changed while it was read: try again"));
-}
 
 // Reads a file from its beginning to its end and hashes all of it on the way, unless told that
 // nobody will ask for the hash.
@@ -345,7 +341,7 @@ absl::StatusOr<GenerationPtr> PeftLoader::Identify(std::shared_ptr<Source> sourc
   if (!weights_sha256.ok()) return weights_sha256.status();
   if (opened->config_file->stamp() != generation->config_stamp ||
       opened->weights_file->stamp() != generation->weights_stamp) {
-    return Changed(location);
+    return ContentChanged(location);
   }
 
   generation->config_sha256 = *std::move(config_sha256);
@@ -379,7 +375,7 @@ absl::StatusOr<std::shared_ptr<const LoraImage>> PeftLoader::Read(const Generati
   absl::StatusOr<Opened> opened = Opened::Open(*generation.source, generation.location);
   if (!opened.ok()) return opened.status();
   if (opened->weights_file->size_bytes() != generation.file_bytes) {
-    return Changed(generation.location);
+    return ContentChanged(generation.location);
   }
   // The stamps had settled when the files were hashed, so as long as they are the same nothing was
   // written since.
@@ -390,11 +386,11 @@ absl::StatusOr<std::shared_ptr<const LoraImage>> PeftLoader::Read(const Generati
   }
   // The content was servable when it was identified: whatever is wrong now is a change.
   if (absl::Status s = opened->ReadHeads(); !s.ok()) {
-    return absl::IsFailedPrecondition(s) ? Changed(generation.location) : s;
+    return absl::IsFailedPrecondition(s) ? ContentChanged(generation.location) : s;
   }
   absl::StatusOr<AdapterPlan> plan = PlanOpened(*opened);
   if (!plan.ok() || plan->block_count != generation.block_count) {
-    return Changed(generation.location);
+    return ContentChanged(generation.location);
   }
 
   absl::StatusOr<ImageBuilder> builder = dry ? ImageBuilder::MakeDry(*plan, backend_)
@@ -402,7 +398,7 @@ absl::StatusOr<std::shared_ptr<const LoraImage>> PeftLoader::Read(const Generati
   if (!builder.ok()) return builder.status();
   if (absl::Status s = ReadTensors(*plan, *backend_, *opened->weights, *builder); !s.ok()) return s;
   if (known) {
-    if (!opened->AreThoseOf(generation)) return Changed(generation.location);
+    if (!opened->AreThoseOf(generation)) return ContentChanged(generation.location);
     return builder->Finish();
   }
   absl::StatusOr<std::string> config_sha256 = opened->config->Finish();
@@ -410,7 +406,7 @@ absl::StatusOr<std::shared_ptr<const LoraImage>> PeftLoader::Read(const Generati
   absl::StatusOr<std::string> weights_sha256 = opened->weights->Finish();
   if (!weights_sha256.ok()) return weights_sha256.status();
   if (GenerationDigest(*config_sha256, *weights_sha256) != generation.digest) {
-    return Changed(generation.location);
+    return ContentChanged(generation.location);
   }
   return builder->Finish();
 }

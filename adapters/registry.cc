@@ -17,6 +17,7 @@
 #include "absl/strings/string_view.h"
 #include "absl/synchronization/mutex.h"
 #include "absl/synchronization/notification.h"
+#include "adapters/content_store.h"
 #include "kernels/check.h"
 
 namespace lorica {
@@ -230,10 +231,7 @@ absl::Status Registry::Impl::ChangeFailed(int code) {
     sqlite3_exec(db.get(), "ROLLBACK", nullptr, nullptr, nullptr);
   }
   const int kind = code & 0xff;
-  if (kind == SQLITE_FULL) {
-    return absl::ResourceExhaustedError(
-        "the disk of --data-dir is full: nothing was changed; make room on it");
-  }
+  if (kind == SQLITE_FULL) return DataDiskFull();
   if (kind == SQLITE_BUSY) {
     return absl::UnavailableError("another program holds the registry: nothing was changed");
   }

@@ -487,7 +487,7 @@ TEST_F(PeftLoaderTest, ContentThatChangedSinceIdentifyIsDataLoss) {
   SmallestAdapter(2).WriteTo(folder_, "a");  // same size, other values
   absl::Status status = loader_.LoadImage(**generation).status();
   EXPECT_TRUE(absl::IsDataLoss(status)) << status;
-  EXPECT_THAT(std::string(status.message()), HasSubstr("changed while it was read"));
+  EXPECT_THAT(std::string(status.message()), HasSubstr("changed while it was read: write a new"));
   MadeAdapter other_config = SmallestAdapter(1);
   other_config.config["lora_alpha"] = "9";
   other_config.WriteTo(folder_, "a");
