@@ -14,10 +14,10 @@
 
 namespace lorica {
 
-// `with_use`: with all tenants' use of that content, which is an operator's to see alone.
 // What the entry stands for; empty: nobody has looked yet.
 std::string DigestOf(const CatalogEntry& entry);
 
+// `with_use`: with all tenants' use of that content, which is an operator's to see alone.
 v1::Adapter DescribeEntry(const CatalogEntry& entry, const AdapterPool& pool, absl::Time now,
                           bool with_use);
 

@@ -443,16 +443,13 @@ grpc::ServerUnaryReactor* AdapterService::UnpinAdapter(grpc::CallbackServerConte
   });
 }
 
-// Threads whose call has just been answered may hold the adapter for a moment longer. It sleeps, so
-// not where calls for answers wait.
-absl::Status AdapterService::DeleteOnceLetGo(const Job& job) {
-  const absl::Time end = SteadyNow() + kLetGoMax;
-  while (true) {
-    absl::Status status =
-        catalog_->Delete(job.tenant, job.adapter_id, job.hub_token, job.is_operator);
-    if (!absl::IsFailedPrecondition(status) || SteadyNow() >= end) return status;
-    absl::SleepFor(kLetGoPoll);
-  }
+// Threads whose call has just been answered may hold the adapter for a moment longer.
+void AdapterService::DeleteOnceLetGo(const Job& job, absl::Time end) {
+  const absl::Status status =
+      catalog_->Delete(job.tenant, job.adapter_id, job.hub_token, job.is_operator);
+  if (status.ok()) return job.reply->Succeed([] {});
+  if (!absl::IsFailedPrecondition(status) || SteadyNow() >= end) return Refuse(job, status);
+  pools_.adapters->RunAdmittedAfter(kLetGoPoll, [this, job, end] { DeleteOnceLetGo(job, end); });
 }
 
 // A copy in memory that nobody uses holds it on the disk.
@@ -461,9 +458,8 @@ void AdapterService::DeleteOnceEvicted(const Job& job, const std::string& digest
                [this, alive = std::weak_ptr<bool>(alive_), job](const absl::Status& evicted) {
                  if (alive.expired()) return;
                  pools_.adapters->RunAdmitted([this, job, evicted] {
-                   const absl::Status status = evicted.ok() ? DeleteOnceLetGo(job) : evicted;
-                   if (!status.ok()) return Refuse(job, status);
-                   job.reply->Succeed([] {});
+                   if (!evicted.ok()) return Refuse(job, evicted);
+                   DeleteOnceLetGo(job, SteadyNow() + kLetGoMax);
                  });
                });
 }

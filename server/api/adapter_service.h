@@ -114,9 +114,9 @@ class AdapterService final : public v1::AdapterService::CallbackService {
   // A callback for the pool that answers so.
   template <typename Response>
   Done AnswerWithAdapter(const Job& job, Response* response, const GenerationPtr& of = nullptr);
-  // Of what was fetched, on the work pool.
+  // Of what was fetched, on the pool for adapters; no thread of it waits.
   void DeleteOnceEvicted(const Job& job, const std::string& digest);
-  absl::Status DeleteOnceLetGo(const Job& job);
+  void DeleteOnceLetGo(const Job& job, absl::Time end);
   absl::Status AdmitWatch(absl::Duration interval, const std::shared_ptr<AdapterWatch>& watch);
 
   Gateway* const gateway_;

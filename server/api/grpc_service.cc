@@ -87,19 +87,19 @@ void SetLimits(const GrpcOptions& options, grpc::ServerBuilder* builder) {
 struct GrpcService::Parts {
   Parts(const GrpcOptions& options, ServerFacts facts, const std::atomic<ServingState>* state,
         Gateway* gateway)
-      : work(options.work_threads, options.work_queue),
-        delivery(kDeliveryThreads, options.work_queue),
-        adapter_work(kAdapterWorkThreads, options.work_queue),
-        inference(gateway, {&work, &delivery, &adapter_work}),
+      : inference(gateway, {&work, &delivery, &adapter_work}),
         adapters(gateway, {&work, &delivery, &adapter_work}, options.block_bytes),
-        status(std::move(facts), state, gateway) {}
+        status(std::move(facts), state, gateway),
+        work(options.work_threads, options.work_queue),
+        delivery(kDeliveryThreads, options.work_queue),
+        adapter_work(kAdapterWorkThreads, options.work_queue) {}
 
-  WorkPool work;
-  WorkPool delivery;
-  WorkPool adapter_work;
   InferenceService inference;
   AdapterService adapters;
   ServerService status;
+  WorkPool work;  // what is queued may still name the services
+  WorkPool delivery;
+  WorkPool adapter_work;
   std::atomic<int> open_calls{0};
   std::unique_ptr<grpc::Server> server;
   std::unique_ptr<GrpcDoor> door;

@@ -10,6 +10,7 @@ WorkPool::WorkPool(int threads, int queue_max) : queue_max_(queue_max) {
 }
 
 WorkPool::~WorkPool() {
+  later_.End();
   {
     absl::MutexLock lock(&mutex_);
     stopping_ = true;
@@ -22,6 +23,10 @@ bool WorkPool::TryRun(std::function<void()> work) { return Add(std::move(work), 
 
 void WorkPool::RunAdmitted(std::function<void()> work) {
   Add(std::move(work), std::numeric_limits<size_t>::max());
+}
+
+void WorkPool::RunAdmittedAfter(absl::Duration wait, std::function<void()> work) {
+  later_.Run(wait, [this, work = std::move(work)] { RunAdmitted(work); });
 }
 
 bool WorkPool::Add(std::function<void()> work, size_t queue_max) {

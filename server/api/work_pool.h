@@ -14,6 +14,8 @@
 
 #include "absl/base/thread_annotations.h"
 #include "absl/synchronization/mutex.h"
+#include "absl/time/time.h"
+#include "server/api/later.h"
 
 namespace lorica {
 
@@ -32,6 +34,8 @@ class WorkPool {
   // Always taken, for the next piece of a call that was admitted before: whoever uses
   // it has at most one piece per call here, so that calls bound the queue.
   void RunAdmitted(std::function<void()> work);
+  // The same after a while, for which no thread waits; not at all where the pool ends before.
+  void RunAdmittedAfter(absl::Duration wait, std::function<void()> work);
 
  private:
   void Loop();
@@ -48,6 +52,7 @@ class WorkPool {
   bool waking_ ABSL_GUARDED_BY(mutex_) = false;  // one of them is on its way
   absl::CondVar work_there_;
   std::vector<std::thread> threads_;
+  Later later_;
 };
 
 }  // namespace lorica

@@ -156,13 +156,16 @@ TEST_F(RemotePartsSharingTest, DeletesThatWaitHoldUpNoCall) {
   std::vector<std::thread> deletes;
   std::atomic<int> refused = 0;
   for (int i = 0; i < kDeletes; ++i) {
-    deletes.emplace_back([&] {
-      refused += DeleteAs("red").error_code() == StatusCode::FAILED_PRECONDITION;
-    });
+    deletes.emplace_back(
+        [&] { refused += DeleteAs("red").error_code() == StatusCode::FAILED_PRECONDITION; });
   }
   absl::SleepFor(absl::Milliseconds(200));
   const absl::Time begun = absl::Now();
   for (int i = 0; i < 3; ++i) EXPECT_TRUE(GenerateAs("blue", "plain").ok());
+  v1::CheckAdapterRequest check;  // operators' calls neither
+  check.set_source("plain");
+  v1::CheckAdapterResponse checked;
+  EXPECT_TRUE(As("blue", &Stub::CheckAdapter, check, &checked).ok());
   EXPECT_LT(absl::Now() - begun, absl::Milliseconds(600));
   for (std::thread& one : deletes) one.join();
   EXPECT_EQ(refused, kDeletes);

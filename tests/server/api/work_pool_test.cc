@@ -43,6 +43,27 @@ TEST(WorkPool, RunsOnSeveralThreads) {
   first.WaitForNotification();
 }
 
+TEST(WorkPool, WhatIsForLaterHoldsNoThread) {
+  absl::Notification first, second;
+  WorkPool pool(1, 1);
+  pool.RunAdmittedAfter(absl::Milliseconds(100), [&] {
+    EXPECT_TRUE(first.HasBeenNotified());
+    second.Notify();
+  });
+  pool.RunAdmitted([&] { first.Notify(); });
+  EXPECT_TRUE(second.WaitForNotificationWithTimeout(absl::Seconds(10)));
+}
+
+TEST(WorkPool, WhatIsForLaterEndsWithThePool) {
+  std::atomic<bool> ran = false;
+  {
+    WorkPool pool(1, 1);
+    pool.RunAdmittedAfter(absl::Milliseconds(50), [&] { ran = true; });
+  }
+  absl::SleepFor(absl::Milliseconds(200));
+  EXPECT_FALSE(ran);
+}
+
 // Bursts from several threads, with pauses in which all workers fall asleep.
 TEST(WorkPool, RunsEverythingHoweverItComes) {
   constexpr int kProducers = 3, kBursts = 200, kBurst = 40;
