@@ -50,7 +50,7 @@ namespace {
 
 // Device memory that is taken after the arena: captured steps, tables of adapters.
 constexpr int64_t kLateDeviceBytes = int64_t{512} << 20;
-constexpr int kQueueTenantParts = 2;
+constexpr int kTenantParts = 2;
 constexpr int kTenantLooksMax = kLocalLooksMax / 4;
 constexpr double kLinger = 0.7;  // of a decode step
 constexpr absl::Duration kDrainPoll = absl::Milliseconds(20);
@@ -407,7 +407,7 @@ absl::Status Server::BuildEngine() {
   options.running_max = static_cast<int>(config_.running_requests);
   options.queue_requests_max = static_cast<int>(config_.queue_requests);
   options.queue_tokens_max = config_.queue_tokens;
-  options.queue_tenant_parts = parts.tenants->needs_keys() ? kQueueTenantParts : 1;
+  options.queue_tenant_parts = parts.tenants->needs_keys() ? kTenantParts : 1;
   options.context_tokens = model.context_tokens();
   options.vocabulary = parts.vocabulary;
   options.on_end = [&metrics = parts.metrics](const FinishEvent& event) {
@@ -509,6 +509,7 @@ absl::Status Server::ListenHttp() {
   facts.arena_blocks = parts.arena->block_count();
   facts.running_max = static_cast<int32_t>(config_.running_requests);
   facts.generations_max = static_cast<int>(config_.http_generations);
+  facts.generation_parts = parts.tenants->needs_keys() ? kTenantParts : 1;
   options.metrics = &parts.metrics;
   options.services = parts.grpc->InProcess();
   options.tls = parts.tls.get();

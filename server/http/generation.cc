@@ -21,7 +21,7 @@ struct AnswerSet::Signal {
   std::vector<size_t> ready ABSL_GUARDED_BY(mutex);
 };
 
-AnswerSet::AnswerSet(std::vector<std::shared_ptr<Answer>> answers, GenerationSlot slot)
+AnswerSet::AnswerSet(std::vector<std::shared_ptr<Answer>> answers, GenerationRoom::Slot slot)
     : answers_(std::move(answers)),
       slot_(std::move(slot)),
       signal_(std::make_shared<Signal>()),
@@ -87,6 +87,29 @@ bool AnswerSet::WaitForSome() {
   return !ready.empty();
 }
 
+absl::StatusOr<GenerationRoom::Slot> GenerationRoom::Enter(const std::string& tenant) {
+  absl::MutexLock lock(&mutex_);
+  if (running_ >= limit_) {
+    return TooMuch(
+        absl::StrCat("Model is overloaded: ", limit_, " generations run over HTTP; try again"));
+  }
+  int& own = running_of_[tenant];
+  if (own >= part_) {
+    return TooMuch(absl::StrCat("Model is overloaded: ", part_,
+                                " of this tenant's generations run over HTTP; try again"));
+  }
+  ++own;
+  ++running_;
+  return Slot(this, tenant);
+}
+
+void GenerationRoom::Leave(const std::string& tenant) {
+  absl::MutexLock lock(&mutex_);
+  --running_;
+  const auto own = running_of_.find(tenant);
+  if (--own->second == 0) running_of_.erase(own);
+}
+
 namespace {
 
 absl::Status RunOn(WorkPool* pool, const std::function<absl::Status()>& work) {
@@ -124,19 +147,12 @@ absl::StatusOr<std::shared_ptr<AnswerSet>> HttpContext::Generate(
     HttpReply& reply) const {
   const std::string adapter = AdaptersOf(calls[0]);
   reply.notes().adapter = adapter;
-  const int running = generations_.fetch_add(1);
-  GenerationSlot slot(&generations_);
-  absl::Status status;
+  const auto tenant = Authenticate(request, reply);
+  auto slot = tenant.ok() ? generations_.Enter((*tenant)->name) : tenant.status();
   std::vector<std::shared_ptr<Answer>> answers;
-  if (running >= facts_.generations_max) {
-    status = TooMuch(absl::StrCat("Model is overloaded: ", facts_.generations_max,
-                                  " generations run over HTTP; try again"));
-  } else {
-    const auto tenant = Authenticate(request, reply);
-    status = tenant.ok() ? RunWork([&] { return Admit(*tenant, calls, count, &answers); })
-                         : tenant.status();
-  }
-  if (status.ok()) return std::make_shared<AnswerSet>(std::move(answers), std::move(slot));
+  const absl::Status status =
+      slot.ok() ? RunWork([&] { return Admit(*tenant, calls, count, &answers); }) : slot.status();
+  if (status.ok()) return std::make_shared<AnswerSet>(std::move(answers), *std::move(slot));
   for (const auto& answer : answers) answer->Cancel();
   LogRefusalOnce(status, reply);
   return status;

@@ -6,14 +6,19 @@
 // AnswerSet, which one thread uses.
 #pragma once
 
+#include <algorithm>
 #include <atomic>
 #include <functional>
 #include <memory>
 #include <optional>
 #include <string>
+#include <utility>
 #include <vector>
 
+#include "absl/base/thread_annotations.h"
+#include "absl/container/flat_hash_map.h"
 #include "absl/status/statusor.h"
+#include "absl/synchronization/mutex.h"
 #include "absl/time/time.h"
 #include "absl/types/span.h"
 #include "server/api/gateway.h"
@@ -27,25 +32,46 @@ inline constexpr int kHttpWorkThreads = 2;
 inline constexpr int kHttpWorkQueue = 1024;
 inline constexpr absl::Duration kKeepAliveInterval = absl::Seconds(10);
 
-// One of the generations that may run at a time.
-class GenerationSlot {
+// How many generations may run at a time, and of one tenant: where there are several, one alone
+// fills its part at most, so that others still come in. Outlives its slots.
+class GenerationRoom {
  public:
-  GenerationSlot() = default;
-  explicit GenerationSlot(std::atomic<int>* count) : count_(count) {}
-  GenerationSlot(GenerationSlot&& other) noexcept : count_(std::exchange(other.count_, nullptr)) {}
-  GenerationSlot& operator=(GenerationSlot&&) = delete;
-  ~GenerationSlot() {
-    if (count_ != nullptr) count_->fetch_sub(1);
-  }
+  // One tenant's part is `limit` divided by `tenant_parts`, at least one.
+  GenerationRoom(int limit, int tenant_parts)
+      : limit_(limit), part_(std::max(1, limit / tenant_parts)) {}
+
+  // One of them, while it lives.
+  class Slot {
+   public:
+    Slot(GenerationRoom* room, std::string tenant) : room_(room), tenant_(std::move(tenant)) {}
+    Slot(Slot&& other) noexcept
+        : room_(std::exchange(other.room_, nullptr)), tenant_(std::move(other.tenant_)) {}
+    Slot& operator=(Slot&&) = delete;
+    ~Slot() {
+      if (room_ != nullptr) room_->Leave(tenant_);
+    }
+
+   private:
+    GenerationRoom* room_;
+    std::string tenant_;
+  };
+  // ResourceExhausted: so many run already.
+  absl::StatusOr<Slot> Enter(const std::string& tenant);
 
  private:
-  std::atomic<int>* count_ = nullptr;
+  void Leave(const std::string& tenant);
+
+  const int limit_;
+  const int part_;
+  absl::Mutex mutex_;
+  int running_ ABSL_GUARDED_BY(mutex_) = 0;
+  absl::flat_hash_map<std::string, int> running_of_ ABSL_GUARDED_BY(mutex_);  // without zeroes
 };
 
 // The answers to one request; what has not ended when it is destroyed is cancelled.
 class AnswerSet {
  public:
-  AnswerSet(std::vector<std::shared_ptr<Answer>> answers, GenerationSlot slot);
+  AnswerSet(std::vector<std::shared_ptr<Answer>> answers, GenerationRoom::Slot slot);
   ~AnswerSet();
 
   size_t size() const { return answers_.size(); }
@@ -67,7 +93,7 @@ class AnswerSet {
   bool WaitForSome();
 
   const std::vector<std::shared_ptr<Answer>> answers_;
-  const GenerationSlot slot_;
+  const GenerationRoom::Slot slot_;
   const std::shared_ptr<Signal> signal_;
   std::vector<bool> ended_;
   std::vector<bool> asked_;  // its next piece will signal
@@ -88,6 +114,7 @@ struct HttpFacts {
   int32_t arena_blocks = 0;
   int32_t running_max = 0;
   int generations_max = 256;
+  int generation_parts = 1;  // one tenant's may be one of so many parts of these
 };
 
 // What the routes of all families share.
@@ -100,7 +127,8 @@ class HttpContext {
         gateway_(gateway),
         work_(work),
         adapter_work_(adapter_work),
-        serving_(serving) {}
+        serving_(serving),
+        generations_(facts_.generations_max, facts_.generation_parts) {}
 
   const HttpFacts& facts() const { return facts_; }
   Gateway* gateway() const { return gateway_; }
@@ -112,7 +140,7 @@ class HttpContext {
   // Who calls. Notes the tenant.
   absl::StatusOr<TenantPtr> Authenticate(const HttpRequest& request, HttpReply& reply) const;
   // `count` answers to each of the calls, one call's after the other's; all or none.
-  // ResourceExhausted: HttpFacts::generations_max run already.
+  // ResourceExhausted: HttpFacts::generations_max run already, or the tenant's part of them.
   absl::StatusOr<std::shared_ptr<AnswerSet>> Generate(const HttpRequest& request,
                                                       absl::Span<const GenerateCall> calls,
                                                       int count, HttpReply& reply) const;
@@ -126,7 +154,7 @@ class HttpContext {
   WorkPool* const work_;
   WorkPool* const adapter_work_;
   const std::atomic<bool>* const serving_;
-  mutable std::atomic<int> generations_{0};
+  mutable GenerationRoom generations_;
 };
 
 // Adds an ended answer to the line of the access log.

@@ -45,20 +45,26 @@ TEST(HttpServiceTest, PagesWithASlashLeadToThoseWithout) {
   }
 }
 
-// Who asked again would be refused for ever.
-TEST(HttpServiceTest, MoreAnswersThanATenantsStreamsAreTheCallersMistake) {
+// Of the tenant `name`, whose key is called "NAME-key".
+Json Tenant(const std::string& name) {
   Sha256 hash;
-  hash.Update("app-key");
-  TemporaryFolder folder;
+  hash.Update(name + "-key");
+  return {{"name", name}, {"keys", {hash.Finish()}}, {"adapters", {"*"}}};
+}
+
+Config WithTenants(const TemporaryFolder& folder, const Json& tenants) {
+  folder.Write("tenants.json", Json({{"tenants", tenants}}).dump());
   Config config;
   config.tenants_file = folder.path() + "/tenants.json";
-  folder.Write("tenants.json", Json({{"tenants",
-                                      {{{"name", "app"},
-                                        {"keys", {hash.Finish()}},
-                                        {"streams", 2},
-                                        {"adapters", {"*"}}}}}})
-                                   .dump());
-  TinyServer server(config);
+  return config;
+}
+
+// Who asked again would be refused for ever.
+TEST(HttpServiceTest, MoreAnswersThanATenantsStreamsAreTheCallersMistake) {
+  TemporaryFolder folder;
+  Json app = Tenant("app");
+  app["streams"] = 2;
+  TinyServer server(WithTenants(folder, Json::array({app})));
   const auto complete = [&](const Json& prompt, int n) {
     const Json body = {{"model", "plain"}, {"prompt", prompt}, {"n", n}, {"max_tokens", 1}};
     return Post(server.server().http_port(), "/v1/completions", body,
@@ -94,6 +100,44 @@ TEST(HttpServiceTest, MoreGenerationsThanTheLimitAreTurnedAway) {
   int status = 429;
   while (status == 429 && absl::Now() < end) {  // until its thread has noticed
     status = Post(port, "/generate", LongBody(1)).status;
+  }
+  EXPECT_EQ(status, 200);
+}
+
+TEST(HttpServiceTest, OneTenantsGenerationsLeaveHalfOfThePlacesToOthers) {
+  TemporaryFolder folder;
+  Config config = WithTenants(folder, Json::array({Tenant("greedy"), Tenant("modest")}));
+  constexpr int kPart = 2;
+  config.http_generations = 2 * kPart + 1;
+  TinyServer server(config, "modest-key");
+  const int port = server.server().http_port();
+  const auto bearer = [](const std::string& name) {
+    return HttpHeaders{{"Authorization", "Bearer " + name + "-key"}};
+  };
+  std::vector<std::unique_ptr<HttpSocket>> streams;
+  Json unread = LongBody(480);
+  unread["parameters"]["return_k_alternatives"] = 20;  // more than an unread socket takes
+  const auto stream = [&](const std::string& name) {
+    streams.push_back(std::make_unique<HttpSocket>(port, /*receive_bytes=*/2048));
+    streams.back()->Send(RequestBytes("POST", "/generate_stream", unread.dump(), bearer(name)));
+    server.WaitFor([&](const auto& status) {
+      return status.queued() + status.running() == std::ssize(streams);
+    });
+  };
+  for (int i = 0; i < kPart; ++i) stream("greedy");
+  const HttpAnswer refused = Post(port, "/generate", LongBody(1), bearer("greedy"));
+  EXPECT_EQ(refused.status, 429);
+  EXPECT_THAT(refused.body, ::testing::HasSubstr("2 of this tenant's generations"));
+  EXPECT_EQ(refused.headers.at("retry-after"), "1");
+  EXPECT_EQ(Post(port, "/generate", LongBody(1), bearer("modest")).status, 200);
+  for (int i = 0; i < kPart; ++i) stream("modest");
+  EXPECT_EQ(Post(port, "/generate", LongBody(1), bearer("modest")).status, 429);
+  // Of whoever left.
+  for (int i = 0; i < kPart; ++i) streams[i]->Close();
+  const absl::Time end = absl::Now() + absl::Seconds(10);
+  int status = 429;
+  while (status == 429 && absl::Now() < end) {
+    status = Post(port, "/generate", LongBody(1), bearer("greedy")).status;
   }
   EXPECT_EQ(status, 200);
 }
