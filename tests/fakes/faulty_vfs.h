@@ -1,11 +1,13 @@
 // SQLite's file layer with faults: the k-th write or sync from now on fails.
 //
-// Made the default layer by its constructor, put back by its destructor; one at a time.
+// Made the default layer by its constructor, put back by its destructor; one at a time. Faults may
+// be set while another thread writes.
 #pragma once
 
 #include <sqlite3.h>
 
 #include <cstring>
+#include <mutex>
 
 namespace lorica::fakes {
 
@@ -28,19 +30,30 @@ class FaultyVfs {
 
   // The k-th (from 1) of these operations answers `code`, and so do all after it when
   // `lasting`. 0 = none fails.
-  void FailWrites(int k, int code, bool lasting = false) { writes_ = {k, code, lasting}; }
-  void FailSyncs(int k, int code) { syncs_ = {k, code, false}; }
+  void FailWrites(int k, int code, bool lasting = false) { writes_.Set(k, code, lasting); }
+  void FailSyncs(int k, int code) { syncs_.Set(k, code, false); }
 
  private:
-  struct Fault {
-    int left = 0;
-    int code = SQLITE_OK;
-    bool lasting = false;
-    int Next() {
-      if (left == 0 || --left > 0) return SQLITE_OK;
-      left = lasting ? 1 : 0;
-      return code;
+  class Fault {
+   public:
+    void Set(int k, int code, bool lasting) {
+      const std::lock_guard lock(mutex_);
+      left_ = k;
+      code_ = code;
+      lasting_ = lasting;
     }
+    int Next() {
+      const std::lock_guard lock(mutex_);
+      if (left_ == 0 || --left_ > 0) return SQLITE_OK;
+      left_ = lasting_ ? 1 : 0;
+      return code_;
+    }
+
+   private:
+    std::mutex mutex_;
+    int left_ = 0;
+    int code_ = SQLITE_OK;
+    bool lasting_ = false;
   };
   struct File {
     sqlite3_file base;
