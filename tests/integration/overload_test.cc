@@ -21,6 +21,7 @@
 #include "lorica/v1/inference.grpc.pb.h"
 #include "tests/fakes/test_paths.h"
 #include "tests/integration/server_process.h"
+#include "tests/server/text/cpu_seconds.h"
 
 namespace lorica {
 namespace {
@@ -32,15 +33,15 @@ constexpr int kChannels = 4;
 constexpr int kCallers = 160;
 constexpr int kCallersNiceness = 10;
 constexpr double kOverload = 10.0;
-constexpr absl::Duration kCallDeadline = absl::Seconds(20);
-constexpr absl::Duration kPeakTime = absl::Seconds(4);
+const absl::Duration kCallDeadline = kInstrumentationFactor * absl::Seconds(20);
+const absl::Duration kPeakTime = kInstrumentationFactor * absl::Seconds(4);
 // Peak and overload in turns: what else the machine does in one of them is not the overload's cost.
 constexpr int kRounds = 3;
-constexpr absl::Duration kRecoveryMax = absl::Seconds(10);
+const absl::Duration kRecoveryMax = kInstrumentationFactor * absl::Seconds(10);
 constexpr double kGoodputShareMin = 0.8;
-constexpr int64_t kGrowthBytesMax = 32 << 20;
+constexpr int64_t kGrowthBytesMax = kInstrumentationFactor * (32 << 20);
 
-int g_overload_seconds = 12;
+int g_overload_seconds = kInstrumentationFactor * 12;
 
 struct Tally {
   std::atomic<int64_t> tokens = 0;  // of answers that were complete
