@@ -25,14 +25,21 @@ std::atomic<int64_t> g_wall_offset_s = 0;
 // The next mapping of so many bytes holds NaN, whatever numbers are read there. A plain number: it
 // is read before the runtime of a sanitizer has begun.
 int64_t g_poisoned_bytes = 0;
+bool g_runtime_begun = false;
+__attribute__((constructor)) void NoteRuntime() { g_runtime_begun = true; }
 
 }  // namespace
+
+// A sanitizer's, which has to know of a mapping: memory that comes again is not what it was.
+extern "C" __attribute__((weak)) void* __interceptor_mmap(void*, size_t, int, int, int, off_t);
 
 // Both take the place of the C library's own for every library of the process.
 extern "C" __attribute__((no_sanitize_thread, no_sanitize_address)) void* mmap(
     void* address, size_t length, int protection, int flags, int fd, off_t offset) noexcept {
-  void* const mapped =
-      reinterpret_cast<void*>(syscall(SYS_mmap, address, length, protection, flags, fd, offset));
+  void* const mapped = g_runtime_begun && __interceptor_mmap != nullptr
+                           ? __interceptor_mmap(address, length, protection, flags, fd, offset)
+                           : reinterpret_cast<void*>(
+                                 syscall(SYS_mmap, address, length, protection, flags, fd, offset));
   auto wanted = static_cast<int64_t>(length);
   if (mapped != MAP_FAILED && fd == -1 && length > 0 &&
       __atomic_compare_exchange_n(&g_poisoned_bytes, &wanted, 0, false, __ATOMIC_SEQ_CST,
