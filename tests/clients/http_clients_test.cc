@@ -12,6 +12,7 @@
 #include "tests/fakes/subprocess.h"
 #include "tests/fakes/test_paths.h"
 #include "tests/integration/server_process.h"
+#include "tests/server/text/cpu_seconds.h"
 
 namespace lorica {
 namespace {
@@ -20,6 +21,7 @@ using Json = nlohmann::json;
 
 constexpr int kSkipped = 77;
 constexpr char kAdapter[] = "ticket-triage";
+constexpr int kPatienceSeconds = kInstrumentationFactor * 60;  // of a client, for one answer
 
 class HttpClientsTest : public ::testing::Test {
  protected:
@@ -41,11 +43,11 @@ class HttpClientsTest : public ::testing::Test {
   }
   // What the script prints; null when it was skipped.
   Json Run(const std::string& environment, const std::string& script) {
-    const RunResult run =
-        RunToEnd({LORICA_SOURCE_DIR "/tests/clients/run_http_client.sh", environment, script,
-                  absl::StrCat("http://127.0.0.1:", server_->http_port()), kAdapter,
-                  std::filesystem::canonical(DemoAdaptersPath()).string()},
-                 golden_.at("prompt"));
+    const RunResult run = RunToEnd(
+        {LORICA_SOURCE_DIR "/tests/clients/run_http_client.sh", environment, script,
+         absl::StrCat("http://127.0.0.1:", server_->http_port()), kAdapter,
+         std::filesystem::canonical(DemoAdaptersPath()).string(), absl::StrCat(kPatienceSeconds)},
+        golden_.at("prompt"));
     if (run.code == kSkipped) return nullptr;
     EXPECT_EQ(run.code, 0) << run.error;
     return Json::parse(run.output, nullptr, /*allow_exceptions=*/false);

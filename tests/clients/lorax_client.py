@@ -1,6 +1,6 @@
 """Everything that lorax-client can do here, against a server on its own.
 
-lorax_client.py URL ADAPTER_ID ADAPTERS_DIR < PROMPT
+lorax_client.py URL ADAPTER_ID ADAPTERS_DIR SECONDS < PROMPT
 prints [token ids, text] of the adapter's answer"""
 import asyncio, json, sys, urllib.request
 
@@ -8,8 +8,9 @@ from lorax import AsyncClient, Client
 from lorax.errors import GenerationError, ValidationError
 
 url, adapter, adapters_dir = sys.argv[1:4]
+patience = int(sys.argv[4])  # for one answer
 prompt = sys.stdin.read()
-client = Client(url, headers={"Authorization": "Bearer not-used"})
+client = Client(url, headers={"Authorization": "Bearer not-used"}, timeout=patience)
 
 
 def must_raise(kind, call):
@@ -97,7 +98,7 @@ must_raise(ValidationError, lambda: client.generate(
 
 
 async def several_at_once():
-    asking = AsyncClient(url)
+    asking = AsyncClient(url, timeout=patience)
     answers = await asyncio.gather(*[
         asking.generate(prompt, adapter_id=adapter, max_new_tokens=64) for _ in range(4)])
     assert [answer.generated_text for answer in answers] == [whole.generated_text] * 4
