@@ -27,7 +27,7 @@ namespace lorica {
 namespace {
 
 constexpr int kRunning = 8;
-constexpr int kQueue = 16;
+constexpr int kQueue = 16 / kInstrumentationFactor;  // slow servers see fewer calls, too
 constexpr int kAnswerTokens = 12;
 constexpr int kChannels = 4;
 constexpr int kCallers = 160;
