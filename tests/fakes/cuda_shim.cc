@@ -4,6 +4,7 @@
 #include <dlfcn.h>
 
 #include <atomic>
+#include <cstdlib>
 
 namespace lorica::fakes {
 namespace {
@@ -12,10 +13,14 @@ std::atomic<int> g_counted = 0;
 std::atomic<int> g_failing = 0;
 std::atomic<int64_t> g_poisoned_bytes = 0;
 
-// The runtime's own function of that name.
+// The runtime's own function of that name. Not the next after the program's: the runtime may have
+// come with the plugin, and is not among the program's libraries then.
 template <typename Function>
 Function* Next(const char* name) {
-  return reinterpret_cast<Function*>(::dlsym(RTLD_NEXT, name));
+  static void* const runtime = ::dlopen(CUDA_RUNTIME, RTLD_LAZY);
+  void* const function = runtime != nullptr ? ::dlsym(runtime, name) : nullptr;
+  if (function == nullptr) std::abort();
+  return reinterpret_cast<Function*>(function);
 }
 
 bool Fails() { return ++g_counted == g_failing; }
