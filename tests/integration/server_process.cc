@@ -14,8 +14,10 @@
 #include <thread>
 #include <utility>
 
+#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
+#include "kernels/check.h"
 
 namespace lorica {
 namespace {
@@ -101,11 +103,17 @@ absl::Status ServerProcess::WaitUntilServing(absl::Duration limit) {
 }
 
 ServerProcess::~ServerProcess() {
-  if (pid_ < 0 || exited_) return;
-  Signal(SIGTERM);
-  if (WaitForExit(absl::Seconds(60)) >= 0) return;
-  Signal(SIGKILL);
-  WaitForExit(absl::Seconds(10));
+  if (pid_ < 0) return;
+  if (!exited_) Signal(SIGTERM);
+  if (WaitForExit(absl::Seconds(60)) < 0) {
+    Signal(SIGKILL);
+    WaitForExit(absl::Seconds(10));
+  }
+  // What a sanitizer has reported stands in the log, which goes with its folder.
+  const std::string log = ReadAll(folder_.path() + "/log");
+  const bool reported =
+      absl::StrContains(log, "Sanitizer: ") || absl::StrContains(log, ": runtime error: ");
+  LORICA_CHECK(!reported, log);
 }
 
 std::unique_ptr<LoricaClient> ServerProcess::NewClient() const {
