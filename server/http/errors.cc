@@ -21,10 +21,15 @@ struct Class {
   const char* code = "";
 };
 
+// As nginx logs it: who leaves is no fault of the server's.
+constexpr int kClientGone = 499;
+
 // LoRAX knows no other code for an adapter that cannot be had, for whatever reason.
 Class LoraxClass(const absl::Status& status) {
   if (IsAdapterFault(status)) return {424, "generation"};
   switch (status.code()) {
+    case absl::StatusCode::kCancelled:
+      return {kClientGone, "generation"};
     case absl::StatusCode::kInvalidArgument:
       return {422, "validation"};
     case absl::StatusCode::kUnavailable:  // 503 lets a proxy ask another server
@@ -58,6 +63,8 @@ Class OpenAiClass(const absl::Status& status) {
       return {429, "rate_limit_error", "rate_limit_exceeded"};
     case absl::StatusCode::kUnavailable:
       return {503, "server_error", "overloaded"};
+    case absl::StatusCode::kCancelled:
+      return {kClientGone, "invalid_request_error", "client_closed_request"};
     case absl::StatusCode::kDeadlineExceeded:
       return {504, "server_error", "timeout"};
     case absl::StatusCode::kUnimplemented:

@@ -78,7 +78,7 @@ std::optional<uint64_t> Fields::Unsigned(const char* name) {
   const Json* value = Find(name);
   if (value == nullptr) return std::nullopt;
   if (value->is_number_unsigned()) return value->get<uint64_t>();
-  Refuse(name, "must be a whole number that is not negative");
+  Refuse(name, "must be a whole number from 0 to 2^64 - 1");
   return std::nullopt;
 }
 

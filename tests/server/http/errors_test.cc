@@ -48,6 +48,14 @@ TEST(ErrorsTest, WhatIsTooMuchForNowSaysWhenToTryAgain) {
   EXPECT_EQ(LoraxError(GoElsewhere("ends")).status, 503);
 }
 
+// As nginx counts them, so that no alert on 5xx rings for clients who left.
+TEST(ErrorsTest, WhoLeftIsNoFaultOfTheServers) {
+  const absl::Status gone = absl::CancelledError("the client has gone");
+  EXPECT_EQ(OpenAiError(gone).status, 499);
+  EXPECT_EQ(OpenAiError(gone).body["code"], "client_closed_request");
+  EXPECT_EQ(LoraxError(gone).status, 499);
+}
+
 class HubFaults : public ::testing::Test {
  protected:
   HubFaults() {

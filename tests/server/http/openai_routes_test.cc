@@ -241,6 +241,9 @@ TEST_F(OpenAiRoutesTest, AnySeedOf64BitsReproduces) {
   EXPECT_GE(texts.size(), 3u);
   EXPECT_EQ(Complete(Completion({{"seed", -1}})).status, 200) << "vLLM's way to say none";
   EXPECT_EQ(Complete(Completion({{"seed", 1.5}})).status, 400);
+  const HttpAnswer larger = Complete(Completion({{"seed", 18446744073709551616.0}}));  // 2^64
+  EXPECT_EQ(larger.status, 400);
+  EXPECT_THAT(larger.body, HasSubstr("seed must be a whole number from 0 to 2^64 - 1"));
 }
 
 TEST_F(OpenAiRoutesTest, ChatsAnswerAsTheTemplateSays) {
