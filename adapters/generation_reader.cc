@@ -40,7 +40,7 @@ absl::StatusOr<std::vector<float>> GenerationReader::Read(int64_t begin, int64_t
   std::vector<std::byte> bytes(RowBytes(dtype, count));
   if (absl::Status s = weights_->ReadAt(begin, absl::MakeSpan(bytes)); !s.ok()) return s;
   if (!AllFinite(dtype, bytes)) {
-    return absl::DataLossError(absl::StrCat(Quoted(location_), " holds NaN or infinity"));
+    return absl::DataLossError(absl::StrCat(Quoted(location_), kNotFinite));
   }
   std::vector<float> values(count);
   Dequantize(dtype, bytes.data(), count, values.data());

@@ -82,7 +82,7 @@ absl::StatusOr<const std::byte*> InTileType(const std::string& name, DType from,
                                             absl::Span<const std::byte> elements,
                                             std::vector<std::byte>& storage) {
   if (!AllFinite(from, elements)) {
-    return absl::DataLossError(absl::StrCat(name, " holds NaN or infinity"));
+    return absl::DataLossError(absl::StrCat(name, kNotFinite));
   }
   if (from == to) return elements.data();
   storage = ConvertElements(from, to, elements);
@@ -136,7 +136,7 @@ std::vector<float> Floats(const ModuleTiles& tiles, const std::byte* elements, i
 absl::Status ToFloats(const std::string& name, DType from, absl::Span<const std::byte> elements,
                       float* out) {
   if (!AllFinite(from, elements)) {
-    return absl::DataLossError(absl::StrCat(name, " holds NaN or infinity"));
+    return absl::DataLossError(absl::StrCat(name, kNotFinite));
   }
   Dequantize(from, elements.data(), std::ssize(elements) / BlockBytes(from), out);
   return absl::OkStatus();

@@ -239,6 +239,19 @@ absl::Status ReadTensors(const AdapterPlan& plan, const Backend& backend, Hashin
   return absl::OkStatus();
 }
 
+// A mix has several adapters, and tensors of one name in all of them.
+absl::Status About(const Generation& generation, const absl::Status& status) {
+  return absl::Status(status.code(),
+                      absl::StrCat(Quoted(generation.location), ": ", status.message()));
+}
+
+absl::StatusOr<std::shared_ptr<const LoraImage>> Finish(const Generation& generation,
+                                                        ImageBuilder& builder) {
+  auto image = builder.Finish();
+  if (!image.ok()) return About(generation, image.status());
+  return image;
+}
+
 }  // namespace
 
 // Both files, read as far as their headers, and what they say.
@@ -396,10 +409,12 @@ absl::StatusOr<std::shared_ptr<const LoraImage>> PeftLoader::Read(const Generati
   absl::StatusOr<ImageBuilder> builder = dry ? ImageBuilder::MakeDry(*plan, backend_)
                                              : ImageBuilder::Make(*plan, block_bytes_, backend_);
   if (!builder.ok()) return builder.status();
-  if (absl::Status s = ReadTensors(*plan, *backend_, *opened->weights, *builder); !s.ok()) return s;
+  if (absl::Status s = ReadTensors(*plan, *backend_, *opened->weights, *builder); !s.ok()) {
+    return About(generation, s);
+  }
   if (known) {
     if (!opened->AreThoseOf(generation)) return ContentChanged(generation.location);
-    return builder->Finish();
+    return Finish(generation, *builder);
   }
   absl::StatusOr<std::string> config_sha256 = opened->config->Finish();
   if (!config_sha256.ok()) return config_sha256.status();
@@ -408,7 +423,7 @@ absl::StatusOr<std::shared_ptr<const LoraImage>> PeftLoader::Read(const Generati
   if (GenerationDigest(*config_sha256, *weights_sha256) != generation.digest) {
     return ContentChanged(generation.location);
   }
-  return builder->Finish();
+  return Finish(generation, *builder);
 }
 
 }  // namespace lorica

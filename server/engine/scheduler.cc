@@ -266,7 +266,8 @@ Scheduler::Admission Scheduler::TryAdmit(RequestState& request, absl::Time now) 
   if (!CanEverHave(request, request.blocks_max())) {
     Fail(request, absl::UnavailableError(absl::StrCat(
                       "the request needs up to ", request.blocks_max(),
-                      " blocks, pinned adapters leave too few of ", arena_->block_count())));
+                      " blocks, pinned adapters leave too few of ", arena_->block_count(),
+                      ": ask for fewer max_tokens, or try again once one is unpinned")));
     return Admission::kFailed;
   }
   const Admission constraint = CheckConstraint(request);

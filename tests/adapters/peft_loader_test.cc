@@ -22,6 +22,7 @@ namespace fs = std::filesystem;
 using ::testing::Contains;
 using ::testing::HasSubstr;
 using ::testing::Not;
+using ::testing::StartsWith;
 
 constexpr int64_t kBlockBytes = 128 << 10;
 const char kPrefix[] = "base_model.model.";
@@ -166,6 +167,8 @@ TEST_F(PeftLoaderTest, NanAndInfinityAreDataLoss) {
     const absl::Status status = Load(adapter).status();
     EXPECT_TRUE(absl::IsDataLoss(status)) << status;
     EXPECT_THAT(std::string(status.message()), HasSubstr("q_proj.lora_A holds NaN or infinity"));
+    EXPECT_THAT(std::string(status.message()), StartsWith("'a': "));
+    EXPECT_THAT(std::string(status.message()), HasSubstr("save the adapter again"));
   }
   MadeAdapter tiny = SmallestAdapter();
   const float denormal = std::numeric_limits<float>::denorm_min();
