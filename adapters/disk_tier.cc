@@ -2,6 +2,7 @@
 
 #include <fcntl.h>
 #include <sys/stat.h>
+#include <sys/statvfs.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -38,6 +39,17 @@ absl::Status DiskError(absl::string_view what, int error) {
 absl::Status FolderError(const std::string& folder, const std::string& why) {
   return absl::FailedPreconditionError(
       absl::StrCat("the disk tier's folder ", folder, " cannot be used: ", why));
+}
+
+// Some file systems do not say how large they are.
+absl::Status CheckDiskHas(const std::string& folder, int64_t bytes) {
+  struct statvfs disk {};
+  if (statvfs(folder.c_str(), &disk) != 0) return DiskError("see how much is free", errno);
+  const double left = static_cast<double>(disk.f_bavail) * static_cast<double>(disk.f_frsize);
+  if (disk.f_blocks == 0 || static_cast<double>(bytes) <= left) return absl::OkStatus();
+  return absl::ResourceExhaustedError(
+      absl::StrCat("the adapter has ", bytes, " bytes, and the disk of --data-dir has ",
+                   static_cast<int64_t>(left), " left: make room there"));
 }
 
 absl::Status Sync(const std::string& path) {
@@ -301,6 +313,7 @@ absl::StatusOr<std::unique_ptr<DiskTier::Staging>> DiskTier::Stage(int64_t bytes
   RemoveAll(doomed);
   if (!status.ok()) return status;
   std::unique_ptr<Staging> staging(new Staging(this, path, bytes));
+  if (absl::Status s = CheckDiskHas(folder_, bytes); !s.ok()) return s;
   if (mkdir(path.c_str(), 0700) != 0) return DiskError("write", errno);
   return staging;
 }

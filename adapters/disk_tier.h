@@ -85,7 +85,8 @@ class DiskTier {
   };
 
   // Room for `bytes`, evicting what nobody leases. FailedPrecondition: more than the whole
-  // tier. Unavailable: the rest is in use, or the disk fails.
+  // tier. ResourceExhausted: more than the disk has left. Unavailable: the rest is in use, or the
+  // disk fails.
   absl::StatusOr<std::unique_ptr<Staging>> Stage(int64_t bytes);
   // Gives a complete folder its name; content that is there already is kept. The origin
   // leads to it from now on, unless it is known to have led elsewhere later.

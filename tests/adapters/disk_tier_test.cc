@@ -13,6 +13,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "adapters/sha256.h"
+#include "tests/fakes/disk_room.h"
 #include "tests/fakes/temporary_folder.h"
 
 namespace lorica {
@@ -270,6 +271,19 @@ TEST_F(DiskTierTest, BoundsWhatIsStaged) {
   staging->reset();
   CheckBooks(*tier);
   EXPECT_TRUE(tier->Stage(100).ok());
+}
+
+TEST_F(DiskTierTest, WhatTheDiskHasNoRoomForIsRefusedBeforeItComes) {
+  const auto tier = Open(1000);
+  fakes::g_disk_bytes_left = 99;
+  const absl::Status status = tier->Stage(100).status();
+  EXPECT_TRUE(absl::IsResourceExhausted(status)) << status;
+  EXPECT_THAT(std::string(status.message()), HasSubstr("99 left"));
+  CheckBooks(*tier);
+  fakes::g_disk_bytes_left = 100;
+  EXPECT_TRUE(tier->Stage(100).ok());
+  fakes::g_disk_bytes_left = -1;
+  EXPECT_TRUE(tier->Stage(1000).ok()) << "nothing is left of what was refused";
 }
 
 TEST_F(DiskTierTest, DroppedContentIsGoneForAll) {

@@ -11,6 +11,7 @@
 #include "absl/strings/str_cat.h"
 #include "adapters/sha256.h"
 #include "gmock/gmock.h"
+#include "tests/fakes/disk_room.h"
 #include "tests/fakes/fake_hub.h"
 #include "tests/fakes/free_port.h"
 #include "tests/fakes/made_certificate.h"
@@ -95,6 +96,16 @@ TEST_F(HostileHub, WhatIsLargerThanTheDiskIsRefusedBeforeItsDownload) {
   config().disk_bytes = 1000;
   EXPECT_EQ(CodeOfAdapter(NewRepo()), StatusCode::FAILED_PRECONDITION);
   EXPECT_EQ(hub_.CountOf("/blobs/", "GET"), 0);
+}
+
+// Row 74.
+TEST_F(HostileHub, WhatTheDiskHasNoRoomForIsRefusedBeforeItsDownload) {
+  const std::string repo = NewRepo();
+  fakes::g_disk_bytes_left = 1000;
+  EXPECT_EQ(CodeOfAdapter(repo), StatusCode::RESOURCE_EXHAUSTED);
+  EXPECT_EQ(hub_.CountOf("/blobs/", "GET"), 0);
+  fakes::g_disk_bytes_left = -1;
+  EXPECT_EQ(CodeOfAdapter(NewRepo()), StatusCode::OK);
 }
 
 // Row 76.
