@@ -72,9 +72,10 @@ std::string MergeText(const MergeChoice& choice);
 class AdapterCatalog {
  public:
   // `base_from` is the file, folder or repository that the base was read from, where it may have
-  // another name than it gives itself.
+  // another name than it gives itself. `names_max` names may be registered, and so many folders
+  // are remembered.
   AdapterCatalog(std::shared_ptr<Source> root, const PeftLoader* loader, std::string base_name,
-                 std::string base_from = "");
+                 std::string base_from = "", int names_max = kCatalogNamesMax);
 
   // Both before any other call. Starts from the registry's names and keeps changes there
   // and content in `content`; both outlive the catalog.
@@ -325,6 +326,7 @@ class AdapterCatalog {
   const PeftLoader* const loader_;
   const std::string base_name_;
   const std::string base_from_;
+  const int names_max_;
   Registry* registry_ = nullptr;
   ContentStore* content_ = nullptr;
   RemoteAdapters* remote_ = nullptr;

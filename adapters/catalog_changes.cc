@@ -14,9 +14,9 @@
 namespace lorica {
 namespace {
 
-absl::Status Full() {
+absl::Status Full(int names_max) {
   return absl::ResourceExhaustedError(
-      absl::StrCat("the catalog holds ", kCatalogNamesMax, " names already"));
+      absl::StrCat("the catalog holds ", names_max, " names already: delete some"));
 }
 
 absl::Status IsAlias(const RegisteredName& name, absl::string_view advice) {
@@ -114,7 +114,7 @@ absl::Status AdapterCatalog::Put(const RegisteredName& name) {
   const NameKey key(name.tenant, name.name);
   {
     absl::MutexLock lock(&mutex_);
-    if (!names_.contains(key) && std::ssize(names_) >= kCatalogNamesMax) return Full();
+    if (!names_.contains(key) && std::ssize(names_) >= names_max_) return Full(names_max_);
   }
   if (registry_ != nullptr) {
     absl::Status status = registry_->Put(name);

@@ -94,7 +94,9 @@ void GenerationCache::Publish(const std::string& location, Flight& flight,
     if (result.ok() || absl::IsFailedPrecondition(result.status())) {
       const Stamps stamps =
           result.ok() ? Stamps{(*result)->config_stamp, (*result)->weights_stamp} : flight.stamps;
-      if (std::ssize(known_) >= folders_max_) known_.erase(known_.begin());
+      if (!known_.contains(location) && std::ssize(known_) >= folders_max_) {
+        known_.erase(known_.begin());
+      }
       known_.insert_or_assign(location, Known{stamps, result});
     }
   }

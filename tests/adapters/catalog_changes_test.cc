@@ -190,6 +190,23 @@ TEST_F(CatalogChangesTest, ErrorsOfAliasesNameWhatToLookFor) {
   EXPECT_THAT(std::string(gone.message()), HasSubstr("adapter 'v1' is neither registered nor"));
 }
 
+TEST_F(CatalogChangesTest, BoundsTheNamesOfAllKinds) {
+  AdapterCatalog catalog(source_, &loader_, "the-base", "", /*names_max=*/3);
+  const auto add = [&catalog](const std::string& id, const std::string& location) {
+    return catalog.Register(kTenant, id, {.location = location, .replace = true}).status();
+  };
+  EXPECT_TRUE(add("one", "v1").ok());
+  EXPECT_TRUE(catalog.SetAlias(kTenant, "live", "one", {}).ok());
+  EXPECT_TRUE(catalog.Delete(kTenant, "v3").ok()) << "a folder's, which is hidden from now on";
+  EXPECT_EQ(add("two", "v2").code(), absl::StatusCode::kResourceExhausted);
+  EXPECT_EQ(catalog.SetAlias(kTenant, "new", "one", {}).code(),
+            absl::StatusCode::kResourceExhausted);
+  EXPECT_EQ(catalog.Delete(kTenant, "v2").code(), absl::StatusCode::kResourceExhausted);
+  EXPECT_TRUE(add("one", "v2").ok()) << "it moves";
+  EXPECT_TRUE(catalog.Delete(kTenant, "live").ok());
+  EXPECT_TRUE(add("two", "v1").ok());
+}
+
 // The name that the alias does not stand for comes and goes.
 TEST_F(CatalogChangesTest, AnAliasThatMovesLeadsToItsOldTargetOrToItsNew) {
   constexpr absl::Duration kHammered = absl::Seconds(2);
