@@ -21,7 +21,7 @@ const char* const kMethods[] = {
     "AdapterService/CheckAdapter", "AdapterService/GetAdapter",    "AdapterService/ListAdapters",
     "AdapterService/LoadAdapter",  "AdapterService/EvictAdapter",  "AdapterService/PinAdapter",
     "AdapterService/UnpinAdapter", "AdapterService/DeleteAdapter", "AdapterService/RollbackAdapter",
-    "AdapterService/SetAlias",     "ServerService/GetUsage",
+    "AdapterService/SetAlias",     "ServerService/GetUsage",       "AdapterService/MergeAdapters",
 };
 
 void CheckStatus(const grpc::Status& status) {

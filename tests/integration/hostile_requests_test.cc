@@ -289,13 +289,22 @@ TEST_F(HostileRequests, Grammars) {
     });
   };
   EXPECT_EQ(with("(a"), kRefused);
+  EXPECT_EQ(with("(a+)+$"), kOk) << "nothing goes back to try again";
+  EXPECT_EQ(with("a{1,1000000}"), kOk) << "it is counted and not written out";
   EXPECT_EQ(with("a+"), kOk) << "and leaves a child that waits for the next";
   EXPECT_EQ(CodeOfPrompt("still here"), kOk);
 }
 
 TEST_F(HostileRequests, BytesThatAreNoMessage) {
-  EXPECT_EQ(CodeOfBytes("\xfa\x3f\x01x"), kOk);                  // a field nobody knows
-  EXPECT_EQ(CodeOfBytes("\x2a\x01\x05\x28\x06"), kOk);           // packed and unpacked
+  EXPECT_EQ(CodeOfBytes("\xfa\x3f\x01x"), kOk);         // a field nobody knows
+  EXPECT_EQ(CodeOfBytes("\x2a\x01\x05\x28\x06"), kOk);  // packed and unpacked
+  // A form twice, of which the last counts: "(a", which is none, and "a+".
+  const auto forms = [](const std::string& one, const std::string& another) {
+    return "\x98\x01" + std::string(1, '\0') + "\xaa\x01\x04\x1a\x02" + one +
+           "\xaa\x01\x04\x1a\x02" + another;
+  };
+  EXPECT_EQ(CodeOfBytes(forms("(a", "a+")), kOk);
+  EXPECT_EQ(CodeOfBytes(forms("a+", "(a")), kRefused);
   EXPECT_EQ(CodeOfBytes("\x32"), kRefused);                      // cut
   EXPECT_EQ(CodeOfBytes("\x2a\xff\xff\xff\xff\x0f"), kRefused);  // a length beyond the end
   EXPECT_EQ(CodeOfBytes(std::string(100'000, '\xff')), kRefused);

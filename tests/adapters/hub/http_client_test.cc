@@ -1,12 +1,17 @@
 #include "adapters/hub/http_client.h"
 
+#include <arpa/inet.h>
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
+#include <sys/socket.h>
+#include <unistd.h>
 
+#include <array>
 #include <thread>
 
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
+#include "tests/fakes/free_port.h"
 #include "tests/fakes/made_certificate.h"
 #include "tests/fakes/wire_server.h"
 
@@ -167,6 +172,32 @@ TEST_F(HttpClientTest, GivesUpOnServersThatStall) {
       },
       short_total);
   EXPECT_TRUE(absl::IsUnavailable(long_body.status()));
+}
+
+// Its queue of connections is full, so the next one's greeting is never answered.
+TEST(HttpClient, GivesUpWhereNobodyTakesItsConnection) {
+  const int listener = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+  const int port = BindToLoopback(listener);
+  listen(listener, 0);
+  sockaddr_in address{};
+  address.sin_family = AF_INET;
+  address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+  address.sin_port = htons(static_cast<uint16_t>(port));
+  std::array<int, 4> waiting{};
+  for (int& fd : waiting) {
+    fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+    (void)connect(fd, reinterpret_cast<sockaddr*>(&address), sizeof address);
+  }
+  HttpRequest request{*ParseUrl(absl::StrCat("http://127.0.0.1:", port, "/x"))};
+  request.any_address = true;
+  const absl::Time begun = absl::Now();
+  const absl::Status status = HttpClient(QuickOptions()).Send(request, nullptr).status();
+  const absl::Duration took = absl::Now() - begun;
+  EXPECT_TRUE(absl::IsUnavailable(status)) << status;
+  EXPECT_GE(took, QuickOptions().limits.connect) << "it was refused: nothing was tested";
+  EXPECT_LT(took, absl::Seconds(2));
+  for (const int fd : waiting) close(fd);
+  close(listener);
 }
 
 TEST_F(HttpClientTest, StopsWhenTheServerStops) {
