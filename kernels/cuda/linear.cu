@@ -17,7 +17,6 @@
 // In a step with adapters the blocks have LoRA warps too, which shrink and expand while the
 // others multiply (lora.cuh). So adapters cost bytes, and no launch of their own. Their grid
 // has a block for every multiprocessor, whether there is a part of the product for it or not.
-#include <algorithm>
 #include <type_traits>
 
 #include "kernels/cuda/launch_dependent.cuh"
