@@ -35,13 +35,13 @@ absl::Status NoSuchRevision(const std::string& id, const std::string& now) {
 }  // namespace
 
 AdapterCatalog::AdapterCatalog(std::shared_ptr<Source> root, const PeftLoader* loader,
-                               std::string base_name, std::string base_from, int names_max)
+                               std::string base_name, std::string base_from, CatalogLimits limits)
     : root_(std::move(root)),
       loader_(loader),
       base_name_(std::move(base_name)),
       base_from_(std::move(base_from)),
-      names_max_(names_max),
-      cache_(root_, loader_, names_max) {}
+      limits_(limits),
+      cache_(root_, loader_, limits.names_max) {}
 
 // --- places ------------------------------------------------------------------------------
 

@@ -43,6 +43,12 @@ namespace lorica {
 
 inline constexpr int kCatalogNamesMax = 1'000'000;
 
+// Of registered and deleted names and aliases together.
+struct CatalogLimits {
+  int names_max = kCatalogNamesMax;         // and so many folders are remembered
+  int tenant_names_max = kCatalogNamesMax;  // ... of one tenant
+};
+
 struct CatalogEntry {
   std::string adapter_id;
   std::string location;
@@ -72,10 +78,9 @@ std::string MergeText(const MergeChoice& choice);
 class AdapterCatalog {
  public:
   // `base_from` is the file, folder or repository that the base was read from, where it may have
-  // another name than it gives itself. `names_max` names may be registered, and so many folders
-  // are remembered.
+  // another name than it gives itself.
   AdapterCatalog(std::shared_ptr<Source> root, const PeftLoader* loader, std::string base_name,
-                 std::string base_from = "", int names_max = kCatalogNamesMax);
+                 std::string base_from = "", CatalogLimits limits = {});
 
   // Both before any other call. Starts from the registry's names and keeps changes there
   // and content in `content`; both outlive the catalog.
@@ -279,6 +284,7 @@ class AdapterCatalog {
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(change_mutex_);
   // Both: on disk, then for all to see, then content nobody names any more goes.
   absl::Status Put(const RegisteredName& name) ABSL_EXCLUSIVE_LOCKS_REQUIRED(change_mutex_);
+  absl::Status CheckRoom(const NameKey& key) const;
   absl::Status Erase(const NameKey& key) ABSL_EXCLUSIVE_LOCKS_REQUIRED(change_mutex_);
   void Publish(const NameKey& key, const RegisteredName* name)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(change_mutex_);
@@ -326,7 +332,7 @@ class AdapterCatalog {
   const PeftLoader* const loader_;
   const std::string base_name_;
   const std::string base_from_;
-  const int names_max_;
+  const CatalogLimits limits_;
   Registry* registry_ = nullptr;
   ContentStore* content_ = nullptr;
   RemoteAdapters* remote_ = nullptr;
@@ -347,6 +353,7 @@ class AdapterCatalog {
   absl::flat_hash_map<std::string, int> arriving_ ABSL_GUARDED_BY(arriving_mutex_);
   mutable absl::Mutex mutex_;
   absl::btree_map<NameKey, RegisteredName> names_ ABSL_GUARDED_BY(mutex_);
+  absl::flat_hash_map<std::string, int> tenant_names_ ABSL_GUARDED_BY(mutex_);  // how many it has
   // What has aliases, and each of them.
   absl::btree_set<std::pair<NameKey, std::string>> aliases_ ABSL_GUARDED_BY(mutex_);
   absl::flat_hash_map<std::string, GenerationPtr> merges_ ABSL_GUARDED_BY(mutex_);  // by digest

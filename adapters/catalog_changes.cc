@@ -14,9 +14,10 @@
 namespace lorica {
 namespace {
 
-absl::Status Full(int names_max) {
+absl::Status Full(absl::string_view holder, int names_max) {
   return absl::ResourceExhaustedError(
-      absl::StrCat("the catalog holds ", names_max, " names already: delete some"));
+      absl::StrCat(holder, " holds ", names_max,
+                   " names already, as many as it may: delete some that no folder has"));
 }
 
 absl::Status IsAlias(const RegisteredName& name, absl::string_view advice) {
@@ -31,9 +32,9 @@ absl::Status IsAliasItself(const std::string& target) {
 
 absl::Status IsNoSource(const RegisteredName& name) {
   const std::string stands_for =
-      name.kind == NameKind::kAlias ? absl::StrCat("an alias of ", Quoted(name.target))
-                                    : absl::StrCat("a name that was registered from ",
-                                                   Quoted(name.now().location));
+      name.kind == NameKind::kAlias
+          ? absl::StrCat("an alias of ", Quoted(name.target))
+          : absl::StrCat("a name that was registered from ", Quoted(name.now().location));
   return absl::NotFoundError(
       absl::StrCat(Quoted(name.name), " is ", stands_for,
                    " and no folder: for one more name of the same set an alias, for other content "
@@ -81,9 +82,11 @@ void AdapterCatalog::Publish(const NameKey& key, const RegisteredName* name) {
     aliases_.erase({{key.first, old->second.target}, key.second});
     names_.erase(old);
     lower_.erase(lower);
+    if (--tenant_names_[key.first] == 0) tenant_names_.erase(key.first);
   }
   if (name == nullptr) return;
   names_.emplace(key, *name);
+  ++tenant_names_[key.first];
   if (name->kind == NameKind::kAlias) aliases_.insert({{key.first, name->target}, key.second});
   if (name->kind != NameKind::kHidden) lower_[lower] = key.second;
 }
@@ -110,12 +113,20 @@ void AdapterCatalog::DropContent() {
   });
 }
 
+// A name that is there already may move.
+absl::Status AdapterCatalog::CheckRoom(const NameKey& key) const {
+  absl::MutexLock lock(&mutex_);
+  if (names_.contains(key)) return absl::OkStatus();
+  if (std::ssize(names_) >= limits_.names_max) return Full("the catalog", limits_.names_max);
+  const auto own = tenant_names_.find(key.first);
+  const bool has_room = own == tenant_names_.end() || own->second < limits_.tenant_names_max;
+  return has_room ? absl::OkStatus()
+                  : Full(absl::StrCat("tenant ", Quoted(key.first)), limits_.tenant_names_max);
+}
+
 absl::Status AdapterCatalog::Put(const RegisteredName& name) {
   const NameKey key(name.tenant, name.name);
-  {
-    absl::MutexLock lock(&mutex_);
-    if (!names_.contains(key) && std::ssize(names_) >= names_max_) return Full(names_max_);
-  }
+  if (absl::Status s = CheckRoom(key); !s.ok()) return s;
   if (registry_ != nullptr) {
     absl::Status status = registry_->Put(name);
     // The next start may find it done, and wants its content then.

@@ -39,6 +39,7 @@
 #include "server/models/model.h"
 #include "server/remote_parts.h"
 #include "server/secret_files.h"
+#include "server/tenant_shares.h"
 #include "server/text/chat_template.h"
 #include "server/text/tokenizer.h"
 #include "server/usage_file.h"
@@ -51,7 +52,6 @@ namespace {
 // Device memory that is taken after the arena: captured steps, tables of adapters.
 constexpr int64_t kLateDeviceBytes = int64_t{512} << 20;
 constexpr int kTenantParts = 2;
-constexpr int kTenantLooksMax = kLocalLooksMax / 4;
 constexpr double kLinger = 0.7;  // of a decode step
 constexpr absl::Duration kDrainPoll = absl::Milliseconds(20);
 
@@ -85,15 +85,6 @@ int64_t ArenaBytes(const Config& config, const DeviceMemory& memory) {
 
 std::string Gib(int64_t bytes) {
   return absl::StrFormat("%.2f GiB", static_cast<double>(bytes) / (int64_t{1} << 30));
-}
-
-// With several tenants each has its part.
-LookLimits LookLimitsOf(const Tenants& tenants) {
-  LookLimits limits;
-  if (!tenants.needs_keys()) return limits;
-  limits.tenant_names_max = kTenantLooksMax;
-  limits.tenant_running_max = 1;
-  return limits;
 }
 
 absl::Status WritePortFile(const std::string& path, int port, int http_port) {
@@ -287,8 +278,8 @@ absl::Status Server::BuildAdapters() {
   const auto adapter_blocks_max = static_cast<int32_t>(blocks - 1);  // one for a request's KV
   parts.loader = std::make_unique<PeftLoader>(parts.model->lora_targets(), parts.backend.get(),
                                               block_bytes, adapter_blocks_max);
-  parts.catalog =
-      std::make_unique<AdapterCatalog>(root, parts.loader.get(), base_name(), config_.model);
+  parts.catalog = std::make_unique<AdapterCatalog>(root, parts.loader.get(), base_name(),
+                                                   config_.model, CatalogLimitsOf(*parts.tenants));
   parts.catalog->SetScope(
       [tenants = parts.tenants](const std::string& name, const std::string& location) {
         const TenantPtr tenant = tenants->Find(name);

@@ -191,7 +191,7 @@ TEST_F(CatalogChangesTest, ErrorsOfAliasesNameWhatToLookFor) {
 }
 
 TEST_F(CatalogChangesTest, BoundsTheNamesOfAllKinds) {
-  AdapterCatalog catalog(source_, &loader_, "the-base", "", /*names_max=*/3);
+  AdapterCatalog catalog(source_, &loader_, "the-base", "", {.names_max = 3});
   const auto add = [&catalog](const std::string& id, const std::string& location) {
     return catalog.Register(kTenant, id, {.location = location, .replace = true}).status();
   };
@@ -205,6 +205,31 @@ TEST_F(CatalogChangesTest, BoundsTheNamesOfAllKinds) {
   EXPECT_TRUE(add("one", "v2").ok()) << "it moves";
   EXPECT_TRUE(catalog.Delete(kTenant, "live").ok());
   EXPECT_TRUE(add("two", "v1").ok());
+}
+
+TEST_F(CatalogChangesTest, NoTenantTakesAllOfTheNames) {
+  AdapterCatalog catalog(source_, &loader_, "the-base", "",
+                         {.names_max = 5, .tenant_names_max = 2});
+  const auto add = [&catalog](const std::string& tenant, const std::string& id) {
+    return catalog.Register(tenant, id, {.location = "v1", .replace = true}).status();
+  };
+  const auto says = [](const absl::Status& status, absl::string_view holder) {
+    EXPECT_EQ(status.code(), absl::StatusCode::kResourceExhausted) << status;
+    EXPECT_THAT(std::string(status.message()), HasSubstr(holder));
+    EXPECT_THAT(std::string(status.message()), HasSubstr("delete some"));
+  };
+  EXPECT_TRUE(add("greedy", "one").ok());
+  EXPECT_TRUE(catalog.SetAlias("greedy", "live", "one", {}).ok());
+  says(add("greedy", "two"), "tenant 'greedy' holds 2 names");
+  says(catalog.SetAlias("greedy", "new", "one", {}), "tenant 'greedy'");
+  says(catalog.Delete("greedy", "v2"), "tenant 'greedy'");
+  EXPECT_TRUE(add("greedy", "one").ok()) << "it moves";
+  EXPECT_TRUE(catalog.Delete("greedy", "live").ok());
+  EXPECT_TRUE(add("greedy", "two").ok()) << "in the place of what was deleted";
+  EXPECT_TRUE(add("modest", "one").ok()) << "another tenant has its own share";
+  EXPECT_TRUE(add("modest", "two").ok());
+  EXPECT_TRUE(add("third", "one").ok());
+  says(add("third", "two"), "the catalog holds 5 names");
 }
 
 // The name that the alias does not stand for comes and goes.
