@@ -87,6 +87,7 @@ struct Logprob {
 struct SampleResult {
   int32_t token = -1;
   bool finite = true;        // false: the logits held NaN, or every token was banned; token is -1
+  bool no_room = false;      // no memory for its penalties, biases or mask; finite is false then
   float logprob = 0.0f;      // of the chosen token, when asked for
   std::vector<Logprob> top;  // best first, ties by id
 };

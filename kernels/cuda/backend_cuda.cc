@@ -523,6 +523,9 @@ void CudaBackend::Sample(Tensor logits, int32_t vocabulary_used, absl::Span<Samp
   (greedy ? LaunchGreedy : LaunchSample)(logits.data, logits.columns, vocabulary_used,
                                          step_->tables(), static_cast<int>(results.size()),
                                          stream());
+  for (size_t i = 0; i < results.size(); ++i) {
+    results[i].no_room = !greedy && sample_->rows()[i].no_room != 0;
+  }
   pending_.push_back({results, sample_->outputs()});
 }
 

@@ -21,7 +21,12 @@ constexpr absl::Duration kLaunchLead = absl::Milliseconds(1);
 constexpr int kLingerWakesMax = 16;  // far below kAskedPolls
 constexpr RequestId kNobody = 0;
 
-absl::Status NotFinite() {
+absl::Status NoToken(const SampleResult& result) {
+  if (result.no_room) {
+    return absl::ResourceExhaustedError(
+        "the device or its host has no memory left for what this request asks of its tokens "
+        "(penalties, logit_bias, a response format, prompt_logprobs): try again later, or without");
+  }
   return absl::InternalError(
       "the model's output for this request is not finite, or every token is banned; an adapter "
       "may be broken");
@@ -319,7 +324,7 @@ void Engine::Impl::Deliver(const Flight& flight, const std::vector<SampleResult>
 // --- one request -----------------------------------------------------------------------
 
 void Engine::Impl::DeliverScore(RequestState& request, const SampleResult& result) {
-  if (!result.finite) return End(request.id, NotFinite(), StopReason::kNone);
+  if (!result.finite) return End(request.id, NoToken(result), StopReason::kNone);
   const int32_t token = request.request.prompt[request.scored++];
   // Only a logit of minus infinity is chosen by no bias.
   const float logprob =
@@ -329,7 +334,7 @@ void Engine::Impl::DeliverScore(RequestState& request, const SampleResult& resul
 
 void Engine::Impl::DeliverToken(RequestState& request, const SampleResult& result) {
   --request.pending;
-  if (!result.finite) return End(request.id, NotFinite(), StopReason::kNone);
+  if (!result.finite) return End(request.id, NoToken(result), StopReason::kNone);
   scheduler.Verified(request);
   request.output.push_back(result.token);
   ++totals.generated_tokens;

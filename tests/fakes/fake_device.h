@@ -260,6 +260,7 @@ class FakeExecutor : public Executor {
       : memory_(memory), depth_(depth), vocabulary_(vocabulary) {}
 
   std::set<uint64_t> poisoned;  // adapters (HashAdapter) whose rows are not finite
+  bool no_room = false;         // rows with penalties, biases or masks find no memory for them
   absl::Status device;          // not OK: what Collect says from now on
   int64_t rows_max = 1 << 30;
   size_t samples_max = 1 << 30;
@@ -390,8 +391,9 @@ class FakeExecutor : public Executor {
   SampleResult Sample(const StepBatch& batch, const AttendSpan& span, int32_t position,
                       const SampleRow& row, bool finite) {
     SampleResult result;
-    result.finite = finite;
-    if (!finite) return result;
+    result.no_room = no_room && WantsRoom(row);
+    result.finite = finite && !result.no_room;
+    if (!result.finite) return result;
     FakeSample sample;
     for (int32_t p = 0; p <= position; ++p) sample.kv = Mix(sample.kv, Word(batch, span, p));
     sample.params = &row.params;
@@ -407,6 +409,12 @@ class FakeExecutor : public Executor {
     result.finite = result.token >= 0;
     if (row.params.logprobs >= 0) result.logprob = FakeLogprob(sample.kv, result.token);
     return result;
+  }
+
+  static bool WantsRoom(const SampleRow& row) {
+    return row.params.repetition_penalty != 1.0f || row.params.presence_penalty != 0.0f ||
+           row.params.frequency_penalty != 0.0f || row.bias_count > 0 ||
+           row.allowed_mask != nullptr;
   }
 
   void SetSlot(int32_t slot, int32_t token) {

@@ -328,6 +328,7 @@ TEST_F(CudaSampleTest, WithoutMemoryForListsTheRowsThatNeedThemEndAlone) {
     EXPECT_EQ(fakes::CountedAllocations(), 2);
     for (int i = 0; i < kRows; ++i) {
       EXPECT_EQ(got[i].finite, !(fails && wants_lists(i))) << i;
+      EXPECT_EQ(got[i].no_room, fails && wants_lists(i)) << i;
       if (got[i].finite) {
         EXPECT_EQ(got[i].token, want[i].token) << i;
       }

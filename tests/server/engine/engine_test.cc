@@ -192,6 +192,25 @@ TEST_P(EngineAtDepth, OneRequestsBrokenLogitsFailOnlyThatRequest) {
   EXPECT_TRUE(healthy.ended_well() && healthy.right());
 }
 
+TEST_P(EngineAtDepth, WithoutMemoryForPenaltiesTheRequestsThatHaveThemEndAlone) {
+  EngineWorld world(Options());
+  EngineRequest request = world.Request(5, 10);
+  request.params.presence_penalty = 1.0f;
+  const Submitted before = world.Submit(request);
+  world.Run();
+  EXPECT_TRUE(before.ended_well() && before.right());
+  world.executor.no_room = true;
+  const Submitted penalised = world.Submit(request);
+  const Submitted plain = world.Submit(world.Request(5, 10));
+  world.Run();
+  const absl::Status& status = penalised.sink->finish.status;
+  EXPECT_EQ(status.code(), absl::StatusCode::kResourceExhausted) << status;
+  EXPECT_THAT(std::string(status.message()), testing::HasSubstr("no memory left"));
+  EXPECT_THAT(std::string(status.message()), testing::HasSubstr("try again later"));
+  EXPECT_TRUE(penalised.sink->tokens.empty());
+  EXPECT_TRUE(plain.ended_well() && plain.right());
+}
+
 TEST_P(EngineAtDepth, DestructionEndsWhatIsLeft) {
   auto world = std::make_unique<EngineWorld>(Options());
   const Submitted running = world->Submit(world->Request(5, 50));
