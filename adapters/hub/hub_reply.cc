@@ -18,6 +18,7 @@ namespace {
 constexpr size_t kSha256Digits = 64;
 constexpr size_t kSha1Digits = 40;
 constexpr int kLengthDigitsMax = 18;
+constexpr size_t kRequestIdBytesMax = 80;
 constexpr char kBadToken[] = "Invalid credentials in Authorization header";
 
 absl::string_view View(std::string_view text) { return {text.data(), text.size()}; }
@@ -87,6 +88,36 @@ absl::Status Unauthorised(const HttpReply& reply, const std::string& what, Token
   return absl::NotFoundError(absl::StrCat("the hub has no ", what, ", or keeps it private"));
 }
 
+absl::Status Unlabelled(const HttpReply& reply, const std::string& what, TokenOwner owner,
+                        absl::Time now) {
+  switch (reply.status) {
+    case 401:
+    case 403:
+      return Unauthorised(reply, what, owner);
+    case 404:
+      if (reply.Header("x-error-code") == "RevisionNotFound") {
+        return absl::NotFoundError(absl::StrCat("the hub has no such revision of ", what));
+      }
+      return absl::NotFoundError(absl::StrCat("the hub has no ", what));
+    case 410:
+      return absl::NotFoundError(absl::StrCat("the hub has ", what, " no longer"));
+    case 408:
+    case 429:
+      return NotNow(reply, what, now);
+    default:
+      break;
+  }
+  if (reply.status >= 500) return NotNow(reply, what, now);
+  return absl::FailedPreconditionError(
+      absl::StrCat("the hub answers ", what, " with HTTP ", reply.status));
+}
+
+// Whole or not at all: of an id that echoes a token no part may be left.
+bool IsRequestId(const std::string& text) {
+  return !text.empty() && text.size() <= kRequestIdBytesMax &&
+         std::all_of(text.begin(), text.end(), absl::ascii_isgraph);
+}
+
 }  // namespace
 
 absl::StatusOr<ContentHash> ParseEntityTag(std::string_view text) {
@@ -143,26 +174,10 @@ bool IsEntryMissing(const HttpReply& reply) {
 
 absl::Status RefusalOf(const HttpReply& reply, const std::string& what, TokenOwner owner,
                        absl::Time now) {
-  switch (reply.status) {
-    case 401:
-    case 403:
-      return Unauthorised(reply, what, owner);
-    case 404:
-      if (reply.Header("x-error-code") == "RevisionNotFound") {
-        return absl::NotFoundError(absl::StrCat("the hub has no such revision of ", what));
-      }
-      return absl::NotFoundError(absl::StrCat("the hub has no ", what));
-    case 410:
-      return absl::NotFoundError(absl::StrCat("the hub has ", what, " no longer"));
-    case 408:
-    case 429:
-      return NotNow(reply, what, now);
-    default:
-      break;
-  }
-  if (reply.status >= 500) return NotNow(reply, what, now);
-  return absl::FailedPreconditionError(
-      absl::StrCat("the hub answers ", what, " with HTTP ", reply.status));
+  const absl::Status refusal = Unlabelled(reply, what, owner, now);
+  const std::string id = reply.Header("x-request-id");
+  if (!IsRequestId(id)) return refusal;
+  return WithText(refusal, absl::StrCat(refusal.message(), " [the hub's request ", id, "]"));
 }
 
 }  // namespace lorica

@@ -45,8 +45,8 @@ enum class TokenOwner : uint8_t {
   kCaller,  // the call's own, or its tenant's
 };
 
-// Why the answer is a refusal. `what` names what was asked for. REQUIRES: it is none of
-// 200, 206.
+// Why the answer is a refusal, with the hub's own name for the request, if it gave one, by which
+// its people find it. `what` names what was asked for. REQUIRES: it is none of 200, 206.
 absl::Status RefusalOf(const HttpReply& reply, const std::string& what, TokenOwner owner,
                        absl::Time now);
 

@@ -9,6 +9,7 @@ namespace lorica {
 namespace {
 
 using ::testing::HasSubstr;
+using ::testing::Not;
 
 const std::string kSha256(64, 'a');
 const std::string kSha1(40, 'b');
@@ -117,6 +118,27 @@ TEST(HubReply, ARefusalCarriesTheDelayAndNotTheHubsWords) {
       RefusalOf(reply, "repository 'a/b'", TokenOwner::kServer, absl::UnixEpoch());
   EXPECT_EQ(RetryDelayIn(status), absl::Seconds(20));
   EXPECT_EQ(status.message().find("secret"), absl::string_view::npos);
+}
+
+TEST(HubReply, RefusalsNameTheHubsRequest) {
+  const auto text = [](const std::string& id, int status = 503) {
+    HttpReply reply;
+    reply.status = status;
+    reply.headers = {{"x-request-id", id}, {"retry-after", "7"}};
+    const absl::Status refusal =
+        RefusalOf(reply, "repository 'a/b'", TokenOwner::kServer, absl::UnixEpoch());
+    EXPECT_EQ(RetryDelayIn(refusal).has_value(), status == 503);
+    return std::string(refusal.message());
+  };
+  EXPECT_THAT(text("Root=1-65f0;4b1d"),
+              HasSubstr("(HTTP 503) [the hub's request Root=1-65f0;4b1d]"));
+  EXPECT_THAT(text("abc", 404),
+              HasSubstr("the hub has no repository 'a/b' [the hub's request abc]"));
+  EXPECT_THAT(text(std::string(80, 'a')), HasSubstr(std::string(80, 'a')));
+  for (const std::string& bad : {std::string(), std::string(81, 'a'), std::string("a b"),
+                                 std::string("a\nb"), std::string("\xc3\xa4")}) {
+    EXPECT_THAT(text(bad), Not(HasSubstr("request")));
+  }
 }
 
 }  // namespace

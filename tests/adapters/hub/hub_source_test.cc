@@ -192,6 +192,15 @@ TEST_F(HubSourceTest, AccessDecidesWhatIsSaid) {
   EXPECT_FALSE(absl::StrContains(revoked.message(), "hf_revoked"));
 }
 
+TEST_F(HubSourceTest, ErrorsNameTheHubsRequest) {
+  const auto text = [this](const std::string& id) {
+    hub_.AddFault({.status = 403, .headers = {{"X-Request-Id", id}}});
+    return std::string(LookAt("org/name", "main", kToken).message());
+  };
+  EXPECT_THAT(text("Root=1;4b1d"), HasSubstr("[the hub's request Root=1;4b1d]"));
+  EXPECT_THAT(text(kToken), HasSubstr("request (the token)]"));
+}
+
 TEST_F(HubSourceTest, ARevokedTokenIsNoticedInTheMiddle) {
   hub_.Commit("org/private", files_);
   hub_.SetAccess("org/private", HubAccess::kPrivate, kToken);
