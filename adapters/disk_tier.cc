@@ -2,7 +2,6 @@
 
 #include <fcntl.h>
 #include <sys/stat.h>
-#include <sys/statvfs.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -11,11 +10,13 @@
 #include <filesystem>
 #include <fstream>
 #include <iterator>
+#include <optional>
 
 #include "absl/strings/ascii.h"
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
 #include "adapters/disk_index.h"
+#include "adapters/disk_room.h"
 #include "adapters/hub/beneath.h"
 #include "adapters/hub/quoted.h"
 
@@ -41,15 +42,13 @@ absl::Status FolderError(const std::string& folder, const std::string& why) {
       absl::StrCat("the disk tier's folder ", folder, " cannot be used: ", why));
 }
 
-// Some file systems do not say how large they are.
 absl::Status CheckDiskHas(const std::string& folder, int64_t bytes) {
-  struct statvfs disk {};
-  if (statvfs(folder.c_str(), &disk) != 0) return DiskError("see how much is free", errno);
-  const double left = static_cast<double>(disk.f_bavail) * static_cast<double>(disk.f_frsize);
-  if (disk.f_blocks == 0 || static_cast<double>(bytes) <= left) return absl::OkStatus();
-  return absl::ResourceExhaustedError(
-      absl::StrCat("the adapter has ", bytes, " bytes, and the disk of --data-dir has ",
-                   static_cast<int64_t>(left), " left: make room there"));
+  const std::optional<int64_t> left = DiskBytesLeft(folder);
+  if (!left) return DiskError("see how much is free", errno);
+  if (bytes <= *left) return absl::OkStatus();
+  return absl::ResourceExhaustedError(absl::StrCat("the adapter has ", bytes,
+                                                   " bytes, and the disk of --data-dir has ", *left,
+                                                   " left: make room there"));
 }
 
 absl::Status Sync(const std::string& path) {
@@ -301,8 +300,9 @@ absl::StatusOr<std::unique_ptr<DiskTier::Staging>> DiskTier::Stage(int64_t bytes
     absl::MutexLock lock(&mutex_);
     const int64_t limit = index_->stats().byte_limit;
     if (bytes > limit) {
-      return absl::FailedPreconditionError(absl::StrCat(
-          "the adapter has ", bytes, " bytes, and the disk tier holds ", limit, " altogether"));
+      return absl::FailedPreconditionError(absl::StrCat("the adapter has ", bytes,
+                                                        " bytes, and the disk tier holds ", limit,
+                                                        " altogether (--disk-bytes)"));
     }
     status = MakeRoom(bytes, &doomed);
     if (status.ok()) {

@@ -1,7 +1,6 @@
 #include "server/base_model.h"
 
 #include <fcntl.h>
-#include <sys/statvfs.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -19,6 +18,7 @@
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_replace.h"
+#include "adapters/disk_room.h"
 #include "adapters/hub/hf_cache.h"
 #include "adapters/hub/hub_reply.h"
 #include "adapters/hub/hub_source.h"
@@ -184,13 +184,12 @@ class ModelFolder {
 };
 
 absl::Status ModelFolder::CheckRoom(int64_t bytes) const {
-  struct statvfs disk {};
-  if (statvfs(path_.c_str(), &disk) != 0) return DiskError(path_);
-  const int64_t free_bytes =
-      static_cast<int64_t>(disk.f_bavail) * static_cast<int64_t>(disk.f_frsize);
-  if (bytes <= free_bytes - kDiskReserveBytes) return absl::OkStatus();
-  return absl::FailedPreconditionError(absl::StrCat(
-      "the next file has ", bytes, " bytes, and --data-dir has room for ", free_bytes));
+  const std::optional<int64_t> left = DiskBytesLeft(path_);
+  if (!left) return DiskError(path_);
+  if (bytes <= *left - kDiskReserveBytes) return absl::OkStatus();
+  return absl::FailedPreconditionError(
+      absl::StrCat("the next file has ", bytes, " bytes, and the disk of --data-dir has ", *left,
+                   " left, of which ", kDiskReserveBytes, " stay free: make room there"));
 }
 
 absl::Status ModelFolder::Bring(RemoteSession& session, const std::string& file, bool must,

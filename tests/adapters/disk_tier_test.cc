@@ -23,6 +23,7 @@ namespace fs = std::filesystem;
 using ::testing::ElementsAre;
 using ::testing::HasSubstr;
 using ::testing::IsEmpty;
+using ::testing::Not;
 
 constexpr char kConfig[] = "{}";
 const std::string kCommit(40, 'c');
@@ -257,7 +258,9 @@ TEST_F(DiskTierTest, LeasedContentStays) {
 
 TEST_F(DiskTierTest, BoundsWhatIsStaged) {
   const auto tier = Open(100);
-  EXPECT_TRUE(absl::IsFailedPrecondition(tier->Stage(101).status()));
+  const absl::Status beyond = tier->Stage(101).status();
+  EXPECT_TRUE(absl::IsFailedPrecondition(beyond)) << beyond;
+  EXPECT_THAT(std::string(beyond.message()), HasSubstr("--disk-bytes"));
   auto staging = tier->Stage(100);
   ASSERT_TRUE(staging.ok());
   EXPECT_TRUE(absl::IsUnavailable(tier->Stage(1).status()));
@@ -279,6 +282,7 @@ TEST_F(DiskTierTest, WhatTheDiskHasNoRoomForIsRefusedBeforeItComes) {
   const absl::Status status = tier->Stage(100).status();
   EXPECT_TRUE(absl::IsResourceExhausted(status)) << status;
   EXPECT_THAT(std::string(status.message()), HasSubstr("99 left"));
+  EXPECT_THAT(std::string(status.message()), Not(HasSubstr("--disk-bytes")));
   CheckBooks(*tier);
   fakes::g_disk_bytes_left = 100;
   EXPECT_TRUE(tier->Stage(100).ok());

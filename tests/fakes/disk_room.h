@@ -12,8 +12,10 @@
 
 namespace lorica::fakes {
 
-// Of every disk; below zero: what there is.
+// Of every disk, in blocks of that size; below zero: what there is.
 inline std::atomic<int64_t> g_disk_bytes_left = -1;
+inline std::atomic<int64_t> g_disk_block_bytes = 1;
+inline std::atomic<bool> g_disk_says_its_size = true;
 
 }  // namespace lorica::fakes
 
@@ -24,8 +26,9 @@ extern "C" int statvfs(const char* path, struct statvfs* disk) noexcept {
   close(fd);
   const int64_t left = lorica::fakes::g_disk_bytes_left;
   if (left >= 0) {
-    disk->f_frsize = 1;
+    disk->f_frsize = static_cast<unsigned long>(lorica::fakes::g_disk_block_bytes);
     disk->f_bavail = static_cast<fsblkcnt_t>(left);
   }
+  if (!lorica::fakes::g_disk_says_its_size) disk->f_blocks = 0;
   return result;
 }

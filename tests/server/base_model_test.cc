@@ -1,10 +1,12 @@
 #include "server/base_model.h"
 
+#include <algorithm>
 #include <filesystem>
 
 #include "absl/strings/str_cat.h"
 #include "adapters/hub/hub_source.h"
 #include "gmock/gmock.h"
+#include "tests/fakes/disk_room.h"
 #include "tests/fakes/fake_hub.h"
 #include "tests/server/api/tiny_server.h"
 
@@ -183,6 +185,20 @@ TEST_F(BaseModelTest, CommitsThatNoRevisionMeansGo) {
   EXPECT_NE(path, old_path);
   EXPECT_FALSE(fs::exists(old_path));
   EXPECT_TRUE(fs::exists(v2_path));
+}
+
+TEST_F(BaseModelTest, WhatTheDiskHasNoRoomForIsNotFetched) {
+  constexpr int64_t kStaysFree = int64_t{256} << 20;
+  files_.erase("pytorch_model.bin");
+  size_t largest = 0;
+  for (const auto& [file, content] : files_) largest = std::max(largest, content.size());
+  fakes::g_disk_bytes_left = kStaysFree + static_cast<int64_t>(largest) - 1;
+  const absl::Status status = Fetch().status();
+  EXPECT_TRUE(absl::IsFailedPrecondition(status)) << status;
+  EXPECT_THAT(std::string(status.message()), HasSubstr("make room"));
+  ++fakes::g_disk_bytes_left;
+  EXPECT_TRUE(Fetch().ok());
+  fakes::g_disk_bytes_left = -1;
 }
 
 TEST_F(BaseModelTest, DamagedDownloadsGetNoName) {
