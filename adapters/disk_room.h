@@ -1,4 +1,5 @@
-// What a disk has left for what is about to be written there.
+// What a disk has left for what is about to be written there: a first look, so that nothing large
+// is begun in vain. Who else writes there meanwhile may still fill it. Stateless.
 #pragma once
 
 #include <cstdint>
