@@ -398,6 +398,7 @@ void AdapterPool::Impl::EndFetch(PoolEntry& entry) {
 }
 
 void AdapterPool::Impl::Fail(PoolEntry& entry, const absl::Status& status, absl::Time now) {
+  device.Update(backend->Health());
   failures.Remember(entry.generation->digest, status, now);
   EndFetch(entry);
   FailWaiters(entry, status);

@@ -144,8 +144,8 @@ class AdapterPool {
   int32_t copies_in_flight() const;
   // Takes finished loads and copies, applies requests of other threads. Once a step.
   void Poll(absl::Time now);
-  // Not OK once a copy has found the device lost, which otherwise a step would tell. Engine's
-  // thread.
+  // Not OK once an adapter's load or copy has found the device lost, which otherwise a step would
+  // tell. Engine's thread.
   const absl::Status& device() const;
   // Called (on any thread) when Poll has something to do, so that an idle engine wakes.
   void SetWakeCallback(std::function<void()> wake);

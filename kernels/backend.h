@@ -8,8 +8,8 @@
 // BackendOptions::batch_invariant asks for that.
 //
 // Threads. The verbs from BeginStep to Synchronize belong to one thread, the
-// engine's. PackWeight, DoraGain, ReadRow, NewHostBuffer, StartCopy and Mount may be
-// called from any thread at any time. Tensors, weights and buffers passed in are borrowed
+// engine's. Health, PackWeight, DoraGain, ReadRow, NewHostBuffer, StartCopy and Mount may
+// be called from any thread at any time. Tensors, weights and buffers passed in are borrowed
 // until the step has completed.
 #pragma once
 
@@ -124,6 +124,8 @@ class Backend {
   // True where verbs only launch work: then results of a step are read one step
   // later and AwaitStep waits. False: a verb has finished when it returns.
   virtual bool asynchronous() const = 0;
+  // Not OK once the device has failed for good. Waits for nothing.
+  virtual absl::Status Health() const { return absl::OkStatus(); }
 
   // --- memory and weights -------------------------------------------------
   // Device memory, zeroed. ResourceExhausted names the bytes.

@@ -199,6 +199,11 @@ DeviceMemory CudaBackend::memory() const {
   return {static_cast<int64_t>(total), static_cast<int64_t>(free)};
 }
 
+absl::Status CudaBackend::Health() const {
+  if (!IsLost(copy_stream_->get())) return absl::OkStatus();
+  return absl::InternalError("the CUDA device has failed");
+}
+
 absl::Status CudaBackend::ChooseProducts(absl::Span<const Weight* const> weights) {
   std::vector<ProductWeight> products;
   for (const Weight* weight : weights) products.push_back(OnDevice(*weight).product());

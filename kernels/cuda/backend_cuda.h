@@ -44,6 +44,7 @@ class CudaBackend : public Backend {
   void Upload(void* device, const void* host, int64_t bytes) override;
   void Download(void* host, const void* device, int64_t bytes) override;
   DeviceMemory memory() const override;
+  absl::Status Health() const override;
   int64_t TensorBytes(int64_t rows, int64_t columns) const override { return rows * columns * 2; }
   absl::StatusOr<std::unique_ptr<Weight>> PackWeight(absl::Span<const HostMatrix> parts) override;
   absl::StatusOr<std::unique_ptr<Weight>> RandomWeight(int64_t rows, int64_t columns, uint64_t seed,

@@ -123,7 +123,9 @@ class FakeBackend : public Backend {
 
   int copy_ticks = 0;
   absl::Status next_copy_status;  // of the next copy alone
+  absl::Status health;
 
+  absl::Status Health() const override { return health; }
   void Tick() {
     for (const auto& copy : copies_) copy->Advance(*memory_);
     std::erase_if(copies_, [](const auto& copy) { return copy->done; });

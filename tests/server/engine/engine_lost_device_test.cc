@@ -1,4 +1,4 @@
-// A device that fails for good, found by a step or by a copy.
+// A device that fails for good, found by a step, by a copy or by a load.
 #include <gtest/gtest.h>
 
 #include "tests/server/engine/engine_fixture.h"
@@ -50,6 +50,29 @@ TEST_P(LostDevice, IsFoundByACopyToo) {
     EXPECT_TRUE(absl::IsUnavailable(world.Refusal(world.Request(5, 5))));
     EXPECT_EQ(world.arena.available_blocks(), 64);
   }
+}
+
+// A load asks the device as well, for DoRA's gains.
+TEST_P(LostDevice, IsFoundByALoadToo) {
+  EngineWorld world(Options());
+  const GenerationPtr broken = MakeFakeGeneration("broken", 2);
+  world.loader.next_error = absl::InternalError("of the adapter alone");
+  const Submitted one = world.Submit(world.Request(5, 50, {{broken, 1.0f}}));
+  const Submitted other = world.Submit(world.Request(5, 5));
+  world.Run();
+  EXPECT_EQ(one.sink->finish.status.code(), absl::StatusCode::kInternal);
+  EXPECT_TRUE(other.ended_well());
+  EXPECT_TRUE(world.Step().device.ok()) << "the device is well";
+
+  world.loader.next_error = absl::InternalError("sticky");
+  world.backend.health = absl::InternalError("sticky");
+  const GenerationPtr cold = MakeFakeGeneration("cold", 2);
+  const Submitted last = world.Submit(world.Request(5, 50, {{cold, 1.0f}}));
+  world.Run();
+  EXPECT_EQ(last.sink->finishes, 1);
+  EXPECT_TRUE(absl::IsUnavailable(last.sink->finish.status)) << last.sink->finish.status;
+  EXPECT_TRUE(absl::IsUnavailable(world.Step().device));
+  EXPECT_TRUE(absl::IsUnavailable(world.Refusal(world.Request(5, 5))));
 }
 
 INSTANTIATE_TEST_SUITE_P(Depth, LostDevice, testing::Values(0, 1));
