@@ -456,8 +456,11 @@ TEST_F(RemotePartsTest, ANameOfARepositorysOwnSpellingMovesToWhatTheRepositoryHa
 
 // A controller gives up after 30 s and calls again: the download went on meanwhile, once.
 TEST_F(RemotePartsTest, AControllersLoadIsAnsweredInTimeAndFoundByItsRetry) {
+  // Neither reply is as late as what the hub's client gives up.
   absl::Notification go_on;
-  hub_.AddFault({.target_part = "/blobs/", .before = [&] { go_on.WaitForNotification(); }});
+  const auto wait = [&] { go_on.WaitForNotificationWithTimeout(absl::Seconds(12)); };
+  hub_.AddFault({.target_part = "org/a", .before = wait});
+  hub_.AddFault({.target_part = "/blobs/", .before = wait});
   const nlohmann::json load = {{"lora_name", "mine"}, {"lora_path", "huggingface://org/a"}};
   const int port = server_->server().http_port();
   const absl::Time began = absl::Now();
