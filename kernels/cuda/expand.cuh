@@ -26,23 +26,30 @@ struct RankRows {
   uint4 row[4];  // ranks 2t, 2t + 1 of the first tile, 2t, 2t + 1 of the second
 };
 
-// Starts the copy of two rank tiles of a run of columns, [kPairRanks][kRunColumns]. All lanes.
+// Starts the copy of two rank tiles of a run of columns, [kPairRanks][kRunColumns], which
+// completes on `barrier` with an arrival of every lane. All lanes, 16 bytes each at a time: ranks
+// are 256 bytes, which are little for a copy of the tensor copy engine.
 __device__ __forceinline__ void LoadPair(const PlanEntry& entry, const std::byte* arena,
                                          int rank_tile, int column, int width, uint32_t shared,
                                          uint32_t barrier) {
-  const int lane = threadIdx.x % 32, tile = rank_tile + lane / kTileRanks;
-  const int bytes = min(kRunColumns, width - column) * 2;
-  if (lane == 0) {
-    BarrierExpect(barrier, max(0, min(2, entry.rank_tiles - rank_tile)) * kTileRanks * bytes);
-  }
-  __syncwarp();
-  if (lane >= kPairRanks || tile >= entry.rank_tiles) return;
+  constexpr int kPieces = kRunColumns / 8, kRanksAtOnce = 32 / kPieces;
+  const int lane = threadIdx.x % 32, rank = lane / kPieces, piece = lane % kPieces;
   const int wide = column / kTileWidth;
   const int tile_width = min(kTileWidth, width - wide * kTileWidth);
-  const uint32_t unit = TileUnit(entry.b_tiles, entry.b_run, tile, wide, width);
-  const std::byte* from = arena + int64_t{unit} * kTileUnitBytes +
-                          (lane % kTileRanks * tile_width + column - wide * kTileWidth) * 2;
-  CopyBytes(shared + lane * kRunColumns * 2, from, bytes, barrier);
+#pragma unroll
+  for (int half = 0; half < 2; ++half) {
+    const int tile = rank_tile + half;
+    if (tile >= entry.rank_tiles || column + piece * 8 >= width) continue;
+    const uint32_t unit = TileUnit(entry.b_tiles, entry.b_run, tile, wide, width);
+    const std::byte* from = arena + int64_t{unit} * kTileUnitBytes +
+                            (rank * tile_width + column - wide * kTileWidth + piece * 8) * 2;
+    const uint32_t to = shared + (half * kTileRanks + rank) * kRunColumns * 2 + piece * 16;
+#pragma unroll
+    for (int i = 0; i < kTileRanks; i += kRanksAtOnce) {
+      CopyPiece(to + i * kRunColumns * 2, from + i * tile_width * 2, true);
+    }
+  }
+  ArriveAfterCopies(barrier);
 }
 
 // The lane's share of 64 columns; zeros for ranks that the adapter has not.

@@ -2,12 +2,12 @@
 //
 // A block takes tiles of output features, one after the other, or a single tile and one of
 // `splits` ranges of the inputs. Tiles are as high as makes all multiprocessors equally busy: a
-// single one cannot take weights faster than at a rate of its own. One warp, or two threads of
-// those that multiply, copies tiles of W and x into a ring of shared memory with the tensor copy
-// engine; four warps, with many rows eight, multiply them there: W is the left operand, rows of
-// the batch are the columns of the product. With splits each block leaves its sums as a part, and
-// who reads the product adds the parts in order. Splits follow from the weight's shape alone,
-// so a row's bits do not depend on how many rows there are.
+// single one cannot take weights faster than at a rate of its own. One thread copies tiles of W
+// and x into a ring of shared memory with the tensor copy engine; four warps, with many rows eight,
+// multiply them there: W is the left operand, rows of the batch are the columns of the product.
+// With splits each block leaves its sums as a part, and who reads the product adds the parts in
+// order. Splits follow from the weight's shape alone, so a row's bits do not depend on how many
+// rows there are.
 //
 // A block fills its ring before the launch ahead has ended: while the small kernels between
 // two products run, the next product's weights are on their way. Later no more stages are on
@@ -17,6 +17,8 @@
 // In a step with adapters the blocks have LoRA warps too, which shrink and expand while the
 // others multiply (lora.cuh). So adapters cost bytes, and no launch of their own. Their grid
 // has a block for every multiprocessor, whether there is a part of the product for it or not.
+// Each kind of warps has the registers that it needs: so few in all that blocks of the launches
+// around fit in beside one of up to 32 rows.
 #include <type_traits>
 
 #include "kernels/cuda/launch_dependent.cuh"
@@ -28,7 +30,8 @@ namespace {
 
 constexpr int kInputs = kStreamTileInputs;  // of a step: 128 bytes, the width of the swizzle
 constexpr int kInputBytes = kInputs * 2;
-constexpr int kSlice = 64;  // features of one instruction
+constexpr int kSlice = 64;     // features of one instruction
+constexpr int kGroupWarps = 4;  // that change their registers together
 
 // Ring of a kernel for kRows rows and tiles of kFeatures: leaves room for the blocks between two
 // products, and for what LoRA warps have there.
@@ -46,8 +49,9 @@ struct Form {
   // Four LoRA warps leave blocks of other launches room beside them; 64 rows may be of 64 adapters,
   // which take eight.
   using Lora = LoraLayout<kRows == 64 ? 8 : 4>;
-  // Registers are given to warps in fours: beside LoRA warps, one that multiplies fills the ring.
-  static constexpr int kOtherWarps = kLora ? Lora::kWarps : 1;
+  // Beside LoRA warps, the thread that fills the ring has a group of warps whose registers go to
+  // the others.
+  static constexpr int kOtherWarps = kLora ? Lora::kWarps + kGroupWarps : 1;
   static constexpr int kThreads = (kWarps + kOtherWarps) * 32;
   static constexpr int kWeightBytes = kFeatures * kInputBytes;
   static constexpr int kStageBytes = kWeightBytes + kRows * kInputBytes;
@@ -60,8 +64,14 @@ struct Form {
   static constexpr int kSharedBytes = kLoraOffset + (kLora ? Lora::kBytes : 0) + 1024;
   static constexpr int kBarriers = 3 * kStages;
   static_assert(kSharedBytes + kBarriers * 8 <= 227 << 10);
-  // Bounds registers: blocks of the kernels between are to fit in beside a block of few threads.
-  static constexpr int kBlocks = kThreads > 256 ? 1 : kLora || kRows > 32 ? 2 : 3;
+  // Bounds registers: blocks of the kernels between are to fit in beside a block of few rows.
+  static constexpr int kFewRowsBlocks = kLora ? 2 : 3;
+  static constexpr int kBlocks = kRows <= 32 ? kFewRowsBlocks : kThreads <= 256 ? 2 : 1;
+  // Beside LoRA warps: of a thread, at launch and then.
+  static constexpr int kLaunchRegisters = kRows <= 32 ? 80 : 128;
+  static constexpr int kProductRegisters = kRows <= 32 ? 72 : kRows == 64 ? 128 : 160;
+  static constexpr int kLoraRegisters = kRows <= 32 ? 136 : kRows == 64 ? 168 : 152;
+  static constexpr int kFillRegisters = kRows <= 32 ? 32 : 40;
 };
 
 struct Barriers {
@@ -158,12 +168,17 @@ struct Producer {
     ReleaseSuccessor();
     for (int i = 0; i < min(steps, F::kStages); ++i) LoadX(i, walk.Next());
   }
-  // Both for a later step, into a stage that was read `use` times.
-  __device__ void Refill(int stage, int use) {
-    BarrierWait(barriers.empty + stage * 8, (use - 1) & 1);
-    const Place place = walk.Next();
-    LoadW(stage, place);
-    LoadX(stage, place);
+  // All of it. Of later steps no more than `flight` are on their way.
+  __device__ void Fill(int flight) {
+    FillW();
+    FillX();
+    for (int i = F::kStages; i < steps; ++i) {
+      const int read = i - flight;
+      BarrierWait(barriers.empty + read % F::kStages * 8, read / F::kStages & 1);
+      const Place place = walk.Next();
+      LoadW(i % F::kStages, place);
+      LoadX(i % F::kStages, place);
+    }
   }
 };
 
@@ -223,11 +238,10 @@ __device__ __forceinline__ void StoreTile(Element* y, const float (&d)[kRows / 2
   }
 }
 
-// `done` is called after each step.
-template <typename F, int kRows, typename Done>
+template <typename F, int kRows>
 __device__ __forceinline__ void Multiply(Element* y, float* parts, int rows, int features,
                                          int splits, uint32_t ring, Barriers barriers,
-                                         const Work& work, Done done) {
+                                         const Work& work) {
   const int slice = threadIdx.x / 128 * F::kSlices;
   int stage = 0, phase = 0;
 #pragma unroll 1
@@ -239,7 +253,6 @@ __device__ __forceinline__ void Multiply(Element* y, float* parts, int rows, int
       BarrierWait(barriers.x + stage * 8, phase);
       MultiplyStep<F, kRows>(d, ring + stage * F::kStageBytes, slice);
       if (threadIdx.x % 32 == 0) BarrierArrive(barriers.empty + stage * 8);
-      done();
       if (++stage == F::kStages) {
         stage = 0;
         phase ^= 1;
@@ -258,32 +271,6 @@ __device__ __forceinline__ void Multiply(Element* y, float* parts, int rows, int
       }
     }
   }
-}
-
-// The warps that multiply, where two of their threads fill the ring.
-template <typename F, int kRows>
-__device__ __forceinline__ void MultiplyAndFill(Element* y, float* parts, int rows, int features,
-                                                int splits, uint32_t ring, Barriers barriers,
-                                                const Work& work, Producer<F, kRows> producer,
-                                                const LoraWork& lora) {
-  if (threadIdx.x == 32) producer.FillW();
-  if (threadIdx.x == 0) producer.FillX();
-  __syncwarp();
-  int steps = 0, next = F::kStages, stage = 0, use = 1;
-  const ShrinkStart& share = lora.shrink_starts[blockIdx.x];
-  const int flight = share.last - share.item > F::kBusyItems ? F::kBusyFlight : F::kStages;
-  Multiply<F, kRows>(y, parts, rows, features, splits, ring, barriers, work, [&] {
-    ++steps;
-    if (threadIdx.x == 0 && next < producer.steps && next < steps + flight) {
-      producer.Refill(stage, use);
-      ++next;
-      if (++stage == F::kStages) {
-        stage = 0;
-        ++use;
-      }
-    }
-    __syncwarp();
-  });
 }
 
 struct NoLora {};
@@ -315,22 +302,21 @@ __global__ void __launch_bounds__(Form<kRows, kFeatures, kLora>::kThreads,
   const int warp = threadIdx.x / 32;
   Producer<F, kRows> producer(w_map, x_map, ring, barriers, work);
   if (warp < F::kWarps) {
-    if constexpr (kLora) {
-      MultiplyAndFill<F, kRows>(y, parts, rows, features, splits, ring, barriers, work, producer,
-                                lora);
-    } else {
-      Multiply<F, kRows>(y, parts, rows, features, splits, ring, barriers, work, [] {});
-    }
+    if constexpr (kLora) SetRegisters<F::kLaunchRegisters, F::kProductRegisters>();
+    Multiply<F, kRows>(y, parts, rows, features, splits, ring, barriers, work);
   } else if constexpr (kLora) {
     const int thread = threadIdx.x - F::kWarps * 32;
-    std::byte* stages = shared + (ring - base) + F::kLoraOffset;
-    RunLora<typename F::Lora>(lora, thread, stages);
-  } else if (threadIdx.x % 32 == 0) {
-    producer.FillW();
-    producer.FillX();
-    for (int i = F::kStages; i < producer.steps; ++i) {
-      producer.Refill(i % F::kStages, i / F::kStages);
+    if (thread < F::Lora::kThreads) {
+      SetRegisters<F::kLaunchRegisters, F::kLoraRegisters>();
+      RunLora<typename F::Lora>(lora, thread, shared + (ring - base) + F::kLoraOffset);
+      return;
     }
+    SetRegisters<F::kLaunchRegisters, F::kFillRegisters>();
+    if (thread > F::Lora::kThreads) return;
+    const ShrinkStart& share = lora.shrink_starts[blockIdx.x];
+    producer.Fill(share.last - share.item > F::kBusyItems ? F::kBusyFlight : F::kStages);
+  } else if (threadIdx.x % 32 == 0) {
+    producer.Fill(F::kStages);
   }
 }
 

@@ -539,7 +539,9 @@ __device__ __forceinline__ void RunLora(const LoraWork& work, int thread, std::b
   const int warp = thread / 32, lane = thread % 32;
   const WarpShared<L> own(shared, warp);
   if (lane == 0) {
-    for (int i = 0; i < L::kBarriers; ++i) BarrierInit(own.barriers + i * 8, 1);
+    for (int i = 0; i < kChunkStages; ++i) BarrierInit(own.chunk_barrier(i), 1);
+    for (int i = 0; i < L::kPairStages; ++i) BarrierInit(own.pair_barrier(i), 32);
+    BarrierInit(own.starts_barrier(), 1);
     asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
   }
   __syncwarp();

@@ -106,6 +106,10 @@ __device__ __forceinline__ void CopyPiece(uint32_t shared, const void* global, b
                "r"(there ? 16 : 0)
                : "memory");
 }
+// The thread arrives at `barrier`, one of those that it expects, when its copies are there.
+__device__ __forceinline__ void ArriveAfterCopies(uint32_t barrier) {
+  asm volatile("cp.async.mbarrier.arrive.noinc.shared.b64 [%0];" ::"r"(barrier) : "memory");
+}
 __device__ __forceinline__ void CommitCopies() {
   asm volatile("cp.async.commit_group;" ::: "memory");
 }

@@ -120,4 +120,16 @@ __device__ __forceinline__ void WarpgroupMma(float (&d)[kColumns / 2], uint64_t 
   }
 }
 
+// Gives each thread of a warpgroup kTo registers in place of the kFrom of its launch. All four
+// warps; those that take more wait until others have given theirs.
+template <int kFrom, int kTo>
+__device__ __forceinline__ void SetRegisters() {
+  static_assert(kTo % 8 == 0 && kTo >= 24 && kTo <= 256);
+  if constexpr (kTo < kFrom) {
+    asm volatile("setmaxnreg.dec.sync.aligned.u32 %0;" ::"n"(kTo));
+  } else if constexpr (kTo > kFrom) {
+    asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" ::"n"(kTo));
+  }
+}
+
 }  // namespace lorica::cuda
