@@ -145,7 +145,7 @@ struct UParts {
   }
   // Asks again until all are there, then adds them up behind `sum`.
   __device__ __forceinline__ float2 Take(const UTable& table, int32_t at, int count, float2 sum) {
-    constexpr int kAskAgain_ns = 50;
+    constexpr int kAskAgain_ns = 20;
     while (!There(table, count)) {
       __nanosleep(kAskAgain_ns);
       Ask(table, at, count);

@@ -49,9 +49,11 @@ struct Form {
   // Four LoRA warps leave blocks of other launches room beside them; 64 rows may be of 64 adapters,
   // which take eight.
   using Lora = LoraLayout<kRows == 64 ? 8 : 4>;
-  // Beside LoRA warps, the thread that fills the ring has a group of warps whose registers go to
-  // the others.
-  static constexpr int kOtherWarps = kLora ? Lora::kWarps + kGroupWarps : 1;
+  // Where registers are short, the thread that fills the ring has a group of warps, whose
+  // registers go to the others.
+  static constexpr bool kSharesRegisters = kLora || kFeatures > kStreamTileFeatures;
+  static constexpr int kFillWarps = kSharesRegisters ? kGroupWarps : 1;
+  static constexpr int kOtherWarps = (kLora ? Lora::kWarps : 0) + kFillWarps;
   static constexpr int kThreads = (kWarps + kOtherWarps) * 32;
   static constexpr int kWeightBytes = kFeatures * kInputBytes;
   static constexpr int kStageBytes = kWeightBytes + kRows * kInputBytes;
@@ -67,11 +69,20 @@ struct Form {
   // Bounds registers: blocks of the kernels between are to fit in beside a block of few rows.
   static constexpr int kFewRowsBlocks = kLora ? 2 : 3;
   static constexpr int kBlocks = kRows <= 32 ? kFewRowsBlocks : kThreads <= 256 ? 2 : 1;
-  // Beside LoRA warps: of a thread, at launch and then.
-  static constexpr int kLaunchRegisters = kRows <= 32 ? 80 : 128;
-  static constexpr int kProductRegisters = kRows <= 32 ? 72 : kRows == 64 ? 128 : 160;
-  static constexpr int kLoraRegisters = kRows <= 32 ? 136 : kRows == 64 ? 168 : 152;
-  static constexpr int kFillRegisters = kRows <= 32 ? 32 : 40;
+};
+
+// Registers of a thread where kinds of warps share them: at launch, and then.
+template <int kRows, bool kLora>
+struct SharedRegisters {
+  static constexpr bool kFew = kRows <= 32;
+  static constexpr int kLaunch = kFew ? 80 : kLora ? 128 : 168;
+  static constexpr int kProduct = kFew ? 72 : kRows == 64 ? 128 : kLora ? 160 : 216;
+  static constexpr int kLoraWarps = kFew ? 136 : kRows == 64 ? 168 : 152;
+  static constexpr int kFill = kFew ? 32 : 40;
+
+  static constexpr bool Suffice(int groups, int product_groups, int lora_groups) {
+    return product_groups * kProduct + lora_groups * kLoraWarps + kFill <= groups * kLaunch;
+  }
 };
 
 struct Barriers {
@@ -283,6 +294,9 @@ __global__ void __launch_bounds__(Form<kRows, kFeatures, kLora>::kThreads,
                  int features, int tile_features, int input_steps, int splits, int columns,
                  const __grid_constant__ std::conditional_t<kLora, LoraWork, NoLora> lora) {
   using F = Form<kRows, kFeatures, kLora>;
+  using R = SharedRegisters<kRows, kLora>;
+  static_assert(!F::kSharesRegisters ||
+                R::Suffice(F::kThreads / 128, F::kWarps / 4, kLora ? F::Lora::kWarps / 4 : 0));
   extern __shared__ std::byte shared[];
   __shared__ __align__(8) uint64_t barrier_words[F::kBarriers];
   const uint32_t base = SharedAddress(shared), ring = (base + 1023) & ~1023u;
@@ -302,22 +316,26 @@ __global__ void __launch_bounds__(Form<kRows, kFeatures, kLora>::kThreads,
   const int warp = threadIdx.x / 32;
   Producer<F, kRows> producer(w_map, x_map, ring, barriers, work);
   if (warp < F::kWarps) {
-    if constexpr (kLora) SetRegisters<F::kLaunchRegisters, F::kProductRegisters>();
+    if constexpr (F::kSharesRegisters) SetRegisters<R::kLaunch, R::kProduct>();
     Multiply<F, kRows>(y, parts, rows, features, splits, ring, barriers, work);
-  } else if constexpr (kLora) {
+    return;
+  }
+  int flight = F::kStages;
+  if constexpr (kLora) {
     const int thread = threadIdx.x - F::kWarps * 32;
     if (thread < F::Lora::kThreads) {
-      SetRegisters<F::kLaunchRegisters, F::kLoraRegisters>();
+      SetRegisters<R::kLaunch, R::kLoraWarps>();
       RunLora<typename F::Lora>(lora, thread, shared + (ring - base) + F::kLoraOffset);
       return;
     }
-    SetRegisters<F::kLaunchRegisters, F::kFillRegisters>();
-    if (thread > F::Lora::kThreads) return;
     const ShrinkStart& share = lora.shrink_starts[blockIdx.x];
-    producer.Fill(share.last - share.item > F::kBusyItems ? F::kBusyFlight : F::kStages);
-  } else if (threadIdx.x % 32 == 0) {
-    producer.Fill(F::kStages);
+    if (share.last - share.item > F::kBusyItems) flight = F::kBusyFlight;
   }
+  if constexpr (F::kSharesRegisters) SetRegisters<R::kLaunch, R::kFill>();
+  if constexpr (kLora) {
+    if (warp == F::kThreads / 32 - 1) PrefetchNext(lora);
+  }
+  if (threadIdx.x == F::kThreads - F::kFillWarps * 32) producer.Fill(flight);
 }
 
 __device__ __forceinline__ void StorePair(Element* to, float2 pair) {

@@ -511,26 +511,24 @@ __device__ __forceinline__ void Expand(const LoraWork& work, int2 runs, int thre
 
 // Brings the tables of the next (layer, group) into the second-level cache, from which keys,
 // values and adapters have pushed them since they were made.
-template <typename L>
-__device__ __forceinline__ void Prefetch(const void* begin, int64_t bytes, int thread) {
+__device__ __forceinline__ void Prefetch(const void* begin, int64_t bytes) {
   constexpr int kLineBytes = 128;
   const auto* from = static_cast<const std::byte*>(begin);
-  const int64_t stride = int64_t{gridDim.x} * L::kThreads * kLineBytes;
-  for (int64_t at = (int64_t{blockIdx.x} + int64_t{gridDim.x} * thread) * kLineBytes; at < bytes;
-       at += stride) {
+  const int64_t stride = int64_t{gridDim.x} * 32 * kLineBytes;
+  for (int64_t at = (int64_t{blockIdx.x} + int64_t{gridDim.x} * (threadIdx.x % 32)) * kLineBytes;
+       at < bytes; at += stride) {
     asm volatile("prefetch.global.L2 [%0];" ::"l"(from + at));
   }
 }
-template <typename L>
-__device__ __forceinline__ void PrefetchNext(const LoraWork& work, int thread) {
+// One warp of every block.
+__device__ __forceinline__ void PrefetchNext(const LoraWork& work) {
   if (work.last) return;
   const int entries = work.counts->terms * ModuleCount((work.pair + 1) % 4);
-  Prefetch<L>(work.shrink_starts + work.blocks, work.blocks * sizeof(ShrinkStart), thread);
-  Prefetch<L>(work.tile_starts + work.tile_stride, work.counts->row_tiles * sizeof(TileStart),
-              thread);
-  Prefetch<L>(work.run_costs + work.tile_stride, kStreamRowsMax * sizeof(RunCosts), thread);
-  Prefetch<L>(work.entries + work.stride, entries * sizeof(PlanEntry), thread);
-  Prefetch<L>(work.unit_begin + work.stride + 1, (entries + 1) * 4, thread);
+  Prefetch(work.shrink_starts + work.blocks, work.blocks * sizeof(ShrinkStart));
+  Prefetch(work.tile_starts + work.tile_stride, work.counts->row_tiles * sizeof(TileStart));
+  Prefetch(work.run_costs + work.tile_stride, kStreamRowsMax * sizeof(RunCosts));
+  Prefetch(work.entries + work.stride, entries * sizeof(PlanEntry));
+  Prefetch(work.unit_begin + work.stride + 1, (entries + 1) * 4);
 }
 
 // All of it. `thread` counts from the first of the LoRA warps.
@@ -549,22 +547,21 @@ __device__ __forceinline__ void RunLora(const LoraWork& work, int thread, std::b
   const RunDealer dealer(work.run_costs, work.tile_stride);
   const ShrinkCursor at(work, work.shrink_starts[blockIdx.x]);
   ChunkCursor<L> ahead(at);
-  const int2 runs = dealer.Deal(work.outputs, blockIdx.x * L::kWarps + warp,
-                                static_cast<int>(gridDim.x) * L::kWarps);
-  L::Cursor::FetchNear(work, runs.x, L::StartsOf(shared, warp), own.starts_barrier());
-  if (thread < 4) reinterpret_cast<uint32_t*>(shared + L::kZerosOffset)[thread] = 0;
   for (int i = 0; i < kChunkStages && !ahead.done(); ++i, ahead.Advance()) {
     if (lane != 0) continue;
     LoadChunk(ahead.tile, work.arena, ahead.chunk(warp), work.columns, own.chunk(i),
               own.chunk_barrier(i));
   }
+  const int2 runs = dealer.Deal(work.outputs, blockIdx.x * L::kWarps + warp,
+                                static_cast<int>(gridDim.x) * L::kWarps);
+  L::Cursor::FetchNear(work, runs.x, L::StartsOf(shared, warp), own.starts_barrier());
+  if (thread < 4) reinterpret_cast<uint32_t*>(shared + L::kZerosOffset)[thread] = 0;
   BarrierWait(own.starts_barrier(), 0);
   const typename L::Cursor first(work, runs, L::StartsOf(shared, warp), L::kKeptPairs);
   if (!first.done()) first.Load(own.pair(0), own.pair_barrier(0), L::TasksOf(shared, warp));
   LoraBarrier<L>();
   WaitForPredecessor();
   Shrink<L>(work, thread, shared, at, ahead);
-  PrefetchNext<L>(work, thread);
   Expand<L>(work, runs, thread, shared);
 }
 
