@@ -577,7 +577,10 @@ void DeclareMoving(Declare* declare) {
   CLI::App* watch = declare->Sub("watch", "Print changes until Ctrl-C", Watch);
   watch->add_option("--interval-ms", declare->flags()->interval_ms,
                     "How often the server looks (500)");
-  watch->add_option("--count", declare->flags()->count, "Leave after so many events; 0 = never");
+  watch
+      ->add_option("--count", declare->flags()->count,
+                   "Leave after so many events, of one or more lines each; 0 = never")
+      ->check(CLI::NonNegativeNumber);
 }
 
 }  // namespace

@@ -26,8 +26,7 @@ bool IsTheLibrarys(const grpc::Status& status) {
 
 }  // namespace
 
-template <typename Call>
-grpc::Status BystanderTest::Timed(const Call& call) const {
+grpc::Status BystanderTest::Timed(const std::function<grpc::Status()>& call) const {
   const int64_t logged = RefusalsLogged();
   const absl::Time begun = SteadyNow();  // tests let the wall clock jump
   const grpc::Status status = call();

@@ -46,7 +46,8 @@ class BystanderTest : public ::testing::Test {
     return *server_;
   }
   using Headers = std::vector<std::pair<std::string, std::string>>;
-  // Each within the limit, kAnswerMax unless told otherwise.
+  // Each within the limit, kAnswerMax unless told otherwise; refusals are printable and logged.
+  grpc::Status Timed(const std::function<grpc::Status()>& call) const;
   grpc::Status Generate(const v1::GenerateRequest& request, const Headers& headers = {},
                         v1::GenerateResponse* response = nullptr);
   grpc::Status Raw(const std::string& method, const std::string& message);
@@ -71,8 +72,6 @@ class BystanderTest : public ::testing::Test {
   static int Children();
   Held HeldNow();
   void Watch();
-  template <typename Call>
-  grpc::Status Timed(const Call& call) const;
 
   Config config_;
   absl::Duration answer_max_ = kAnswerMax;

@@ -72,7 +72,8 @@ class HostileLifecycle : public BystanderTest {
     request.set_adapter_id(id);
     request.set_source(source);
     v1::RegisterAdapterResponse response;
-    return server().admin().RegisterAdapter(&context, request, &response);
+    TinyServer& asked = server();
+    return Timed([&] { return asked.admin().RegisterAdapter(&context, request, &response); });
   }
   grpc::Status Evict(const std::string& id) {
     Context context;
@@ -80,7 +81,8 @@ class HostileLifecycle : public BystanderTest {
     request.set_adapter_id(id);
     request.set_wait(true);
     v1::EvictAdapterResponse response;
-    return server().admin().EvictAdapter(&context, request, &response);
+    TinyServer& asked = server();
+    return Timed([&] { return asked.admin().EvictAdapter(&context, request, &response); });
   }
   // An adapter whose product is beyond what a float holds.
   void WriteOverflowing(const std::string& id) {
