@@ -334,7 +334,7 @@ TEST_F(HostileRequests, EqualRequestIdsAreIndependent) {
   }
 }
 
-// Row 27: a model whose template does harm when it is told to.
+// Rows 26 and 27: a model whose template knows no narrator, and does harm when it is told to.
 class HostileTemplates : public BystanderTest {
  protected:
   HostileTemplates() {
@@ -346,24 +346,30 @@ class HostileTemplates : public BystanderTest {
     const Json text = {
         {"bos_token", "<s>"},
         {"chat_template",
-         absl::StrCat("{% set what = messages[0]['content'] %}{% if what == 'raise' %}",
+         absl::StrCat("{% set what = messages[0]['content'] %}{% if what == 'raise' ",
+                      "or messages[0]['role'] == 'narrator' %}",
                       "{{ raise_exception('no such role') }}{% elif what == 'loop' %}", endless,
                       ends, "{% elif what == 'huge' %}", endless, std::string(1000, 'x'), ends,
                       "{% else %}{{ what }}{% endif %}")}};
     model_.Write("tokenizer_config.json", text.dump());
     config().model = model_.path();
   }
-  StatusCode CodeOfContent(const std::string& content) {
+  StatusCode CodeOfContent(const std::string& content, const std::string& role = "user") {
     return CodeOf([&](Request& request) {
       request.clear_token_ids();
       v1::ChatMessage* message = request.add_messages();
-      message->set_role("user");
+      message->set_role(role);
       message->set_content(content);
     });
   }
 
   TemporaryFolder model_;
 };
+
+TEST_F(HostileTemplates, ARoleThatTheTemplateDoesNotKnowIsRefused) {
+  EXPECT_EQ(CodeOfContent("hi", "narrator"), kRefused);
+  EXPECT_EQ(CodeOfContent("hi"), kOk);
+}
 
 TEST_F(HostileTemplates, RaiseLoopAndGrowWithinBounds) {
   EXPECT_EQ(CodeOfContent("hi"), kOk);
