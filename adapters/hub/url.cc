@@ -46,6 +46,17 @@ bool IsPlainHost(const std::string& host) {
   });
 }
 
+// Lower case, without the brackets of a number of IPv6.
+std::string HostOf(CURLU* handle) {
+  const std::string host = absl::AsciiStrToLower(PartOf(handle, CURLUPART_HOST));
+  return host.size() > 2 && host.front() == '[' ? host.substr(1, host.size() - 2) : host;
+}
+std::string HostOf(const std::string& text) {
+  UrlHandle handle(curl_url());
+  curl_url_set(handle.get(), CURLUPART_URL, text.c_str(), 0);
+  return HostOf(handle.get());
+}
+
 absl::StatusOr<Url> Read(CURLU* handle) {
   Url url;
   url.scheme = absl::AsciiStrToLower(PartOf(handle, CURLUPART_SCHEME));
@@ -56,10 +67,7 @@ absl::StatusOr<Url> Read(CURLU* handle) {
     return Bad("holds a user name");
   }
   if (!PartOf(handle, CURLUPART_ZONEID).empty()) return Bad("holds a zone id");
-  url.host = absl::AsciiStrToLower(PartOf(handle, CURLUPART_HOST));
-  if (url.host.size() > 2 && url.host.front() == '[') {
-    url.host = url.host.substr(1, url.host.size() - 2);
-  }
+  url.host = HostOf(handle);
   if (url.host.empty()) return Bad("names no host");
   if (!IsPlainHost(url.host)) return Bad("names a host with odd characters");
   if (!absl::SimpleAtoi(PartOf(handle, CURLUPART_PORT, CURLU_DEFAULT_PORT), &url.port) ||
@@ -68,6 +76,8 @@ absl::StatusOr<Url> Read(CURLU* handle) {
   }
   curl_url_set(handle, CURLUPART_FRAGMENT, nullptr, 0);
   url.text = PartOf(handle, CURLUPART_URL);
+  // A number that is partly written as %XX is seen as one only when it is read again.
+  if (HostOf(url.text) != url.host) return Bad("names a host with odd characters");
   return url;
 }
 

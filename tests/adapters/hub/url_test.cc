@@ -29,7 +29,8 @@ TEST(Url, RefusesWhatParsersReadDifferently) {
         "https://user:pass@h/", "https://user@h/", "https://h\\@evil/", "https://h/a\r\nX: y",
         "https://h/a b", "https://[fe80::1%25eth0]/", "https://h:0/", "https://h:65536/",
         "https://h:x/", "https://", "javascript:alert(1)", "https://h/\x01",
-        "https://h\xc3\xa9/", "https://%cdn.example/x", "https://h%20/", "https://h%2f/"}) {
+        "https://h\xc3\xa9/", "https://%cdn.example/x", "https://h%20/", "https://h%2f/",
+        "https://0x%36/"}) {
     EXPECT_TRUE(absl::IsInvalidArgument(ParseUrl(text).status())) << text;
   }
   const std::string base = "https://h/";
