@@ -80,8 +80,9 @@ struct SharedRegisters {
   static constexpr int kLoraWarps = kFew ? 136 : kRows == 64 ? 168 : 152;
   static constexpr int kFill = kFew ? 32 : 40;
 
-  static constexpr bool Suffice(int groups, int product_groups, int lora_groups) {
-    return product_groups * kProduct + lora_groups * kLoraWarps + kFill <= groups * kLaunch;
+  static constexpr bool Suffice(int product_warps, int lora_warps, int fill_warps) {
+    return product_warps * kProduct + lora_warps * kLoraWarps + fill_warps * kFill <=
+           (product_warps + lora_warps + fill_warps) * kLaunch;
   }
 };
 
@@ -296,7 +297,7 @@ __global__ void __launch_bounds__(Form<kRows, kFeatures, kLora>::kThreads,
   using F = Form<kRows, kFeatures, kLora>;
   using R = SharedRegisters<kRows, kLora>;
   static_assert(!F::kSharesRegisters ||
-                R::Suffice(F::kThreads / 128, F::kWarps / 4, kLora ? F::Lora::kWarps / 4 : 0));
+                R::Suffice(F::kWarps, kLora ? F::Lora::kWarps : 0, F::kFillWarps));
   extern __shared__ std::byte shared[];
   __shared__ __align__(8) uint64_t barrier_words[F::kBarriers];
   const uint32_t base = SharedAddress(shared), ring = (base + 1023) & ~1023u;

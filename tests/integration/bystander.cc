@@ -122,6 +122,16 @@ grpc::Status BystanderTest::Generate(const v1::GenerateRequest& request, const H
   });
 }
 
+grpc::Status BystanderTest::Register(const std::string& id, const std::string& source) {
+  TinyServer& asked = server();
+  Context context;
+  v1::RegisterAdapterRequest request;
+  request.set_adapter_id(id);
+  request.set_source(source);
+  v1::RegisterAdapterResponse response;
+  return Timed([&] { return asked.admin().RegisterAdapter(&context, request, &response); });
+}
+
 grpc::Status BystanderTest::Raw(const std::string& method, const std::string& message) {
   TinyServer& asked = server();
   return Timed([&] { return RawCall(asked, "/lorica.v1." + method, message).status; });

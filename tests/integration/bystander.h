@@ -50,6 +50,7 @@ class BystanderTest : public ::testing::Test {
   grpc::Status Timed(const std::function<grpc::Status()>& call) const;
   grpc::Status Generate(const v1::GenerateRequest& request, const Headers& headers = {},
                         v1::GenerateResponse* response = nullptr);
+  grpc::Status Register(const std::string& id, const std::string& source);
   grpc::Status Raw(const std::string& method, const std::string& message);
   // Of a request for two tokens that `change` has changed.
   grpc::StatusCode CodeOf(const std::function<void(v1::GenerateRequest&)>& change);

@@ -66,15 +66,6 @@ class HostileLifecycle : public BystanderTest {
     g_wall_offset_s = 0;
     BystanderTest::TearDown();
   }
-  grpc::Status Register(const std::string& id, const std::string& source) {
-    Context context;
-    v1::RegisterAdapterRequest request;
-    request.set_adapter_id(id);
-    request.set_source(source);
-    v1::RegisterAdapterResponse response;
-    TinyServer& asked = server();
-    return Timed([&] { return asked.admin().RegisterAdapter(&context, request, &response); });
-  }
   grpc::Status Evict(const std::string& id) {
     Context context;
     v1::EvictAdapterRequest request;
