@@ -89,8 +89,13 @@ absl::StatusOr<AdapterCatalog::Place> AdapterCatalog::PlaceOf(const std::string&
 absl::StatusOr<GenerationPtr> AdapterCatalog::LookKept(const std::string& digest) {
   if (!content_->Has(digest)) return absl::NotFoundError("no copy");
   absl::StatusOr<GenerationPtr> kept = kept_->Look(digest);
-  const bool refused = absl::IsFailedPrecondition(kept.status());
-  if (refused ? content_->IsWhole(digest) : !kept.ok() || (*kept)->digest == digest) return kept;
+  if (absl::IsFailedPrecondition(kept.status())) {
+    const absl::StatusOr<bool> whole = content_->IsWhole(digest);
+    if (!whole.ok()) return whole.status();
+    if (*whole) return kept;
+  } else if (!kept.ok() || (*kept)->digest == digest) {
+    return kept;
+  }
   return absl::NotFoundError("a damaged copy");
 }
 

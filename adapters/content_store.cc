@@ -201,12 +201,14 @@ bool ContentStore::Has(const std::string& digest) const {
   return kept_.contains(digest);
 }
 
-bool ContentStore::IsWhole(const std::string& digest) {
+absl::StatusOr<bool> ContentStore::IsWhole(const std::string& digest) {
   {
     absl::MutexLock lock(&mutex_);
     if (whole_.contains(digest)) return true;
   }
   const absl::StatusOr<std::string> now = ContentDigest(*source_, digest);
+  // A disk that cannot be read now says nothing about the content.
+  if (absl::IsUnavailable(now.status())) return now.status();
   if (!now.ok() || *now != digest) return false;
   absl::MutexLock lock(&mutex_);
   if (kept_.contains(digest)) whole_.insert(digest);

@@ -41,7 +41,8 @@ class ContentStore {
   bool empty() const;
   bool Has(const std::string& digest) const;
   // Whether the copy is what its name says. Reads it once: after that it is not looked at again.
-  bool IsWhole(const std::string& digest);
+  // Unavailable: it cannot be read now.
+  absl::StatusOr<bool> IsWhole(const std::string& digest);
   int64_t bytes() const;
   // Its locations are digests.
   const std::shared_ptr<Source>& source() const { return source_; }

@@ -9,7 +9,6 @@
 #include <cstring>
 #include <filesystem>
 #include <fstream>
-#include <iterator>
 #include <optional>
 
 #include "absl/strings/ascii.h"
@@ -110,7 +109,8 @@ struct FoundContent {
   std::vector<DatedOrigin> origins;
 };
 
-std::optional<FoundContent> ReadContent(const fs::path& path) {
+// FailedPrecondition: its disk fails. What is merely not of a server's making is nullopt.
+absl::StatusOr<std::optional<FoundContent>> ReadContent(const fs::path& path) {
   FoundContent found{path.filename()};
   const int64_t config_bytes = FileBytes(path / kConfigFile);
   const int64_t weights_bytes = FileBytes(path / kWeightsFile);
@@ -119,8 +119,11 @@ std::optional<FoundContent> ReadContent(const fs::path& path) {
       origins_bytes > kOriginsBytesMax) {
     return std::nullopt;
   }
+  std::string text(static_cast<size_t>(origins_bytes), '\0');
   std::ifstream file(path / kOriginsFile, std::ios::binary);
-  const std::string text((std::istreambuf_iterator<char>(file)), std::istreambuf_iterator<char>());
+  if (!file.read(text.data(), origins_bytes)) {
+    return FolderError(path, "it cannot be read; have its disk looked at");
+  }
   auto origins = ParseDiskOrigins(text);
   if (!origins.ok()) return std::nullopt;
   found.origins = *std::move(origins);
@@ -228,8 +231,9 @@ absl::Status DiskTier::Reconcile() {
   std::error_code error;
   for (const auto& entry : fs::directory_iterator(folder_ + "/content", error)) {
     auto content = ReadContent(entry.path());
-    if (content && found.size() < kDiskAdaptersMax) {
-      found.push_back(*std::move(content));
+    if (!content.ok()) return content.status();
+    if (*content && found.size() < kDiskAdaptersMax) {
+      found.push_back(**std::move(content));
     } else {
       doomed.push_back(entry.path());
     }

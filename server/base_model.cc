@@ -8,8 +8,6 @@
 #include <cstdio>
 #include <cstring>
 #include <filesystem>
-#include <fstream>
-#include <iterator>
 #include <nlohmann/json.hpp>
 #include <set>
 #include <utility>
@@ -24,6 +22,7 @@
 #include "adapters/hub/hub_source.h"
 #include "adapters/hub/quoted.h"
 #include "adapters/hub/url.h"
+#include "server/models/families/family.h"
 #include "spdlog/spdlog.h"
 
 namespace lorica {
@@ -40,11 +39,6 @@ constexpr int64_t kTextBytesMax = int64_t{64} << 20;
 constexpr int kShardsMax = 1024;
 constexpr int64_t kReplayBytes = 1 << 20;
 constexpr int64_t kDiskReserveBytes = int64_t{256} << 20;
-
-std::string ReadFile(const std::string& path) {
-  std::ifstream file(path, std::ios::binary);
-  return std::string(std::istreambuf_iterator<char>(file), std::istreambuf_iterator<char>());
-}
 
 absl::Status DiskError(const std::string& path) {
   return absl::UnavailableError(absl::StrCat(path, " cannot be written: ", std::strerror(errno)));
@@ -105,8 +99,9 @@ class FileSink : public DownloadSink {
 absl::StatusOr<std::set<std::string>> WeightFiles(const std::string& folder) {
   std::set<std::string> files;
   if (!fs::exists(folder + "/" + kIndexFile)) return std::set<std::string>{"model.safetensors"};
-  const Json index = Json::parse(ReadFile(folder + "/" + kIndexFile), nullptr,
-                                 /*allow_exceptions=*/false);
+  const auto text = ReadTextFile(folder + "/" + kIndexFile, kTextBytesMax);
+  if (!text.ok()) return text.status();
+  const Json index = Json::parse(*text, nullptr, /*allow_exceptions=*/false);
   const absl::Status wrong =
       absl::FailedPreconditionError(absl::StrCat(kIndexFile, " of the repository is damaged"));
   if (!index.is_object() || !index.contains("weight_map") || !index["weight_map"].is_object()) {
@@ -163,7 +158,7 @@ class ModelFolder {
   std::string Path(const std::string& commit) const { return absl::StrCat(path_, "/", commit); }
   // Where the revision led last, if that is complete.
   std::optional<std::string> Complete() const {
-    const std::string commit = ReadFile(RefPath());
+    const std::string commit = ReadTextFile(RefPath(), kTextBytesMax).value_or("");
     if (!ParseCommit(commit).ok() || !IsWhole(Path(commit), name_)) return std::nullopt;
     return PathOf(Path(commit), name_);
   }
@@ -255,7 +250,9 @@ absl::Status ModelFolder::Finish() {
   std::error_code error;
   std::set<std::string> meant = {"refs"};
   for (const auto& entry : fs::directory_iterator(path_ + "/refs", error)) {
-    meant.insert(ReadFile(entry.path()));
+    auto commit = ReadTextFile(entry.path(), kTextBytesMax);
+    if (!commit.ok()) return absl::OkStatus();  // whatever it means stays
+    meant.insert(*std::move(commit));
   }
   std::vector<fs::path> unmeant;
   for (const auto& entry : fs::directory_iterator(path_, error)) {

@@ -6,19 +6,21 @@
 #include <cerrno>
 #include <cstdio>
 #include <cstring>
-#include <fstream>
-#include <iterator>
 #include <nlohmann/json.hpp>
 #include <utility>
 #include <vector>
 
 #include "absl/strings/str_cat.h"
+#include "server/models/families/family.h"
 #include "spdlog/spdlog.h"
 
 namespace lorica {
 namespace {
 
 using Json = nlohmann::json;
+
+// Far beyond what kUsageRowsMax rows take.
+constexpr int64_t kBillBytesMax = int64_t{1} << 30;
 
 absl::Status WriteFailed(const std::string& path) {
   return absl::UnavailableError(absl::StrCat(path, ": ", std::strerror(errno)));
@@ -100,10 +102,10 @@ UsageFile::~UsageFile() {
 }
 
 absl::Status UsageFile::Restore() {
-  std::ifstream file(path_, std::ios::binary);
-  if (!file) return absl::OkStatus();
-  const std::string text{std::istreambuf_iterator<char>(file), {}};
-  const Json json = Json::parse(text, nullptr, /*allow_exceptions=*/false);
+  absl::StatusOr<std::string> text = ReadTextFile(path_, kBillBytesMax);
+  if (absl::IsNotFound(text.status())) return absl::OkStatus();
+  if (!text.ok()) return text.status();
+  const Json json = Json::parse(*text, nullptr, /*allow_exceptions=*/false);
   bool whole = json.is_object() && json.contains("rows") && json["rows"].is_array() &&
                json.contains("since_unix_ms") && json["since_unix_ms"].is_number_unsigned();
   std::vector<UsageRow> rows;
@@ -118,7 +120,7 @@ absl::Status UsageFile::Restore() {
   since_ = absl::FromUnixMillis(json["since_unix_ms"].get<int64_t>());
   for (const UsageRow& row : rows) accounts_->Add(row);
   absl::MutexLock lock(&save_mutex_);
-  saved_ = text;
+  saved_ = *std::move(text);
   return absl::OkStatus();
 }
 

@@ -24,7 +24,8 @@ inline constexpr absl::Duration kUsageInterval = absl::Minutes(1);
 class UsageFile {
  public:
   // Adds what the file says to `accounts`, which is empty and outlives this. No file is an
-  // empty one. FailedPrecondition: it is damaged; the text says what to do.
+  // empty one. FailedPrecondition: it is damaged; the text says what to do. Otherwise as
+  // ReadTextFile.
   static absl::StatusOr<std::unique_ptr<UsageFile>> Open(const std::string& path,
                                                          Accounts* accounts,
                                                          absl::Duration interval = kUsageInterval);

@@ -42,8 +42,9 @@ class LocalFile : public SourceFile {
       const ssize_t count = pread(fd_.get(), out.data(), out.size(), offset);
       if (count < 0 && errno == EINTR) continue;
       if (count < 0) {
-        return absl::UnavailableError(
-            absl::StrCat("reading ", Quoted(name_), " failed: ", std::strerror(errno)));
+        return absl::UnavailableError(absl::StrCat(
+            "reading ", Quoted(name_), " failed: ", std::strerror(errno),
+            "; ask again, and if it stays so have the disk of the server looked at"));
       }
       if (count == 0) {
         return absl::DataLossError(absl::StrCat(Quoted(name_), " ends at ", offset,

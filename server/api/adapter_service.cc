@@ -162,6 +162,7 @@ void AdapterService::DoWorkOnceFound(Job job, const Work& work) {
     if (alive.expired()) return;
     Job ready = job;
     if (fetched.ok()) ready.found = *fetched;
+    ready.missed = fetched.status();
     pools_.adapters->RunAdmitted([ready, work] { DoWork(ready, work); });
   });
 }
@@ -236,6 +237,8 @@ grpc::ServerUnaryReactor* AdapterService::MergeAdapters(grpc::CallbackServerCont
                         request->hub_token()}](const Job& job) {
     absl::Status status = CheckId(job.adapter_id);
     status.Update(wrong);
+    // Looked for again, a part that cannot be read would only begin another look.
+    status.Update(job.missed);
     if (!status.ok()) return status;
     const auto merged = catalog_->RegisterMerge(job.tenant, job.adapter_id, *job.merge, options);
     if (!merged.ok()) return merged.status();

@@ -92,7 +92,8 @@ class AdapterService final : public v1::AdapterService::CallbackService {
     std::shared_ptr<const MergeChoice> merge;               // or a merge that has to be made first
     bool is_quick = false;                                  // reads no adapter's content
     bool is_check = false;                                  // of `fetch`, whose head is enough
-    GenerationPtr found;                                    // what came before the work
+    GenerationPtr found;                                    // what came before the work,
+    absl::Status missed;                                    // or why it did not
   };
   using Work = std::function<absl::Status(const Job& job)>;
 

@@ -31,6 +31,7 @@ absl::StatusOr<std::string> ReadPem(const std::string& flag, const std::string& 
   if (!file) return absl::NotFoundError(absl::StrCat(flag, " ", path, " cannot be read"));
   std::string text(static_cast<size_t>(kTlsFileBytesMax) + 1, '\0');
   file.read(text.data(), static_cast<std::streamsize>(text.size()));
+  if (file.bad()) return absl::NotFoundError(absl::StrCat(flag, " ", path, " cannot be read"));
   text.resize(static_cast<size_t>(file.gcount()));
   if (std::ssize(text) <= kTlsFileBytesMax) return text;
   return absl::InvalidArgumentError(

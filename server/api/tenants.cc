@@ -222,6 +222,7 @@ absl::Status Tenants::LoadFile(const std::string& path) {
   if (!file) return absl::NotFoundError(absl::StrCat(path, " cannot be read"));
   std::string text(static_cast<size_t>(kTenantsFileBytesMax) + 1, '\0');
   file.read(text.data(), static_cast<std::streamsize>(text.size()));
+  if (file.bad()) return absl::NotFoundError(absl::StrCat(path, " cannot be read"));
   text.resize(static_cast<size_t>(file.gcount()));
   absl::Status status = Load(text);
   if (status.ok()) return status;

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <filesystem>
+#include <limits>
 #include <map>
 #include <memory>
 #include <set>
@@ -21,8 +22,11 @@ inline constexpr char kGoneState[] = "-";
 
 class Store {
  public:
-  Store(const TemporaryFolder& adapters, const std::string& data)
-      : catalog_(*MakeLocalSource(adapters.path()), &loader_, "the-base") {
+  // blocks_max: as PeftLoader's.
+  Store(const TemporaryFolder& adapters, const std::string& data,
+        int32_t blocks_max = std::numeric_limits<int32_t>::max())
+      : loader_(model_.targets(), &backend_, 128 << 10, blocks_max),
+        catalog_(*MakeLocalSource(adapters.path()), &loader_, "the-base") {
     registry_ = *Registry::Open(data + "/registry.db");
     content_ = *ContentStore::Open(data + "/content", 1 << 30);
     LORICA_CHECK(catalog_.Restore(registry_.get(), content_.get()).ok());
@@ -32,7 +36,7 @@ class Store {
  private:
   LittleModel model_;
   FakeBackend backend_;
-  PeftLoader loader_{model_.targets(), &backend_, 128 << 10};
+  PeftLoader loader_;
   std::unique_ptr<Registry> registry_;
   std::unique_ptr<ContentStore> content_;
   AdapterCatalog catalog_;

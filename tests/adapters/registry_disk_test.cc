@@ -1,5 +1,6 @@
 // Goal: whichever change of the disk fails, or is the last before the power goes, what was
-// acknowledged is there at the next start, nothing is half, and nothing foreign is left.
+// acknowledged is there at the next start, nothing is half, and nothing foreign is left; whichever
+// read fails, nothing is lost by it.
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
@@ -13,6 +14,7 @@
 #include "adapters/sha256.h"
 #include "tests/adapters/registered_store.h"
 #include "tests/fakes/disk_shim.h"
+#include "tests/server/text/cpu_seconds.h"
 
 namespace lorica {
 namespace {
@@ -21,13 +23,22 @@ namespace fs = std::filesystem;
 using fakes::DiskShim;
 using ::testing::AnyOf;
 using ::testing::Eq;
+using ::testing::HasSubstr;
 
 constexpr int kVersions = 4;
 // Of full disks, broken ones, and ones that may not be written.
 constexpr int kErrors[] = {ENOSPC, EIO, EDQUOT, EROFS, EACCES, EMFILE};
+// Of what a disk does at once, or not at all: nobody waits for it to get better.
+const absl::Duration kChangeMax = kInstrumentationFactor * absl::Seconds(5);
 
-// The first two for every change, the others for some.
-int StepOf(int error) { return error == ENOSPC || error == EIO ? 1 : 3; }
+// Returns what `change` does, within the limit.
+template <typename Change>
+auto Timed(const Change& change) {
+  const absl::Time begun = absl::Now();
+  auto result = change();
+  EXPECT_LT(absl::Now() - begun, kChangeMax);
+  return result;
+}
 
 class DiskFaults : public ::testing::Test {
  protected:
@@ -68,7 +79,10 @@ TEST_F(DiskFaults, WhenThePowerGoesWhatWasAcknowledgedIsThere) {
   // After so many changes of the disk that was acknowledged.
   std::vector<std::pair<int, States>> acknowledged = {{shim.changes(), StatesOf(store.catalog())}};
   for (int act = 0; act < kActs; ++act) {
-    ActAtRandom(store.catalog(), random);
+    Timed([&] {
+      ActAtRandom(store.catalog(), random);
+      return act;
+    });
     acknowledged.emplace_back(shim.changes(), StatesOf(store.catalog()));
   }
   const int first = acknowledged.front().first;
@@ -90,7 +104,7 @@ TEST_F(DiskFaults, WhenThePowerGoesWhatWasAcknowledgedIsThere) {
 TEST_F(DiskFaults, AnyChangeOfARegistrationMayFail) {
   int failures = 0;
   for (const int error : kErrors) {
-    for (int k = 1;; k += StepOf(error)) {
+    for (int k = 1;; ++k) {
       SCOPED_TRACE(absl::StrCat("change ", k, ": ", std::strerror(error)));
       TemporaryFolder data;
       DiskShim shim(data.path());
@@ -102,7 +116,10 @@ TEST_F(DiskFaults, AnyChangeOfARegistrationMayFail) {
         ASSERT_TRUE(catalog.Register(kStoreTenant, "name0", {"v0"}).ok());
         before = StatesOf(catalog);
         shim.FailAt(k, error);
-        const absl::Status status = catalog.Register(kStoreTenant, "name1", {"v1"}).status();
+        const auto change = [&] {
+          return Timed([&] { return catalog.Register(kStoreTenant, "name1", {"v1"}).status(); });
+        };
+        const absl::Status status = change();
         failed = shim.failed();
         shim.FailAt(0, 0);
         if (!status.ok()) {
@@ -113,7 +130,7 @@ TEST_F(DiskFaults, AnyChangeOfARegistrationMayFail) {
           EXPECT_NE(StateOf(catalog, "name1"), kGoneState);
         }
         EXPECT_TRUE(catalog.Resolve(kStoreTenant, "name0").ok());
-        const absl::Status again = catalog.Register(kStoreTenant, "name1", {"v1"}).status();
+        const absl::Status again = change();
         EXPECT_TRUE(again.ok() || absl::IsUnavailable(again)) << again;
         if (again.ok()) before = StatesOf(catalog);
       }
@@ -127,6 +144,39 @@ TEST_F(DiskFaults, AnyChangeOfARegistrationMayFail) {
     }
   }
   EXPECT_GT(failures, 60);
+}
+
+// The first look at a copy after a start reads all of it; a copy that may not be served here, once
+// more. Whatever read fails, nobody takes the copy for damaged and removes it.
+TEST_F(DiskFaults, ACopyThatCannotBeReadIsRefusedAndStays) {
+  constexpr int kRoomForNone = 0;
+  for (const int32_t blocks_max : {kRoomForNone, 1000}) {
+    TemporaryFolder data;
+    DiskShim shim(data.path());
+    ASSERT_TRUE(
+        Store(adapters_, data.path()).catalog().Register(kStoreTenant, "name0", {"v0"}).ok());
+    bool failed = true;
+    for (int k = 1; failed; ++k) {
+      SCOPED_TRACE(absl::StrCat("read ", k, ", room for ", blocks_max));
+      Store store(gone_, data.path(), blocks_max);
+      const auto resolve = [&] {
+        return Timed([&] { return store.catalog().Resolve(kStoreTenant, "name0").status(); });
+      };
+      const absl::StatusCode otherwise = blocks_max == kRoomForNone
+                                             ? absl::StatusCode::kFailedPrecondition
+                                             : absl::StatusCode::kOk;
+      shim.FailReadsFrom(k, EIO);
+      const absl::Status status = resolve();
+      failed = shim.failed();
+      shim.FailReadsFrom(0, 0);
+      EXPECT_EQ(status.code(), failed ? absl::StatusCode::kUnavailable : otherwise) << status;
+      if (failed) {
+        EXPECT_THAT(std::string(status.message()), HasSubstr("ask again"));
+      }
+      EXPECT_EQ(resolve().code(), otherwise);
+      EXPECT_TRUE(failed || k > 3) << "a look reads more";
+    }
+  }
 }
 
 // --- what was fetched -------------------------------------------------------------------------
@@ -179,7 +229,9 @@ TEST(DiskTierFaults, WhenThePowerGoesContentIsWholeOrNotThere) {
   // Room for a few, so that others give way.
   const auto tier = *DiskTier::Open(data.path() + "/fetched", 8000);
   const int first = shim.changes();
-  for (int seed = 1; seed <= kFetches; ++seed) ASSERT_TRUE(Put(*tier, seed).ok());
+  for (int seed = 1; seed <= kFetches; ++seed) {
+    ASSERT_TRUE(Timed([&] { return Put(*tier, seed); }).ok());
+  }
   EXPECT_GT(tier->stats().evictions, 0);
   for (int cut = 0; cut < kPowerCuts; ++cut) {
     const int changes = first + static_cast<int>(random() % (shim.changes() - first + 1));
@@ -193,7 +245,7 @@ TEST(DiskTierFaults, WhenThePowerGoesContentIsWholeOrNotThere) {
 
 TEST(DiskTierFaults, AnyChangeOfAFetchMayFail) {
   for (const int error : kErrors) {
-    for (int k = 1;; k += StepOf(error)) {
+    for (int k = 1;; ++k) {
       SCOPED_TRACE(absl::StrCat("change ", k, ": ", std::strerror(error)));
       TemporaryFolder data;
       DiskShim shim(data.path());
@@ -204,13 +256,13 @@ TEST(DiskTierFaults, AnyChangeOfAFetchMayFail) {
         const auto tier = *DiskTier::Open(folder, 1 << 20);
         ASSERT_TRUE(Put(*tier, 1).ok());
         shim.FailAt(k, error);
-        const absl::Status status = Put(*tier, 2);
+        const absl::Status status = Timed([&] { return Put(*tier, 2); });
         failed = shim.failed();
         shim.FailAt(0, 0);
         EXPECT_TRUE(status.ok() || absl::IsUnavailable(status)) << status;
         kept += status.ok();
         EXPECT_EQ(tier->stats().generations, kept);
-        const absl::Status again = Put(*tier, 3);
+        const absl::Status again = Timed([&] { return Put(*tier, 3); });
         EXPECT_TRUE(again.ok()) << again;
         ++kept;
       }
@@ -220,6 +272,31 @@ TEST(DiskTierFaults, AnyChangeOfAFetchMayFail) {
         break;
       }
     }
+  }
+}
+
+// What was fetched is not thrown away for it.
+TEST(DiskTierFaults, AStartThatCannotReadRefusesAndKeepsAll) {
+  TemporaryFolder data;
+  DiskShim shim(data.path());
+  const std::string folder = data.path() + "/fetched";
+  {
+    const auto tier = *DiskTier::Open(folder, 1 << 20);
+    for (int seed = 1; seed <= 2; ++seed) ASSERT_TRUE(Put(*tier, seed).ok());
+  }
+  bool failed = true;
+  for (int k = 1; failed; ++k) {
+    SCOPED_TRACE(absl::StrCat("read ", k));
+    shim.FailReadsFrom(k, EIO);
+    const absl::Status status = Timed([&] { return DiskTier::Open(folder, 1 << 20).status(); });
+    failed = shim.failed();
+    shim.FailReadsFrom(0, 0);
+    EXPECT_EQ(absl::IsFailedPrecondition(status), failed) << status;
+    if (failed) {
+      EXPECT_THAT(std::string(status.message()), HasSubstr("have its disk looked at"));
+    }
+    EXPECT_EQ(WholeContents(folder), 2);
+    EXPECT_TRUE(failed || k > 2) << "a start reads more";
   }
 }
 

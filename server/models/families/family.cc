@@ -89,8 +89,9 @@ absl::StatusOr<std::string> ReadTextFile(const std::string& path, int64_t bytes_
   }
   std::string text(size, '\0');
   file.seekg(0);
-  if (!file.read(text.data(), size)) return absl::DataLossError(absl::StrCat("cannot read ", path));
-  return text;
+  if (file.read(text.data(), size)) return text;
+  return absl::UnavailableError(
+      absl::StrCat(path, " cannot be read: try again, and if it stays so have its disk looked at"));
 }
 
 absl::Status CheckConfig(const ModelConfig& config) {

@@ -32,7 +32,8 @@ class MappedFile {
   size_t size_;
 };
 
-// A whole small file as text. NotFound; InvalidArgument beyond `bytes_max`.
+// A whole small file as text. NotFound; InvalidArgument beyond `bytes_max`; Unavailable when its
+// disk fails.
 absl::StatusOr<std::string> ReadTextFile(const std::string& path, int64_t bytes_max);
 
 // The tensors of one layer, by role. data == nullptr: the layer has none. Vectors
