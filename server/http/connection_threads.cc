@@ -1,5 +1,6 @@
 #include "server/http/connection_threads.h"
 
+#include <pthread.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
@@ -51,6 +52,7 @@ void ConnectionThreads::TurnAway(int socket) const {
 }
 
 void ConnectionThreads::Loop(std::list<std::thread>::iterator self) {
+  pthread_setname_np(pthread_self(), "http");
   while (const std::function<void()> work = Await()) work();
   absl::MutexLock lock(&mutex_);
   if (!stopping_) ended_.splice(ended_.end(), threads_, self);

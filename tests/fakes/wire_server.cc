@@ -126,6 +126,7 @@ void WireServer::Accept() {
 }
 
 void WireServer::Serve(int fd) {
+  pthread_setname_np(pthread_self(), "wire_server");
   Connection connection;
   connection.server_ = this;
   connection.fd_ = fd;

@@ -3,8 +3,9 @@
 // Each test has a server on the tiny model and, beside whatever it does, one caller after the
 // other who asks for an adapter's tokens: all must be those that came before the test. Calls
 // that are refused must be so within kAnswerMax, and leave a line in the log. At the end the server
-// holds nothing of the test: no request, no block, no descriptor, no temporary file; and no child
-// outlives the server.
+// holds nothing of the test: no request, no block, no lease of an adapter, so that all can be
+// evicted and their tiers are empty, no descriptor, no thread, no temporary file, and not much more
+// memory than before; and no child and no thread of ours outlives the server.
 #pragma once
 
 #include <gtest/gtest.h>
@@ -38,7 +39,10 @@ class BystanderTest : public ::testing::Test {
 
   Config& config() { return config_; }  // to change before the server is first used
   void AnswersWithin(absl::Duration limit) { answer_max_ = limit; }  // before the first call
-  void ShowKey(const std::string& key) { key_ = key; }  // in all calls, the bystander's too
+  // In all calls, the bystander's too; of an operator.
+  void ShowKey(const std::string& key) { key_ = key; }
+  // So many generations that no name leads to any more, which are kept as long as there is room.
+  void LeavesUnnamed(int generations) { unnamed_ = generations; }
   // For --data-dir; beyond the server's life.
   const std::string& data() const { return data_.path(); }
   TinyServer& server() {
@@ -64,23 +68,31 @@ class BystanderTest : public ::testing::Test {
   struct Held {
     int descriptors = 0;
     int threads = 0;
-    int children = 0;  // that compile grammars
-    int32_t free_blocks = 0;
+    int children = 0;         // that compile grammars
+    int32_t free_blocks = 0;  // or kept as long as there is room
+    int32_t kv_blocks = 0;
+    int64_t resident_bytes = 0;
   };
   void Start();
   static std::vector<int32_t> TokensFrom(TinyServer& server, const std::string& adapter);
   static int CountOf(const std::string& folder);
   static int Children();
+  static int Threads();
   Held HeldNow();
+  static bool HoldsMore(const Held& held, const Held& before);
+  v1::ListAdaptersResponse Listed();
+  void EvictAll();
   void Watch();
 
   Config config_;
   absl::Duration answer_max_ = kAnswerMax;
   std::string key_;
+  int unnamed_ = 0;
   TemporaryFolder data_;
   std::once_flag started_;
   std::unique_ptr<TinyServer> server_;
   std::vector<int32_t> alone_;
+  int threads_alone_ = 0;  // before there was a server
   Held before_;
   std::atomic<bool> stop_{false};
   std::atomic<int> answers_{0};

@@ -99,6 +99,7 @@ class HostileAdapters : public BystanderTest {
 };
 
 TEST_F(HostileAdapters, ConfigurationsThatAreNone) {
+  LeavesUnnamed(1);  // what the good one made of it
   const std::string good = ConfigWith({});
   std::string utf16 = "\xff\xfe";
   for (const char c : good) (utf16 += c) += '\0';

@@ -180,6 +180,7 @@ TEST_F(HostilePool, EvictionsBesideLoadsAndStreamsChangeNoAnswer) {
 
 // Row 92: other content under the same id while streams of the old one run.
 TEST_F(HostilePool, NewContentIsForNewStreamsAlone) {
+  LeavesUnnamed(1);
   WriteTinyAdapter(server().adapters(), "next", 4, false, /*seed=*/1);
   const std::vector<int32_t> old_tokens = Tokens(Answer("plain", 20, 400));
   const std::vector<int32_t> new_tokens = Tokens(Answer("next", 20, 24));
@@ -215,6 +216,7 @@ TEST_F(HostilePool, WhereKvRunsOutAllAnswerAsIfAlone) {
 
 // Row 103.
 TEST_F(HostilePool, APrefixIsFoundUnderItsOwnGenerationAlone) {
+  LeavesUnnamed(1);
   constexpr int kPrompt = 64, kWholeBlocks = 48;
   std::vector<std::vector<int32_t>> first;
   for (const int found : {0, kWholeBlocks}) {
