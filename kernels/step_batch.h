@@ -46,6 +46,12 @@ struct SampleParams {
   int32_t logprobs = -1;  // -1 = none, else how many of the best besides the chosen one
 };
 
+// Whether the choice depends on the tokens before it.
+inline bool HasPenalties(const SampleParams& params) {
+  return params.repetition_penalty != 1.0f || params.presence_penalty != 0.0f ||
+         params.frequency_penalty != 0.0f;
+}
+
 struct TokenBias {
   int32_t token = 0;
   float bias = 0.0f;  // <= kBanBias bans the token

@@ -230,11 +230,9 @@ void ApplyMaskAndBias(const SampleRow& row, float* logits, int64_t vocabulary) {
 // The row's logits after mask, penalties and bias; the raw ones when nothing applies.
 const float* AdjustLogits(const SampleRow& row, int32_t pending, const float* raw,
                           int64_t vocabulary, std::vector<float>& adjusted) {
-  const SampleParams& params = row.params;
-  if (params.repetition_penalty == 1.0f && params.frequency_penalty == 0.0f &&
-      params.presence_penalty == 0.0f && row.bias_count == 0 && row.allowed_mask == nullptr) {
-    return raw;
-  }
+  const bool applies =
+      HasPenalties(row.params) || row.bias_count > 0 || row.allowed_mask != nullptr;
+  if (!applies) return raw;
   adjusted.assign(raw, raw + vocabulary);
   ApplyRepetition(row, pending, adjusted.data(), vocabulary);
   ApplyFrequency(row, pending, adjusted.data(), vocabulary);

@@ -13,15 +13,10 @@ constexpr int64_t kListBytesMin = int64_t{1} << 16;
 
 int64_t Aligned(int64_t bytes) { return (bytes + kAlignment - 1) / kAlignment * kAlignment; }
 
-bool Penalises(const SampleRow& row) {
-  const SampleParams& p = row.params;
-  return p.repetition_penalty != 1.0f || p.presence_penalty != 0.0f || p.frequency_penalty != 0.0f;
-}
-
 }  // namespace
 
 bool IsPlainGreedy(const SampleRow& row) {
-  return row.params.temperature < kGreedyTemperature && !Penalises(row) &&
+  return row.params.temperature < kGreedyTemperature && !HasPenalties(row.params) &&
          row.params.logprobs < 0 && row.bias_count == 0 && row.allowed_mask == nullptr;
 }
 
@@ -93,7 +88,7 @@ void SampleTables::AdvanceHistories(absl::Span<const SampleRow> rows) {
   counts_.BeginStep();
   tails_.clear();
   for (const SampleRow& row : rows) {
-    tails_.push_back(Penalises(row) ? counts_.Advance(row) : HistoryCounts::Tail{});
+    tails_.push_back(HasPenalties(row.params) ? counts_.Advance(row) : HistoryCounts::Tail{});
   }
 }
 
@@ -124,9 +119,10 @@ void SampleTables::FillRow(const SampleRow& row, Lists* lists) {
   sample.frequency_penalty = p.frequency_penalty;
   sample.logprobs = p.logprobs;
   sample.counts = counts;
-  const bool wants_lists = Penalises(row) || row.bias_count > 0 || row.allowed_mask != nullptr;
+  const bool wants_lists =
+      HasPenalties(row.params) || row.bias_count > 0 || row.allowed_mask != nullptr;
   sample.no_room =
-      (Penalises(row) && counts == nullptr) || (wants_lists && lists == nullptr) ? 1 : 0;
+      (HasPenalties(row.params) && counts == nullptr) || (wants_lists && lists == nullptr) ? 1 : 0;
   if (lists != nullptr) {
     sample.bias = lists->Copy(row.bias, row.bias_count);
     sample.bias_count = row.bias_count;

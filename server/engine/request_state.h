@@ -101,11 +101,7 @@ struct RequestState {
     for (int32_t i = 0; i < kBlockTokens; ++i) tokens[i] = TokenAt(block * kBlockTokens + i);
     return tokens;
   }
-  bool needs_history() const {
-    const SampleParams& params = request.params;
-    return params.repetition_penalty != 1.0f || params.presence_penalty != 0.0f ||
-           params.frequency_penalty != 0.0f;
-  }
+  bool needs_history() const { return HasPenalties(request.params); }
   // Whether a row's mask will be there when it is needed. What has failed comes out then.
   bool mask_expected() const {
     if (!mask_late) return true;

@@ -414,9 +414,7 @@ class FakeExecutor : public Executor {
   }
 
   static bool WantsRoom(const SampleRow& row) {
-    return row.params.repetition_penalty != 1.0f || row.params.presence_penalty != 0.0f ||
-           row.params.frequency_penalty != 0.0f || row.bias_count > 0 ||
-           row.allowed_mask != nullptr;
+    return HasPenalties(row.params) || row.bias_count > 0 || row.allowed_mask != nullptr;
   }
 
   void SetSlot(int32_t slot, int32_t token) {
@@ -468,9 +466,7 @@ inline std::vector<int32_t> TokensAlone(const EngineRequest& request, int32_t vo
     return std::find(ids.begin(), ids.end(), id) != ids.end();
   };
   const auto* constraint = static_cast<const PureConstraint*>(request.constraint.get());
-  const SampleParams& params = request.params;
-  const bool history = params.repetition_penalty != 1.0f || params.presence_penalty != 0.0f ||
-                       params.frequency_penalty != 0.0f;
+  const bool history = HasPenalties(request.params);
   std::vector<int32_t> tokens = request.prompt;
   std::vector<int32_t> output;
   uint64_t word = 0;
@@ -483,7 +479,7 @@ inline std::vector<int32_t> TokensAlone(const EngineRequest& request, int32_t vo
     }
     FakeSample sample;
     sample.kv = all;
-    sample.params = &params;
+    sample.params = &request.params;
     sample.token_index = static_cast<int64_t>(output.size());
     if (history) sample.prompt = request.prompt;
     if (history) sample.output = output;

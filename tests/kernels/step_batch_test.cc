@@ -26,5 +26,16 @@ TEST(SampleSegments, WithoutSamplesAreEmptyRuns) {
   EXPECT_THAT(SampleSegments(batch), ElementsAre(FieldsAre(0, 0, 0, 1)));
 }
 
+TEST(HasPenalties, OfEachKindAndNotOfWhatIsOff) {
+  EXPECT_FALSE(HasPenalties({}));
+  EXPECT_FALSE(HasPenalties(
+      {.temperature = 1, .top_k = 5, .top_p = 0.5f, .min_p = 0.1f, .seed = 7, .logprobs = 3}));
+  for (const float penalty : {-1.0f, 0.5f, 2.0f}) {
+    EXPECT_TRUE(HasPenalties({.repetition_penalty = penalty}));
+    EXPECT_TRUE(HasPenalties({.presence_penalty = penalty}));
+    EXPECT_TRUE(HasPenalties({.frequency_penalty = penalty}));
+  }
+}
+
 }  // namespace
 }  // namespace lorica
