@@ -23,6 +23,8 @@ absl::Status About(const char* flag, const absl::Status& status) {
   return absl::Status(status.code(), absl::StrCat(flag, ": ", status.message()));
 }
 
+void LogOf(const absl::Status& failure) { LogUnreached(failure, SteadyNow()); }
+
 HubOptions HubOptionsOf(const Config& config, const std::atomic<bool>* stopped) {
   HubOptions options;
   options.endpoint = config.hub_endpoint;
@@ -30,6 +32,7 @@ HubOptions HubOptionsOf(const Config& config, const std::atomic<bool>* stopped) 
   options.token_file = config.hub_token_file;
   options.http.ca_file = config.hub_ca_file;
   options.http.stopped = stopped;
+  options.http.on_failure = LogOf;
   return options;
 }
 
@@ -129,6 +132,7 @@ absl::Status RemoteParts::AddObjectSources(const Config& config) {
   options.credentials_file = config.s3_credentials_file;
   options.object.http.ca_file = config.hub_ca_file;
   options.object.http.stopped = &stopped_;
+  options.object.http.on_failure = LogOf;
   mirror_ = MakeMirrorSource(options.object);
   auto s3 = MakeS3Source(std::move(options));
   if (!s3.ok()) {

@@ -90,7 +90,16 @@ struct HttpClient::Transfer {
   absl::Status OnHeader(std::string_view line);
   absl::Status OnBody(std::string_view bytes);
   absl::Status CheckTime();
-  std::string Host() const { return Quoted(request.url.host); }
+  // Of what `told` says to whoever asked, and to the operator, maybe with more, of which host.
+  absl::Status Fail(absl::StatusCode code, absl::string_view told, absl::string_view more) const {
+    if (options.on_failure != nullptr) {
+      options.on_failure(absl::Status(code, absl::StrCat(Quoted(request.url.host), more)));
+    }
+    return absl::Status(code, absl::StrCat(options.called, told));
+  }
+  absl::Status Fail(absl::StatusCode code, absl::string_view told) const {
+    return Fail(code, told, told);
+  }
 
   static size_t HeaderCallback(char* data, size_t size, size_t count, void* self) {
     auto* transfer = static_cast<Transfer*>(self);
@@ -110,8 +119,9 @@ struct HttpClient::Transfer {
   static curl_socket_t SocketCallback(void* self, curlsocktype, curl_sockaddr* address) {
     auto* transfer = static_cast<Transfer*>(self);
     if (!transfer->request.any_address && !IsPublicAddress(&address->addr)) {
-      transfer->status = absl::FailedPreconditionError(
-          absl::StrCat("the hub leads to ", transfer->Host(), ", whose address is not public"));
+      transfer->status = transfer->Fail(absl::StatusCode::kFailedPrecondition,
+                                        " leads to a place whose address is not public",
+                                        ", which it leads to, has an address that is not public");
       return CURL_SOCKET_BAD;
     }
     return socket(address->family, address->socktype | SOCK_CLOEXEC, address->protocol);
@@ -158,8 +168,7 @@ void HttpClient::Transfer::SetUp(const curl_slist* headers) {
 absl::Status HttpClient::Transfer::OnHeader(std::string_view line) {
   header_bytes += std::ssize(line);
   if (std::ssize(line) > kHeaderLineBytesMax || header_bytes > kHeadersBytesMax) {
-    return absl::FailedPreconditionError(
-        absl::StrCat(Host(), " answers with headers that are too long"));
+    return Fail(absl::StatusCode::kFailedPrecondition, " answers with headers that are too long");
   }
   if (line.substr(0, 5) == "HTTP/") {  // also after an interim reply
     reply.headers.clear();
@@ -184,8 +193,8 @@ absl::Status HttpClient::Transfer::OnBody(std::string_view bytes) {
     if (enough) return absl::OkStatus();
     const std::string encoding = reply.Header("content-encoding");
     if (!encoding.empty() && encoding != "identity") {
-      return absl::FailedPreconditionError(
-          absl::StrCat(Host(), " sends the file compressed, as ", Quoted(encoding)));
+      return Fail(absl::StatusCode::kFailedPrecondition,
+                  absl::StrCat(" sends the file compressed, as ", Quoted(encoding)));
     }
     if (absl::Status s = body->Begin(reply); !s.ok()) return s;
   }
@@ -204,14 +213,14 @@ absl::Status HttpClient::Transfer::CheckTime() {
   if (!body_begun) {
     window_begun = now;
     if (now - begun <= limits.head) return absl::OkStatus();
-    return absl::UnavailableError(
-        absl::StrCat(Host(), " did not answer within ", absl::FormatDuration(limits.head)));
+    return Fail(absl::StatusCode::kUnavailable,
+                absl::StrCat(" did not answer within ", absl::FormatDuration(limits.head)));
   }
   if (now - window_begun < limits.slow_for) return absl::OkStatus();
   const double wanted =
       static_cast<double>(limits.slow_bytes_per_s) * absl::ToDoubleSeconds(now - window_begun);
   if (static_cast<double>(body_bytes - window_bytes) < wanted) {
-    return absl::UnavailableError(absl::StrCat(Host(), " sends too slowly"));
+    return Fail(absl::StatusCode::kUnavailable, " sends too slowly");
   }
   window_begun = now;
   window_bytes = body_bytes;
@@ -230,17 +239,20 @@ absl::Status HttpClient::Transfer::Result(CURLcode code, const char* text) {
     }
     return absl::OkStatus();
   }
-  const std::string why =
-      absl::StrCat(Host(), ": ", text[0] != '\0' ? text : curl_easy_strerror(code));
+  const auto fail = [&](absl::StatusCode kind) {
+    // The text names addresses, too.
+    const char* const told = curl_easy_strerror(code);
+    return Fail(kind, absl::StrCat(": ", told), absl::StrCat(": ", text[0] != '\0' ? text : told));
+  };
   switch (code) {
     case CURLE_SSL_CONNECT_ERROR:
-      if (IsCutHandshake(text)) return absl::UnavailableError(why);
+      if (IsCutHandshake(text)) return fail(absl::StatusCode::kUnavailable);
       [[fallthrough]];
     case CURLE_PEER_FAILED_VERIFICATION:
     case CURLE_SSL_CACERT_BADFILE:
-      return absl::FailedPreconditionError(why);
+      return fail(absl::StatusCode::kFailedPrecondition);
     default:
-      return absl::UnavailableError(why);
+      return fail(absl::StatusCode::kUnavailable);
   }
 }
 

@@ -8,6 +8,7 @@
 
 #include <atomic>
 #include <cstdint>
+#include <functional>
 #include <map>
 #include <memory>
 #include <optional>
@@ -38,6 +39,10 @@ struct HttpOptions {
   HttpLimits limits;
   std::string ca_file;                         // empty: the system's certificates
   const std::atomic<bool>* stopped = nullptr;  // true: give up soon
+  // What errors call the server that was asked: whoever asks need not know where it is.
+  std::string called = "the hub";
+  // Told each error with the host and all that is known, for the operator. Any thread.
+  std::function<void(const absl::Status& failure)> on_failure;
 };
 
 // Signs a request for S3 (AWS Signature Version 4).

@@ -347,10 +347,12 @@ absl::StatusOr<std::unique_ptr<RemoteSource>> MakeS3Source(S3Options options) {
       return keys.status();
     }
   }
+  options.object.http.called = "the bucket's server";
   return std::make_unique<S3Source>(std::move(options), *std::move(endpoint));
 }
 
 std::unique_ptr<RemoteSource> MakeMirrorSource(ObjectOptions options) {
+  options.http.called = "the web server";
   return std::make_unique<MirrorSource>(std::move(options));
 }
 

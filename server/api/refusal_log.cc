@@ -43,16 +43,21 @@ int64_t Enter(Window& window, absl::Time now) {
   return left_out;
 }
 
-void Log(const char* event, absl::string_view method, absl::string_view adapter_id,
-         const absl::Status& status, absl::Time now) {
-  static Window& window = *new Window;
-  g_logged.fetch_add(1, std::memory_order_relaxed);
+void LogIn(Window& window, const char* event, absl::string_view method,
+           absl::string_view adapter_id, const absl::Status& status, absl::Time now) {
   const int64_t left_out = Enter(window, now);
   if (left_out < 0) return;
   spdlog::info("{} method={} code={} adapter={} left_out={} reason={}", event, std::string(method),
                absl::StatusCodeToString(status.code()),
                QuotedForLog(adapter_id.substr(0, kLoggedIdBytesMax)), left_out,
                QuotedForLog(status.message()));
+}
+
+void Log(const char* event, absl::string_view method, absl::string_view adapter_id,
+         const absl::Status& status, absl::Time now) {
+  static Window& window = *new Window;
+  g_logged.fetch_add(1, std::memory_order_relaxed);
+  LogIn(window, event, method, adapter_id, status, now);
 }
 
 }  // namespace
@@ -74,6 +79,11 @@ void LogFailure(absl::string_view method, absl::string_view adapter_id, const ab
 
 void LogStale(absl::string_view adapter_id, const absl::Status& why, absl::Time now) {
   Log("stale", "look", adapter_id, why, now);
+}
+
+void LogUnreached(const absl::Status& why, absl::Time now) {
+  static Window& window = *new Window;
+  LogIn(window, "unreached", "fetch", "", why, now);
 }
 
 int64_t RefusalsLogged() { return g_logged.load(std::memory_order_relaxed); }

@@ -24,11 +24,14 @@ void LogFailure(absl::string_view method, absl::string_view adapter_id, const ab
                 absl::Time now);
 // "stale": a look at what there is now failed, and what is here of the adapter is served on.
 void LogStale(absl::string_view adapter_id, const absl::Status& why, absl::Time now);
+// "unreached": what a hub, a bucket or a web server failed with, and where it is. The calls that
+// waited for it have lines of their own, so these are limited, and counted, apart.
+void LogUnreached(const absl::Status& why, absl::Time now);
 
 // Text as a field of such a line: where it ends does not depend on what it says.
 std::string QuotedForLog(absl::string_view text);
 
-// How often this process has logged any of these, also what was left out.
+// How often this process has logged any of the first three, also what was left out.
 int64_t RefusalsLogged();
 
 }  // namespace lorica

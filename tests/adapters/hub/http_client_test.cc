@@ -296,5 +296,26 @@ TEST(HttpClient, SpeaksNoTlsToAPlainServerAndTheOtherWayRound) {
   }
 }
 
+// An operator's address is nobody else's business.
+TEST(HttpClient, ErrorsNameNoHostToWhoAsked) {
+  HttpOptions options = QuickOptions();
+  options.called = "the mirror";
+  std::string logged;
+  options.on_failure = [&](const absl::Status& failure) {
+    logged = std::string(failure.message());
+  };
+  HttpClient client(options);
+  for (const std::string host : {"127.0.0.1", "no-such-host.invalid"}) {
+    for (const bool any_address : {true, false}) {
+      HttpRequest request{*ParseUrl(absl::StrCat("http://", host, ":1/x"))};
+      request.any_address = any_address;
+      const std::string told(client.Send(request, nullptr).status().message());
+      EXPECT_THAT(told, testing::StartsWith("the mirror"));
+      EXPECT_THAT(told, testing::Not(HasSubstr(host)));
+      EXPECT_THAT(logged, HasSubstr(host));
+    }
+  }
+}
+
 }  // namespace
 }  // namespace lorica

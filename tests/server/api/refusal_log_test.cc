@@ -35,6 +35,22 @@ TEST(RefusalLog, OneLineOfFieldsForEach) {
   EXPECT_EQ(RefusalsLogged(), before + 3);
 }
 
+TEST(RefusalLog, WhatIsNotReachedCrowdsOutNoCall) {
+  const absl::Time now = NextTime();
+  const int64_t before = RefusalsLogged();
+  const std::vector<std::string> lines = LinesOf([&] {
+    for (int i = 0; i < kRefusalLinesPerSecond + 5; ++i) {
+      LogUnreached(absl::UnavailableError("'hub': no answer"), now);
+    }
+    LogRefusal("Generate", "a", absl::NotFoundError("there is none"), now);
+  });
+  ASSERT_EQ(lines.size(), size_t{kRefusalLinesPerSecond} + 1);
+  EXPECT_EQ(lines.front(), R"(unreached method=fetch code=UNAVAILABLE adapter="" left_out=0 )"
+                           R"(reason="'hub': no answer")");
+  EXPECT_THAT(lines.back(), HasSubstr("refused method=Generate"));
+  EXPECT_EQ(RefusalsLogged(), before + 1);
+}
+
 TEST(RefusalLog, WhatClientsSayMakesNoLineOfItsOwn) {
   const absl::Time now = NextTime();
   const std::string hostile = "a\nrefused method=x\r\x1b[2J\xff" + std::string(4096, 'y');
