@@ -247,8 +247,7 @@ class RemoteAdapters {
   // Both refuse what is not there or too large.
   absl::StatusOr<std::unique_ptr<RemoteSession>> LookAtConfig(const RemoteName& name,
                                                               RemoteFile* config);
-  absl::StatusOr<RemoteFile> LookAtWeights(RemoteSession& session, const RemoteFile& config,
-                                           const RemoteName& name);
+  absl::StatusOr<RemoteFile> LookAtWeights(RemoteSession& session, const RemoteFile& config);
   Result FromHub(const RemoteName& name, absl::Time looked);
   void TellStale(const RemoteName& name, const absl::Status& why) const;
   // For who wants what is there now, `failed`: what is here all the same.

@@ -70,15 +70,15 @@ absl::Status CheckSizes(const RemoteFile& config, const RemoteFile& weights, int
   return absl::OkStatus();
 }
 
-absl::Status WithoutWeights(RemoteSession& session, const std::string& repo) {
+absl::Status WithoutWeights(RemoteSession& session) {
   for (const char* pickle : {"adapter_model.bin", "adapter_model.pt"}) {
     auto found = session.Look(pickle);
     if (!found.ok()) return found.status();
     if (!found->has_value()) continue;
-    return Refuse(absl::StrCat("only safetensors adapters are served: convert ", pickle, " of ",
-                               Quoted(repo), " with safetensors"));
+    return Refuse(absl::StrCat("only safetensors adapters are served: convert ", pickle,
+                               " with safetensors"));
   }
-  return Refuse(absl::StrCat(Quoted(repo), " has no ", kWeightsFile));
+  return Refuse(absl::StrCat("it has no ", kWeightsFile));
 }
 
 absl::StatusOr<std::string> DownloadTo(RemoteSession& session, const RemoteFile& file,
@@ -154,18 +154,17 @@ absl::StatusOr<std::unique_ptr<RemoteSession>> RemoteAdapters::LookAtConfig(cons
   auto found = (*session)->Look(kConfigFile);
   if (!found.ok()) return found.status();
   if (!found->has_value()) {
-    return Refuse(absl::StrCat(Quoted(name.repo), " has no ", kConfigFile, ": is it an adapter?"));
+    return Refuse(absl::StrCat("it has no ", kConfigFile, ": is it an adapter?"));
   }
   *config = **std::move(found);
   return session;
 }
 
 absl::StatusOr<RemoteFile> RemoteAdapters::LookAtWeights(RemoteSession& session,
-                                                         const RemoteFile& config,
-                                                         const RemoteName& name) {
+                                                         const RemoteFile& config) {
   auto weights = session.Look(kWeightsFile);
   if (!weights.ok()) return weights.status();
-  if (!weights->has_value()) return WithoutWeights(session, name.repo);
+  if (!weights->has_value()) return WithoutWeights(session);
   absl::Status sizes = CheckSizes(config, **weights, options_.adapter_bytes_max);
   if (!sizes.ok()) return sizes;
   return **std::move(weights);
@@ -181,7 +180,7 @@ RemoteAdapters::Result RemoteAdapters::FromHub(const RemoteName& name, absl::Tim
     Result kept = FromDisk(*lease, Located(name, lease->commit()));
     if (!absl::IsDataLoss(kept.status())) return kept;
   }
-  const auto weights = LookAtWeights(**session, config, name);
+  const auto weights = LookAtWeights(**session, config);
   if (!weights.ok()) return weights.status();
   if (weights->size_bytes > options_.plan_first_bytes) {
     const std::string location = Located(name, commit);
@@ -212,7 +211,7 @@ RemoteAdapters::Result RemoteAdapters::HeadFromHub(const RemoteName& name) {
   RemoteFile config;
   const auto session = LookAtConfig(name, &config);
   if (!session.ok()) return session.status();
-  const auto weights = LookAtWeights(**session, config, name);
+  const auto weights = LookAtWeights(**session, config);
   if (!weights.ok()) return weights.status();
   return FetchAdapterHead(**session, config, *weights, Located(name, (*session)->commit()));
 }

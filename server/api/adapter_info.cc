@@ -6,6 +6,8 @@
 #include <set>
 
 #include "absl/strings/str_cat.h"
+#include "absl/strings/strip.h"
+#include "adapters/hub/quoted.h"
 #include "server/api/status_map.h"
 
 namespace lorica {
@@ -182,7 +184,10 @@ absl::StatusOr<v1::CheckAdapterResponse> ExplainAdapter(const std::string& sourc
   if (!absl::IsFailedPrecondition(plan.status()) && !absl::IsDataLoss(plan.status())) {
     return plan.status();
   }
-  response.set_reason(CleanErrorText(plan.status().message()));
+  // The caller knows what it asked about.
+  absl::string_view reason = plan.status().message();
+  absl::ConsumePrefix(&reason, absl::StrCat("adapter ", Quoted(source), " cannot be served: "));
+  response.set_reason(CleanErrorText(reason));
   return response;
 }
 

@@ -87,6 +87,10 @@ TEST_F(RemotePartsTest, AnAdapterInAFolderOfARepositoryIsRegistered) {
   v1::CheckAdapterResponse checked;
   ASSERT_TRUE(server_->admin().CheckAdapter(&context, check, &checked).ok());
   EXPECT_EQ(checked.adapter().rank_max(), 8);
+  check.set_source("other/one/third");
+  Context other;
+  ASSERT_TRUE(server_->admin().CheckAdapter(&other, check, &checked).ok());
+  EXPECT_EQ(checked.reason(), "it has no adapter_config.json: is it an adapter?");
 
   EXPECT_EQ(Register("none", "other/one/third").error_code(), grpc::StatusCode::FAILED_PRECONDITION)
       << "no adapter lies there";
