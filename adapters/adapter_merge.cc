@@ -73,21 +73,24 @@ class Merger {
 absl::Status Merger::Open(const PeftLoader& loader) {
   absl::btree_map<Place, Merged> modules;
   for (const MergePart& part : recipe_.parts) {
+    // Not by a name: whoever else asks for this merge may have others for its parts.
+    const std::string called = absl::StrCat("part ", readers_.size() + 1, " of the merge");
     auto reader = GenerationReader::Open(loader, *part.generation);
-    if (!reader.ok()) return reader.status();
+    if (!reader.ok()) {
+      return absl::Status(reader.status().code(),
+                          absl::StrCat(called, ": ", reader.status().message()));
+    }
     const AdapterPlan& plan = (*reader)->plan();
     const char* unmerged = plan.config.use_dora    ? "DoRA, whose norms fit it alone"
                            : plan.config.lora_bias ? "biases of lora_B (lora_bias)"
                                                    : nullptr;
     if (unmerged != nullptr) {
-      return Refuse(absl::StrCat("adapter ", Quoted(part.generation->location), " has ", unmerged,
-                                 ": it cannot be merged"));
+      return Refuse(absl::StrCat(called, " has ", unmerged, ": it cannot be merged"));
     }
     for (const PlannedAside& aside : plan.asides) {
       if (aside.target == nullptr) continue;
-      return Refuse(absl::StrCat("adapter ", Quoted(part.generation->location), " holds a copy of ",
-                                 aside.target->name, ": save it with save_embedding_layers=False ",
-                                 "to merge it"));
+      return Refuse(absl::StrCat(called, " holds a copy of ", aside.target->name,
+                                 ": save it with save_embedding_layers=False to merge it"));
     }
     for (int i = 0; i < std::ssize(plan.modules); ++i) {
       const LoraTarget* target = plan.modules[i].target;

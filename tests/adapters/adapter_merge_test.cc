@@ -161,11 +161,13 @@ TEST_F(AdapterMergeTest, RefusesNormsAndBiases) {
   MadeAdapter dora = OfRank(4, 1);
   dora.config["use_dora"] = "true";
   dora.AddMagnitude(0, LoraModule::kQ);
-  ExpectRefused(RecipeOf(MergeMethod::kLinear, {OfRank(4, 2), dora}), "DoRA");
+  ExpectRefused(RecipeOf(MergeMethod::kLinear, {OfRank(4, 2), dora}),
+                "part 2 of the merge has DoRA");
   MadeAdapter bias = OfRank(4, 1);
   bias.config["lora_bias"] = "true";
   bias.Add("base_model.model.model.layers.0.self_attn.q_proj.lora_B.bias", "F32", {kLittleHidden});
-  ExpectRefused(RecipeOf(MergeMethod::kLinear, {bias, OfRank(4, 2)}), "lora_bias");
+  ExpectRefused(RecipeOf(MergeMethod::kLinear, {bias, OfRank(4, 2)}),
+                "part 1 of the merge has biases of lora_B (lora_bias)");
 }
 
 TEST_F(AdapterMergeTest, RefusesACopyOfTheBase) {
