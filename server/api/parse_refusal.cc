@@ -11,6 +11,7 @@
 #include "absl/strings/string_view.h"
 #include "absl/strings/strip.h"
 #include "adapters/hub/steady_now.h"
+#include "grpcpp/server_context.h"
 #include "server/api/field_error.h"
 #include "server/api/refusal_log.h"
 #include "server/api/status_map.h"
@@ -60,7 +61,8 @@ bool IsOurs(absl::string_view method) {
 
 class ParseRefusal final : public grpc::experimental::Interceptor {
  public:
-  explicit ParseRefusal(absl::string_view method) : method_(method) {}
+  explicit ParseRefusal(grpc::experimental::ServerRpcInfo* info)
+      : method_(info->method()), call_(info->server_context()) {}
 
   void Intercept(grpc::experimental::InterceptorBatchMethods* methods) override {
     if (methods->QueryInterceptionHookPoint(InterceptionHookPoints::PRE_SEND_STATUS)) {
@@ -68,26 +70,35 @@ class ParseRefusal final : public grpc::experimental::Interceptor {
       // None of our own methods says so.
       const bool unparsed =
           status.error_code() == grpc::StatusCode::UNIMPLEMENTED && status.error_message().empty();
-      if (unparsed) Refuse(methods);
+      if (unparsed) {
+        refusal_ = Refusal();
+        methods->ModifySendStatus(ToGrpcStatus(refusal_));
+      }
     }
+    // Only now it is known whether the message is missing since the client went.
+    if (methods->QueryInterceptionHookPoint(InterceptionHookPoints::POST_RECV_CLOSE)) Log();
     methods->Proceed();
   }
 
  private:
-  void Refuse(grpc::experimental::InterceptorBatchMethods* methods) const {
-    const absl::Status refusal = Refusal();
-    LogRefusal(method_.substr(method_.rfind('/') + 1), "", refusal, SteadyNow());
-    methods->ModifySendStatus(ToGrpcStatus(refusal));
+  void Log() const {
+    if (refusal_.ok()) return;
+    const absl::Status gone =
+        absl::CancelledError("the client cancelled the call before its message was here");
+    LogRefusal(method_.substr(method_.rfind('/') + 1), "", call_->IsCancelled() ? gone : refusal_,
+               SteadyNow());
   }
 
   const absl::string_view method_;
+  grpc::ServerContextBase* const call_;
+  absl::Status refusal_;
 };
 
 class ParseRefusals final : public grpc::experimental::ServerInterceptorFactoryInterface {
  public:
   grpc::experimental::Interceptor* CreateServerInterceptor(
       grpc::experimental::ServerRpcInfo* info) override {
-    return IsOurs(info->method()) ? new ParseRefusal(info->method()) : nullptr;
+    return IsOurs(info->method()) ? new ParseRefusal(info) : nullptr;
   }
 };
 
