@@ -86,6 +86,7 @@ class Signals {
   void Reload() {
     std::lock_guard<std::mutex> lock(mutex_);
     if (server_ == nullptr) return spdlog::info("got SIGHUP while starting: nothing to read yet");
+    if (!server_->HasFilesToReload()) return spdlog::info("got SIGHUP: there are no files to read");
     const absl::Status status = server_->Reload();
     if (status.ok()) return spdlog::info("got SIGHUP: read the files again");
     spdlog::error("got SIGHUP: kept the old file, since {}", std::string(status.message()));

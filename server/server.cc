@@ -198,6 +198,10 @@ absl::Status Server::Reload() {
   return BothOf(tenants, tls);
 }
 
+bool Server::HasFilesToReload() const {
+  return !config_.tenants_file.empty() || parts_->tls != nullptr;
+}
+
 absl::Status Server::BuildModel() {
   const bool half = config_.dtype == "float16";
   auto backend =

@@ -34,6 +34,8 @@ class Server {
   // Reads the tenants' file and the TLS files again. Each that has a mistake stays as it
   // was; the error names the first. Any thread.
   absl::Status Reload();
+  // Whether there are any.
+  bool HasFilesToReload() const;
   // Makes Wait return.
   void RequestStop();
   // OK: somebody asked to stop. Internal: the device is gone; calls have ended UNAVAILABLE.

@@ -251,5 +251,16 @@ TEST_F(ProcessFaults, AHangUpWithAMistakeKeepsTheOldFileAndCutsNobody) {
   EXPECT_LE(open_files(), before);
 }
 
+TEST_F(ProcessFaults, AHangUpWithoutFilesSaysThatThereAreNone) {
+  const auto server = StartOn(data_.path(), {}, "");
+  ASSERT_NE(server, nullptr);
+  server->Signal(SIGHUP);
+  const absl::Time end = absl::Now() + kCutMax;
+  while (!absl::StrContains(server->Log(), "got SIGHUP") && absl::Now() < end) {
+    absl::SleepFor(absl::Milliseconds(10));
+  }
+  EXPECT_THAT(server->Log(), testing::HasSubstr("got SIGHUP: there are no files to read"));
+}
+
 }  // namespace
 }  // namespace lorica
