@@ -92,14 +92,18 @@ absl::Duration ServerDelay(const grpc::ClientContext& context, const absl::Statu
   return RetryInfoDelay(status).value_or(kNoDelayAsked);
 }
 
+// When the time is up.
+constexpr char kFewerTokens[] = "allow more time or ask for fewer tokens";
+
 bool HasDeadline(absl::Time deadline) { return deadline != absl::InfiniteFuture(); }
 
 // The plain texts of the transport say nothing about what to do.
-absl::Status Explain(absl::Status status, const CallOptions& options, const std::string& server) {
+absl::Status Explain(absl::Status status, const CallOptions& options, const std::string& server,
+                     absl::string_view way_out) {
   std::string message(status.message());
   if (absl::IsDeadlineExceeded(status) && options.timeout != absl::InfiniteDuration()) {
     message = absl::StrCat("no complete answer within ", absl::FormatDuration(options.timeout),
-                           ": allow more time or ask for fewer tokens [", message, "]");
+                           ": ", way_out, " [", message, "]");
   } else if (absl::IsCancelled(status) && options.cancellation != nullptr &&
              options.cancellation->cancelled()) {
     message = "cancelled by the caller";
@@ -218,7 +222,8 @@ absl::Status LoricaClient::RunOnce(const CallOptions& options, absl::Time deadli
   return status;
 }
 
-absl::Status LoricaClient::Run(const CallOptions& options, Repeat repeat, AttemptCall call) {
+absl::Status LoricaClient::Run(const CallOptions& options, Repeat repeat, AttemptCall call,
+                               absl::string_view way_out) {
   const absl::Time deadline = absl::Now() + options.timeout;
   const int attempts_max = repeat == Repeat::kNever ? 1 : options_.retry.attempts_max;
   for (int attempt = 1;; ++attempt) {
@@ -229,14 +234,14 @@ absl::Status LoricaClient::Run(const CallOptions& options, Repeat repeat, Attemp
     // An address that never answered is more likely wrong than busy.
     const bool hopeless = IsNoServer(status) && !connected_once_;
     if (!absl::IsUnavailable(status) || !may_repeat || hopeless || attempt >= attempts_max) {
-      return Explain(std::move(status), options, options_.server);
+      return Explain(std::move(status), options, options_.server, way_out);
     }
     if (delay < absl::ZeroDuration()) {
       delay = BackoffDelay(attempt, options_.retry.initial_backoff, options_.retry.backoff_max,
                            Jitter());
     }
     if (delay > kServerDelayMax || absl::Now() + delay >= deadline) {
-      return Explain(std::move(status), options, options_.server);
+      return Explain(std::move(status), options, options_.server, way_out);
     }
     if (options.cancellation == nullptr) {
       absl::SleepFor(delay);
@@ -261,12 +266,15 @@ absl::StatusOr<Response> LoricaClient::Unary(Stub* stub, Method method, const Re
 absl::StatusOr<v1::GenerateResponse> LoricaClient::Generate(const v1::GenerateRequest& request,
                                                             const CallOptions& options) {
   v1::GenerateResponse response;
-  absl::Status status = Run(options, Repeat::kWhenUnavailable, [&](grpc::ClientContext* context) {
-    response.Clear();
-    if (FitsHeader(request.adapter_id()))
-      context->AddMetadata(kAdapterHeader, request.adapter_id());
-    return Attempt{inference_->Generate(context, request, &response)};
-  });
+  absl::Status status = Run(
+      options, Repeat::kWhenUnavailable,
+      [&](grpc::ClientContext* context) {
+        response.Clear();
+        if (FitsHeader(request.adapter_id()))
+          context->AddMetadata(kAdapterHeader, request.adapter_id());
+        return Attempt{inference_->Generate(context, request, &response)};
+      },
+      kFewerTokens);
   if (!status.ok()) return status;
   return response;
 }
@@ -275,25 +283,29 @@ absl::Status LoricaClient::GenerateStream(const v1::GenerateRequest& request,
                                           const ChunkCallback& on_chunk,
                                           const CallOptions& options) {
   bool stopped = false;
-  absl::Status status = Run(options, Repeat::kWhenUnavailable, [&](grpc::ClientContext* context) {
-    if (FitsHeader(request.adapter_id()))
-      context->AddMetadata(kAdapterHeader, request.adapter_id());
-    auto reader = inference_->GenerateStream(context, request);
-    v1::GenerateStreamResponse chunk;
-    bool delivered = false;
-    bool finished = false;
-    while (!stopped && reader->Read(&chunk)) {
-      delivered = true;
-      finished = chunk.has_finish();
-      stopped = !on_chunk(chunk) && !finished;
-    }
-    if (stopped) context->TryCancel();
-    grpc::Status end = reader->Finish();
-    if (end.ok() && !finished && !stopped) {
-      end = grpc::Status(grpc::StatusCode::DATA_LOSS, "the stream ended without its last chunk");
-    }
-    return Attempt{end, !delivered};
-  });
+  absl::Status status = Run(
+      options, Repeat::kWhenUnavailable,
+      [&](grpc::ClientContext* context) {
+        if (FitsHeader(request.adapter_id()))
+          context->AddMetadata(kAdapterHeader, request.adapter_id());
+        auto reader = inference_->GenerateStream(context, request);
+        v1::GenerateStreamResponse chunk;
+        bool delivered = false;
+        bool finished = false;
+        while (!stopped && reader->Read(&chunk)) {
+          delivered = true;
+          finished = chunk.has_finish();
+          stopped = !on_chunk(chunk) && !finished;
+        }
+        if (stopped) context->TryCancel();
+        grpc::Status end = reader->Finish();
+        if (end.ok() && !finished && !stopped) {
+          end =
+              grpc::Status(grpc::StatusCode::DATA_LOSS, "the stream ended without its last chunk");
+        }
+        return Attempt{end, !delivered};
+      },
+      kFewerTokens);
   return stopped ? absl::CancelledError("stopped by the caller") : status;
 }
 
@@ -406,6 +418,10 @@ absl::Status LoricaClient::WatchAdapters(const v1::WatchAdaptersRequest& request
     if (stopped) context->TryCancel();
     return Attempt{reader->Finish()};
   });
+  if (absl::IsDeadlineExceeded(status) && options.timeout != absl::InfiniteDuration()) {
+    return absl::DeadlineExceededError(absl::StrCat(
+        "watched for ", absl::FormatDuration(options.timeout), ", the whole of its timeout"));
+  }
   return stopped ? absl::OkStatus() : status;
 }
 

@@ -185,7 +185,9 @@ class LoricaClient {
   };
   using AttemptCall = absl::FunctionRef<Attempt(grpc::ClientContext* context)>;
 
-  absl::Status Run(const CallOptions& options, Repeat repeat, AttemptCall call);
+  // way_out: from a deadline that has passed.
+  absl::Status Run(const CallOptions& options, Repeat repeat, AttemptCall call,
+                   absl::string_view way_out = "allow more time");
   absl::Status RunOnce(const CallOptions& options, absl::Time deadline, AttemptCall call,
                        absl::Duration* server_delay, bool* may_repeat);
   absl::Status EnsureConnected(absl::Time deadline, const Cancellation* cancellation);

@@ -50,7 +50,7 @@ void AddFile(CLI::App* app, const char* name, const char* environment, std::stri
 void AddSecurity(CLI::App* app, lorica::CommandContext* context) {
   AddFile(app, "--api-key-file", "LORICA_API_KEY_FILE", &context->api_key, "Key to show the server",
           lorica::ReadSecretWord);
-  app->add_option("--tenant", context->tenant, "Operators: act for this tenant");
+  app->add_option("--tenant", context->tenant, "Operators, with their key: act for this tenant");
   AddFile(app, "--tls-ca", "LORICA_TLS_CA", &context->tls.ca,
           "Speak TLS; who may have signed the server's certificate (PEM)");
   AddFile(app, "--tls-cert", "LORICA_TLS_CERT", &context->tls.cert, "Own certificate (PEM)");
@@ -101,6 +101,10 @@ int Main(int argc, char** argv) {
     app.parse(argc, argv);
   } catch (const CLI::ParseError& error) {
     return app.exit(error) == 0 ? lorica::kExitOk : lorica::kExitUsage;
+  }
+  if (!context.tenant.empty() && context.api_key.empty()) {
+    return lorica::FailUsage(
+        "--tenant counts from operators alone: show an operator's key, --api-key-file FILE");
   }
   // Not require_subcommand: it would hide that a word is none of the commands.
   if (!action) return lorica::FailUsage("a command is missing: lorica --help lists them");

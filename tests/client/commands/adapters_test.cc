@@ -249,6 +249,24 @@ TEST(Adapters, WatchPrintsEventsAsTheyCome) {
   EXPECT_THAT(run.output, HasSubstr("gone removed"));
   Subprocess endless({LORICA_BINARY, "adapters", "watch", "--json", "--server", server.address()});
   EXPECT_TRUE(endless.WaitForOutput(R"("removed_ids":["gone"])"));
+  const RunResult timed = Adapters(server, {"watch", "--timeout", "0.5"});
+  EXPECT_EQ(timed.code, 1);
+  EXPECT_THAT(timed.error, HasSubstr("watched for 500ms, the whole of its timeout"));
+  EXPECT_THAT(timed.error, Not(HasSubstr("tokens")));
+}
+
+TEST(Adapters, AnotherTenantWantsTheKeyOfAnOperator) {
+  FakeServer server;
+  server.AddAdapter("a");
+  const RunResult run = Adapters(server, {"list", "--tenant", "acme"});
+  EXPECT_EQ(run.code, 2);
+  EXPECT_EQ(run.output, "");
+  EXPECT_THAT(run.error, HasSubstr("--api-key-file"));
+  TemporaryFolder folder;
+  folder.Write("key", "an-operators-key\n");
+  EXPECT_EQ(
+      Adapters(server, {"list", "--tenant", "acme", "--api-key-file", folder.path() + "/key"}).code,
+      0);
 }
 
 // On a terminal, which `script` makes: what its command prints there is its output.
