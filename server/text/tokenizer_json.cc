@@ -162,13 +162,17 @@ absl::Status ReadMerge(const Json& merge, ByteLevelParts* parts) {
   return absl::OkStatus();
 }
 
+// -1: it is none, which the tokenizer refuses where it is used.
+int32_t TokenId(const Json& id) {
+  const int64_t number = id.is_number_integer() ? id.get<int64_t>() : -1;
+  return number >= 0 && number < kTokenizerVocabularyMax ? static_cast<int32_t>(number) : -1;
+}
+
 absl::Status ReadModel(const Json& model, ByteLevelParts* parts) {
   if (auto status = CheckModel(model); !status.ok()) return status;
   const Json& vocabulary = model.at("vocab");
   for (const auto& [spelling, id] : vocabulary.items()) {
-    const int64_t number = id.is_number_integer() ? id.get<int64_t>() : -1;
-    const bool in_range = number >= 0 && number < kTokenizerVocabularyMax;
-    parts->vocabulary.push_back({spelling, in_range ? static_cast<int32_t>(number) : -1});
+    parts->vocabulary.push_back({spelling, TokenId(id)});
   }
   for (const auto& merge : model.at("merges")) {
     if (auto status = ReadMerge(merge, parts); !status.ok()) return status;
@@ -177,7 +181,7 @@ absl::Status ReadModel(const Json& model, ByteLevelParts* parts) {
   parts->byte_fallback = ValueOr(model, "byte_fallback", false);
   parts->fuse_unknown = ValueOr(model, "fuse_unk", false);
   const auto unknown = vocabulary.find(ValueOr<std::string>(model, "unk_token", ""));
-  if (unknown != vocabulary.end()) parts->unknown_id = unknown->get<int32_t>();
+  if (unknown != vocabulary.end()) parts->unknown_id = TokenId(*unknown);
   return absl::OkStatus();
 }
 
@@ -188,8 +192,7 @@ void ReadAddedTokens(const Json& document, ByteLevelParts* parts) {
     added.content = token.at("content").get<std::string>();
     // Where the two disagree the vocabulary is right.
     const auto known = vocabulary.find(added.content);
-    const int64_t id = (known == vocabulary.end() ? token.at("id") : *known).get<int64_t>();
-    added.id = id >= 0 && id < kTokenizerVocabularyMax ? static_cast<int32_t>(id) : -1;
+    added.id = TokenId(known == vocabulary.end() ? token.at("id") : *known);
     added.special = token.value("special", false);
     added.lstrip = token.value("lstrip", false);
     added.rstrip = token.value("rstrip", false);

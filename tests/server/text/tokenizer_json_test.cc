@@ -173,6 +173,8 @@ TEST(TokenizerJsonTest, FilesThatLieAreRefused) {
   ExpectRefused(with("/model/vocab/a", "1e30"), "token id");
   ExpectRefused(with("/model/vocab/a", R"("0")"), "token id");
   ExpectRefused(with("/added_tokens/0/id", "9223372036854775807"), "token id");
+  ExpectRefused(with("/added_tokens/0/id", "1e100"), "token id");
+  ExpectRefused(with("/added_tokens/0/id", R"("3")"), "token id");
   ExpectRefused(with("/added_tokens/0/content", "7"), "shape");
   ExpectRefused(with("/model/merges/0", R"("a")"), "pair of tokens");
   ExpectRefused(with("/model/merges/0", R"("a x")"), "'a' and 'x'");
