@@ -3,534 +3,381 @@
 // A block takes one piece of one row's context for the heads of one KV head, which share
 // what they read. The piece's pages go round the block's warps by absolute index, each warp
 // keeps its own running softmax, and the warps are merged in order. The pieces of a row are
-// merged in order too, by the block that finishes last: the ticket only says who that is.
+// merged in order too, by the block that finishes last: a ticket only says who that is. A block's
+// pieces follow each other, so that it counts all that it has of a row at once: each count waits
+// until memory has what was stored, some microseconds.
 //
-// K and V go from global memory straight to the matrix registers, 16 bytes a lane. The
-// order of d inside a product, and of columns in the output, is free: lane t takes d
-// [8t, 8t + 8) of each 32 of K, lane g columns [8g, 8g + 8) of each 64 of V. Settled pages are
-// asked for before the launch ahead has ended, the first page of a block's next item before
-// the one at hand is merged.
+// Each warp has a ring of pages in shared memory, those of its next piece behind those of this
+// one. Its lanes copy 16 bytes each: a copy engine's instruction costs whoever issues it more time
+// than a page's products. Settled pages are asked for before the launch ahead has ended. Keys are
+// the rows of both products and heads their columns, of which a tile has eight.
+//
+// One warp more fetches the queries of the next piece while the others are at this one's keys.
 #include <algorithm>
+#include <array>
 
-#include "kernels/cuda/attend.cuh"
+#include "kernels/cuda/attend_merge.cuh"
+#include "kernels/cuda/attend_ring.cuh"
 #include "kernels/cuda/launch_dependent.cuh"
 
 namespace lorica::cuda {
 namespace {
 
-constexpr int kWarps = 4;
-constexpr int kThreads = kWarps * 32;
-constexpr int kAheadPages = 8;  // that a warp asks for beyond its first
+constexpr int kThreads = kAttendThreads + 32;
 
-// Heads of a tile, the rows of its products.
+// Heads of a tile.
 constexpr int TileHeads(int head_size, int group) { return group > 8 && head_size <= 128 ? 16 : 8; }
 
-__device__ __forceinline__ uint4 LoadPage(const Element* address) {
-  uint4 v;
-  asm volatile("ld.global.L1::no_allocate.v4.u32 {%0,%1,%2,%3}, [%4];"
-               : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w)
-               : "l"(address));
+// Rows become columns of an 8 x 8 matrix over the warp.
+__device__ __forceinline__ uint32_t Transposed(uint32_t v) {
+  asm volatile("movmatrix.sync.aligned.m8n8.trans.b16 %0, %0;" : "+r"(v));
   return v;
 }
 
-__device__ __forceinline__ void PrefetchL2(const Element* address, uint32_t bytes) {
-  asm volatile("cp.async.bulk.prefetch.L2.global [%0], %1;" ::"l"(address), "r"(bytes));
-}
+// Of head 16 columns at a time: B of products over the head size.
+template <int kHeadSize, int kHeads>
+using Queries = uint32_t[kHeads / 8][kHeadSize / 16][2];
 
+// A warp's sums so far. A lane has heads 2t and 2t + 1 of each eight.
 template <int kHeadSize, int kHeads>
 struct Running {
-  float o[kHeads / 8][kHeadSize / 64][8][2] = {};  // d = 64 block + 8 (2t + c) + i, head g
-  float max[kHeads / 8];
-  float sum[kHeads / 8] = {};
+  float o[kHeads / 8][kHeadSize / 16][4] = {};  // columns 16j + g of both heads, then 16j + 8 + g
+  float max[kHeads / 8][2];
+  float sum[kHeads / 8][2] = {};
 };
 
-// K or V rows of one page: [token][head size].
-template <int kHeadSize>
-struct KeyRows {
-  uint4 part[2][kHeadSize / 32];  // token g and g + 8
-
-  __device__ __forceinline__ void Load(const Element* page) {
-    const int g = threadIdx.x % 32 / 4, t = threadIdx.x % 4;
-#pragma unroll
-    for (int half = 0; half < 2; ++half) {
-#pragma unroll
-      for (int b = 0; b < kHeadSize / 32; ++b) {
-        part[half][b] = LoadPage(page + (g + 8 * half) * kHeadSize + b * 32 + 8 * t);
-      }
-    }
-  }
-};
-
-template <int kHeadSize>
-struct ValueRows {
-  uint4 part[kHeadSize / 64][4];  // tokens 2t, 2t + 1, 2t + 8, 2t + 9
-
-  __device__ __forceinline__ void Load(const Element* page) {
-    const int g = threadIdx.x % 32 / 4, t = threadIdx.x % 4;
-#pragma unroll
-    for (int i = 0; i < 4; ++i) {
-#pragma unroll
-      for (int b = 0; b < kHeadSize / 64; ++b) {
-        part[b][i] = LoadPage(page + (2 * t + i % 2 + i / 2 * 8) * kHeadSize + b * 64 + 8 * g);
-      }
-    }
-  }
-  // Beyond the context a page may hold anything, NaN too.
-  __device__ __forceinline__ void KeepTokens(int tokens) {
-    const int t = threadIdx.x % 4;
-#pragma unroll
-    for (int i = 0; i < 4; ++i) {
-      if (2 * t + i % 2 + i / 2 * 8 < tokens) continue;
-#pragma unroll
-      for (int b = 0; b < kHeadSize / 64; ++b) part[b][i] = make_uint4(0, 0, 0, 0);
-    }
-  }
-};
-
-template <int kHeadSize, int kHeads>
-using Queries = uint4[kHeads / 8][kHeadSize / 32];
-
-// Of 16 keys: [head g, g + 8][keys 2t, 2t + 1, 2t + 8, 2t + 9].
+// Of 16 keys: key g of both heads, then key g + 8.
 template <int kHeads>
 using PageScores = float[kHeads / 8][4];
 
 template <int kHeadSize, int kHeads>
 __device__ __forceinline__ void Scores(PageScores<kHeads>& s, const Queries<kHeadSize, kHeads>& q,
-                                       const KeyRows<kHeadSize>& keys) {
+                                       uint32_t keys) {
+  PageScores<kHeads> odd = {};  // two chains of products are done sooner than one
 #pragma unroll
-  for (int half = 0; half < 2; ++half) {
-    float d[4] = {};
-#pragma unroll
-    for (int b = 0; b < kHeadSize / 32; ++b) {
-      const uint4 k = keys.part[half][b], low = q[0][b];
-      uint4 high = make_uint4(0, 0, 0, 0);
-      if constexpr (kHeads > 8) high = q[1][b];
-      Mma(d, low.x, high.x, low.y, high.y, k.x, k.y);
-      Mma(d, low.z, high.z, low.w, high.w, k.z, k.w);
-    }
+  for (int j = 0; j < kHeadSize / 16; ++j) {
+    uint32_t k[4];
+    LoadMatrix(k, StepAddress(keys, j));
 #pragma unroll
     for (int h = 0; h < kHeads / 8; ++h) {
-      s[h][2 * half] = d[2 * h];
-      s[h][2 * half + 1] = d[2 * h + 1];
+      Mma(j % 2 ? odd[h] : s[h], k[0], k[1], k[2], k[3], q[h][j][0], q[h][j][1]);
+    }
+  }
+#pragma unroll
+  for (int h = 0; h < kHeads / 8; ++h) {
+#pragma unroll
+    for (int i = 0; i < 4; ++i) s[h][i] += odd[h][i];
+  }
+}
+
+// Scores of keys [begin, end) as weights of the map; others weigh nothing.
+template <int kHeads>
+__device__ __forceinline__ void KeepKeys(PageScores<kHeads>& s, int begin, int end) {
+  const int g = threadIdx.x % 32 / 4;
+#pragma unroll
+  for (int h = 0; h < kHeads / 8; ++h) {
+#pragma unroll
+    for (int i = 0; i < 4; ++i) {
+      const int key = g + i / 2 * 8;
+      if (key < begin || key >= end) s[h][i] = -INFINITY;
     }
   }
 }
 
 // s = exp(score - running maximum); rescales what was summed before.
 template <int kHeadSize, int kHeads>
-__device__ __forceinline__ void Soften(PageScores<kHeads>& s, Running<kHeadSize, kHeads>& run,
-                                       const ScoreMap& map, int first_key, int keys,
-                                       int key_begin) {
-  const int t = threadIdx.x % 4;
+__device__ __forceinline__ void Soften(PageScores<kHeads>& s, Running<kHeadSize, kHeads>& run) {
 #pragma unroll
   for (int h = 0; h < kHeads / 8; ++h) {
-    float best = -INFINITY;
+    float keep[2], base[2];
+    bool larger = false;
 #pragma unroll
-    for (int i = 0; i < 4; ++i) {
-      const int key = key_begin + i / 2 * 8 + 2 * t + i % 2;
-      s[h][i] = key >= first_key && key < keys ? map(s[h][i]) : -INFINITY;
-      best = fmaxf(best, s[h][i]);
+    for (int c = 0; c < 2; ++c) {
+      float best = fmaxf(s[h][c], s[h][c + 2]);
+#pragma unroll
+      for (int offset = 4; offset < 32; offset *= 2) {
+        best = fmaxf(best, __shfl_xor_sync(~0u, best, offset));
+      }
+      const float max = fmaxf(run.max[h][c], best);
+      larger = larger || max > run.max[h][c];
+      base[c] = ExpBase(max);
+      keep[c] = Exp2(run.max[h][c] - base[c]);
+      run.max[h][c] = max;
     }
-    best = fmaxf(best, __shfl_xor_sync(~0u, best, 1));
-    best = fmaxf(best, __shfl_xor_sync(~0u, best, 2));
-    const float max = fmaxf(run.max[h], best), base = ExpBase(max);
-    const float keep = Exp2(run.max[h] - base);
-    float sum = 0.0f;
 #pragma unroll
-    for (int i = 0; i < 4; ++i) sum += s[h][i] = Exp2(s[h][i] - base);
-    run.sum[h] = run.sum[h] * keep + sum;
-    run.max[h] = max;
+    for (int i = 0; i < 4; ++i) s[h][i] = Exp2(s[h][i] - base[i % 2]);
 #pragma unroll
-    for (int i = 0; i < kHeadSize / 4; ++i) (&run.o[h][0][0][0])[i] *= keep;
+    for (int c = 0; c < 2; ++c) {
+      run.sum[h][c] = run.sum[h][c] * keep[c] + (s[h][c] + s[h][c + 2]);
+    }
+    if (!__any_sync(~0u, larger)) continue;
+#pragma unroll
+    for (int j = 0; j < kHeadSize / 16; ++j) {
+#pragma unroll
+      for (int i = 0; i < 4; ++i) run.o[h][j][i] *= keep[i % 2];
+    }
   }
 }
 
 template <int kHeadSize, int kHeads>
 __device__ __forceinline__ void AddValues(Running<kHeadSize, kHeads>& run,
-                                          const PageScores<kHeads>& p,
-                                          const ValueRows<kHeadSize>& values) {
-  const uint32_t a0 = PackElements(p[0][0], p[0][1]), a2 = PackElements(p[0][2], p[0][3]);
-  uint32_t a1 = 0, a3 = 0;
-  if constexpr (kHeads > 8) {
-    a1 = PackElements(p[1][0], p[1][1]);
-    a3 = PackElements(p[1][2], p[1][3]);
-  }
-#pragma unroll
-  for (int b = 0; b < kHeadSize / 64; ++b) {
-    const uint32_t* v0 = &values.part[b][0].x;
-    const uint32_t* v1 = &values.part[b][1].x;
-    const uint32_t* v2 = &values.part[b][2].x;
-    const uint32_t* v3 = &values.part[b][3].x;
-#pragma unroll
-    for (int i = 0; i < 8; ++i) {
-      const int w = i / 2;
-      const uint32_t b0 = i % 2 ? HighHalves(v0[w], v1[w]) : LowHalves(v0[w], v1[w]);
-      const uint32_t b1 = i % 2 ? HighHalves(v2[w], v3[w]) : LowHalves(v2[w], v3[w]);
-      float d[4] = {run.o[0][b][i][0], run.o[0][b][i][1], 0.0f, 0.0f};
-      if constexpr (kHeads > 8) {
-        d[2] = run.o[1][b][i][0];
-        d[3] = run.o[1][b][i][1];
-      }
-      Mma(d, a0, a1, a2, a3, b0, b1);
-#pragma unroll
-      for (int h = 0; h < kHeads / 8; ++h) {
-        run.o[h][b][i][0] = d[2 * h];
-        run.o[h][b][i][1] = d[2 * h + 1];
-      }
-    }
-  }
-}
-
-// An item for one tile of the heads of one KV head.
-struct Work {
-  AttendItem item;
-  int kv_head;
-  int head_begin;  // of all heads
-  int heads;
-  int ticket;
-};
-
-template <int kHeads>
-__device__ __forceinline__ int Units(const AttentionShape& shape) {
-  const int group = shape.heads / shape.kv_heads;
-  return shape.kv_heads * ((group + kHeads - 1) / kHeads);
-}
-
-// All of it but the item.
-template <int kHeads>
-__device__ __forceinline__ void Place(Work& work, const AttentionShape& shape, int index, int row) {
-  const int group = shape.heads / shape.kv_heads, tiles = (group + kHeads - 1) / kHeads;
-  const int unit = index % (shape.kv_heads * tiles), tile = unit % tiles;
-  work.kv_head = unit / tiles;
-  work.head_begin = work.kv_head * group + tile * kHeads;
-  work.heads = min(kHeads, group - tile * kHeads);
-  work.ticket = row * shape.kv_heads * tiles + unit;
-}
-
-// Copies an item to shared memory, 16 bytes each of two lanes, beside what follows.
-__device__ __forceinline__ void StartItem(AttendItem& to, const AttendItem* from) {
-  static_assert(sizeof(AttendItem) == 32);
-  const int lane = threadIdx.x % 32;
-  if (lane < 2) {
-    asm volatile("cp.async.ca.shared.global [%0], [%1], 16;" ::"r"(SharedAddress(&to) + 16 * lane),
-                 "l"(reinterpret_cast<const std::byte*>(from) + 16 * lane)
-                 : "memory");
-  }
-}
-__device__ __forceinline__ void AwaitItem() {
-  asm volatile("cp.async.wait_all;" ::: "memory");
-  __syncwarp();
-}
-
-template <int kHeadSize, int kHeads>
-__device__ __forceinline__ void LoadQueries(Queries<kHeadSize, kHeads>& q, const AttendArgs& args,
-                                            const Work& work) {
-  const int g = threadIdx.x % 32 / 4, t = threadIdx.x % 4, size = args.shape.head_size;
-  const Element* from = static_cast<const Element*>(args.qkv) + work.item.row * args.qkv_columns +
-                        work.head_begin * size;
+                                          const PageScores<kHeads>& p, uint32_t values) {
+  uint32_t weights[kHeads / 8][2];
 #pragma unroll
   for (int h = 0; h < kHeads / 8; ++h) {
-    const int head = g + 8 * h;
+    weights[h][0] = Transposed(PackElements(p[h][0], p[h][1]));
+    weights[h][1] = Transposed(PackElements(p[h][2], p[h][3]));
+  }
 #pragma unroll
-    for (int b = 0; b < kHeadSize / 32; ++b) {
-      const int d = b * 32 + 8 * t;
-      const bool inside = head < work.heads && d < size;
-      q[h][b] = inside ? LoadPage(from + head * size + d) : make_uint4(0, 0, 0, 0);
+  for (int j = 0; j < kHeadSize / 16; ++j) {
+    uint32_t v[4];
+    LoadMatrixTransposed(v, StepAddress(values, j));
+#pragma unroll
+    for (int h = 0; h < kHeads / 8; ++h) {
+      Mma(run.o[h][j], v[0], v[1], v[2], v[3], weights[h][0], weights[h][1]);
     }
   }
 }
 
-// A warp's pages of a piece: every kWarps-th, by absolute index. Up to 32 of their ids are held
-// by the lanes.
-struct PageRange {
-  int first_key, keys;  // that the row sees
-  int page, end;
-  int32_t id;
+// The queries of a unit in shared memory.
+template <int kHeadSize>
+struct UnitQueries {
+  static constexpr int kRow = kHeadSize + 8;  // so that rows begin in different banks
+  __host__ __device__ static constexpr int Bytes(int heads) {
+    return heads * kRow * static_cast<int>(sizeof(Element));
+  }
+  Element* memory;
 
-  __device__ __forceinline__ PageRange(const AttentionShape& shape, const AttendItem& item,
-                                       const int32_t* pages)
-      : first_key(FirstKey(shape, item.keys)),
-        keys(item.keys),
-        end((item.key_end + kBlockTokens - 1) / kBlockTokens) {
-    const int first = max(item.key_begin, first_key) / kBlockTokens;
-    const int warp = threadIdx.x / 32;
-    page = first + (warp - first % kWarps + kWarps) % kWarps;
-    FetchIds(pages + item.page_begin);
-  }
-  __device__ __forceinline__ void FetchIds(const int32_t* ids) {
-    const int at = page + threadIdx.x % 32 * kWarps;
-    id = at < end ? ids[at] : 0;
-  }
+  __device__ __forceinline__ Element* row(int head) const { return memory + head * kRow; }
 };
 
+// Fetches queries; thread `rank` of `threads`.
+template <int kHeadSize>
+__device__ __forceinline__ void FetchQueries(const UnitQueries<kHeadSize>& to,
+                                             const AttendArgs& args, int row, const Unit& unit,
+                                             int rank, int threads) {
+  constexpr int kGroups = kHeadSize / 8;
+  const int size = args.shape.head_size;
+  const Element* from = static_cast<const Element*>(args.qkv) + int64_t{row} * args.qkv_columns +
+                        unit.head_begin * size;
+  for (int i = rank; i < unit.heads * kGroups; i += threads) {
+    const int head = i / kGroups, d = i % kGroups * 8;
+    const auto* q = reinterpret_cast<const uint4*>(from + head * size + d);
+    *reinterpret_cast<uint4*>(to.row(head) + d) = d < size ? *q : make_uint4(0, 0, 0, 0);
+  }
+}
+
 template <int kHeadSize, int kHeads>
-class Reader {
- public:
-  __device__ __forceinline__ Reader(const AttendArgs& args, const Work& work, const int32_t* pages,
-                                    const PageRange& range)
-      : range_(range),
-        ids_(pages + work.item.page_begin),
-        matrix_(args.shape.kv_heads * kBlockTokens * kHeadSize),
-        block_bytes_(args.block_bytes),
-        base_(static_cast<const std::byte*>(args.arena) +
-              2 * (args.layer * 2 * int64_t{matrix_} + work.kv_head * kBlockTokens * kHeadSize)) {}
-
-  __device__ __forceinline__ bool empty() const { return range_.page >= range_.end; }
-  // Asks for the first page.
-  __device__ __forceinline__ void Begin() {
-    const Element* page = PageOf(__shfl_sync(~0u, range_.id, 0));
-    k_.Load(page);
-    v_.Load(page + matrix_);
-  }
-  __device__ __forceinline__ void PrefetchRest() const {
-    const int lane = threadIdx.x % 32;
-    if (lane == 0 || lane > kAheadPages || range_.page + lane * kWarps >= range_.end) return;
-    const Element* page = PageOf(range_.id);
-    PrefetchL2(page, kBlockTokens * kHeadSize * 2);
-    PrefetchL2(page + matrix_, kBlockTokens * kHeadSize * 2);
-  }
-
-  // Takes the page at hand and asks for the next.
-  __device__ __forceinline__ void Read(Running<kHeadSize, kHeads>& run,
-                                       const Queries<kHeadSize, kHeads>& q, const ScoreMap& map) {
-    PageScores<kHeads> s;
-    Scores<kHeadSize, kHeads>(s, q, k_);
-    const int key_begin = range_.page * kBlockTokens;
-    range_.page += kWarps;
-    const bool more = !empty();
-    const Element* next = nullptr;
-    if (more) {
-      if (++turn_ % 32 == 0) range_.FetchIds(ids_);
-      next = PageOf(__shfl_sync(~0u, range_.id, turn_ % 32));
-      k_.Load(next);
+__device__ __forceinline__ void LoadQueries(Queries<kHeadSize, kHeads>& q,
+                                            const UnitQueries<kHeadSize>& from, int heads) {
+  const int lane = threadIdx.x % 32;
+#pragma unroll
+  for (int h = 0; h < kHeads / 8; ++h) {
+    // Columns beyond the heads may hold anything.
+    const Element* row = from.row(min(lane % 8 + 8 * h, heads - 1)) + lane / 8 * 8;
+#pragma unroll
+    for (int j = 0; j < kHeadSize / 32; ++j) {
+      uint32_t v[4];
+      LoadMatrix(v, SharedAddress(row + j * 32));
+      q[h][2 * j][0] = v[0];
+      q[h][2 * j][1] = v[1];
+      q[h][2 * j + 1][0] = v[2];
+      q[h][2 * j + 1][1] = v[3];
     }
-    Soften<kHeadSize, kHeads>(s, run, map, range_.first_key, range_.keys, key_begin);
-    if (key_begin + kBlockTokens > range_.keys) v_.KeepTokens(range_.keys - key_begin);
-    AddValues<kHeadSize, kHeads>(run, s, v_);
-    if (more) v_.Load(next + matrix_);
   }
-
- private:
-  __device__ __forceinline__ const Element* PageOf(int64_t id) const {
-    return reinterpret_cast<const Element*>(base_ + id * block_bytes_);
-  }
-
-  PageRange range_;
-  const int32_t* ids_;
-  int matrix_;  // elements from K to V
-  int64_t block_bytes_;
-  const std::byte* base_;
-  int turn_ = 0;
-  KeyRows<kHeadSize> k_;
-  ValueRows<kHeadSize> v_;
-};
-
-// What the warps leave for the merge.
-template <int kHeadSize, int kHeads>
-struct alignas(16) Partials {
-  float o[kWarps][kHeads][kHeadSize];
-  float max[kWarps][kHeads];
-  float sum[kWarps][kHeads];
-};
+}
 
 template <int kHeadSize, int kHeads>
-__device__ __forceinline__ void Leave(Partials<kHeadSize, kHeads>& out,
-                                      Running<kHeadSize, kHeads>& run) {
+__device__ __forceinline__ void Leave(const Partials<kHeadSize>& out,
+                                      Running<kHeadSize, kHeads>& run, int heads) {
   const int warp = threadIdx.x / 32, g = threadIdx.x % 32 / 4, t = threadIdx.x % 4;
 #pragma unroll
   for (int h = 0; h < kHeads / 8; ++h) {
-    run.sum[h] += __shfl_xor_sync(~0u, run.sum[h], 1);
-    run.sum[h] += __shfl_xor_sync(~0u, run.sum[h], 2);
-    if (t == 0) {
-      out.max[warp][g + 8 * h] = run.max[h];
-      out.sum[warp][g + 8 * h] = run.sum[h];
-    }
 #pragma unroll
-    for (int b = 0; b < kHeadSize / 64; ++b) {
+    for (int c = 0; c < 2; ++c) {
+      const int head = 8 * h + 2 * t + c;
 #pragma unroll
-      for (int c = 0; c < 2; ++c) {
-        float* to = &out.o[warp][g + 8 * h][b * 64 + 8 * (2 * t + c)];
-        const auto& o = run.o[h][b];
-        *reinterpret_cast<float4*>(to) = make_float4(o[0][c], o[1][c], o[2][c], o[3][c]);
-        *reinterpret_cast<float4*>(to + 4) = make_float4(o[4][c], o[5][c], o[6][c], o[7][c]);
+      for (int offset = 4; offset < 32; offset *= 2) {
+        run.sum[h][c] += __shfl_xor_sync(~0u, run.sum[h][c], offset);
+      }
+      if (head >= heads) continue;
+      if (g == 0) {
+        out.max(warp, head) = run.max[h][c];
+        out.sum(warp, head) = run.sum[h][c];
+      }
+#pragma unroll
+      for (int i = 0; i < kHeadSize / 8; ++i) {
+        out.o(warp, head)[8 * i + g] = run.o[h][i / 2][i % 2 * 2 + c];
       }
     }
   }
 }
 
-__device__ __forceinline__ void AddScaled(float4& sum, float weight, const float4& part) {
-  sum.x += weight * part.x;
-  sum.y += weight * part.y;
-  sum.z += weight * part.z;
-  sum.w += weight * part.w;
-}
-
-// Four columns of one head.
-__device__ __forceinline__ void Store(const AttendArgs& args, int row, int head, int d, float4 o,
-                                      float sum) {
-  if (d >= args.shape.head_size) return;
-  const float scale = 1.0f / sum;
-  Element* out = static_cast<Element*>(args.out) +
-                 (int64_t{row} * args.shape.heads + head) * args.shape.head_size + d;
-  *reinterpret_cast<uint2*>(out) =
-      make_uint2(PackElements(o.x * scale, o.y * scale), PackElements(o.z * scale, o.w * scale));
-}
-
-// Adds the warps' parts in order; the row's result where the piece is all of it.
-template <int kHeadSize, int kHeads>
-__device__ __forceinline__ void MergeWarps(const Partials<kHeadSize, kHeads>& parts,
-                                           const AttendArgs& args, const AttendScratch& scratch,
-                                           const Work& work) {
-  constexpr int kQuads = kHeadSize / 4;
-  for (int i = threadIdx.x; i < work.heads * kQuads; i += kThreads) {
-    const int head = i / kQuads, d = i % kQuads * 4;
-    float max = -INFINITY;
-#pragma unroll
-    for (int w = 0; w < kWarps; ++w) max = fmaxf(max, parts.max[w][head]);
-    float4 o = make_float4(0, 0, 0, 0);
-    float sum = 0.0f;
-#pragma unroll
-    for (int w = 0; w < kWarps; ++w) {
-      const float weight = Exp2(parts.max[w][head] - ExpBase(max));
-      AddScaled(o, weight, *reinterpret_cast<const float4*>(&parts.o[w][head][d]));
-      sum += weight * parts.sum[w][head];
-    }
-    if (work.item.pieces == 1) {
-      Store(args, work.item.row, work.head_begin + head, d, o, sum);
-      continue;
-    }
-    const int64_t place = int64_t{work.item.slot} * args.shape.heads + work.head_begin + head;
-    __stcg(reinterpret_cast<float4*>(scratch.sums + place * kHeadSize + d), o);
-    if (d == 0) __stcg(scratch.stats + place, make_float2(max, sum));
-  }
-}
-
-// `stats` has room for those of all pieces.
+// Shared memory: the warps' rings, then partials and queries, twice: pieces take turns.
 template <int kHeadSize>
-__device__ __forceinline__ void MergePieces(float2* stats, const AttendArgs& args,
-                                            const AttendScratch& scratch, const Work& work) {
-  constexpr int kQuads = kHeadSize / 4;
-  const int pieces = work.item.pieces, heads = args.shape.heads;
-  const int64_t first = int64_t{work.item.slot - work.item.piece} * heads + work.head_begin;
-  for (int i = threadIdx.x; i < work.heads * pieces; i += kThreads) {
-    stats[i] = __ldcg(scratch.stats + first + int64_t{i / work.heads} * heads + i % work.heads);
-  }
-  __syncthreads();
-  for (int i = threadIdx.x; i < work.heads * kQuads; i += kThreads) {
-    const int head = i / kQuads, d = i % kQuads * 4;
-    float max = -INFINITY;
-    for (int p = 0; p < pieces; ++p) max = fmaxf(max, stats[p * work.heads + head].x);
-    float4 o = make_float4(0, 0, 0, 0);
-    float sum = 0.0f;
-    const float* from = scratch.sums + (first + head) * kHeadSize + d;
-#pragma unroll 16
-    for (int p = 0; p < pieces; ++p) {
-      const float2 stat = stats[p * work.heads + head];
-      const float weight = Exp2(stat.x - max);
-      AddScaled(o, weight,
-                __ldcg(reinterpret_cast<const float4*>(from + int64_t{p} * heads * kHeadSize)));
-      sum += weight * stat.y;
-    }
-    Store(args, work.item.row, work.head_begin + head, d, o, sum);
-  }
-}
+using RingPages = std::byte[kAttendWarps][kRingPages][2][kMatrixBytes<kHeadSize>];
+constexpr int kRingAlignment = 1024;  // for the swizzle
 
-// True in the block that finishes a row's pieces last, which then sees them all.
-__device__ __forceinline__ bool IsLast(uint32_t* ticket, int pieces) {
-  __shared__ bool last;
-  __threadfence();
-  __syncthreads();
-  // Wraps to zero, ready for the next launch.
-  if (threadIdx.x == 0) last = atomicInc(ticket, pieces - 1) == pieces - 1;
-  __syncthreads();
-  __threadfence();
-  return last;
-}
+template <int kHeadSize>
+struct Room {
+  std::byte* memory;  // aligned
+  int heads;          // of a unit, at most
+
+  __device__ __forceinline__ RingPages<kHeadSize>& pages() const {
+    return *reinterpret_cast<RingPages<kHeadSize>*>(memory);
+  }
+  __device__ __forceinline__ Partials<kHeadSize> parts(int turn) const {
+    return {memory + sizeof(RingPages<kHeadSize>) + turn % 2 * Partials<kHeadSize>::Bytes(heads),
+            heads};
+  }
+  __device__ __forceinline__ UnitQueries<kHeadSize> queries(int turn) const {
+    std::byte* const first =
+        memory + sizeof(RingPages<kHeadSize>) + 2 * Partials<kHeadSize>::Bytes(heads);
+    return {reinterpret_cast<Element*>(first + turn % 2 * UnitQueries<kHeadSize>::Bytes(heads))};
+  }
+  static int Bytes(int heads) {
+    return sizeof(RingPages<kHeadSize>) + 2 * Partials<kHeadSize>::Bytes(heads) +
+           2 * UnitQueries<kHeadSize>::Bytes(heads) + kRingAlignment;
+  }
+};
 
 template <int kHeadSize, int kHeads>
-__global__ void __launch_bounds__(kThreads, kHeadSize == 64    ? 4
+__global__ void __launch_bounds__(kThreads, kHeadSize == 64    ? 3
                                             : kHeadSize == 128 ? 2
                                                                : 1)
     AttendDecodeKernel(AttendArgs args, StepTables step, AttendScratch scratch) {
-  using Parts = Partials<kHeadSize, kHeads>;
-  static_assert(sizeof(Parts) >= kHeads * kAttendPiecesMax * sizeof(float2));
-  __shared__ Parts parts;
-  __shared__ Work works[2][kWarps];  // a copy a warp: this item and the next
+  static_assert(Partials<kHeadSize>::Bytes(1) >= kAttendPiecesMax * sizeof(float2));
+  extern __shared__ std::byte memory[];
   ReleaseSuccessor();
-  const int warp = threadIdx.x / 32, units = Units<kHeads>(args.shape);
-  const int count = step.counts->attend_items * units;
-  if (blockIdx.x >= count) {
+  const AttentionShape& shape = args.shape;
+  const int warp = threadIdx.x / 32, units = Units<kHeads>(shape);
+  const int64_t all = int64_t{step.counts->attend_items} * units;
+  const int begin = static_cast<int>(all * blockIdx.x / gridDim.x);
+  const int end = static_cast<int>(all * (blockIdx.x + 1) / gridDim.x);
+  if (begin == end) {
     // Who waits for this launch waits for the one before it too.
     if (blockIdx.x == 0) WaitForPredecessor();
     return;
   }
-  StartItem(works[0][warp].item, step.attend_items + blockIdx.x / units);
-  AwaitItem();
-  const ScoreMap map(args.shape);
-  Work* work = &works[0][warp];
-  Place<kHeads>(*work, args.shape, blockIdx.x, work->item.row);
-  __syncwarp();
-  PageRange range(args.shape, work->item, step.pages);
-  Reader<kHeadSize, kHeads> reader(args, *work, step.pages, range);
-  const bool settled = (range.page + 1) * kBlockTokens <= work->item.settled;
-  if (settled && !reader.empty()) reader.Begin();
-  reader.PrefetchRest();
+  const Room<kHeadSize> room{
+      memory + (kRingAlignment - SharedAddress(memory) % kRingAlignment) % kRingAlignment,
+      min(kHeads, shape.heads / shape.kv_heads)};
+  Work work(step.attend_items, units, begin);
+  Unit unit = UnitOf<kHeads>(shape, work.unit);
+  const auto next_row = [&](const Work& of) {
+    return of.EndsRow(units) ? step.attend_items[of.first + of.row.pieces] : AttendItem{};
+  };
+  Ring<kHeadSize> ring(room.pages()[warp % kAttendWarps][0][0], args);
+  Wanted wanted(shape, work, unit.kv_head, step.pages);
+  if (warp == kAttendWarps) wanted.range.page = wanted.range.end;
+  ring.Ask(wanted, min(wanted.range.end, work.row.settled / kBlockTokens));
   WaitForPredecessor();
-  if (!settled && !reader.empty()) reader.Begin();
-  for (int i = blockIdx.x, turn = 0; i < count; i += gridDim.x, turn ^= 1) {
-    work = &works[turn][warp];
-    Work* next = &works[turn ^ 1][warp];
-    const int next_index = i + gridDim.x;
-    const bool more = next_index < count;
-    if (more) StartItem(next->item, step.attend_items + next_index / units);
+  FetchQueries(room.queries(0), args, work.row.row, unit, threadIdx.x, kThreads);
+  ring.Ask(wanted, wanted.range.end);
+  __syncthreads();
+  if (warp == kAttendWarps) {
+    for (int turn = 1; turn < end - begin; ++turn) {
+      work.Advance(units, RowWork(next_row(work)));
+      unit = UnitOf<kHeads>(shape, work.unit);
+      FetchQueries(room.queries(turn), args, work.row.row, unit, threadIdx.x % 32, 32);
+      __syncthreads();
+    }
+    __syncthreads();
+    return;
+  }
+  const ScoreMap map(shape);
+  auto& pages = room.pages()[warp];
+  const uint32_t keys_lane = SharedAddress(pages[0][0]) + LaneOffset(false);
+  const uint32_t values_lane = SharedAddress(pages[0][1]) + LaneOffset(true);
+  for (int turn = 0, counted = 0; turn < end - begin; ++turn) {
+    const bool more = turn + 1 < end - begin;
+    const AttendItem following = more ? next_row(work) : AttendItem{};
     Queries<kHeadSize, kHeads> q;
-    LoadQueries<kHeadSize, kHeads>(q, args, *work);
+    LoadQueries<kHeadSize, kHeads>(q, room.queries(turn), unit.heads);
     Running<kHeadSize, kHeads> run;
 #pragma unroll
-    for (int h = 0; h < kHeads / 8; ++h) run.max[h] = -INFINITY;
-    if (!reader.empty()) reader.Read(run, q, map);
-    if (more) {
-      AwaitItem();
-      Place<kHeads>(*next, args.shape, next_index, next->item.row);
-      __syncwarp();
-      range = PageRange(args.shape, next->item, step.pages);
+    for (int h = 0; h < kHeads / 8; ++h) run.max[h][0] = run.max[h][1] = -INFINITY;
+    Work next = work;
+    Unit next_unit = unit;
+    Wanted after = wanted;
+    bool ready = !more;
+    const auto prepare = [&] {
+      next.Advance(units, RowWork(following));
+      next_unit = UnitOf<kHeads>(shape, next.unit);
+      after = Wanted(shape, next, next_unit.kv_head, step.pages);
+      ready = true;
+    };
+    const int keys = work.row.keys, first_key = FirstKey(shape, keys);
+    for (PageRange at(shape, work); at.page < at.end; at.page += kAttendWarps) {
+      const int key_begin = at.page * kBlockTokens;
+      const int stage = ring.Take();
+      PageScores<kHeads> s = {};
+      Scores<kHeadSize, kHeads>(s, q, keys_lane + stage * 2 * kMatrixBytes<kHeadSize>);
+#pragma unroll
+      for (int h = 0; h < kHeads / 8; ++h) {
+#pragma unroll
+        for (int k = 0; k < 4; ++k) s[h][k] = map(s[h][k]);
+      }
+      if (key_begin < first_key || key_begin + kBlockTokens > keys) {
+        KeepKeys<kHeads>(s, first_key - key_begin, keys - key_begin);
+        ZeroValues<kHeadSize>(pages[stage][1], keys - key_begin);
+      }
+      Soften<kHeadSize, kHeads>(s, run);
+      AddValues<kHeadSize, kHeads>(run, s, values_lane + stage * 2 * kMatrixBytes<kHeadSize>);
+      ring.Release();
+      if (!ready) prepare();
+      ring.Ask(wanted, wanted.range.end);
+      if (more) ring.Ask(after, after.range.end);
     }
-    while (!reader.empty()) reader.Read(run, q, map);
-    if (more) {
-      reader = Reader<kHeadSize, kHeads>(args, *next, step.pages, range);
-      if (!reader.empty()) reader.Begin();
+    if (!ready) {
+      prepare();
+      ring.Ask(after, after.range.end);
     }
-    Leave(parts, run);
-    __syncthreads();
-    MergeWarps(parts, args, scratch, *work);
-    const int pieces = work->item.pieces;
-    if (pieces > 1 && IsLast(scratch.tickets + work->ticket, pieces)) {
-      MergePieces<kHeadSize>(reinterpret_cast<float2*>(&parts), args, scratch, *work);
+    const Partials<kHeadSize> parts = room.parts(turn);
+    Leave(parts, run, unit.heads);
+    __syncthreads();  // all have merged the piece before, and the next one's queries are there
+    MergeWarps(parts, args, scratch, work, unit);
+    ++counted;
+    if (!more || work.piece + 1 == work.row.pieces) {
+      const int pieces = work.row.pieces;
+      uint32_t* ticket = scratch.tickets + work.row.row * units + work.unit;
+      if (pieces > 1 && IsLast(ticket, counted, pieces)) {
+        MergePieces<kHeadSize>(parts.stats(), args, scratch, work.row, unit);
+      }
+      counted = 0;
     }
-    __syncthreads();  // before the next item's parts
+    wanted = after;
+    work = next;
+    unit = next_unit;
   }
 }
 
-// Blocks that are on the device at once.
+// Blocks that are on the device at once, with units of `heads` heads.
 template <int kHeadSize, int kHeads>
-int ResidentBlocks() {
-  static const int count = [] {
-    int blocks = 0;
-    cudaOccupancyMaxActiveBlocksPerMultiprocessor(&blocks, AttendDecodeKernel<kHeadSize, kHeads>,
-                                                  kThreads, 0);
-    return blocks * MultiprocessorCount();
+int ResidentBlocks(int heads) {
+  static const auto counts = [] {
+    const auto kernel = AttendDecodeKernel<kHeadSize, kHeads>;
+    PrepareShared(kernel, Room<kHeadSize>::Bytes(kHeads));
+    std::array<int, kHeads> blocks{};
+    for (int i = 0; i < kHeads; ++i) {
+      cudaOccupancyMaxActiveBlocksPerMultiprocessor(&blocks[i], kernel, kThreads,
+                                                    Room<kHeadSize>::Bytes(i + 1));
+      blocks[i] *= MultiprocessorCount();
+    }
+    return blocks;
   }();
-  return count;
+  return counts[heads - 1];
 }
 
 template <int kHeadSize, int kHeads>
 void Launch(const AttendArgs& args, const AttendScratch& scratch, const StepTables& step, int items,
             cudaStream_t stream) {
+  const int heads = std::min(kHeads, args.shape.heads / args.shape.kv_heads);
+  const int resident = ResidentBlocks<kHeadSize, kHeads>(heads);
   const int units = args.shape.kv_heads * AttendHeadTiles(args.shape);
-  const int resident = ResidentBlocks<kHeadSize, kHeads>();
   LaunchDependent(AttendDecodeKernel<kHeadSize, kHeads>,
-                  items < resident ? std::min(items * units, resident) : resident, kThreads, 0,
-                  stream, args, step, scratch);
+                  items < resident ? std::min(items * units, resident) : resident, kThreads,
+                  Room<kHeadSize>::Bytes(heads), stream, args, step, scratch);
 }
 
 }  // namespace
