@@ -139,6 +139,28 @@ __device__ __forceinline__ void AddValues(Running<kHeadSize, kHeads>& run,
   }
 }
 
+// Adds the page of keys from `key_begin` on, of which the row sees [first_key, keys). The lane
+// loads from `key_page` and `value_page`, the latter in `values`.
+template <int kHeadSize, int kHeads>
+__device__ __forceinline__ void AddPage(Running<kHeadSize, kHeads>& run,
+                                        const Queries<kHeadSize, kHeads>& q, const ScoreMap& map,
+                                        uint32_t key_page, uint32_t value_page, std::byte* values,
+                                        int key_begin, int first_key, int keys) {
+  PageScores<kHeads> s = {};
+  Scores<kHeadSize, kHeads>(s, q, key_page);
+#pragma unroll
+  for (int h = 0; h < kHeads / 8; ++h) {
+#pragma unroll
+    for (int i = 0; i < 4; ++i) s[h][i] = map(s[h][i]);
+  }
+  if (key_begin < first_key || key_begin + kBlockTokens > keys) {
+    KeepKeys<kHeads>(s, first_key - key_begin, keys - key_begin);
+    ZeroValues<kHeadSize>(values, keys - key_begin);
+  }
+  Soften<kHeadSize, kHeads>(s, run);
+  AddValues<kHeadSize, kHeads>(run, s, value_page);
+}
+
 // The queries of a unit in shared memory.
 template <int kHeadSize>
 struct UnitQueries {
@@ -311,19 +333,9 @@ __global__ void __launch_bounds__(kThreads, kHeadSize == 64    ? 3
     for (PageRange at(shape, work); at.page < at.end; at.page += kAttendWarps) {
       const int key_begin = at.page * kBlockTokens;
       const int stage = ring.Take();
-      PageScores<kHeads> s = {};
-      Scores<kHeadSize, kHeads>(s, q, keys_lane + stage * 2 * kMatrixBytes<kHeadSize>);
-#pragma unroll
-      for (int h = 0; h < kHeads / 8; ++h) {
-#pragma unroll
-        for (int k = 0; k < 4; ++k) s[h][k] = map(s[h][k]);
-      }
-      if (key_begin < first_key || key_begin + kBlockTokens > keys) {
-        KeepKeys<kHeads>(s, first_key - key_begin, keys - key_begin);
-        ZeroValues<kHeadSize>(pages[stage][1], keys - key_begin);
-      }
-      Soften<kHeadSize, kHeads>(s, run);
-      AddValues<kHeadSize, kHeads>(run, s, values_lane + stage * 2 * kMatrixBytes<kHeadSize>);
+      AddPage<kHeadSize, kHeads>(run, q, map, keys_lane + stage * 2 * kMatrixBytes<kHeadSize>,
+                                 values_lane + stage * 2 * kMatrixBytes<kHeadSize>, pages[stage][1],
+                                 key_begin, first_key, keys);
       ring.Release();
       if (!ready) prepare();
       ring.Ask(wanted, wanted.range.end);
