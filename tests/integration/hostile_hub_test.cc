@@ -9,6 +9,7 @@
 #include <iterator>
 
 #include "absl/strings/str_cat.h"
+#include "absl/synchronization/notification.h"
 #include "adapters/sha256.h"
 #include "gmock/gmock.h"
 #include "tests/fakes/disk_room.h"
@@ -431,19 +432,35 @@ TEST_F(HostileTls, AHubThatNobodyVouchesForIsNotAsked) {
 
 // Row 90: the first one leaves, all others are served by the one download.
 TEST_F(HostileHub, ManyCallsForOneColdAdapterAreOneDownload) {
+  constexpr int kOthers = 100;
   const std::string repo = NewRepo();
-  std::vector<std::thread> callers;
-  callers.emplace_back([&] {
+  absl::Notification go_on;
+  hub_.AddFault(
+      {.target_part = "/blobs/", .method = "GET", .before = [&] { go_on.WaitForNotification(); }});
+  const auto wait_until_waiting = [this](int calls) {
+    server().WaitFor(
+        [calls](const v1::GetStatusResponse& status) { return status.waiting() == calls; });
+  };
+  Context first;
+  std::thread leaver([&] {
     v1::GenerateRequest request = TokensRequest(2);
     request.set_adapter_id(repo);
-    Context context;
-    context.set_deadline(std::chrono::system_clock::now() + std::chrono::milliseconds(2));
     v1::GenerateResponse response;
-    (void)server().inference().Generate(&context, request, &response);
+    const grpc::Status status = server().inference().Generate(&first, request, &response);
+    EXPECT_EQ(status.error_code(), StatusCode::CANCELLED) << status.error_message();
   });
-  for (int i = 0; i < 100; ++i) {
+  wait_until_waiting(1);
+  std::vector<std::thread> callers;
+  for (int i = 0; i < kOthers; ++i) {
     callers.emplace_back([&] { EXPECT_EQ(CodeOfAdapter(repo), StatusCode::OK); });
   }
+  wait_until_waiting(1 + kOthers);
+  server().WaitFor(
+      [this](const v1::GetStatusResponse&) { return hub_.CountOf("/blobs/", "GET") == 1; });
+  first.TryCancel();
+  leaver.join();
+  wait_until_waiting(kOthers);
+  go_on.Notify();
   for (std::thread& caller : callers) caller.join();
   EXPECT_EQ(hub_.CountOf("/blobs/", "GET"), 1);
 }
