@@ -12,7 +12,7 @@ constexpr int64_t kProgressBytes = 1 << 20;
 }  // namespace
 
 absl::Status DownloadInAttempts(const RemoteFile& file, ByteRange part, DownloadSink& sink,
-                                const RetryOptions& retry, const std::atomic<bool>* stopped,
+                                const RetryPauses& retry, const std::atomic<bool>* stopped,
                                 absl::FunctionRef<absl::Status(VerifiedBody&)> once) {
   VerifiedBody body(file, part, sink);
   if (absl::Status s = body.Resume(); !s.ok()) return s;

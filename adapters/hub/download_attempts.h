@@ -15,7 +15,7 @@ namespace lorica {
 // are others, which is tried once more, from the beginning. Also the errors of RetryPause::Wait and
 // of the sink.
 absl::Status DownloadInAttempts(const RemoteFile& file, ByteRange part, DownloadSink& sink,
-                                const RetryOptions& retry, const std::atomic<bool>* stopped,
+                                const RetryPauses& retry, const std::atomic<bool>* stopped,
                                 absl::FunctionRef<absl::Status(VerifiedBody&)> once);
 
 }  // namespace lorica

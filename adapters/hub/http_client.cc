@@ -39,7 +39,7 @@ CURLSH* NewShare() {
   return share;
 }
 
-HeaderList ListOf(const HttpRequest& request) {
+HeaderList ListOf(const HttpClientRequest& request) {
   curl_slist* list = curl_slist_append(nullptr, "Accept-Encoding: identity");
   for (const auto& [name, value] : request.headers) {
     list = curl_slist_append(list, absl::StrCat(name, ": ", value).c_str());
@@ -61,21 +61,22 @@ bool IsCutHandshake(absl::string_view text) {
 
 }  // namespace
 
-std::string HttpReply::Header(const std::string& lower_name) const {
+std::string HttpClientReply::Header(const std::string& lower_name) const {
   const auto found = headers.find(lower_name);
   return found == headers.end() ? "" : found->second;
 }
 
 // One request while it runs; libcurl calls back into it.
 struct HttpClient::Transfer {
-  Transfer(const HttpOptions& options, const HttpRequest& request, HttpBody* body, CURL* curl)
+  Transfer(const HttpClientOptions& options, const HttpClientRequest& request, HttpBody* body,
+           CURL* curl)
       : options(options), request(request), body(body), curl(curl) {}
 
-  const HttpOptions& options;
-  const HttpRequest& request;
+  const HttpClientOptions& options;
+  const HttpClientRequest& request;
   HttpBody* const body;
   CURL* const curl;
-  HttpReply reply;
+  HttpClientReply reply;
   absl::Status status;  // why we ended it
   bool enough = false;  // we ended it, and nothing is wrong
   bool body_begun = false;
@@ -256,13 +257,14 @@ absl::Status HttpClient::Transfer::Result(CURLcode code, const char* text) {
   }
 }
 
-HttpClient::HttpClient(HttpOptions options) : options_(std::move(options)), share_(NewShare()) {}
+HttpClient::HttpClient(HttpClientOptions options)
+    : options_(std::move(options)), share_(NewShare()) {}
 
 HttpClient::~HttpClient() { curl_share_cleanup(share_); }
 
 // A handle of its own for each request: libcurl 7.88 reads freed memory where the first header of a
 // reply is folded and the handle has had a reply before. Connections are kept in the share.
-absl::StatusOr<HttpReply> HttpClient::Send(const HttpRequest& request, HttpBody* body) {
+absl::StatusOr<HttpClientReply> HttpClient::Send(const HttpClientRequest& request, HttpBody* body) {
   const Handle handle(share_ == nullptr ? nullptr : curl_easy_init());
   if (handle == nullptr) return absl::UnavailableError("no memory for a connection");
   CURL* const curl = handle.get();

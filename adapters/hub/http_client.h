@@ -35,7 +35,7 @@ struct HttpLimits {
   absl::Duration slow_for = absl::Seconds(20);
 };
 
-struct HttpOptions {
+struct HttpClientOptions {
   HttpLimits limits;
   std::string ca_file;                         // empty: the system's certificates
   const std::atomic<bool>* stopped = nullptr;  // true: give up soon
@@ -53,7 +53,7 @@ struct AwsKeys {
   std::string region;
 };
 
-struct HttpRequest {
+struct HttpClientRequest {
   Url url;
   bool head = false;         // headers alone
   bool any_address = false;  // the operator named this place: private addresses are fine
@@ -61,7 +61,7 @@ struct HttpRequest {
   std::optional<AwsKeys> aws;
 };
 
-struct HttpReply {
+struct HttpClientReply {
   int status = 0;
   std::map<std::string, std::string> headers;  // lower-case names; the last one counts
 
@@ -73,7 +73,7 @@ struct HttpReply {
 class HttpBody {
  public:
   virtual ~HttpBody() = default;
-  virtual absl::Status Begin(const HttpReply& reply) = 0;
+  virtual absl::Status Begin(const HttpClientReply& reply) = 0;
   virtual absl::Status Write(std::string_view bytes) = 0;
   // After Write: that nothing more is wanted. Ends the request, without an error.
   virtual bool Enough() const { return false; }
@@ -81,7 +81,7 @@ class HttpBody {
 
 class HttpClient {
  public:
-  explicit HttpClient(HttpOptions options);
+  explicit HttpClient(HttpClientOptions options);
   ~HttpClient();
   HttpClient(const HttpClient&) = delete;
   HttpClient& operator=(const HttpClient&) = delete;
@@ -90,11 +90,11 @@ class HttpClient {
   // FailedPrecondition: a forbidden address, a certificate that does not verify, headers
   // beyond their bounds, a compressed body. Cancelled: `stopped`. Others: the body's.
   // `body` may be null when the request is for headers alone.
-  absl::StatusOr<HttpReply> Send(const HttpRequest& request, HttpBody* body);
+  absl::StatusOr<HttpClientReply> Send(const HttpClientRequest& request, HttpBody* body);
 
  private:
   struct Transfer;
-  const HttpOptions options_;
+  const HttpClientOptions options_;
   void* const share_;  // CURLSH: its connections
 };
 

@@ -62,14 +62,14 @@ std::optional<absl::Duration> RateLimitDelay(const std::string& text) {
   return Bounded(absl::Seconds(*seconds) + absl::Seconds(1));
 }
 
-absl::Status NotNow(const HttpReply& reply, const std::string& what, absl::Time now) {
+absl::Status NotNow(const HttpClientReply& reply, const std::string& what, absl::Time now) {
   const std::string text = absl::StrCat("the hub cannot give ", what, " now (HTTP ", reply.status,
                                         reply.status == 429 ? ", too many requests)" : ")");
   const auto delay = RetryDelay(reply, now);
   return delay ? UnavailableFor(text, *delay) : absl::UnavailableError(text);
 }
 
-absl::Status Unauthorised(const HttpReply& reply, const std::string& what, TokenOwner owner) {
+absl::Status Unauthorised(const HttpClientReply& reply, const std::string& what, TokenOwner owner) {
   const bool servers = owner == TokenOwner::kServer;
   if (reply.Header("x-error-code") == "GatedRepo") {
     return absl::PermissionDeniedError(absl::StrCat(
@@ -88,7 +88,7 @@ absl::Status Unauthorised(const HttpReply& reply, const std::string& what, Token
   return absl::NotFoundError(absl::StrCat("the hub has no ", what, ", or keeps it private"));
 }
 
-absl::Status Unlabelled(const HttpReply& reply, const std::string& what, TokenOwner owner,
+absl::Status Unlabelled(const HttpClientReply& reply, const std::string& what, TokenOwner owner,
                         absl::Time now) {
   switch (reply.status) {
     case 401:
@@ -159,7 +159,7 @@ std::optional<ContentRange> ParseContentRange(std::string_view text) {
   return ContentRange{*first, *last, *total};
 }
 
-std::optional<absl::Duration> RetryDelay(const HttpReply& reply, absl::Time now) {
+std::optional<absl::Duration> RetryDelay(const HttpClientReply& reply, absl::Time now) {
   if (const auto delay = RetryAfter(reply.Header("retry-after"), now)) return delay;
   return RateLimitDelay(reply.Header("ratelimit"));
 }
@@ -168,11 +168,11 @@ bool IsRedirect(int status) {
   return status == 301 || status == 302 || status == 303 || status == 307 || status == 308;
 }
 
-bool IsEntryMissing(const HttpReply& reply) {
+bool IsEntryMissing(const HttpClientReply& reply) {
   return reply.status == 404 && reply.Header("x-error-code") == "EntryNotFound";
 }
 
-absl::Status RefusalOf(const HttpReply& reply, const std::string& what, TokenOwner owner,
+absl::Status RefusalOf(const HttpClientReply& reply, const std::string& what, TokenOwner owner,
                        absl::Time now) {
   const absl::Status refusal = Unlabelled(reply, what, owner, now);
   const std::string id = reply.Header("x-request-id");

@@ -34,11 +34,11 @@ std::optional<int64_t> ParseLength(std::string_view text);
 
 // Retry-After (seconds or a date), else RateLimit when nothing is left of it; from 0 to
 // kRetryDelayMax. nullopt: nothing that can be read.
-std::optional<absl::Duration> RetryDelay(const HttpReply& reply, absl::Time now);
+std::optional<absl::Duration> RetryDelay(const HttpClientReply& reply, absl::Time now);
 
 bool IsRedirect(int status);
 // It exists, and has no file of that name.
-bool IsEntryMissing(const HttpReply& reply);
+bool IsEntryMissing(const HttpClientReply& reply);
 // Whose token the hub was shown.
 enum class TokenOwner : uint8_t {
   kServer,  // its --hub-token-file
@@ -47,7 +47,7 @@ enum class TokenOwner : uint8_t {
 
 // Why the answer is a refusal, with the hub's own name for the request, if it gave one, by which
 // its people find it. `what` names what was asked for. REQUIRES: it is none of 200, 206.
-absl::Status RefusalOf(const HttpReply& reply, const std::string& what, TokenOwner owner,
+absl::Status RefusalOf(const HttpClientReply& reply, const std::string& what, TokenOwner owner,
                        absl::Time now);
 
 }  // namespace lorica

@@ -37,7 +37,7 @@ bool IsToken(absl::string_view text) {
 
 // An answer and where it came from.
 struct Answer {
-  HttpReply reply;
+  HttpClientReply reply;
   Url url;
 };
 
@@ -80,10 +80,10 @@ class HubSession : public RemoteSession {
   absl::StatusOr<Url> UrlOf(const std::string& file) const;
   std::string What() const { return absl::StrCat("repository ", Quoted(repo_)); }
   bool IsNamed(const Url& url) const;
-  absl::StatusOr<Url> NextUrl(const Url& url, const HttpReply& reply) const;
+  absl::StatusOr<Url> NextUrl(const Url& url, const HttpClientReply& reply) const;
   absl::StatusOr<Answer> Follow(Url url, bool head, const Headers& headers, HttpBody* body);
-  absl::StatusOr<HttpReply> LookOnce(const Url& url);
-  absl::StatusOr<RemoteFile> Describe(const std::string& file, const HttpReply& reply);
+  absl::StatusOr<HttpClientReply> LookOnce(const Url& url);
+  absl::StatusOr<RemoteFile> Describe(const std::string& file, const HttpClientReply& reply);
   absl::Status DownloadOnce(const Url& url, VerifiedBody& body);
 
   const HubOptions& options_;
@@ -116,7 +116,7 @@ bool HubSession::IsNamed(const Url& url) const {
          });
 }
 
-absl::StatusOr<Url> HubSession::NextUrl(const Url& url, const HttpReply& reply) const {
+absl::StatusOr<Url> HubSession::NextUrl(const Url& url, const HttpClientReply& reply) const {
   const std::string location = reply.Header("location");
   if (location.empty()) return Refuse("redirects without saying where to");
   absl::StatusOr<Url> next = ResolveUrl(url, location);
@@ -132,11 +132,11 @@ absl::StatusOr<Answer> HubSession::Follow(Url url, bool head, const Headers& hea
                                           HttpBody* body) {
   bool at_hub = true;  // never again once it was left
   for (int hops = 0; hops <= kRedirectsMax; ++hops) {
-    HttpRequest request{url, head, IsNamed(url), headers};
+    HttpClientRequest request{url, head, IsNamed(url), headers};
     if (at_hub && !token_.empty()) {
       request.headers.emplace_back("Authorization", absl::StrCat("Bearer ", token_));
     }
-    absl::StatusOr<HttpReply> reply = client_.Send(request, body);
+    absl::StatusOr<HttpClientReply> reply = client_.Send(request, body);
     if (!reply.ok()) return reply.status();
     if (!IsRedirect(reply->status)) return Answer{*std::move(reply), url};
     absl::StatusOr<Url> next = NextUrl(url, *reply);
@@ -148,7 +148,7 @@ absl::StatusOr<Answer> HubSession::Follow(Url url, bool head, const Headers& hea
   return Refuse(absl::StrCat("redirects more than ", kRedirectsMax, " times"));
 }
 
-absl::StatusOr<HttpReply> HubSession::LookOnce(const Url& url) {
+absl::StatusOr<HttpClientReply> HubSession::LookOnce(const Url& url) {
   absl::StatusOr<Answer> answer = Follow(url, /*head=*/true, {}, nullptr);
   if (!answer.ok()) return answer.status();
   const int status = answer->reply.status;
@@ -163,7 +163,7 @@ absl::StatusOr<std::optional<RemoteFile>> HubSession::LookAt(const std::string& 
   if (!url.ok()) return url.status();
   RetryPause pause(options_.retry, options_.http.stopped);
   while (true) {
-    absl::StatusOr<HttpReply> reply = LookOnce(*url);
+    absl::StatusOr<HttpClientReply> reply = LookOnce(*url);
     if (reply.ok() && IsEntryMissing(*reply)) return std::nullopt;
     if (reply.ok()) {
       absl::StatusOr<RemoteFile> described = Describe(file, *reply);
@@ -175,7 +175,8 @@ absl::StatusOr<std::optional<RemoteFile>> HubSession::LookAt(const std::string& 
   }
 }
 
-absl::StatusOr<RemoteFile> HubSession::Describe(const std::string& file, const HttpReply& reply) {
+absl::StatusOr<RemoteFile> HubSession::Describe(const std::string& file,
+                                                const HttpClientReply& reply) {
   absl::StatusOr<std::string> commit = ParseCommit(reply.Header("x-repo-commit"));
   if (!commit.ok()) return commit.status();
   const bool pinned = !commit_.empty() || ParseCommit(revision_).ok();

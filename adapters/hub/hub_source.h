@@ -29,8 +29,8 @@ struct HubOptions {
   // "host" or "host:port": may be redirected to although their addresses are private.
   std::vector<std::string> redirect_hosts;
   std::string token_file;  // read for each session, so that a new token counts at once
-  HttpOptions http;
-  RetryOptions retry;
+  HttpClientOptions http;
+  RetryPauses retry;
 };
 
 // InvalidArgument: the endpoint is none, or would get the token unencrypted over a network.

@@ -59,7 +59,7 @@ std::string HexOfBase64(absl::string_view text) {
 }
 
 // The SHA-256 that the server says its file has, where it says one.
-std::string AnnouncedHash(const HttpReply& reply) {
+std::string AnnouncedHash(const HttpClientReply& reply) {
   const std::string amazon = HexOfBase64(reply.Header("x-amz-checksum-sha256"));
   if (!amazon.empty()) return amazon;
   for (absl::string_view part : absl::StrSplit(reply.Header("digest"), ',')) {
@@ -71,12 +71,12 @@ std::string AnnouncedHash(const HttpReply& reply) {
 }
 
 // What changes when the file does.
-std::string TagOf(const HttpReply& reply) {
+std::string TagOf(const HttpClientReply& reply) {
   const std::string tag = reply.Header("etag");
   return tag.empty() ? reply.Header("last-modified") : tag;
 }
 
-absl::Status RefusalOfObject(const HttpReply& reply, const std::string& what) {
+absl::Status RefusalOfObject(const HttpClientReply& reply, const std::string& what) {
   const std::string http = absl::StrCat(" (HTTP ", reply.status, ")");
   if (reply.status == 401 || reply.status == 403) {
     return absl::PermissionDeniedError(
@@ -126,8 +126,8 @@ class ObjectSession : public RemoteSession {
  private:
   absl::Status Pin();
   absl::StatusOr<std::optional<RemoteFile>> LookNow(const std::string& file);
-  absl::StatusOr<HttpReply> Ask(const std::string& file, HttpBody* body,
-                                std::vector<std::pair<std::string, std::string>> headers);
+  absl::StatusOr<HttpClientReply> Ask(const std::string& file, HttpBody* body,
+                                      std::vector<std::pair<std::string, std::string>> headers);
   absl::Status DownloadOnce(const RemoteFile& file, VerifiedBody& body);
   std::string What(const std::string& file) const {
     return absl::StrCat(file, " beneath ", Quoted(location_));
@@ -157,12 +157,13 @@ absl::Status ObjectSession::Pin() {
 }
 
 // A null body asks for the head alone.
-absl::StatusOr<HttpReply> ObjectSession::Ask(
+absl::StatusOr<HttpClientReply> ObjectSession::Ask(
     const std::string& file, HttpBody* body,
     std::vector<std::pair<std::string, std::string>> headers) {
   absl::StatusOr<Url> url = ParseUrl(absl::StrCat(base_.text, "/", EscapeSegment(file)));
   if (!url.ok()) return url.status();
-  HttpRequest request{*std::move(url), body == nullptr, /*any_address=*/true, std::move(headers)};
+  HttpClientRequest request{*std::move(url), body == nullptr, /*any_address=*/true,
+                            std::move(headers)};
   if (keys_) request.headers.emplace_back("x-amz-checksum-mode", "ENABLED");
   request.aws = keys_;
   return client_.Send(request, body);
@@ -171,7 +172,7 @@ absl::StatusOr<HttpReply> ObjectSession::Ask(
 absl::StatusOr<std::optional<RemoteFile>> ObjectSession::LookNow(const std::string& file) {
   RetryPause pause(options_.retry, options_.http.stopped);
   while (true) {
-    absl::StatusOr<HttpReply> reply = Ask(file, nullptr, {});
+    absl::StatusOr<HttpClientReply> reply = Ask(file, nullptr, {});
     absl::Status status = reply.status();
     if (reply.ok() && reply->status == 404) return std::nullopt;
     if (reply.ok() && reply->status == 200) {
@@ -198,7 +199,7 @@ absl::Status ObjectSession::DownloadOnce(const RemoteFile& file, VerifiedBody& b
   const bool asks = std::any_of(headers.begin(), headers.end(),
                                 [](const auto& header) { return header.first == "If-Match"; });
   if (strong && !asks) headers.emplace_back("If-Match", file.entity_tag);
-  absl::StatusOr<HttpReply> reply = Ask(file.name, &body, std::move(headers));
+  absl::StatusOr<HttpClientReply> reply = Ask(file.name, &body, std::move(headers));
   if (!reply.ok()) return reply.status();
   const bool whole = reply->status == 200 || reply->status == 206;
   if (whole && TagOf(*reply) == file.entity_tag) return body.Finish();

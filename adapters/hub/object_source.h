@@ -25,8 +25,8 @@ inline constexpr int kLocationBytesMax = 1024;
 bool IsObjectLocation(std::string_view text);
 
 struct ObjectOptions {
-  HttpOptions http;
-  RetryOptions retry;
+  HttpClientOptions http;
+  RetryPauses retry;
 };
 
 struct S3Options {

@@ -20,7 +20,7 @@ double Jitter() {
 
 }  // namespace
 
-RetryPause::RetryPause(const RetryOptions& options, const std::atomic<bool>* stopped)
+RetryPause::RetryPause(const RetryPauses& options, const std::atomic<bool>* stopped)
     : options_(options), stopped_(stopped), begun_(SteadyNow()) {}
 
 absl::Duration RetryPause::NextPause() {

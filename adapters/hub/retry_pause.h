@@ -9,7 +9,7 @@
 
 namespace lorica {
 
-struct RetryOptions {
+struct RetryPauses {
   int attempts_max = 5;                         // in a row without progress
   absl::Duration pause_min = absl::Seconds(1);  // doubled each time, and jittered
   absl::Duration pause_max = absl::Seconds(8);
@@ -20,7 +20,7 @@ struct RetryOptions {
 class RetryPause {
  public:
   // Both outlive it; `stopped` may be null.
-  RetryPause(const RetryOptions& options, const std::atomic<bool>* stopped);
+  RetryPause(const RetryPauses& options, const std::atomic<bool>* stopped);
   // After a failed attempt: waits and returns OK, or returns `failure` because it is time
   // to give up; Cancelled when `stopped`.
   absl::Status Wait(const absl::Status& failure);
@@ -30,7 +30,7 @@ class RetryPause {
  private:
   absl::Duration NextPause();
 
-  const RetryOptions& options_;
+  const RetryPauses& options_;
   const std::atomic<bool>* const stopped_;
   const absl::Time begun_;
   int attempts_ = 0;

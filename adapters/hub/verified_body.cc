@@ -51,7 +51,7 @@ std::vector<std::pair<std::string, std::string>> VerifiedBody::ResumeHeaders() c
   return headers;
 }
 
-absl::Status VerifiedBody::Begin(const HttpReply& reply) {
+absl::Status VerifiedBody::Begin(const HttpClientReply& reply) {
   const std::string entity_tag = reply.Header("etag");
   if (reply.status == 206) {
     const auto range = ParseContentRange(reply.Header("content-range"));

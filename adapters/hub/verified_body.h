@@ -24,7 +24,7 @@ class VerifiedBody : public HttpBody {
   // What to ask with, so that only what is missing comes.
   std::vector<std::pair<std::string, std::string>> ResumeHeaders() const;
   // Aborted: what comes does not continue what is here; Restart and ask for all of it.
-  absl::Status Begin(const HttpReply& reply) override;
+  absl::Status Begin(const HttpClientReply& reply) override;
   absl::Status Write(std::string_view bytes) override;
   // A server that knows no ranges sends the whole file.
   bool Enough() const override { return is_part_ && size_bytes_ == part_bytes(); }

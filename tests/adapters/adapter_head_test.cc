@@ -160,7 +160,7 @@ class AdapterHeadTest : public ::testing::TestWithParam<Place> {
   std::vector<std::string> ranges_;
   bool ignores_ranges_ = false;
   size_t cut_at_ = std::string::npos;
-  RetryOptions retry_;
+  RetryPauses retry_;
   LittleModel model_;
   FakeBackend backend_;
   PeftLoader loader_{model_.targets(), &backend_, kBlockBytes};

@@ -152,11 +152,11 @@ void Headers(std::string_view input) {
       LORICA_CHECK(range->first >= 0 && range->first <= range->last && range->last < range->total);
     }
     if (const auto length = ParseLength(line)) LORICA_CHECK(*length >= 0);
-    const HttpReply reply{429,
-                          {{"retry-after", line},
-                           {"ratelimit", line},
-                           {"x-error-code", line},
-                           {"x-error-message", line}}};
+    const HttpClientReply reply{429,
+                                {{"retry-after", line},
+                                 {"ratelimit", line},
+                                 {"x-error-code", line},
+                                 {"x-error-message", line}}};
     if (const auto delay = RetryDelay(reply, now)) {
       LORICA_CHECK(*delay >= absl::ZeroDuration() && *delay <= kRetryDelayMax);
     }

@@ -551,6 +551,30 @@ Complaints FaultTable(const Files& files) {
   return complaints;
 }
 
+Complaints OneDefinition(const Files& files) {
+  static const std::regex kNamespace(R"(namespace ([\w:]+) \{.*)");
+  static const std::regex kType(
+      R"((?:struct|class|enum class) (?:\w+\([^)]*\) )?(\w+)(?: final)?(?: : [^;]*)? \{.*)");
+  Complaints complaints;
+  std::map<std::string, std::string> places;
+  for (const File& file : files) {
+    if (!IsHeader(file)) continue;
+    std::string scope;
+    for (const std::string& line : Lines(file.text)) {
+      std::smatch match;
+      if (std::regex_match(line, match, kNamespace)) scope = match[1];
+      if (!std::regex_match(line, match, kType)) continue;
+      const std::string name = absl::StrCat(scope, "::", match[1].str());
+      const auto [place, fresh] = places.emplace(name, file.path);
+      if (!fresh) {
+        complaints.push_back(
+            absl::StrCat(file.path, ": ", place->second, " defines ", name, " too"));
+      }
+    }
+  }
+  return complaints;
+}
+
 Complaints StrictScripts(const Files& files) {
   Complaints complaints;
   for (const File& file : files) {

@@ -56,6 +56,9 @@ Complaints MirroredTests(const Files& files);
 // The table of bad inputs and faults in tests/README.md has a line for each number that must be
 // tested, with code and time bound, and each test it names exists.
 Complaints FaultTable(const Files& files);
+// No two headers of the product define a type of one name in one namespace: a program that holds
+// both takes one's constructor for the other's, and nobody says so.
+Complaints OneDefinition(const Files& files);
 // Scripts stop at the first error.
 Complaints StrictScripts(const Files& files);
 

@@ -81,6 +81,7 @@ TEST(TreeTest, MarkdownIsWellFormed) { EXPECT_EQ(AllOf(MarkdownShape), ""); }
 TEST(TreeTest, SpeaksOfItselfAlone) { EXPECT_EQ(AllOf(ForeignMentions), ""); }
 TEST(TreeTest, TestsMirrorTheCode) { EXPECT_EQ(AllOf(MirroredTests), ""); }
 TEST(TreeTest, EveryFaultHasItsTests) { EXPECT_EQ(AllOf(FaultTable), ""); }
+TEST(TreeTest, TypesHaveNamesOfTheirOwn) { EXPECT_EQ(AllOf(OneDefinition), ""); }
 TEST(TreeTest, ScriptsStopAtErrors) { EXPECT_EQ(AllOf(StrictScripts), ""); }
 
 TEST(TreeTest, ScriptsAreExecutableUnlessSourced) {
@@ -286,6 +287,19 @@ TEST(FaultTableTest, WantsEachRowOnceWithTestsThatExist) {
   EXPECT_THAT(with("| 7 |", "| 8 |"), SizeIs(2));
   EXPECT_THAT(with("| IA | 5 s |", "|  | 5 s |"), SizeIs(1));
   EXPECT_THAT(with("| 102 | `Suite.Name` | IA | 5 s |\n", ""), IsEmpty());
+}
+
+TEST(OneDefinitionTest, WantsNamesThatNoOtherHeaderDefines) {
+  const auto in = [](const std::string& path, const std::string& name) {
+    return File{path, "namespace lorica {\nstruct " + name + " {\n};\n}\n"};
+  };
+  EXPECT_THAT(OneDefinition({in("server/a.h", "A"), in("adapters/b.h", "B")}), IsEmpty());
+  EXPECT_THAT(OneDefinition({in("server/a.h", "A"), in("adapters/b.h", "A")}), SizeIs(1));
+  EXPECT_THAT(OneDefinition({in("server/a.h", "A"), in("adapters/b.h", "A : Base")}), SizeIs(1));
+  const File other = {"adapters/b.h", "namespace lorica::cuda {\nstruct A {\n};\n}\n"};
+  EXPECT_THAT(OneDefinition({in("server/a.h", "A"), other}), IsEmpty());
+  const File ahead = {"adapters/b.h", "namespace lorica {\nstruct A;\n  struct A {\n  };\n}\n"};
+  EXPECT_THAT(OneDefinition({in("server/a.h", "A"), ahead}), IsEmpty()) << "declared, or inside";
 }
 
 TEST(StrictScriptsTest, WantsThemToStopAtErrors) {

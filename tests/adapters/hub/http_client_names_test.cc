@@ -104,8 +104,8 @@ class HttpClientNames : public ::testing::Test {
   absl::Status Ask(HttpClient& client, const std::string& url) {
     return client.Send({*ParseUrl(url), /*head=*/true}, nullptr).status();
   }
-  static HttpOptions Options() {
-    HttpOptions options;
+  static HttpClientOptions Options() {
+    HttpClientOptions options;
     options.limits.connect = absl::Milliseconds(300);
     options.limits.head = absl::Seconds(2);
     return options;
@@ -173,8 +173,8 @@ class TlsHandshakes : public HttpClientNames {
   }
   ~TlsHandshakes() override { close(listener_); }
   absl::Status Send(absl::Duration connect) {
-    const HttpRequest request{*ParseUrl(url_), /*head=*/true, /*any_address=*/true};
-    HttpOptions options = Options();
+    const HttpClientRequest request{*ParseUrl(url_), /*head=*/true, /*any_address=*/true};
+    HttpClientOptions options = Options();
     options.limits.connect = connect;
     return HttpClient(options).Send(request, nullptr).status();
   }

@@ -26,7 +26,7 @@ constexpr absl::Duration kSoon = absl::Seconds(5);
 class Collect : public HttpBody {
  public:
   explicit Collect(size_t bytes_max = 1 << 20) : bytes_max_(bytes_max) {}
-  absl::Status Begin(const HttpReply& reply) override {
+  absl::Status Begin(const HttpClientReply& reply) override {
     status = reply.status;
     return absl::OkStatus();
   }
@@ -42,8 +42,8 @@ class Collect : public HttpBody {
   const size_t bytes_max_;
 };
 
-HttpOptions QuickOptions() {
-  HttpOptions options;
+HttpClientOptions QuickOptions() {
+  HttpClientOptions options;
   options.limits.connect = absl::Milliseconds(500);
   options.limits.head = absl::Milliseconds(500);
   options.limits.total = absl::Seconds(30);
@@ -54,9 +54,10 @@ HttpOptions QuickOptions() {
 // Sends one request to a server that answers these bytes.
 class HttpClientTest : public ::testing::Test {
  protected:
-  absl::StatusOr<HttpReply> Get(WireServer::Handler handler, HttpOptions options = QuickOptions()) {
+  absl::StatusOr<HttpClientReply> Get(WireServer::Handler handler,
+                                      HttpClientOptions options = QuickOptions()) {
     WireServer server(std::move(handler));
-    HttpRequest request{*ParseUrl("http://" + server.place() + "/path?q=1")};
+    HttpClientRequest request{*ParseUrl("http://" + server.place() + "/path?q=1")};
     request.any_address = true;
     request.headers = {{"X-One", "1"}};
     const absl::Time begun = absl::Now();
@@ -64,7 +65,7 @@ class HttpClientTest : public ::testing::Test {
     EXPECT_LT(absl::Now() - begun, kSoon);
     return reply;
   }
-  absl::StatusOr<HttpReply> Get(const std::string& bytes) {
+  absl::StatusOr<HttpClientReply> Get(const std::string& bytes) {
     return Get([bytes](const WireRequest&, WireServer::Connection& out) { out.Send(bytes); });
   }
 
@@ -162,7 +163,7 @@ TEST_F(HttpClientTest, GivesUpOnServersThatStall) {
     out.Wait(absl::InfiniteDuration());
   });
   EXPECT_TRUE(absl::IsUnavailable(hanging_body.status()));
-  HttpOptions short_total = QuickOptions();
+  HttpClientOptions short_total = QuickOptions();
   short_total.limits.total = absl::Milliseconds(700);
   const auto long_body = Get(
       [](const WireRequest&, WireServer::Connection& out) {
@@ -188,7 +189,7 @@ TEST(HttpClient, GivesUpWhereNobodyTakesItsConnection) {
     fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
     (void)connect(fd, reinterpret_cast<sockaddr*>(&address), sizeof address);
   }
-  HttpRequest request{*ParseUrl(absl::StrCat("http://127.0.0.1:", port, "/x"))};
+  HttpClientRequest request{*ParseUrl(absl::StrCat("http://127.0.0.1:", port, "/x"))};
   request.any_address = true;
   const absl::Time begun = absl::Now();
   const absl::Status status = HttpClient(QuickOptions()).Send(request, nullptr).status();
@@ -202,7 +203,7 @@ TEST(HttpClient, GivesUpWhereNobodyTakesItsConnection) {
 
 TEST_F(HttpClientTest, StopsWhenTheServerStops) {
   std::atomic<bool> stopped = false;
-  HttpOptions options;
+  HttpClientOptions options;
   options.stopped = &stopped;
   std::thread stopper([&stopped] {
     absl::SleepFor(absl::Milliseconds(100));
@@ -222,13 +223,13 @@ TEST(HttpClient, ConnectsToPublicAddressesAlone) {
   Collect body;
   HttpClient client(QuickOptions());
   for (const std::string host : {"127.0.0.1", "localhost", "0.0.0.0", "[::ffff:127.0.0.1]"}) {
-    HttpRequest request{*ParseUrl(absl::StrCat("http://", host, ":", server.port(), "/"))};
+    HttpClientRequest request{*ParseUrl(absl::StrCat("http://", host, ":", server.port(), "/"))};
     const absl::Status status = client.Send(request, &body).status();
     EXPECT_TRUE(absl::IsFailedPrecondition(status)) << host << status;
     EXPECT_THAT(std::string(status.message()), HasSubstr("is not public")) << host;
   }
   EXPECT_EQ(server.connections(), 0);
-  HttpRequest named{*ParseUrl("http://" + server.place())};
+  HttpClientRequest named{*ParseUrl("http://" + server.place())};
   named.any_address = true;
   EXPECT_TRUE(client.Send(named, &body).ok());
   EXPECT_EQ(server.connections(), 1);
@@ -239,7 +240,7 @@ TEST(HttpClient, IgnoresProxiesOfTheEnvironment) {
   WireServer server([](const WireRequest&, WireServer::Connection& out) {
     out.Send("HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n");
   });
-  HttpRequest request{*ParseUrl("http://" + server.place())};
+  HttpClientRequest request{*ParseUrl("http://" + server.place())};
   request.any_address = true;
   Collect body;
   EXPECT_TRUE(HttpClient(QuickOptions()).Send(request, &body).ok());
@@ -253,10 +254,10 @@ absl::Status GetOverTls(const TlsFiles& tls, const std::string& ca_file) {
         out.Send("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok");
       },
       tls);
-  HttpOptions options = QuickOptions();
+  HttpClientOptions options = QuickOptions();
   options.limits.connect = options.limits.head = kSoon;
   options.ca_file = ca_file;
-  HttpRequest request{*ParseUrl("https://" + server.place())};
+  HttpClientRequest request{*ParseUrl("https://" + server.place())};
   request.any_address = true;
   Collect body;
   return HttpClient(options).Send(request, &body).status();
@@ -290,7 +291,7 @@ TEST(HttpClient, SpeaksNoTlsToAPlainServerAndTheOtherWayRound) {
   WireServer secure(handler, tls);
   Collect body;
   for (const std::string& address : {"https://" + plain.place(), "http://" + secure.place()}) {
-    HttpRequest request{*ParseUrl(address)};
+    HttpClientRequest request{*ParseUrl(address)};
     request.any_address = true;
     EXPECT_FALSE(HttpClient(QuickOptions()).Send(request, &body).ok()) << address;
   }
@@ -298,7 +299,7 @@ TEST(HttpClient, SpeaksNoTlsToAPlainServerAndTheOtherWayRound) {
 
 // An operator's address is nobody else's business.
 TEST(HttpClient, ErrorsNameNoHostToWhoAsked) {
-  HttpOptions options = QuickOptions();
+  HttpClientOptions options = QuickOptions();
   options.called = "the mirror";
   std::string logged;
   options.on_failure = [&](const absl::Status& failure) {
@@ -307,7 +308,7 @@ TEST(HttpClient, ErrorsNameNoHostToWhoAsked) {
   HttpClient client(options);
   for (const std::string host : {"127.0.0.1", "no-such-host.invalid"}) {
     for (const bool any_address : {true, false}) {
-      HttpRequest request{*ParseUrl(absl::StrCat("http://", host, ":1/x"))};
+      HttpClientRequest request{*ParseUrl(absl::StrCat("http://", host, ":1/x"))};
       request.any_address = any_address;
       const std::string told(client.Send(request, nullptr).status().message());
       EXPECT_THAT(told, testing::StartsWith("the mirror"));

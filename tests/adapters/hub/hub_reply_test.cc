@@ -56,7 +56,7 @@ TEST(HubReply, ReadsContentRanges) {
 TEST(HubReply, ReadsHowLongToWait) {
   const absl::Time now = absl::FromUnixSeconds(1'700'000'000);  // 2023-11-14 22:13:20
   const auto delay = [&](const std::string& name, const std::string& value) {
-    HttpReply reply;
+    HttpClientReply reply;
     reply.headers[name] = value;
     return RetryDelay(reply, now);
   };
@@ -79,7 +79,7 @@ TEST(HubReply, ReadsHowLongToWait) {
 
 TEST(HubReply, RefusalsHaveTheirCodes) {
   const auto code = [](int status, const std::string& error = "", const std::string& text = "") {
-    HttpReply reply{status, {{"x-error-code", error}, {"x-error-message", text}}};
+    HttpClientReply reply{status, {{"x-error-code", error}, {"x-error-message", text}}};
     return RefusalOf(reply, "repository 'a/b'", TokenOwner::kServer, absl::UnixEpoch()).code();
   };
   using absl::StatusCode;
@@ -103,7 +103,7 @@ TEST(HubReply, RefusalsHaveTheirCodes) {
 
 TEST(HubReply, SaysWhoseTokenIsNotAccepted) {
   const auto text = [](int status, const std::string& message, TokenOwner owner) {
-    const HttpReply reply{status, {{"x-error-message", message}}};
+    const HttpClientReply reply{status, {{"x-error-message", message}}};
     return std::string(RefusalOf(reply, "x", owner, absl::UnixEpoch()).message());
   };
   const std::string bad = "Invalid credentials in Authorization header";
@@ -113,7 +113,7 @@ TEST(HubReply, SaysWhoseTokenIsNotAccepted) {
 }
 
 TEST(HubReply, ARefusalCarriesTheDelayAndNotTheHubsWords) {
-  HttpReply reply{429, {{"retry-after", "20"}, {"x-error-message", "secret\r\nwords"}}};
+  HttpClientReply reply{429, {{"retry-after", "20"}, {"x-error-message", "secret\r\nwords"}}};
   const absl::Status status =
       RefusalOf(reply, "repository 'a/b'", TokenOwner::kServer, absl::UnixEpoch());
   EXPECT_EQ(RetryDelayIn(status), absl::Seconds(20));
@@ -122,7 +122,7 @@ TEST(HubReply, ARefusalCarriesTheDelayAndNotTheHubsWords) {
 
 TEST(HubReply, RefusalsNameTheHubsRequest) {
   const auto text = [](const std::string& id, int status = 503) {
-    HttpReply reply;
+    HttpClientReply reply;
     reply.status = status;
     reply.headers = {{"x-request-id", id}, {"retry-after", "7"}};
     const absl::Status refusal =
