@@ -19,11 +19,11 @@
 #include "absl/container/flat_hash_map.h"
 #include "absl/status/statusor.h"
 #include "absl/synchronization/mutex.h"
-#include "absl/time/clock.h"
 #include "absl/time/time.h"
 #include "adapters/adapter_merge.h"
 #include "adapters/adapter_pool.h"
 #include "adapters/failure_memory.h"
+#include "adapters/hub/steady_now.h"
 #include "adapters/remote_adapters.h"
 
 namespace lorica {
@@ -33,7 +33,7 @@ struct MergeLimits {
   int known_max = 8192;  // remembered while they are used
   int failures_max = 1024;
   absl::Duration failure_ttl = absl::Seconds(10);  // each lives 0.75 to 1.25 times this
-  std::function<absl::Time()> clock = absl::Now;
+  std::function<absl::Time()> clock = SteadyNow;
 };
 
 class MergedAdapters {

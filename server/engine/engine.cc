@@ -6,6 +6,7 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "adapters/hub/steady_now.h"
 #include "kernels/check.h"
 #include "server/engine/batch_builder.h"
 #include "server/engine/engine_inbox.h"
@@ -258,7 +259,7 @@ void Engine::Impl::Launch(const StepPlan& plan) {
 void Engine::Impl::TakeMasks() {
   if (flights.size() > 1) CollectDue(/*launched=*/true);
   if (!device.ok()) return;
-  const absl::Time end = absl::Now() + options.mask_patience;
+  const absl::Time end = SteadyNow() + options.mask_patience;
   for (Sampled& sampled : flights.back().samples) {
     RequestState* request = scheduler.Find(sampled.request);
     if (sampled.scores || request == nullptr || request->request.constraint == nullptr) continue;
@@ -268,7 +269,7 @@ void Engine::Impl::TakeMasks() {
 
 // False: what the row samples is nobody's.
 bool Engine::Impl::TakeMask(RequestState& request, absl::Time end) {
-  const absl::Duration patience = std::max(absl::ZeroDuration(), end - absl::Now());
+  const absl::Duration patience = std::max(absl::ZeroDuration(), end - SteadyNow());
   const absl::StatusOr<bool> taken =
       request.request.constraint->TakeMask(patience, absl::MakeSpan(request.mask));
   if (!taken.ok()) {

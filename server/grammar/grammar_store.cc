@@ -8,6 +8,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
+#include "adapters/hub/steady_now.h"
 #include "adapters/sha256.h"
 #include "server/grammar/grammar_constraint.h"
 
@@ -143,7 +144,7 @@ bool GrammarStore::Dropped(const EntryPtr& entry) {
 void GrammarStore::Compile(const EntryPtr& entry, const ResponseFormat& format, int thread) {
   if (Dropped(entry)) return;
   GiveWay();
-  const absl::Time began = absl::Now();
+  const absl::Time began = SteadyNow();
   GrammarOr made = TryAndMake(format, thread);
   const bool had_all =
       thread + 1 == compile_threads_->count() || limits_.trial.cpu <= kShortCompileCpu;
@@ -157,7 +158,7 @@ void GrammarStore::Compile(const EntryPtr& entry, const ResponseFormat& format, 
     waiting.swap(entry->waiting);
     Count(made.status());
     made = AsFault(std::move(made));
-    Remember(entry, made, absl::Now() - began);
+    Remember(entry, made, SteadyNow() - began);
   }
   for (const auto& waiter : waiting) {
     if (const auto constraint = waiter.lock()) constraint->Begin(made);

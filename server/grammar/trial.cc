@@ -17,6 +17,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
+#include "adapters/hub/steady_now.h"
 #include "server/grammar/trial_wire.h"
 
 namespace lorica {
@@ -118,11 +119,11 @@ absl::Status GrammarTrial::Try(const ResponseFormat& format) {
 }
 
 absl::Status GrammarTrial::Answer() {
-  const absl::Time end = absl::Now() + bounds_.wall;
+  const absl::Time end = SteadyNow() + bounds_.wall;
   pollfd ready = {socket_, POLLIN, 0};
   int polled = 0;
   do {
-    const absl::Duration left = std::max(absl::ZeroDuration(), end - absl::Now());
+    const absl::Duration left = std::max(absl::ZeroDuration(), end - SteadyNow());
     polled = poll(&ready, 1, static_cast<int>(absl::ToInt64Milliseconds(left)));
   } while (polled < 0 && errno == EINTR);
   absl::Status verdict;

@@ -34,7 +34,7 @@ struct Outcome {
   bool there() const ABSL_SHARED_LOCKS_REQUIRED(mutex) { return status.has_value(); }
   absl::Status Await(absl::Time end, const std::string& name) {
     absl::MutexLock lock(&mutex);
-    mutex.AwaitWithDeadline(absl::Condition(this, &Outcome::there), end);
+    mutex.AwaitWithTimeout(absl::Condition(this, &Outcome::there), end - SteadyNow());
     if (status) return *status;
     return TryLater(absl::StrCat("adapter '", name, "' is still loading; call again"));
   }

@@ -9,6 +9,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
 #include "absl/time/clock.h"
+#include "adapters/hub/steady_now.h"
 #include "server/api/field_error.h"
 #include "server/http/errors.h"
 #include "server/http/fields.h"
@@ -118,7 +119,7 @@ void SendWhole(const HttpContext& context, const LoraxRequest& request, AnswerSe
   });
   if (!whole && failed.ok()) failed = absl::CancelledError("the client has gone");
   if (!failed.ok()) return Refuse(failed, reply);
-  SetLateHeaders(*answers[0]->end(), generated, absl::Now() - began, reply);
+  SetLateHeaders(*answers[0]->end(), generated, SteadyNow() - began, reply);
   OrderedJson json = WholeAnswer(request, std::move(answers));
   reply.Send(200, Dump(as_array ? OrderedJson::array({std::move(json)}) : std::move(json)));
 }
@@ -187,16 +188,16 @@ void SendStream(const HttpContext& context, std::shared_ptr<LoraxRequest> reques
                 std::shared_ptr<AnswerSet> set, HttpReply& reply) {
   reply.SendEvents([&context, request, set, &notes = reply.notes()](EventStream& events) {
     TokenStream stream(request.get(), context.gateway(), &events, &notes);
-    absl::Time written = absl::Now();
+    absl::Time written = SteadyNow();
     set->Run(
         events,
         [&](AnswerSet::Piece piece) {
-          written = absl::Now();
+          written = SteadyNow();
           return stream.Add(std::move(piece));
         },
         [&] {
-          if (absl::Now() - written < kKeepAliveInterval) return true;
-          written = absl::Now();
+          if (SteadyNow() - written < kKeepAliveInterval) return true;
+          written = SteadyNow();
           return events.KeepAlive();
         });
   });
@@ -215,7 +216,7 @@ void RefuseStream(const absl::Status& status, HttpReply& reply) {
 
 void Generate(const HttpContext& context, LoraxStream streams, bool as_array,
               const HttpRequest& http, HttpReply& reply) {
-  const absl::Time began = absl::Now();
+  const absl::Time began = SteadyNow();
   const auto body = ParseJson(http.body);
   if (!body.ok()) return RefuseSyntax(body.status(), reply);
   auto parsed = ParseLoraxRequest(*body, http.body, streams, context.facts().adapters_dir);

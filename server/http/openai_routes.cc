@@ -6,6 +6,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
+#include "adapters/hub/steady_now.h"
 #include "server/http/errors.h"
 #include "server/http/fields.h"
 #include "server/http/openai_answer.h"
@@ -83,17 +84,17 @@ class Exchange {
 
   void Stream(EventStream& events) {
     absl::Status failed;
-    absl::Time written = absl::Now();
+    absl::Time written = SteadyNow();
     const bool all = answers_->Run(
         events,
         [&](AnswerSet::Piece piece) {
-          written = absl::Now();
+          written = SteadyNow();
           if (piece.end) failed = piece.end->status;
           return WritePiece(std::move(piece), events) && failed.ok();
         },
         [&] {
-          if (absl::Now() - written < kKeepAliveInterval) return true;
-          written = absl::Now();
+          if (SteadyNow() - written < kKeepAliveInterval) return true;
+          written = SteadyNow();
           return events.KeepAlive();
         });
     if (!failed.ok()) {

@@ -16,6 +16,7 @@
 #include "absl/strings/str_format.h"
 #include "absl/strings/str_split.h"
 #include "absl/time/clock.h"
+#include "adapters/hub/steady_now.h"
 #include "server/api/listener.h"
 #include "server/http/connection.h"
 #include "server/http/connection_threads.h"
@@ -153,8 +154,8 @@ class HttpTransport::Library final : public httplib::Server {
   void Stop(absl::Duration grace) {
     StartDrain();
     listener_->Close();
-    const absl::Time end = absl::Now() + grace;
-    while (active_.load() > 0 && absl::Now() < end) absl::SleepFor(kStopPoll);
+    const absl::Time end = SteadyNow() + grace;
+    while (active_.load() > 0 && SteadyNow() < end) absl::SleepFor(kStopPoll);
     threads_.Stop();
   }
 

@@ -17,6 +17,7 @@
 #include "tests/fakes/safetensors_writer.h"
 #include "tests/integration/bystander.h"
 #include "tests/integration/server_process.h"
+#include "tests/server/http/http_call.h"
 
 namespace {
 
@@ -183,6 +184,7 @@ TEST_F(HostileLifecycle, SmallAndLargeRanksInTurnDoNotFragment) {
 }
 
 TEST_F(HostileLifecycle, AJumpOfTheWallClockEndsNothing) {
+  int turn = 0;
   for (const int64_t jump_s : {int64_t{86'400}, int64_t{-86'400}, int64_t{0}}) {
     std::atomic<bool> jumped = false;
     std::vector<std::thread> callers;
@@ -201,6 +203,10 @@ TEST_F(HostileLifecycle, AJumpOfTheWallClockEndsNothing) {
     for (std::thread& caller : callers) caller.join();
     EXPECT_EQ(CodeOfAdapter("plain"), StatusCode::OK) << jump_s;
     EXPECT_EQ(CodeOfAdapter("nobody"), StatusCode::NOT_FOUND) << jump_s;
+    const HttpAnswer loaded =
+        Post(server().server().http_port(), "/v1/load_lora_adapter",
+             {{"lora_name", absl::StrCat("since-", turn++)}, {"lora_path", "plain"}});
+    EXPECT_EQ(loaded.status, 200) << jump_s << ": " << loaded.body;
   }
 }
 
