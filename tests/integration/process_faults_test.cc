@@ -2,19 +2,19 @@
 // the old ones and cuts nobody; and nothing of it is left.
 #include <signal.h>
 
+#include <atomic>
 #include <filesystem>
-#include <fstream>
+#include <optional>
 #include <random>
 #include <thread>
 
-#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_split.h"
 #include "absl/time/clock.h"
 #include "adapters/sha256.h"
-#include "gmock/gmock.h"
 #include "gtest/gtest.h"
 #include "tests/fakes/fake_hub.h"
-#include "tests/integration/neighbours.h"
+#include "tests/integration/server_process.h"
 #include "tests/server/api/tiny_server.h"
 #include "tests/server/text/cpu_seconds.h"
 
@@ -25,10 +25,63 @@ namespace fs = std::filesystem;
 using absl::StatusCode;
 using Tokens = std::vector<int32_t>;
 
-// Of a neighbour's call.
+// Of the call of somebody who must not notice.
 const absl::Duration kUnaffected = kInstrumentationFactor * absl::Seconds(4);
 constexpr absl::Duration kStartMax = absl::Seconds(10);
 const absl::Duration kCutMax = kInstrumentationFactor * absl::Seconds(5);  // until who is cut knows
+
+v1::GenerateRequest Request(const std::string& adapter, int tokens) {
+  v1::GenerateRequest request = TokensRequest(tokens);
+  request.set_adapter_id(adapter);
+  return request;
+}
+
+// Who streams from the same server, again and again, and must not notice: each answer is whole,
+// the first one's, and in time.
+class Streams {
+ public:
+  explicit Streams(const ServerProcess& server)
+      : client_(server.NewClient()), first_(Ask()), thread_([this] {
+          while (!stop_) {
+            EXPECT_EQ(Ask(), first_);
+            ++answers_;
+          }
+        }) {}
+  ~Streams() {
+    stop_ = true;
+    thread_.join();
+  }
+  // Until the one that runs now has ended, and one that began after it.
+  void WaitForTwo() const {
+    const int wanted = answers_ + 2;
+    const absl::Time end = absl::Now() + 2 * kUnaffected;
+    while (answers_ < wanted && absl::Now() < end) absl::SleepFor(absl::Milliseconds(1));
+    EXPECT_GE(answers_, wanted);
+  }
+
+ private:
+  Tokens Ask() const {
+    Tokens tokens;
+    const absl::Time begun = absl::Now();
+    const absl::Status status = client_->GenerateStream(
+        Request("plain", 400),
+        [&tokens](const v1::GenerateStreamResponse& chunk) {
+          tokens.insert(tokens.end(), chunk.token_ids().begin(), chunk.token_ids().end());
+          return true;
+        },
+        {.timeout = absl::Seconds(20)});
+    EXPECT_TRUE(status.ok()) << status;
+    EXPECT_EQ(tokens.size(), 400u);
+    EXPECT_LT(absl::Now() - begun, kUnaffected);
+    return tokens;
+  }
+
+  const std::unique_ptr<LoricaClient> client_;
+  const Tokens first_;
+  std::atomic<bool> stop_{false};
+  std::atomic<int> answers_{0};
+  std::thread thread_;  // last: it uses all the others
+};
 
 class ProcessFaults : public ::testing::Test {
  protected:
@@ -58,15 +111,21 @@ class ProcessFaults : public ::testing::Test {
     server_ = StartOn(data_.path(), all);
     ASSERT_NE(server_, nullptr);
   }
-  static v1::GenerateRequest Request(const std::string& adapter, int tokens) {
-    v1::GenerateRequest request = TokensRequest(tokens);
-    request.set_adapter_id(adapter);
-    return request;
-  }
   Tokens TokensOf(const std::string& adapter, int tokens) {
     const auto results = GenerateAll(*server_, {Request(adapter, tokens)}, 1);
     EXPECT_TRUE(results[0].status.ok()) << adapter << results[0].status;
     return results[0].token_ids;
+  }
+  // Until the log says `line` once more.
+  static void HangUp(const ServerProcess& server, const std::string& line) {
+    const auto pieces = [&] {
+      return std::vector<std::string>(absl::StrSplit(server.Log(), line)).size();
+    };
+    const size_t wanted = pieces() + 1;
+    server.Signal(SIGHUP);
+    const absl::Time end = absl::Now() + kCutMax;
+    while (pieces() < wanted && absl::Now() < end) absl::SleepFor(absl::Milliseconds(10));
+    EXPECT_EQ(pieces(), wanted) << line << server.Log();
   }
   // Of files that are on their way.
   int Unfinished() const {
@@ -81,14 +140,10 @@ class ProcessFaults : public ::testing::Test {
   std::unique_ptr<ServerProcess> server_;
 };
 
-// Row 107: among streams, fetches and registrations. Beside it another server, which has nothing
-// in common with it but the adapters' folder.
+// Row 107: among streams, fetches and registrations. No stream outlives a process that is killed,
+// so there is nobody beside it who must not notice: who is cut is told so in time.
 TEST_F(ProcessFaults, AKilledServerIsBackSoonWithWhatItAcknowledged) {
   constexpr int kKills = 6;
-  TemporaryFolder elsewhere;
-  const auto beside = StartOn(elsewhere.path(), {});
-  ASSERT_NE(beside, nullptr);
-  Neighbours neighbours(beside.get());
   for (int i = 0; i < kKills * 4; ++i) {
     const std::string id = absl::StrCat("made-", i);
     WriteTinyAdapter(adapters_, id, 64, false, i);
@@ -138,17 +193,12 @@ TEST_F(ProcessFaults, AKilledServerIsBackSoonWithWhatItAcknowledged) {
     const std::string source = adapter->adapter().source();  // org/made-N@commit
     EXPECT_EQ(TokensOf(id, 8), TokensOf(source.substr(4, source.find('@') - 4), 8)) << id;
   }
-  neighbours.Check(kUnaffected);
-  neighbours.ExpectNothingLeft();
 }
 
-// Row 110: among streams that run and that wait, and a call whose adapter never comes.
+// Row 110: among streams that run and that wait, and a call whose adapter never comes. The streams
+// are those that must not notice: what was taken ends whole, and the process with it.
 TEST_F(ProcessFaults, ATerminatedServerEndsWhatItTookAndTakesNoMore) {
   constexpr int kRunning = 4, kCallers = 7;
-  TemporaryFolder elsewhere;
-  const auto beside = StartOn(elsewhere.path(), {});
-  ASSERT_NE(beside, nullptr);
-  Neighbours neighbours(beside.get());
   hub_.Commit("org/stalled", FakeHub::FilesOf(adapters_.path() + "/plain"));
   hub_.AddFault({.target_part = "/blobs/", .times = -1, .stall_head = true});
   ASSERT_NO_FATAL_FAILURE(Start({"--running-requests", absl::StrCat(kRunning)}));
@@ -196,8 +246,6 @@ TEST_F(ProcessFaults, ATerminatedServerEndsWhatItTookAndTakesNoMore) {
   ASSERT_NO_FATAL_FAILURE(Start());
   EXPECT_EQ(TokensOf("plain", 400), alone);
   EXPECT_EQ(TokensOf("org/stalled", 400), alone);
-  neighbours.Check(kUnaffected);
-  neighbours.ExpectNothingLeft();
 }
 
 // Row 110: while somebody streams.
@@ -216,36 +264,19 @@ TEST_F(ProcessFaults, AHangUpWithAMistakeKeepsTheOldFileAndCutsNobody) {
     const fs::directory_iterator files(absl::StrCat("/proc/", server->pid(), "/fd"));
     return std::distance(begin(files), end(files));
   };
-  const auto client = server->NewClient();
-  const auto ask = [&client] {
-    const absl::Time begun = absl::Now();
-    const auto answer = client->Generate(Request("plain", 400), {.timeout = absl::Seconds(20)});
-    EXPECT_LT(absl::Now() - begun, kUnaffected);
-    EXPECT_TRUE(answer.ok()) << answer.status();
-    return answer.ok() ? Tokens(answer->token_ids().begin(), answer->token_ids().end()) : Tokens();
-  };
-  const Tokens alone = ask();
+  std::optional<Streams> streams(std::in_place, *server);
   const auto before = open_files();
-  std::atomic<bool> stop = false;
-  std::thread beside([&] {
-    while (!stop) EXPECT_EQ(ask(), alone);
-  });
   const auto hang_up = [&](const std::string& text, const std::string& line) {
     folder.Write("tenants.json", text);
-    server->Signal(SIGHUP);
-    const absl::Time end = absl::Now() + kCutMax;
-    while (!absl::StrContains(server->Log(), line) && absl::Now() < end) {
-      absl::SleepFor(absl::Milliseconds(10));
-    }
-    EXPECT_THAT(server->Log(), testing::HasSubstr(line));
+    HangUp(*server, line);
+    streams->WaitForTwo();
     EXPECT_EQ(server->NewClient()->Generate(Request("plain", 1)).status(), absl::OkStatus());
   };
   for (const char* wrong : {"", "{\"tenants\": [{]}", "{\"tenants\": 5}"}) {
     hang_up(wrong, "kept the old file");
   }
   hang_up(good, "read the files again");
-  stop = true;
-  beside.join();
+  streams.reset();
   const absl::Time end = absl::Now() + absl::Seconds(10);
   while (open_files() > before && absl::Now() < end) absl::SleepFor(absl::Milliseconds(20));
   EXPECT_LE(open_files(), before);
@@ -254,12 +285,9 @@ TEST_F(ProcessFaults, AHangUpWithAMistakeKeepsTheOldFileAndCutsNobody) {
 TEST_F(ProcessFaults, AHangUpWithoutFilesSaysThatThereAreNone) {
   const auto server = StartOn(data_.path(), {}, "");
   ASSERT_NE(server, nullptr);
-  server->Signal(SIGHUP);
-  const absl::Time end = absl::Now() + kCutMax;
-  while (!absl::StrContains(server->Log(), "got SIGHUP") && absl::Now() < end) {
-    absl::SleepFor(absl::Milliseconds(10));
-  }
-  EXPECT_THAT(server->Log(), testing::HasSubstr("got SIGHUP: there are no files to read"));
+  const Streams streams(*server);
+  HangUp(*server, "got SIGHUP: there are no files to read");
+  streams.WaitForTwo();
 }
 
 }  // namespace
