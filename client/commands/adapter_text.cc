@@ -3,6 +3,8 @@
 #include <cmath>
 
 #include "absl/strings/str_cat.h"
+#include "absl/time/clock.h"
+#include "absl/time/time.h"
 #include "client/commands/json_mapping.h"
 #include "client/commands/terminal.h"
 
@@ -87,6 +89,18 @@ std::string AdapterLine(const v1::Adapter& adapter) {
   }
   if (!adapter.error().empty()) absl::StrAppend(&line, ": ", Printable(adapter.error()));
   return line;
+}
+
+std::string EventText(const v1::WatchAdaptersResponse& event) {
+  const std::string now = absl::FormatTime("%H:%M:%S", absl::Now(), absl::LocalTimeZone());
+  std::string text;
+  for (const v1::Adapter& adapter : event.adapters()) {
+    absl::StrAppend(&text, now, "  ", AdapterLine(adapter), "\n");
+  }
+  for (const std::string& id : event.removed_ids()) {
+    absl::StrAppend(&text, now, "  ", Printable(id), " removed\n");
+  }
+  return text;
 }
 
 std::string AdapterDetails(const v1::Adapter& adapter, FILE* stream) {

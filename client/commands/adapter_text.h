@@ -18,6 +18,9 @@ std::string AdapterTable(const std::vector<v1::Adapter>& adapters, FILE* stream)
 // "ticket-triage@1a2b3c4d on device (pinned), rank 16, 3.1 MiB"
 std::string AdapterLine(const v1::Adapter& adapter);
 
+// "12:34:56  " and what there is to say, a line for each adapter that changed or is gone.
+std::string EventText(const v1::WatchAdaptersResponse& event);
+
 // Several lines, "label  value".
 std::string AdapterDetails(const v1::Adapter& adapter, FILE* stream);
 

@@ -8,6 +8,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
+#include "absl/strings/strip.h"
 #include "client/commands/adapter_text.h"
 #include "client/commands/command.h"
 #include "client/commands/fetch_progress.h"
@@ -291,9 +292,15 @@ bool IsFolder(const v1::Adapter& adapter) {
          adapter.source() == adapter.adapter_id();
 }
 
+// What stands before the names of a group's folders; "", "." and "./" are the root.
+std::string PrefixOf(absl::string_view group) {
+  absl::ConsumeSuffix(&group, "/");
+  return group.empty() || group == "." ? "" : absl::StrCat(group, "/");
+}
+
 // The name that a folder is imported under.
 std::string ImportedName(const AdapterFlags& flags, const std::string& folder) {
-  return flags.strip_group ? folder.substr(flags.group.size() + 1) : folder;
+  return flags.strip_group ? folder.substr(PrefixOf(flags.group).size()) : folder;
 }
 
 // Folders whose names were deleted stay hidden: why, and how each comes back.
@@ -323,7 +330,7 @@ void PrintSummary(int registered, int failed, const Json& skipped) {
 // Registers each folder of a group under its own name, or that without the group.
 int Import(const CommandContext& context, const AdapterFlags& flags) {
   auto client = context.MakeClient();
-  const std::string prefix = flags.group.empty() ? "" : flags.group + "/";
+  const std::string prefix = PrefixOf(flags.group);
   auto found = client->AllAdapters(prefix, context.Call(), true);
   if (!found.ok()) return Fail(context, found.status());
   if (found->empty() && !prefix.empty()) {
@@ -424,17 +431,8 @@ int Delete(const CommandContext& context, const AdapterFlags& flags) {
 }
 
 void PrintEvent(const v1::WatchAdaptersResponse& event, bool json) {
-  if (json) {
-    std::printf("%s\n", ToLine(MessageToJson(event)).c_str());
-  } else {
-    const std::string now = absl::FormatTime("%H:%M:%S", absl::Now(), absl::LocalTimeZone());
-    for (const v1::Adapter& adapter : event.adapters()) {
-      std::printf("%s  %s\n", now.c_str(), AdapterLine(adapter).c_str());
-    }
-    for (const std::string& id : event.removed_ids()) {
-      std::printf("%s  %s removed\n", now.c_str(), Printable(id).c_str());
-    }
-  }
+  const std::string text = json ? ToLine(MessageToJson(event)) + "\n" : EventText(event);
+  std::printf("%s", text.c_str());
   std::fflush(stdout);
 }
 
@@ -554,7 +552,7 @@ void DeclareMovingNames(Declare* declare) {
   declare->HubToken(alias);
   CLI::App* import = declare->Sub("import", "Register a whole folder of adapters", Import);
   import->add_option("group", declare->flags()->group,
-                     "Folder of folders beneath the adapters root (default: the root)");
+                     "Folder of folders beneath the adapters root (default: \".\", the root)");
   import->add_flag("--strip-group", declare->flags()->strip_group, "Name a/b just b");
   import->add_flag("--replace", declare->flags()->replace,
                    "Move names that exist, those of the hub to what it has now");

@@ -186,6 +186,29 @@ TEST(Adapters, ImportsTheFoldersOfAGroup) {
   EXPECT_THAT(none.error, HasSubstr("no adapter's folder lies beneath nobody/"));
 }
 
+TEST(Adapters, ImportsAllFoldersOfTheRootHoweverItIsNamed) {
+  for (const std::vector<std::string>& group :
+       std::vector<std::vector<std::string>>{{}, {""}, {"."}, {"./"}}) {
+    FakeServer server;
+    for (const char* id : {"acme/x", "other"}) server.AddAdapter(id);
+    std::vector<std::string> words = {"import", "--strip-group"};
+    words.insert(words.end(), group.begin(), group.end());
+    const RunResult all = Adapters(server, words);
+    EXPECT_EQ(all.code, 0) << all.error;
+    EXPECT_THAT(all.output, HasSubstr("registered acme/x@01234567"));
+    EXPECT_THAT(all.output, HasSubstr("registered other@01234567")) << "nothing to strip";
+  }
+}
+
+TEST(Adapters, ImportTakesAGroupAsAShellCompletesIt) {
+  FakeServer server;
+  for (const char* id : {"acme/x", "other"}) server.AddAdapter(id);
+  const RunResult all = Adapters(server, {"import", "acme/", "--strip-group"});
+  EXPECT_EQ(all.code, 0) << all.error;
+  EXPECT_THAT(all.output, HasSubstr("registered x@01234567"));
+  EXPECT_THAT(all.output, Not(HasSubstr("other")));
+}
+
 TEST(Adapters, ImportLeavesWhatIsNoFolderAloneAndReplaceTakesWhatIsRegistered) {
   FakeServer server;
   server.AddAdapter("acme/x");
