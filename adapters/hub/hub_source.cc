@@ -1,7 +1,6 @@
 #include "adapters/hub/hub_source.h"
 
 #include <algorithm>
-#include <fstream>
 #include <iterator>
 #include <utility>
 
@@ -14,6 +13,7 @@
 #include "absl/time/clock.h"
 #include "adapters/hub/download_attempts.h"
 #include "adapters/hub/hub_reply.h"
+#include "adapters/hub/operator_file.h"
 #include "adapters/hub/quoted.h"
 #include "adapters/hub/retry_delay.h"
 
@@ -283,15 +283,12 @@ bool IsRepoFolder(const std::string& place) {
 }
 
 absl::StatusOr<std::string> ReadTokenFile(const std::string& path) {
-  std::ifstream file(path, std::ios::binary);
-  std::string text(kTokenBytesMax + 1, '\0');
-  file.read(text.data(), kTokenBytesMax + 1);
-  text.resize(file.gcount());
-  if (file.bad() || !file.is_open()) {
-    return absl::FailedPreconditionError("the token file cannot be read");
+  const auto text = ReadOperatorFile(path, kTokenBytesMax);
+  if (!text.ok()) {
+    return absl::FailedPreconditionError(absl::StrCat("the token file ", text.status().message()));
   }
-  const std::string token(absl::StripAsciiWhitespace(text));
-  if (!IsToken(token) || text.size() > kTokenBytesMax) {
+  const std::string token(absl::StripAsciiWhitespace(*text));
+  if (!IsToken(token) || std::ssize(*text) > kTokenBytesMax) {
     return absl::FailedPreconditionError("the token file must hold one token and nothing else");
   }
   return token;

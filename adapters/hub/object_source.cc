@@ -1,7 +1,6 @@
 #include "adapters/hub/object_source.h"
 
 #include <algorithm>
-#include <fstream>
 #include <iterator>
 #include <map>
 #include <utility>
@@ -17,6 +16,7 @@
 #include "adapters/hub/download_attempts.h"
 #include "adapters/hub/hasher.h"
 #include "adapters/hub/hub_reply.h"
+#include "adapters/hub/operator_file.h"
 #include "adapters/hub/quoted.h"
 #include "adapters/hub/retry_delay.h"
 
@@ -297,18 +297,15 @@ bool IsObjectLocation(std::string_view text) {
 }
 
 absl::StatusOr<AwsKeys> ReadAwsKeys(const std::string& path) {
-  std::ifstream file(path, std::ios::binary);
-  std::string text(kCredentialsBytesMax + 1, '\0');
-  file.read(text.data(), std::ssize(text));
-  if (file.bad() || (!file && file.gcount() == 0) || file.gcount() > kCredentialsBytesMax) {
+  const auto file = ReadOperatorFile(path, kCredentialsBytesMax);
+  if (!file.ok() || file->empty() || std::ssize(*file) > kCredentialsBytesMax) {
     return absl::FailedPreconditionError(absl::StrCat(path,
                                                       " cannot be read, or is no file of "
                                                       "credentials"));
   }
-  text.resize(file.gcount());
   AwsKeys keys;
   bool in_profile = false;
-  for (absl::string_view line : absl::StrSplit(text, '\n')) {
+  for (absl::string_view line : absl::StrSplit(*file, '\n')) {
     line = absl::StripAsciiWhitespace(line);
     if (absl::StartsWith(line, "[")) in_profile = line == "[default]";
     const std::pair<absl::string_view, absl::string_view> field =

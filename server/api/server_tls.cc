@@ -7,10 +7,10 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
-#include <fstream>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "adapters/hub/operator_file.h"
 #include "grpcpp/security/tls_certificate_provider.h"
 #include "grpcpp/security/tls_credentials_options.h"
 #include "server/api/tls_context.h"
@@ -27,13 +27,11 @@ template <typename T>
 using Owned = std::unique_ptr<T, Free>;
 
 absl::StatusOr<std::string> ReadPem(const std::string& flag, const std::string& path) {
-  std::ifstream file(path, std::ios::binary);
-  if (!file) return absl::NotFoundError(absl::StrCat(flag, " ", path, " cannot be read"));
-  std::string text(static_cast<size_t>(kTlsFileBytesMax) + 1, '\0');
-  file.read(text.data(), static_cast<std::streamsize>(text.size()));
-  if (file.bad()) return absl::NotFoundError(absl::StrCat(flag, " ", path, " cannot be read"));
-  text.resize(static_cast<size_t>(file.gcount()));
-  if (std::ssize(text) <= kTlsFileBytesMax) return text;
+  auto text = ReadOperatorFile(path, kTlsFileBytesMax);
+  if (!text.ok()) {
+    return absl::NotFoundError(absl::StrCat(flag, " ", path, " ", text.status().message()));
+  }
+  if (std::ssize(*text) <= kTlsFileBytesMax) return text;
   return absl::InvalidArgumentError(
       absl::StrCat(flag, " ", path, " is larger than ", kTlsFileBytesMax, " bytes"));
 }

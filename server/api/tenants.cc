@@ -4,7 +4,6 @@
 
 #include <algorithm>
 #include <cmath>
-#include <fstream>
 #include <initializer_list>
 #include <nlohmann/json.hpp>
 #include <utility>
@@ -16,6 +15,7 @@
 #include "absl/strings/strip.h"
 #include "adapters/adapter.h"
 #include "adapters/hub/hub_source.h"
+#include "adapters/hub/operator_file.h"
 #include "adapters/hub/quoted.h"
 #include "adapters/sha256.h"
 #include "server/api/field_error.h"
@@ -218,13 +218,9 @@ bool Tenant::MayUse(absl::string_view location) const {
 }
 
 absl::Status Tenants::LoadFile(const std::string& path) {
-  std::ifstream file(path, std::ios::binary);
-  if (!file) return absl::NotFoundError(absl::StrCat(path, " cannot be read"));
-  std::string text(static_cast<size_t>(kTenantsFileBytesMax) + 1, '\0');
-  file.read(text.data(), static_cast<std::streamsize>(text.size()));
-  if (file.bad()) return absl::NotFoundError(absl::StrCat(path, " cannot be read"));
-  text.resize(static_cast<size_t>(file.gcount()));
-  absl::Status status = Load(text);
+  const auto text = ReadOperatorFile(path, kTenantsFileBytesMax);
+  if (!text.ok()) return absl::NotFoundError(absl::StrCat(path, " ", text.status().message()));
+  absl::Status status = Load(*text);
   if (status.ok()) return status;
   return absl::Status(status.code(), absl::StrCat(path, ": ", status.message()));
 }

@@ -1,5 +1,7 @@
 // Goal: a file of the operator's whose disk fails is refused with a sentence when a server starts
 // or reads it again: not taken for an empty or a shorter one, and no end of the process. Row 105.
+#include <sys/stat.h>
+
 #include <cerrno>
 #include <functional>
 
@@ -60,6 +62,18 @@ TEST(UnreadableFiles, AreRefusedWithASentence) {
       EXPECT_TRUE(failed || k > 1);
       ASSERT_LT(k, 10);
     }
+  }
+}
+
+// Nobody would ever write into it, and the thread that takes signals reads these files.
+TEST(UnreadableFiles, AFifoIsRefusedAndNotWaitedFor) {
+  const TemporaryFolder folder;
+  const std::string path = folder.path() + "/file";
+  ASSERT_EQ(::mkfifo(path.c_str(), 0600), 0);
+  for (const absl::Status& status :
+       {Tenants().LoadFile(path), ReadTokenFile(path).status(),
+        ServerTls::Read({path, path, ""}).status(), ReadAwsKeys(path).status()}) {
+    EXPECT_THAT(std::string(status.message()), HasSubstr("cannot be read"));
   }
 }
 
