@@ -10,6 +10,7 @@
 #include <mutex>
 #include <string>
 #include <thread>
+#include <utility>
 #include <vector>
 
 #include "server/config.h"
@@ -61,6 +62,7 @@ class Signals {
   void StopThis(Server* server) {
     std::lock_guard<std::mutex> lock(mutex_);
     server_ = server;
+    if (std::exchange(hung_up_, false)) ReadFilesAgain();
   }
 
  private:
@@ -85,7 +87,12 @@ class Signals {
   }
   void Reload() {
     std::lock_guard<std::mutex> lock(mutex_);
-    if (server_ == nullptr) return spdlog::info("got SIGHUP while starting: nothing to read yet");
+    if (server_ != nullptr) return ReadFilesAgain();
+    // Some may have been read by now.
+    spdlog::info("got SIGHUP while starting: files are read again once it has started");
+    hung_up_ = true;
+  }
+  void ReadFilesAgain() {
     if (!server_->HasFilesToReload()) return spdlog::info("got SIGHUP: there are no files to read");
     const absl::Status status = server_->Reload();
     if (status.ok()) return spdlog::info("got SIGHUP: read the files again");
@@ -95,6 +102,7 @@ class Signals {
   const sigset_t signals_;
   std::mutex mutex_;
   Server* server_ = nullptr;
+  bool hung_up_ = false;  // while there was no server
 };
 
 int Run(const Config& config) {
