@@ -1,4 +1,3 @@
-#include <atomic>
 #include <thread>
 
 #include "gmock/gmock.h"
@@ -118,16 +117,16 @@ TEST_F(AdapterServiceTest, EvictionWaitsForStreamsWhenAsked) {
   v1::GenerateStreamResponse chunk;
   ASSERT_TRUE(reader->Read(&chunk));
   EXPECT_EQ(Evict("plain").error_code(), StatusCode::FAILED_PRECONDITION);
-  std::atomic<bool> evicted = false;
   std::thread evict([&] {
     EXPECT_TRUE(Evict("plain", v1::TIER_SOURCE, /*wait=*/true).ok());
-    evicted = true;
+    EXPECT_EQ(server_.Status().running(), 0) << "it waits for the last token";
   });
-  absl::SleepFor(absl::Milliseconds(50));
-  EXPECT_FALSE(evicted) << "the stream is unread, so it still runs";
-  while (reader->Read(&chunk)) {
-  }
+  int tokens = 0;
+  do {
+    tokens = chunk.token_count();
+  } while (reader->Read(&chunk));
   EXPECT_TRUE(reader->Finish().ok());
+  EXPECT_EQ(tokens, 500);
   evict.join();
 }
 
