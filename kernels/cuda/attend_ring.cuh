@@ -91,8 +91,6 @@ class Ring {
   __device__ __forceinline__ int Take() {
     if (asked_ == kRingPages) {
       AwaitCopies<kRingPages - 1>();
-    } else if (kRingPages > 2 && asked_ == 2) {
-      AwaitCopies<1>();
     } else {
       AwaitCopies<0>();
     }
@@ -110,7 +108,6 @@ class Ring {
   static constexpr int kMatrix = kMatrixBytes<kHeadSize>;
   static constexpr int kGroups = kHeadSize / 8;  // of a token, 16 bytes each
   static constexpr int kTokens = 32 / kGroups;   // that the warp copies at once
-  static_assert(kRingPages <= 3);
 
   // Of the lane's first group in a matrix.
   __device__ __forceinline__ static int Place() {
