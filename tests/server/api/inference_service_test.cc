@@ -410,6 +410,12 @@ TEST(InferenceService, MessagesThatCannotBeParsedAreTheClientsMistake) {
   EXPECT_TRUE(Generate(TokensRequest(2)).status.ok());
 }
 
+// Until one more refusal is logged than `before`; for five seconds at most.
+void AwaitRefusalLogged(int64_t before) {
+  const absl::Time end = absl::Now() + absl::Seconds(5);
+  while (RefusalsLogged() == before && absl::Now() < end) absl::SleepFor(absl::Milliseconds(1));
+}
+
 // Nobody's mistake, and no line that says so.
 TEST(InferenceService, ACallThatEndsBeforeItsMessageIsLoggedAsCancelled) {
   absl::SleepFor(absl::Seconds(1));  // beyond the lines that others' refusals have had
@@ -432,8 +438,7 @@ TEST(InferenceService, ACallThatEndsBeforeItsMessageIsLoggedAsCancelled) {
     call->Finish(&status, nullptr);
     await();
     EXPECT_EQ(status.error_code(), StatusCode::CANCELLED);
-    const absl::Time end = absl::Now() + absl::Seconds(5);
-    while (RefusalsLogged() == before && absl::Now() < end) absl::SleepFor(absl::Milliseconds(1));
+    AwaitRefusalLogged(before);
   });
   ASSERT_EQ(lines.size(), 1u);
   EXPECT_THAT(lines[0], HasSubstr("method=Generate code=CANCELLED"));
@@ -441,8 +446,7 @@ TEST(InferenceService, ACallThatEndsBeforeItsMessageIsLoggedAsCancelled) {
   const std::vector<std::string> others = LinesOf([] {
     const int64_t logged = RefusalsLogged();
     RawCall(Shared(), "/lorica.v1.InferenceService/Generate", "\x1A\x05hi");
-    const absl::Time end = absl::Now() + absl::Seconds(5);
-    while (RefusalsLogged() == logged && absl::Now() < end) absl::SleepFor(absl::Milliseconds(1));
+    AwaitRefusalLogged(logged);
   });
   ASSERT_EQ(others.size(), 1u);
   EXPECT_THAT(others[0], HasSubstr("method=Generate code=INVALID_ARGUMENT"));
