@@ -42,13 +42,22 @@ class Store {
   AdapterCatalog catalog_;
 };
 
-// What each name is: a digest, ">target" or kGoneState.
+// What each name is: "<digest>;" and all that its row holds, ">target;" or kGoneState.
 using States = std::map<std::string, std::string>;
 
 inline std::string StateOf(AdapterCatalog& catalog, const std::string& name) {
   const auto entry = catalog.Get(kStoreTenant, name);
   if (!entry.ok()) return kGoneState;
-  return entry->alias_of.empty() ? entry->digest : absl::StrCat(">", entry->alias_of);
+  if (!entry->alias_of.empty()) return absl::StrCat(">", entry->alias_of, ";");
+  std::string state = absl::StrCat(entry->digest, ";");
+  const auto named = catalog.History(kStoreTenant, name);
+  if (!named.ok()) return state;
+  absl::StrAppend(&state, "current=", named->current);
+  for (const NamedGeneration& one : named->generations) {
+    absl::StrAppend(&state, ";", one.number, "=", one.digest, "<", one.previous, "@",
+                    absl::ToUnixMicros(one.registered_at), "@", one.location, "@", one.commit);
+  }
+  return state;
 }
 
 inline States StatesOf(AdapterCatalog& catalog) {
@@ -69,6 +78,11 @@ inline States ReopenedStates(const TemporaryFolder& adapters, const std::string&
   std::set<std::string> named;
   for (const auto& [name, state] : states) {
     const auto history = store.catalog().History(kStoreTenant, name);
+    if (state[0] == '>') {
+      EXPECT_TRUE(history.ok()) << name << " leads nowhere";
+      const auto entry = store.catalog().Get(kStoreTenant, name);
+      EXPECT_EQ(entry->digest, history.ok() ? history->now().digest : "") << name;
+    }
     if (!history.ok() || history->name != name) continue;
     for (const NamedGeneration& one : history->generations) {
       named.insert(one.digest);
