@@ -2,9 +2,14 @@
 
 #include <utility>
 
+#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
+#include "adapters/adapter_fault.h"
+#include "adapters/hub/quoted.h"
+#include "adapters/hub/retry_delay.h"
 #include "adapters/hub/steady_now.h"
+#include "server/api/field_error.h"
 #include "server/api/refusal_log.h"
 
 namespace lorica {
@@ -17,6 +22,23 @@ std::string IdsOf(const std::vector<AdapterUse>& adapters) {
 }
 
 }  // namespace
+
+// The engine knows neither what clients call an adapter nor which field they gave it.
+absl::Status AsClientsSee(const absl::Status& status, const std::vector<AdapterUse>& adapters) {
+  if (absl::IsInvalidArgument(status) && !FieldOf(status)) {
+    absl::Status named = status;
+    SetField(&named, status.message().substr(0, status.message().find(' ')));
+    return named;
+  }
+  if (!IsAdapterFault(status) || adapters.empty()) return status;
+  std::vector<std::string> ids;
+  for (const AdapterUse& one : adapters) {
+    if (absl::StrContains(status.message(), Quoted(one.adapter_id))) return status;
+    ids.push_back(one.adapter_id);
+  }
+  return WithText(status, absl::StrCat(ids.size() == 1 ? "adapter " : "one of the adapters ",
+                                       QuotedList(ids), ": ", status.message()));
+}
 
 RunningAnswer::RunningAnswer(AnswerOptions options, RequestControl* control)
     : control_(control),
@@ -185,6 +207,7 @@ AnswerEnd RunningAnswer::MakeEnd(const FinishEvent& finish) {
                                                              absl::FormatDuration(kSlowReaderLimit),
                                                              "; read streams as they come"));
     }
+    if (!refused) end.status = AsClientsSee(end.status, adapters_);
   }
   // What was refused is logged by who refused it. The engine may end a request before Admitted.
   if (!refused && !end.status.ok() && !absl::IsCancelled(end.status)) {

@@ -11,6 +11,7 @@
 #include "server/engine/batch_builder.h"
 #include "server/engine/engine_inbox.h"
 #include "server/engine/event_relay.h"
+#include "server/engine/no_token.h"
 #include "server/engine/request_check.h"
 #include "server/engine/scheduler.h"
 
@@ -21,17 +22,6 @@ namespace {
 constexpr absl::Duration kLaunchLead = absl::Milliseconds(1);
 constexpr int kLingerWakesMax = 16;  // far below kAskedPolls
 constexpr RequestId kNobody = 0;
-
-absl::Status NoToken(const SampleResult& result) {
-  if (result.no_room) {
-    return absl::ResourceExhaustedError(
-        "the device or its host has no memory left for what this request asks of its tokens "
-        "(penalties, logit_bias, a response format, prompt_logprobs): try again later, or without");
-  }
-  return absl::InternalError(
-      "the model's output for this request is not finite, or every token is banned; an adapter "
-      "may be broken");
-}
 
 absl::Status Gone(const absl::Status& device) {
   return absl::UnavailableError(absl::StrCat("the device is gone: ", device.message()));
@@ -325,7 +315,7 @@ void Engine::Impl::Deliver(const Flight& flight, const std::vector<SampleResult>
 // --- one request -----------------------------------------------------------------------
 
 void Engine::Impl::DeliverScore(RequestState& request, const SampleResult& result) {
-  if (!result.finite) return End(request.id, NoToken(result), StopReason::kNone);
+  if (!result.finite) return End(request.id, NoScore(request, result), StopReason::kNone);
   const int32_t token = request.request.prompt[request.scored++];
   // Only a logit of minus infinity is chosen by no bias.
   const float logprob =
@@ -335,7 +325,9 @@ void Engine::Impl::DeliverScore(RequestState& request, const SampleResult& resul
 
 void Engine::Impl::DeliverToken(RequestState& request, const SampleResult& result) {
   --request.pending;
-  if (!result.finite) return End(request.id, NoToken(result), StopReason::kNone);
+  if (!result.finite) {
+    return End(request.id, NoToken(request, result, options.vocabulary), StopReason::kNone);
+  }
   scheduler.Verified(request);
   request.output.push_back(result.token);
   ++totals.generated_tokens;

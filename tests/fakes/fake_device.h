@@ -9,6 +9,7 @@
 // says what a request must get. One thread, but for the buffers.
 #pragma once
 
+#include <algorithm>
 #include <array>
 #include <cstdint>
 #include <cstring>
@@ -246,9 +247,14 @@ struct FakeSample {
     if (mask.empty()) return static_cast<int32_t>(hash % vocabulary);
     std::vector<int32_t> allowed;
     for (int32_t token = 0; token < vocabulary; ++token) {
-      if (mask[token / 32] >> token % 32 & 1) allowed.push_back(token);
+      if ((mask[token / 32] >> token % 32 & 1) && !IsBanned(token)) allowed.push_back(token);
     }
     return allowed.empty() ? -1 : allowed[hash % allowed.size()];
+  }
+  bool IsBanned(int32_t token) const {
+    return std::any_of(bias.begin(), bias.end(), [token](const TokenBias& one) {
+      return one.token == token && one.bias <= kBanBias;
+    });
   }
 };
 
@@ -261,7 +267,7 @@ class FakeExecutor : public Executor {
   FakeExecutor(FakeMemory* memory, int depth, int32_t vocabulary)
       : memory_(memory), depth_(depth), vocabulary_(vocabulary) {}
 
-  std::set<uint64_t> poisoned;  // adapters (HashAdapter) whose rows are not finite
+  std::set<uint64_t> poisoned;  // adapters (HashAdapter) whose rows are not finite; 0: the base
   bool no_room = false;         // rows with penalties, biases or masks find no memory for them
   absl::Status device;          // not OK: what Collect says from now on
   int64_t rows_max = 1 << 30;
@@ -359,6 +365,7 @@ class FakeExecutor : public Executor {
       }
       return terms;
     }
+    if (poisoned.contains(0)) *finite = false;
     return 0;
   }
 

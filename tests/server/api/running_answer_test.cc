@@ -2,8 +2,10 @@
 
 #include <string>
 
+#include "adapters/adapter_fault.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
+#include "server/api/field_error.h"
 #include "server/api/refusal_log.h"
 #include "tests/server/api/fake_tokenizer.h"
 
@@ -207,6 +209,30 @@ TEST_F(RunningAnswerTest, AFailureKeepsItsStatusAndWhatCameBefore) {
   ASSERT_TRUE(end_);
   EXPECT_TRUE(absl::IsUnavailable(end_->status));
   EXPECT_EQ(end_->completion_tokens, 3);
+}
+
+TEST_F(RunningAnswerTest, AFaultNamesTheAdapterOnceAndTheFieldThatIsToBlame) {
+  const auto end_of = [this](const absl::Status& status, std::vector<AdapterUse> adapters) {
+    AnswerOptions options;
+    options.tokenizer = &tokenizer_;
+    answer_ = std::make_shared<RunningAnswer>(std::move(options), &control_);
+    answer_->SetAdapters(std::move(adapters));
+    answer_->Admitted(7);
+    answer_->OnFinish(Finished(StopReason::kNone, status));
+    end_.reset();
+    Take();
+    return end_->status;
+  };
+  const absl::Status damaged = AdapterFault(absl::DataLossError("the output is not finite"));
+  EXPECT_EQ(end_of(damaged, {{"a"}}).message(), "adapter 'a': the output is not finite");
+  EXPECT_TRUE(IsAdapterFault(end_of(damaged, {{"a"}})));
+  EXPECT_EQ(end_of(damaged, {{"a"}, {"b"}}).message(),
+            "one of the adapters 'a', 'b': the output is not finite");
+  EXPECT_EQ(end_of(AdapterFault(absl::DataLossError("'a': changed")), {{"a"}}).message(),
+            "'a': changed");
+  EXPECT_EQ(end_of(absl::InternalError("the base"), {{"a"}}).message(), "the base");
+  EXPECT_EQ(FieldOf(end_of(absl::InvalidArgumentError("logit_bias bans all"), {})), "logit_bias");
+  EXPECT_EQ(FieldOf(end_of(FieldError("stop", "is long"), {})), "stop");
 }
 
 TEST_F(RunningAnswerTest, CancelAfterTheEndAsksForNothing) {

@@ -77,6 +77,16 @@ void TinyServer::WriteAdapter(const std::string& id, int rank, bool dora) const 
   WriteTinyAdapter(adapters_, id, rank, dora);
 }
 
+void TinyServer::WriteHugeAdapter(const std::string& id) const {
+  WriteAdapter(id, 4, false);
+  const auto huge = [](int64_t count) { return BytesOf(std::vector<float>(count, 3e38f)); };
+  const std::string stem = "base_model.model.model.layers.0.self_attn.q_proj.";
+  adapters_.Write(
+      id + "/adapter_model.safetensors",
+      SafetensorsFile({{stem + "lora_A.weight", "F32", {4, kHidden}, huge(4 * kHidden)},
+                       {stem + "lora_B.weight", "F32", {kQueries, 4}, huge(4 * kQueries)}}));
+}
+
 std::shared_ptr<grpc::Channel> ChannelWithKey(int port, const std::string& key) {
   // Small, fixed windows: a stream that is not read fills them and stands still.
   grpc::ChannelArguments arguments;

@@ -48,6 +48,8 @@ class TinyServer {
   void WaitFor(Condition condition);
   // Writes a PEFT folder that fits the tiny model.
   void WriteAdapter(const std::string& id, int rank, bool dora) const;
+  // One of finite weights that are so large that no output of theirs is finite.
+  void WriteHugeAdapter(const std::string& id) const;
 
  private:
   TemporaryFolder adapters_;

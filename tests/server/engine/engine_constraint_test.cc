@@ -1,6 +1,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include "adapters/adapter_fault.h"
 #include "tests/fakes/fake_constraint.h"
 #include "tests/server/engine/engine_fixture.h"
 
@@ -8,6 +9,7 @@ namespace lorica {
 namespace {
 
 using fakes::FakeConstraint;
+using fakes::MakeFakeGeneration;
 using ::testing::HasSubstr;
 using Submitted = EngineWorld::Submitted;
 
@@ -125,6 +127,66 @@ TEST_P(ConstraintAtDepth, APreemptedRequestGoesOnWhereItsConstraintWas) {
   world.Run();
   EXPECT_GT(world.engine->stats().preemptions, 0);
   for (const Submitted& one : all) EXPECT_TRUE(one.ended_well() && one.right()) << one.id;
+}
+
+TEST_P(ConstraintAtDepth, BansThatLeaveNoTokenAreTheRequestsOwnFault) {
+  for (const size_t left : {1, 0}) {
+    EngineWorld world(Options());
+    EngineRequest request = world.Request(20, 1, {{MakeFakeGeneration("a", 1), 1.0f}});
+    const auto constraint = Constraint(3, Never);
+    request.constraint = constraint;
+    const std::vector<int32_t> mask = constraint->MaskAfter({});
+    for (int32_t token = 0; token < kTestVocabulary; ++token) {
+      if (mask[token / 32] >> token % 32 & 1) request.logit_bias.push_back({token, kBanBias});
+    }
+    const int32_t last = request.logit_bias.back().token;
+    request.logit_bias.resize(request.logit_bias.size() - left);
+    const Submitted own = world.Submit(request);
+    const Submitted other = world.Submit(world.Request(20, 5, request.mix));
+    world.Run();
+    EXPECT_TRUE(other.ended_well() && other.right());
+    EXPECT_EQ(world.engine->stats().failed, 0);
+    EXPECT_EQ(world.engine->stats().adapter_blocks, 1) << "it was evicted";
+    const absl::Status& status = own.sink->finish.status;
+    if (left == 1) {
+      EXPECT_THAT(own.sink->tokens, testing::ElementsAre(last)) << status;
+      continue;
+    }
+    EXPECT_TRUE(absl::IsInvalidArgument(status)) << status;
+    EXPECT_THAT(std::string(status.message()),
+                HasSubstr("logit_bias bans every token that response_format leaves"));
+    EXPECT_FALSE(IsAdapterFault(status));
+    EXPECT_EQ(world.engine->stats().invalid, 1);
+  }
+}
+
+TEST_P(ConstraintAtDepth, AMaskOfNothingIsTheFormsFault) {
+  struct Closed : FakeConstraint {
+    using FakeConstraint::FakeConstraint;
+    std::vector<int32_t> MaskAfter(absl::Span<const int32_t>) const override {
+      return std::vector<int32_t>((kTestVocabulary + 31) / 32);
+    }
+  };
+  EngineWorld world(Options());
+  EngineRequest request = world.Request(5, 5);
+  request.constraint = std::make_shared<Closed>(1, kTestVocabulary, Never);
+  const Submitted one = world.Submit(request);
+  world.Run();
+  EXPECT_TRUE(absl::IsInvalidArgument(one.sink->finish.status)) << one.sink->finish.status;
+  EXPECT_THAT(std::string(one.sink->finish.status.message()),
+              HasSubstr("response_format leaves no token"));
+}
+
+TEST_P(ConstraintAtDepth, NumbersThatAreNotFiniteAreNoFaultOfTheBans) {
+  EngineWorld world(Options());
+  world.executor.poisoned.insert(fakes::HashAdapter("bad", 1));
+  EngineRequest request = world.Request(5, 5, {{MakeFakeGeneration("bad", 1), 1.0f}});
+  request.constraint = Constraint(3, Never);
+  request.logit_bias = {{1, kBanBias}, {2, -99.0f}};
+  const Submitted one = world.Submit(request);
+  world.Run();
+  EXPECT_EQ(one.sink->finish.status.code(), absl::StatusCode::kDataLoss);
+  EXPECT_TRUE(IsAdapterFault(one.sink->finish.status));
 }
 
 INSTANTIATE_TEST_SUITE_P(Depth, ConstraintAtDepth, testing::Values(0, 1));

@@ -135,7 +135,7 @@ TEST_P(PromptScores, BrokenLogitsEndTheRequestAlone) {
   const Submitted bad = world.Submit(Scored(200, 3, {{MakeFakeGeneration("bad", 2), 1.0f}}));
   const Submitted good = world.Submit(Scored(200, 3));
   world.Run();
-  EXPECT_EQ(bad.sink->finish.status.code(), absl::StatusCode::kInternal);
+  EXPECT_EQ(bad.sink->finish.status.code(), absl::StatusCode::kDataLoss);
   ExpectScores(good);
 }
 

@@ -187,9 +187,20 @@ TEST_P(EngineAtDepth, OneRequestsBrokenLogitsFailOnlyThatRequest) {
   const Submitted poisoned = world.Submit(world.Request(5, 10, {{bad, 1.0f}}));
   const Submitted healthy = world.Submit(world.Request(5, 10));
   world.Run();
-  EXPECT_EQ(poisoned.sink->finish.status.code(), absl::StatusCode::kInternal);
+  EXPECT_EQ(poisoned.sink->finish.status.code(), absl::StatusCode::kDataLoss);
+  EXPECT_TRUE(IsAdapterFault(poisoned.sink->finish.status));
   EXPECT_TRUE(poisoned.sink->tokens.empty());
+  EXPECT_EQ(world.engine->stats().failed, 1);
   EXPECT_TRUE(healthy.ended_well() && healthy.right());
+}
+
+TEST_P(EngineAtDepth, BrokenLogitsOfTheBaseAreNoAdaptersFault) {
+  EngineWorld world(Options());
+  world.executor.poisoned.insert(0);
+  const Submitted one = world.Submit(world.Request(5, 10));
+  world.Run();
+  EXPECT_EQ(one.sink->finish.status.code(), absl::StatusCode::kInternal);
+  EXPECT_FALSE(IsAdapterFault(one.sink->finish.status));
 }
 
 TEST_P(EngineAtDepth, WithoutMemoryForPenaltiesTheRequestsThatHaveThemEndAlone) {

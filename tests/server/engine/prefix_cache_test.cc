@@ -143,7 +143,7 @@ TEST_P(PrefixCacheAtDepth, WhatIsNotFiniteIsNeverShared) {
     const Submitted bad =
         world.Submit(EngineWorld::Request(100, 8, {{MakeFakeGeneration("bad", 1), 1.0f}}));
     world.Run();
-    EXPECT_EQ(bad.sink->finish.status.code(), absl::StatusCode::kInternal);
+    EXPECT_EQ(bad.sink->finish.status.code(), absl::StatusCode::kDataLoss);
     EXPECT_EQ(bad.sink->finish.cached_tokens, 0);
     EXPECT_EQ(world.engine->stats().prefix_blocks, 0);
   }

@@ -1,0 +1,69 @@
+// Calls that fail once they run, over gRPC: whose fault it is, and what the log says of it.
+#include "absl/time/clock.h"
+#include "gmock/gmock.h"
+#include "server/api/field_error.h"
+#include "server/api/status_map.h"
+#include "tests/server/api/tiny_server.h"
+
+namespace lorica {
+namespace {
+
+using ::testing::HasSubstr;
+using ::testing::StartsWith;
+
+class FailedCalls : public ::testing::Test {
+ protected:
+  absl::Status Generate(const v1::GenerateRequest& request) {
+    Context context;
+    v1::GenerateResponse response;
+    return FromGrpcStatus(server_.inference().Generate(&context, request, &response));
+  }
+  // A regex that only "a" fits, with that token banned, under an adapter.
+  v1::GenerateRequest BansAll() {
+    Context context;
+    v1::TokenizeRequest tokenize;
+    tokenize.set_prompt("a");
+    v1::TokenizeResponse tokens;
+    EXPECT_TRUE(server_.inference().Tokenize(&context, tokenize, &tokens).ok());
+    v1::GenerateRequest request = TokensRequest(4);
+    request.set_ignore_eos(false);
+    request.set_adapter_id("plain");
+    request.mutable_response_format()->set_regex("a");
+    auto* ban = request.add_logit_bias();
+    ban->set_token_id(tokens.token_ids(tokens.token_ids_size() - 1));
+    ban->set_bias(-100.0f);
+    return request;
+  }
+
+  TinyServer server_;
+};
+
+TEST_F(FailedCalls, BansThatLeaveNoTokenAreTheCallersFault) {
+  const absl::Status status = Generate(BansAll());
+  EXPECT_TRUE(absl::IsInvalidArgument(status)) << status;
+  EXPECT_EQ(FieldOf(status), "logit_bias");
+  EXPECT_THAT(std::string(status.message()), HasSubstr("that response_format leaves"));
+  EXPECT_EQ(server_.Status().counters().requests_failed(), 0);
+  v1::GenerateRequest good = TokensRequest(4);
+  good.set_adapter_id("plain");
+  EXPECT_TRUE(Generate(good).ok());
+}
+
+TEST_F(FailedCalls, WeightsThatOverflowAreTheAdaptersFaultAndNobodyElses) {
+  server_.WriteHugeAdapter("huge");
+  v1::GenerateRequest request = TokensRequest(4);
+  request.set_adapter_id("huge");
+  const absl::Status status = Generate(request);
+  EXPECT_TRUE(absl::IsDataLoss(status)) << status;
+  EXPECT_THAT(std::string(status.message()),
+              StartsWith("adapter 'huge': the output for this request is not finite"));
+  EXPECT_TRUE(Generate(TokensRequest(4)).ok());
+  v1::GenerateRequest mixed = TokensRequest(4);
+  for (const char* id : {"plain", "huge"}) mixed.add_adapters()->set_adapter_id(id);
+  const absl::Status of_mix = Generate(mixed);
+  EXPECT_TRUE(absl::IsDataLoss(of_mix)) << of_mix;
+  EXPECT_THAT(std::string(of_mix.message()), StartsWith("one of the adapters 'plain', 'huge': "));
+}
+
+}  // namespace
+}  // namespace lorica
