@@ -11,14 +11,14 @@
 namespace lorica {
 
 void CallPump::Begin(GenerateCall call) {
+  adapter_ids_ = AdaptersOf(call);
   auto shared = std::make_shared<GenerateCall>(std::move(call));
   const bool taken = pools_.work->TryRun([self = Share(), shared] { self->Admit(*shared); });
-  if (!taken) Refuse(*shared, TryLater("the server has too many calls to look at; try again"));
+  if (!taken) Refuse(TryLater("the server has too many calls to look at; try again"));
 }
 
-void CallPump::Refuse(const GenerateCall& call, const absl::Status& status) {
-  const bool by_header = call.adapter_id.empty() && !call.adapter_headers.empty();
-  LogRefusal(method_, by_header ? call.adapter_headers[0] : call.adapter_id, status, SteadyNow());
+void CallPump::Refuse(const absl::Status& status) {
+  LogRefusal(method_, adapter_ids_, status, SteadyNow());
   OnRefused(status);
 }
 
@@ -32,14 +32,15 @@ void CallPump::Admit(const GenerateCall& call) {
   }
   absl::StatusOr<std::shared_ptr<Answer>> answer = gateway_->Generate(call);
   if (!answer.ok()) {
-    Refuse(call, answer.status());
+    Refuse(answer.status());
     return;
   }
   (*answer)->NotifyWhenStalled([weak = std::weak_ptr<CallPump>(Share()), pools = pools_] {
     pools.delivery->RunAdmitted([weak] {
       const auto self = weak.lock();
       if (self == nullptr) return;
-      LogFailure(self->method_, "", absl::CancelledError("nobody reads the answer"), SteadyNow());
+      LogFailure(self->method_, self->adapter_ids_, absl::CancelledError("nobody reads the answer"),
+                 SteadyNow());
       self->OnStalled();
     });
   });
@@ -70,6 +71,7 @@ void CallPump::Pump() {
   AnswerChunk chunk;
   std::optional<AnswerEnd> end;
   if (answer->Take(&chunk, &end)) {
+    if (end) LogEnd(method_, adapter_ids_, *end);
     OnPiece(std::move(chunk), std::move(end));
     return;
   }

@@ -38,18 +38,20 @@ class CallPump {
   virtual void OnPiece(AnswerChunk chunk, std::optional<AnswerEnd> end) = 0;
   virtual void OnStalled() = 0;
 
+  // Once.
   void Begin(GenerateCall call);
   void Continue();
   void CancelCall();
 
  private:
   void Admit(const GenerateCall& call);
-  void Refuse(const GenerateCall& call, const absl::Status& status);
+  void Refuse(const absl::Status& status);
   void Pump();
 
   Gateway* const gateway_;
   const CallPools pools_;
   const std::string method_;
+  std::string adapter_ids_;  // for the log; written by Begin
   absl::Mutex mutex_;
   std::shared_ptr<Answer> answer_ ABSL_GUARDED_BY(mutex_);
   bool cancelled_ ABSL_GUARDED_BY(mutex_) = false;

@@ -40,6 +40,21 @@ std::string OneTokenText(const Tokenizer& tokenizer, int32_t id) {
 
 }  // namespace
 
+std::vector<std::string> AdapterIdsOf(const GenerateCall& call) {
+  if (!call.adapter_id.empty()) return {call.adapter_id};
+  if (call.adapters.empty()) return call.adapter_headers;
+  std::vector<std::string> ids;
+  for (const AdapterChoice& one : call.adapters) ids.push_back(one.adapter_id);
+  return ids;
+}
+
+std::string AdaptersOf(const GenerateCall& call) { return absl::StrJoin(AdapterIdsOf(call), ","); }
+
+void LogEnd(const std::string& method, const std::string& adapter_ids, const AnswerEnd& end) {
+  if (end.status.ok() || absl::IsCancelled(end.status)) return;
+  (end.refused ? LogRefusal : LogFailure)(method, adapter_ids, end.status, SteadyNow());
+}
+
 class Gateway::EngineControl final : public RequestControl {
  public:
   explicit EngineControl(Engine* engine) : engine_(engine) {}
@@ -99,11 +114,9 @@ Gateway::Gateway(GatewayLimits limits, Engine* engine, AdapterCatalog* catalog, 
 Gateway::~Gateway() = default;
 
 std::unique_ptr<WaitingRoom> Gateway::MakeWaitingRoom() {
-  return std::make_unique<WaitingRoom>(
-      limits_.waiting, [this](const WaitingCall& call, const absl::Status& status) {
-        refused_count_.fetch_add(1, std::memory_order_relaxed);
-        LogRefusal("Generate", absl::StrJoin(call.adapter_ids, ","), status, limits_.clock());
-      });
+  return std::make_unique<WaitingRoom>(limits_.waiting, [this](const absl::Status&) {
+    refused_count_.fetch_add(1, std::memory_order_relaxed);
+  });
 }
 
 absl::StatusOr<TenantPtr> Gateway::Authenticate(const Credentials& credentials) const {
@@ -314,9 +327,6 @@ absl::Status Gateway::Start(Prepared& prepared, const Mix& mix) {
 
 absl::Status Gateway::Wait(Prepared& prepared, const Adapters& adapters) {
   WaitingCall call{.tenant = prepared.request.tenant};
-  for (const AdapterChoice& choice : adapters.choices) {
-    call.adapter_ids.push_back(choice.adapter_id);
-  }
   call.adapters = adapters.found;
   call.answer = prepared.answer;
   call.tokens = std::ssize(prepared.request.prompt) + prepared.request.max_tokens;

@@ -99,6 +99,11 @@ struct GenerateCall {
   absl::Time deadline = absl::InfiniteFuture();
 };
 
+// The adapters that a call names, in its fields or its headers.
+std::vector<std::string> AdapterIdsOf(const GenerateCall& call);
+// The same, joined by commas.
+std::string AdaptersOf(const GenerateCall& call);
+
 struct AdapterUse {
   std::string adapter_id;
   std::string generation;
@@ -115,6 +120,7 @@ struct AnswerChunk {
 
 struct AnswerEnd {
   absl::Status status;
+  bool refused = false;  // it never came to the engine: an adapter was not to be had, say
   StopReason reason = StopReason::kNone;
   std::vector<AdapterUse> adapters;  // empty = base
   int32_t prompt_tokens = 0;
@@ -122,6 +128,10 @@ struct AnswerEnd {
   int32_t cached_tokens = 0;
   RequestTimings timings;
 };
+
+// One line of the log about an answer that failed; none where its client left. For whoever takes
+// the end, who alone knows what was called: a method of gRPC, a path.
+void LogEnd(const std::string& method, const std::string& adapter_ids, const AnswerEnd& end);
 
 // A running answer. Chunks wait here until the transport takes them: while nobody
 // takes, tokens coalesce; beyond kPendingTokensMax the request is paused, and after

@@ -4,24 +4,13 @@
 
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
-#include "absl/strings/str_join.h"
 #include "adapters/adapter_fault.h"
 #include "adapters/hub/quoted.h"
 #include "adapters/hub/retry_delay.h"
-#include "adapters/hub/steady_now.h"
 #include "server/api/field_error.h"
-#include "server/api/refusal_log.h"
 
 namespace lorica {
-namespace {
-
-std::string IdsOf(const std::vector<AdapterUse>& adapters) {
-  return absl::StrJoin(adapters, ",", [](std::string* out, const AdapterUse& one) {
-    absl::StrAppend(out, one.adapter_id);
-  });
-}
-
-}  // namespace
+namespace {}  // namespace
 
 // The engine knows neither what clients call an adapter nor which field they gave it.
 absl::Status AsClientsSee(const absl::Status& status, const std::vector<AdapterUse>& adapters) {
@@ -197,22 +186,15 @@ AnswerEnd RunningAnswer::MakeEnd(const FinishEvent& finish) {
     end.status = absl::OkStatus();
     end.reason = StopReason::kStopString;
   }
-  bool refused = false;
-  {
-    absl::MutexLock lock(&mutex_);
-    end.adapters = adapters_;
-    refused = refused_;
-    if (too_slow_ && !end.status.ok()) {
-      end.status = absl::ResourceExhaustedError(absl::StrCat("the answer was not read for ",
-                                                             absl::FormatDuration(kSlowReaderLimit),
-                                                             "; read streams as they come"));
-    }
-    if (!refused) end.status = AsClientsSee(end.status, adapters_);
+  absl::MutexLock lock(&mutex_);
+  end.adapters = adapters_;
+  end.refused = refused_;
+  if (too_slow_ && !end.status.ok()) {
+    end.status = absl::ResourceExhaustedError(absl::StrCat("the answer was not read for ",
+                                                           absl::FormatDuration(kSlowReaderLimit),
+                                                           "; read streams as they come"));
   }
-  // What was refused is logged by who refused it. The engine may end a request before Admitted.
-  if (!refused && !end.status.ok() && !absl::IsCancelled(end.status)) {
-    LogFailure("Generate", IdsOf(end.adapters), end.status, SteadyNow());
-  }
+  if (!end.refused) end.status = AsClientsSee(end.status, adapters_);
   return end;
 }
 

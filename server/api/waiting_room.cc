@@ -50,7 +50,7 @@ std::optional<Waiting> WaitingRoom::State::Take(int64_t id) {
 
 void WaitingRoom::State::End(const Waiting& waiting, const absl::Status& status) const {
   if (!waiting.call.answer->Refuse(status)) return;  // its client has left
-  refused(waiting.call, status);
+  refused(status);
 }
 
 void WaitingRoom::State::Arrived(int64_t id, size_t index,

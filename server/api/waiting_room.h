@@ -22,8 +22,7 @@ namespace lorica {
 
 struct WaitingCall {
   std::string tenant;
-  std::vector<std::string> adapter_ids;
-  std::vector<FoundAdapter> adapters;  // one each; those without a ticket are here
+  std::vector<FoundAdapter> adapters;  // those without a ticket are here
   std::shared_ptr<RunningAnswer> answer;
   int64_t tokens = 0;
   absl::Time deadline = absl::InfiniteFuture();
@@ -33,8 +32,8 @@ struct WaitingCall {
 
 class WaitingRoom {
  public:
-  // `refused` hears of every call that ends here with an error.
-  using Refused = std::function<void(const WaitingCall& call, const absl::Status& status)>;
+  // `refused` hears of every call that ends here with an error. Who takes its end logs it.
+  using Refused = std::function<void(const absl::Status& status)>;
   WaitingRoom(WaitingLimits limits, Refused refused);
   ~WaitingRoom();
 

@@ -4,7 +4,6 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
-#include "absl/strings/str_join.h"
 #include "absl/synchronization/mutex.h"
 #include "absl/synchronization/notification.h"
 #include "absl/time/clock.h"
@@ -169,24 +168,16 @@ absl::Status HttpContext::Admit(const TenantPtr& tenant, absl::Span<const Genera
   return absl::OkStatus();
 }
 
-void NoteEnd(const AnswerEnd& end, AccessNotes& notes) {
+void NoteEnd(const AnswerEnd& end, const std::string& path, AccessNotes& notes) {
   notes.prompt_tokens = std::max<int64_t>(notes.prompt_tokens, end.prompt_tokens);
   notes.completion_tokens += end.completion_tokens;
   if (notes.first_token_ms == 0.0) {
     notes.first_token_ms =
         static_cast<double>(absl::ToInt64Microseconds(end.timings.first_token)) / 1000.0;
   }
-  if (!end.status.ok()) notes.code = absl::StatusCodeToString(end.status.code());
+  if (end.status.ok()) return;
+  notes.code = absl::StatusCodeToString(end.status.code());
+  if (!std::exchange(notes.refusal_logged, true)) LogEnd(path, notes.adapter, end);
 }
-
-std::vector<std::string> AdapterIdsOf(const GenerateCall& call) {
-  if (!call.adapter_id.empty()) return {call.adapter_id};
-  if (call.adapters.empty()) return call.adapter_headers;
-  std::vector<std::string> ids;
-  for (const AdapterChoice& one : call.adapters) ids.push_back(one.adapter_id);
-  return ids;
-}
-
-std::string AdaptersOf(const GenerateCall& call) { return absl::StrJoin(AdapterIdsOf(call), ","); }
 
 }  // namespace lorica

@@ -157,11 +157,8 @@ class HttpContext {
   mutable GenerationRoom generations_;
 };
 
-// Adds an ended answer to the line of the access log.
-void NoteEnd(const AnswerEnd& end, AccessNotes& notes);
-// The adapters that a call names, in its body or its header.
-std::vector<std::string> AdapterIdsOf(const GenerateCall& call);
-// The same, joined by commas.
-std::string AdaptersOf(const GenerateCall& call);
+// Adds an ended answer to the line of the access log; where it failed, and nothing of the request
+// has been logged yet, the server's own log has a line for `path`.
+void NoteEnd(const AnswerEnd& end, const std::string& path, AccessNotes& notes);
 
 }  // namespace lorica

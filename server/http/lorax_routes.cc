@@ -111,7 +111,7 @@ void SendWhole(const HttpContext& context, const LoraxRequest& request, AnswerSe
   const bool whole = set.Run(reply, [&](AnswerSet::Piece piece) {
     answers[piece.index]->Add(piece.chunk);
     if (!piece.end) return true;
-    NoteEnd(*piece.end, reply.notes());
+    NoteEnd(*piece.end, reply.path(), reply.notes());
     failed = piece.end->status;
     generated += piece.end->completion_tokens;
     answers[piece.index]->End(*std::move(piece.end));
@@ -127,14 +127,18 @@ void SendWhole(const HttpContext& context, const LoraxRequest& request, AnswerSe
 // One event a token. The end belongs to the last token's event, so that one waits for it.
 class TokenStream {
  public:
-  TokenStream(const LoraxRequest* request, const Gateway* gateway, EventStream* events,
-              AccessNotes* notes)
-      : request_(*request), answer_(request, gateway, 0), events_(*events), notes_(*notes) {}
+  TokenStream(const LoraxRequest* request, const Gateway* gateway, const std::string& path,
+              EventStream* events, AccessNotes* notes)
+      : request_(*request),
+        answer_(request, gateway, 0),
+        path_(path),
+        events_(*events),
+        notes_(*notes) {}
 
   bool Add(AnswerSet::Piece piece) {
     std::vector<OrderedJson> tokens = answer_.Add(piece.chunk);
     if (piece.end) {
-      NoteEnd(*piece.end, notes_);
+      NoteEnd(*piece.end, path_, notes_);
       answer_.End(std::move(piece.end).value());
     }
     for (OrderedJson& token : tokens) {
@@ -179,6 +183,7 @@ class TokenStream {
 
   const LoraxRequest& request_;
   LoraxAnswer answer_;
+  const std::string path_;
   EventStream& events_;
   AccessNotes& notes_;
   OrderedJson held_;
@@ -186,21 +191,22 @@ class TokenStream {
 
 void SendStream(const HttpContext& context, std::shared_ptr<LoraxRequest> request,
                 std::shared_ptr<AnswerSet> set, HttpReply& reply) {
-  reply.SendEvents([&context, request, set, &notes = reply.notes()](EventStream& events) {
-    TokenStream stream(request.get(), context.gateway(), &events, &notes);
-    absl::Time written = SteadyNow();
-    set->Run(
-        events,
-        [&](AnswerSet::Piece piece) {
-          written = SteadyNow();
-          return stream.Add(std::move(piece));
-        },
-        [&] {
-          if (SteadyNow() - written < kKeepAliveInterval) return true;
-          written = SteadyNow();
-          return events.KeepAlive();
-        });
-  });
+  reply.SendEvents(
+      [&context, request, set, path = reply.path(), &notes = reply.notes()](EventStream& events) {
+        TokenStream stream(request.get(), context.gateway(), path, &events, &notes);
+        absl::Time written = SteadyNow();
+        set->Run(
+            events,
+            [&](AnswerSet::Piece piece) {
+              written = SteadyNow();
+              return stream.Add(std::move(piece));
+            },
+            [&] {
+              if (SteadyNow() - written < kKeepAliveInterval) return true;
+              written = SteadyNow();
+              return events.KeepAlive();
+            });
+      });
 }
 
 // Errors of streams are events of an answer that is OK, but for those that LoRAX has not.

@@ -2,6 +2,8 @@
 
 #include <algorithm>
 #include <memory>
+#include <optional>
+#include <string>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -46,11 +48,12 @@ struct Usage {
 class Exchange {
  public:
   Exchange(const HttpContext* context, OpenAiRequest request, std::shared_ptr<AnswerSet> answers,
-           const std::string& id, AccessNotes* notes)
+           const std::string& id, HttpReply* reply)
       : request_(std::move(request)),
         answers_(std::move(answers)),
         head_(OpenAiHead(request_, id, absl::Now(), context->facts().version)),
-        notes_(*notes) {
+        path_(reply->path()),
+        notes_(reply->notes()) {
     for (size_t i = 0; i < answers_->size(); ++i) {
       choices_.push_back(std::make_unique<OpenAiChoice>(&request_, context->gateway(), Prompt(i)));
     }
@@ -82,21 +85,39 @@ class Exchange {
     return json;
   }
 
+  // Until a stream begins, what fails can be an error of the whole request. Waits for its first
+  // piece, but not so long that somebody on the way believes the connection dead.
+  absl::Status AwaitFirst(Peer& peer) {
+    const absl::Time end = SteadyNow() + kKeepAliveInterval;
+    bool waits = true;
+    answers_->Run(
+        peer,
+        [&](AnswerSet::Piece piece) {
+          first_ = std::move(piece);
+          return waits = false;
+        },
+        [&] { return waits = SteadyNow() < end; });
+    if (waits) return absl::CancelledError("the client has gone");
+    if (!first_ || !first_->end || first_->end->status.ok()) return absl::OkStatus();
+    NoteEnd(*first_->end, path_, notes_);
+    return InWordsOf(request_.names, first_->end->status);
+  }
+
+  // REQUIRES: AwaitFirst was OK.
   void Stream(EventStream& events) {
     absl::Status failed;
-    absl::Time written = SteadyNow();
-    const bool all = answers_->Run(
-        events,
-        [&](AnswerSet::Piece piece) {
-          written = SteadyNow();
-          if (piece.end) failed = piece.end->status;
-          return WritePiece(std::move(piece), events) && failed.ok();
-        },
-        [&] {
-          if (SteadyNow() - written < kKeepAliveInterval) return true;
-          written = SteadyNow();
-          return events.KeepAlive();
-        });
+    absl::Time written = first_ ? SteadyNow() : absl::InfinitePast();
+    const auto take = [&](AnswerSet::Piece piece) {
+      written = SteadyNow();
+      if (piece.end) failed = piece.end->status;
+      return WritePiece(std::move(piece), events) && failed.ok();
+    };
+    if (first_ && !take(*std::exchange(first_, std::nullopt))) return;
+    const bool all = answers_->Run(events, take, [&] {
+      if (SteadyNow() - written < kKeepAliveInterval) return true;
+      written = SteadyNow();
+      return events.KeepAlive();
+    });
     if (!failed.ok()) {
       events.Write(Dump(OpenAiError(InWordsOf(request_.names, failed)).body));
     } else if (all) {
@@ -114,7 +135,7 @@ class Exchange {
   int Prompt(size_t answer) const { return static_cast<int>(answer) / request_.samples; }
 
   void Count(size_t index, AnswerEnd end) {
-    NoteEnd(end, notes_);
+    NoteEnd(end, path_, notes_);
     usage_.Add(end, Prompt(index));
     choices_[index]->End(std::move(end));
   }
@@ -161,7 +182,9 @@ class Exchange {
   const OpenAiRequest request_;
   const std::shared_ptr<AnswerSet> answers_;
   const OrderedJson head_;
+  const std::string path_;
   AccessNotes& notes_;
+  std::optional<AnswerSet::Piece> first_;  // of a stream
   std::vector<std::unique_ptr<OpenAiChoice>> choices_;
   std::vector<bool> begun_;
   Usage usage_;
@@ -184,8 +207,10 @@ void Generate(const HttpContext& context, bool chat, const HttpRequest& http, Ht
     return Refuse(AsModelError(status, request->model), reply);
   }
   auto exchange = std::make_shared<Exchange>(&context, *std::move(request), *std::move(answers),
-                                             http.id, &reply.notes());
+                                             http.id, &reply);
   if (exchange->stream()) {
+    const absl::Status begun = exchange->AwaitFirst(reply);
+    if (!begun.ok()) return Refuse(begun, reply);
     return reply.SendEvents([exchange](EventStream& events) { exchange->Stream(events); });
   }
   const auto whole = exchange->Whole(reply);

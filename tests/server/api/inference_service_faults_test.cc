@@ -1,13 +1,16 @@
 // Calls that fail once they run, over gRPC: whose fault it is, and what the log says of it.
+#include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
 #include "gmock/gmock.h"
 #include "server/api/field_error.h"
 #include "server/api/status_map.h"
+#include "tests/server/api/log_lines.h"
 #include "tests/server/api/tiny_server.h"
 
 namespace lorica {
 namespace {
 
+using ::testing::ElementsAre;
 using ::testing::HasSubstr;
 using ::testing::StartsWith;
 
@@ -17,6 +20,14 @@ class FailedCalls : public ::testing::Test {
     Context context;
     v1::GenerateResponse response;
     return FromGrpcStatus(server_.inference().Generate(&context, request, &response));
+  }
+  absl::Status Stream(const v1::GenerateRequest& request) {
+    Context context;
+    auto reader = server_.inference().GenerateStream(&context, request);
+    v1::GenerateStreamResponse chunk;
+    while (reader->Read(&chunk)) {
+    }
+    return FromGrpcStatus(reader->Finish());
   }
   // A regex that only "a" fits, with that token banned, under an adapter.
   v1::GenerateRequest BansAll() {
@@ -63,6 +74,32 @@ TEST_F(FailedCalls, WeightsThatOverflowAreTheAdaptersFaultAndNobodyElses) {
   const absl::Status of_mix = Generate(mixed);
   EXPECT_TRUE(absl::IsDataLoss(of_mix)) << of_mix;
   EXPECT_THAT(std::string(of_mix.message()), StartsWith("one of the adapters 'plain', 'huge': "));
+}
+
+// One each, with the method that was called, also where the call had been let in.
+TEST_F(FailedCalls, HaveOneLineWithTheirMethodInTheLog) {
+  server_.WriteHugeAdapter("huge");
+  v1::GenerateRequest huge = TokensRequest(2), broken = huge, no_regex = huge;
+  huge.set_adapter_id("huge");
+  broken.set_adapter_id("broken");
+  no_regex.set_ignore_eos(false);
+  no_regex.mutable_response_format()->set_regex("(");
+  v1::GenerateRequest mix = huge;
+  mix.clear_adapter_id();
+  for (const char* id : {"plain", "huge"}) mix.add_adapters()->set_adapter_id(id);
+  absl::SleepFor(absl::Seconds(1));  // other tests have used up their lines
+  for (const auto& [request, event, rest] :
+       std::vector<std::tuple<v1::GenerateRequest, std::string, std::string>>{
+           {huge, "failed", " code=DATA_LOSS adapter=\"huge\""},
+           {mix, "failed", " code=DATA_LOSS adapter=\"plain,huge\""},
+           {broken, "refused", " code=FAILED_PRECONDITION adapter=\"broken\""},
+           {no_regex, "failed", " code=INVALID_ARGUMENT adapter=\"\""}}) {
+    const auto line = [&, event = event, rest = rest](const char* method) {
+      return ElementsAre(StartsWith(absl::StrCat(event, " method=", method, rest)));
+    };
+    EXPECT_THAT(LinesOf([&, request = request] { Generate(request); }), line("Generate"));
+    EXPECT_THAT(LinesOf([&, request = request] { Stream(request); }), line("GenerateStream"));
+  }
 }
 
 }  // namespace

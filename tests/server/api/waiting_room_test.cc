@@ -41,7 +41,7 @@ class WaitingRoomTest : public ::testing::Test {
   absl::Status Enter(Visitor& visitor, std::vector<FoundAdapter> adapters, int64_t tokens = 1,
                      absl::Time deadline = absl::InfiniteFuture()) {
     visitor.answer = std::make_shared<RunningAnswer>(AnswerOptions{}, &control_);
-    WaitingCall call{tenant_, {"a"}, std::move(adapters), visitor.answer, tokens, deadline};
+    WaitingCall call{tenant_, std::move(adapters), visitor.answer, tokens, deadline};
     call.go_on = [this, &visitor](const std::vector<GenerationPtr>& generations) {
       for (const auto& generation : generations) visitor.went_on_with.push_back(generation->digest);
       return go_on_;
@@ -54,9 +54,7 @@ class WaitingRoomTest : public ::testing::Test {
   absl::Status go_on_;
   std::vector<absl::StatusCode> refused_;
   WaitingRoom room_{{.requests_max = 3, .tokens_max = 10},
-                    [this](const WaitingCall&, const absl::Status& status) {
-                      refused_.push_back(status.code());
-                    }};
+                    [this](const absl::Status& status) { refused_.push_back(status.code()); }};
 };
 
 TEST_F(WaitingRoomTest, GoesOnWithAllAdaptersInTheirOrder) {
@@ -117,11 +115,11 @@ TEST_F(WaitingRoomTest, BoundsCallsAndTokens) {
 
 TEST_F(WaitingRoomTest, OneTenantFillsItsPartAlone) {
   WaitingRoom room({.requests_max = 4, .tokens_max = 20, .tenant_parts = 2},
-                   [](const WaitingCall&, const absl::Status&) {});
+                   [](const absl::Status&) {});
   const auto ticket = Ticket();
   const auto enter = [&](const std::string& tenant, int64_t tokens) {
     auto answer = std::make_shared<RunningAnswer>(AnswerOptions{}, &control_);
-    return room.Enter({tenant, {"a"}, {{nullptr, ticket}}, std::move(answer), tokens}).ok();
+    return room.Enter({tenant, {{nullptr, ticket}}, std::move(answer), tokens}).ok();
   };
   EXPECT_TRUE(enter("red", 4));
   EXPECT_FALSE(enter("red", 7));

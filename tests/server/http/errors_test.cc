@@ -18,6 +18,7 @@
 namespace lorica {
 namespace {
 
+using ::testing::ElementsAre;
 using ::testing::HasSubstr;
 using ::testing::StartsWith;
 using Json = nlohmann::json;
@@ -158,6 +159,35 @@ TEST(RefusalsOverHttp, HaveOneLineInTheLog) {
     EXPECT_THAT(lines[0], HasSubstr(line)) << path << body;
   }
   EXPECT_EQ(LinesOf([&] { Post(server.server().http_port(), "/generate", good); }).size(), 0u);
+}
+
+// The same where the call had been let in.
+TEST(FailuresOverHttp, HaveOneLineWithTheirRouteInTheLog) {
+  TinyServer server;
+  server.WriteHugeAdapter("huge");
+  const std::string huge =
+      R"({"inputs": "hi", "parameters": {"adapter_id": "huge"}, "prompt": "hi", "model": "huge",
+          "messages": [{"role": "user", "content": "hi"}], "stream": )";
+  const std::string formless =
+      R"({"inputs": "hi", "parameters": {"response_format": {"type": "regex", "regex": "("}},
+          "prompt": "hi", "model": "", "messages": [{"role": "user", "content": "hi"}],
+          "guided_regex": "(", "stream": )";
+  absl::SleepFor(absl::Seconds(1));  // other tests have used up theirs
+  for (const std::string path :
+       {"/", "/generate", "/generate_stream", "/v1/completions", "/v1/chat/completions"}) {
+    for (const char* stream : {"false}", "true}"}) {
+      for (const auto& [body, rest] : {std::pair(huge, "code=DATA_LOSS adapter=\"huge\""),
+                                       std::pair(formless, "code=INVALID_ARGUMENT adapter=\"\"")}) {
+        absl::SleepFor(absl::Seconds(1.0 / (kRefusalLinesPerSecond - 1)));
+        EXPECT_THAT(LinesOf([&, body = body] {
+                      HttpCall(server.server().http_port(), "POST", path, body + stream,
+                               {{"Content-Type", "application/json"}});
+                    }),
+                    ElementsAre(StartsWith(absl::StrCat("failed method=", path, " ", rest))))
+            << body << stream;
+      }
+    }
+  }
 }
 
 TEST(BodiesThatAreNoJson, Are400OnEveryRoute) {

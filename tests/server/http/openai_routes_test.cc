@@ -398,6 +398,24 @@ TEST_F(OpenAiRoutesTest, AnAnswerHasTheFormThatWasAskedFor) {
   EXPECT_EQ(Complete(Completion(text)).json()["choices"], Complete(Completion()).json()["choices"]);
 }
 
+// Known only once the call is in: while nothing has been sent, a stream fails as the rest does.
+TEST_F(OpenAiRoutesTest, AStreamThatFailsBeforeItsFirstEventIsAnError) {
+  server_.WriteHugeAdapter("huge");
+  for (const bool chat : {false, true}) {
+    for (const Json& stream : {Json(false), Json(true)}) {
+      const auto ask = [&](Json more) {
+        more["stream"] = stream;
+        return chat ? Converse(Chat(more)) : Complete(Completion(more));
+      };
+      ExpectError(ask({{"guided_regex", "("}}), 400, "invalid_value", "guided_regex");
+      ExpectError(ask({{"guided_grammar", "root ::= x"}}), 400, "invalid_value", "guided_grammar");
+      ExpectError(ask({{"model", "broken"}}), 400, "failed_precondition", nullptr);
+      ExpectError(ask({{"model", "huge"}}), 500, "internal_error", nullptr);
+      ExpectError(ask({{"model", "nobody"}}), 404, "model_not_found", nullptr);
+    }
+  }
+}
+
 TEST_F(OpenAiRoutesTest, FormsMayBeAskedForInVllmsWords) {
   const Json schema = {{"const", "ab"}};
   const std::pair<Json, std::string> cases[] = {
