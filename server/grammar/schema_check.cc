@@ -32,6 +32,9 @@ constexpr Names kUnservedFormats = {"json-pointer", "relative-json-pointer", "re
 
 // Numbers are written with so many decimals at most.
 constexpr int kDecimalSteps = 1'000'000;
+// How the library numbers its error about a number that no double holds.
+constexpr int kNumberTooLarge = 406;
+constexpr double kWholeMax = 0x1p63;  // whole numbers are exact below it
 
 // Dots, since what looks like a path of the host is left out of errors.
 std::string Inside(const std::string& path, absl::string_view name) {
@@ -64,6 +67,19 @@ class ParseGuard {
  private:
   std::vector<std::set<std::string>> keys_;
   std::string problem_;
+};
+
+// Why a text is no JSON.
+struct FaultReader : nlohmann::detail::json_sax_acceptor<Json> {
+  bool parse_error(std::size_t position, const std::string&,
+                   const nlohmann::detail::exception& error) {
+    fault = absl::StrCat(error.id == kNumberTooLarge
+                             ? "has a number too large for a double, up to byte "
+                             : "is not JSON at byte ",
+                         position);
+    return false;
+  }
+  std::string fault;
 };
 
 bool HasAny(const Json& schema, Names names) {
@@ -170,7 +186,9 @@ class SchemaWalk {
   static absl::Status CheckValues(const Json& schema, const std::string& path) {
     if (!HasAny(schema, {"const", "enum"})) return absl::OkStatus();
     const Json values = schema.contains("enum") ? schema["enum"] : Json::array({schema["const"]});
-    if (HasHugeNumber(values)) return Refused(path, "a whole number has more than 64 bits");
+    if (HasHugeNumber(values)) {
+      return Refused(path, "a whole number has more than 64 bits: say it as a string");
+    }
     const auto type = schema.find("type");
     if (type == schema.end()) return absl::OkStatus();
     const Json types = type->is_array() ? *type : Json::array({*type});
@@ -183,9 +201,10 @@ class SchemaWalk {
     return absl::OkStatus();
   }
 
-  // They would be written as fractions.
+  // They would be written as fractions, and what a double cannot hold as another number.
   static bool HasHugeNumber(const Json& value) {
     if (value.is_structured()) return std::any_of(value.begin(), value.end(), HasHugeNumber);
+    if (value.is_number_float()) return std::abs(value.get<double>()) >= kWholeMax;
     return value.is_number_unsigned() && value.get<uint64_t>() > INT64_MAX;
   }
 
@@ -361,7 +380,11 @@ absl::Status CheckSchema(std::string_view text) {
   ParseGuard guard;
   const Json schema =
       Json::parse(text.begin(), text.end(), std::ref(guard), /*allow_exceptions=*/false);
-  if (schema.is_discarded()) return absl::InvalidArgumentError("is not JSON");
+  if (schema.is_discarded()) {
+    FaultReader reader;
+    Json::sax_parse(text.begin(), text.end(), &reader);
+    return absl::InvalidArgumentError(reader.fault);
+  }
   if (!guard.problem().empty()) return absl::InvalidArgumentError(guard.problem());
   return SchemaWalk(schema).Check();
 }

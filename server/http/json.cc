@@ -10,6 +10,9 @@
 namespace lorica {
 namespace {
 
+// How the library numbers its error about a number that no double holds.
+constexpr int kNumberTooLarge = 406;
+
 // Builds a document; every callback returns whether to go on.
 class BoundedReader final : public nlohmann::json_sax<Json> {
  public:
@@ -30,8 +33,11 @@ class BoundedReader final : public nlohmann::json_sax<Json> {
     return true;
   }
   bool parse_error(std::size_t position, const std::string&,
-                   const nlohmann::detail::exception&) override {
-    return Refuse(absl::StrCat("a syntax error at byte ", position));
+                   const nlohmann::detail::exception& error) override {
+    const bool too_large = error.id == kNumberTooLarge;
+    return Refuse(absl::StrCat(
+        too_large ? "a number too large for a double, up to byte " : "a syntax error at byte ",
+        position));
   }
 
   Json& document() { return document_; }

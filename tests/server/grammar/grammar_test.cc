@@ -128,6 +128,15 @@ TEST_F(GrammarTest, WhatTheCompilerWouldLeaveOutIsRefused) {
       Refusal(FormatKind::kJsonSchema, R"({"allOf": [{"type": "object"}, {"properties": {}}]})")));
 }
 
+TEST_F(GrammarTest, WholeNumbersOf64BitsAreWrittenAsTheyAre) {
+  for (const std::string number : {"0", "9007199254740993", "-9007199254740993",
+                                   "9223372036854775807", "-9223372036854775808"}) {
+    const auto grammar = Make(FormatKind::kJsonSchema, R"({"enum": [)" + number + ", [1]]}");
+    EXPECT_TRUE(Takes(grammar, number));
+    EXPECT_FALSE(Takes(grammar, number + ".0"));
+  }
+}
+
 TEST_F(GrammarTest, AlternativesThatAreReferencesAreKeptOrRefused) {
   const std::string parts = R"("$defs": {"cat": {"type": "object", "properties": {
       "kind": {"const": "cat"}, "lives": {"type": "integer"}}, "required": ["kind", "lives"]},

@@ -29,7 +29,8 @@ struct Case {
 // What the compiler would leave out, or keep otherwise than JSON Schema means it.
 const Case kRefused[] = {
     {"", "not JSON"},
-    {"{", "not JSON"},
+    {"{", "not JSON at byte 2"},
+    {R"({"const": 1e400})", "a number too large for a double, up to byte 15"},
     {"[]", "must be an object"},
     {"7", "must be an object"},
     {R"({"a": 1, "a": 2})", "the key a twice"},
@@ -46,6 +47,10 @@ const Case kRefused[] = {
     {R"({"type": "integer", "const": 1.5})", "not of the type"},
     {R"({"const": 9223372036854775808})", "more than 64 bits"},
     {R"({"enum": [{"deep": [9223372036854775808]}]})", "more than 64 bits"},
+    {R"({"const": -9223372036854775809})", "more than 64 bits"},
+    {R"({"const": 18446744073709551616})", "more than 64 bits"},
+    {R"({"enum": [0, {"deep": [100000000000000000000000001]}]})", "more than 64 bits"},
+    {R"({"type": "number", "const": 1e20})", "more than 64 bits"},
     {R"({"minimum": 3})", "minimum needs a type"},
     {R"({"pattern": "a"})", "pattern needs a type"},
     {R"({"required": ["a"]})", "needs a type"},
@@ -103,7 +108,8 @@ TEST(SchemaCheck, WhatSaysNothingOfAnswersIsTaken) {
         R"({"type": "number", "minimum": -1e-7, "maximum": 1e-7})",
         R"({"type": "number", "minimum": 1e300})",
         R"({"type": "array", "items": {}, "uniqueItems": false})",
-        R"({"const": 9223372036854775807})"}) {
+        R"({"const": 9223372036854775807})", R"({"const": -9223372036854775807})",
+        R"({"enum": [1.5, 1e18, [9223372036854770000.0]]})"}) {
     EXPECT_TRUE(CheckSchema(schema).ok()) << schema << CheckSchema(schema);
   }
 }

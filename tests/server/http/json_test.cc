@@ -39,6 +39,14 @@ TEST(JsonTest, RefusesWhatIsNotJson) {
   }
 }
 
+TEST(JsonTest, WhatIsOutOfRangeIsNoSyntaxError) {
+  EXPECT_TRUE(ParseJson("[1e308]").ok());
+  EXPECT_EQ(ParseJson("[1e309]").status().message(),
+            "the body is not usable JSON: a number too large for a double, up to byte 6");
+  EXPECT_EQ(ParseJson("[1e]").status().message(),
+            "the body is not usable JSON: a syntax error at byte 4");
+}
+
 TEST(JsonTest, AMemberKeepsTheOrderInWhichItWasWritten) {
   const std::string text =
       R"({ "a": {"b": 0, "z": {"z": [1, {"b": 2.50, "a": "\n\u00e9\""}, []], "a": null, "b": {}}},
