@@ -136,8 +136,10 @@ absl::Status CheckFormat(const GenerateCall& call) {
                                           kFormatBytesMax, " are taken"));
   }
   absl::Status status = CheckUtf8Field(field, call.format->text);
-  if (!status.ok() || call.format->kind != FormatKind::kJsonSchema) return status;
-  status = CheckSchema(call.format->text);
+  if (!status.ok()) return status;
+  const FormatKind kind = call.format->kind;
+  status = kind == FormatKind::kJsonSchema ? CheckSchema(call.format->text)
+                                           : CheckRepetitions(kind, call.format->text);
   return status.ok() ? status : FieldError(field, status.message());
 }
 

@@ -10,9 +10,8 @@
 #include <vector>
 
 #include "absl/strings/str_cat.h"
-#include "absl/strings/string_view.h"
-#include "absl/strings/strip.h"
 #include "kernels/check.h"
+#include "server/grammar/compiler_words.h"
 #include "server/grammar/one_of.h"
 #include "server/grammar/xgrammar_log.h"
 #include "support/logging.h"
@@ -21,25 +20,19 @@ namespace lorica {
 namespace {
 
 constexpr char kAnyObject[] = R"({"type": "object", "additionalProperties": true})";
-constexpr size_t kMessageBytesMax = 300;  // of the compiler's own words
 
-absl::Status Refused(absl::string_view message) {
-  const absl::string_view text = absl::StripAsciiWhitespace(message.substr(0, kMessageBytesMax));
-  return absl::InvalidArgumentError(absl::StrCat("cannot be served: ", text));
-}
-
-// What `work` throws, as a status.
+// What `work` on a form of that kind throws, as a status.
 template <typename Work>
-absl::Status Caught(const Work& work) {
+absl::Status Caught(FormatKind kind, const Work& work) {
   try {
     work();
     return absl::OkStatus();
   } catch (const std::bad_alloc&) {
     return absl::ResourceExhaustedError("needs too much memory; make it simpler");
   } catch (const xgrammar::LogFatalError& error) {
-    return Refused(error.std::runtime_error::what());
+    return InOurWords(kind, error.std::runtime_error::what());
   } catch (const std::exception& error) {
-    return Refused(error.what());
+    return InOurWords(kind, error.what());
   }
 }
 
@@ -79,15 +72,19 @@ class SurrogateGuard {
 
 class CompiledGrammar final : public Grammar {
  public:
-  CompiledGrammar(xgrammar::CompiledGrammar compiled, std::shared_ptr<const SurrogateGuard> guard)
-      : compiled_(std::move(compiled)),
+  CompiledGrammar(FormatKind kind, xgrammar::CompiledGrammar compiled,
+                  std::shared_ptr<const SurrogateGuard> guard)
+      : kind_(kind),
+        compiled_(std::move(compiled)),
         guard_(std::move(guard)),
         bytes_(static_cast<int64_t>(compiled_.MemorySizeBytes())) {}
   int64_t bytes() const override { return bytes_; }
+  FormatKind kind() const { return kind_; }
   const xgrammar::CompiledGrammar& compiled() const { return compiled_; }
   const SurrogateGuard& guard() const { return *guard_; }
 
  private:
+  const FormatKind kind_;
   const xgrammar::CompiledGrammar compiled_;
   const std::shared_ptr<const SurrogateGuard> guard_;
   const int64_t bytes_;
@@ -97,12 +94,13 @@ class MatcherWalk final : public GrammarWalk {
  public:
   explicit MatcherWalk(std::shared_ptr<const Grammar> grammar)
       : grammar_(std::move(grammar)),
+        kind_(static_cast<const CompiledGrammar&>(*grammar_).kind()),
         guard_(static_cast<const CompiledGrammar&>(*grammar_).guard()),
         matcher_(static_cast<const CompiledGrammar&>(*grammar_).compiled()) {}
 
   absl::Status Accept(int32_t token) override {
     bool accepted = false;
-    const absl::Status status = Caught([&] { accepted = matcher_.AcceptToken(token); });
+    const absl::Status status = Caught(kind_, [&] { accepted = matcher_.AcceptToken(token); });
     in_surrogate_ = guard_.Begins(token);
     if (accepted || !status.ok()) return status;
     return absl::InternalError(absl::StrCat("token ", token, " is in the mask, but not accepted"));
@@ -113,7 +111,7 @@ class MatcherWalk final : public GrammarWalk {
     int64_t words = std::ssize(mask);
     DLTensor tensor = {mask.data(), {kDLCPU, 0}, 1, xgrammar::GetBitmaskDLType(),
                        &words,      nullptr,     0};
-    const absl::Status status = Caught([&] { matcher_.FillNextTokenBitmask(&tensor); });
+    const absl::Status status = Caught(kind_, [&] { matcher_.FillNextTokenBitmask(&tensor); });
     if (!status.ok()) return status;
     if (in_surrogate_) guard_.Forbid(mask);
     const bool any = std::any_of(mask.begin(), mask.end(), [](int32_t word) { return word != 0; });
@@ -123,6 +121,7 @@ class MatcherWalk final : public GrammarWalk {
 
  private:
   const std::shared_ptr<const Grammar> grammar_;
+  const FormatKind kind_;
   const SurrogateGuard& guard_;
   xgrammar::GrammarMatcher matcher_;
   bool in_surrogate_ = false;
@@ -212,15 +211,16 @@ absl::StatusOr<std::shared_ptr<const Grammar>> GrammarMaker::Make(
     const ResponseFormat& format) const {
   const XgrammarWarnings warnings;
   std::shared_ptr<const Grammar> grammar;
-  const absl::Status compiled = Caught([&] {
+  const absl::Status compiled = Caught(format.kind, [&] {
     const xgrammar::TokenizerInfo& tokens = IsJson(format) ? impl_->json_tokens : impl_->tokens;
     // Its cache saves work among the rules of one grammar.
     xgrammar::GrammarCompiler compiler(tokens, /*max_threads=*/1, /*cache_enabled=*/true);
-    grammar = std::make_shared<const CompiledGrammar>(Compile(compiler, format), impl_->guard);
+    grammar = std::make_shared<const CompiledGrammar>(format.kind, Compile(compiler, format),
+                                                      impl_->guard);
   });
   if (!compiled.ok()) return compiled;
   // It warns where it leaves something out, and answers would not be held to that.
-  if (!warnings.first().empty()) return Refused(warnings.first());
+  if (!warnings.first().empty()) return InOurWords(format.kind, warnings.first());
   std::vector<int32_t> mask(mask_words());
   const absl::Status first = Walk(grammar)->FillMask(absl::MakeSpan(mask));
   if (absl::IsInvalidArgument(first)) {

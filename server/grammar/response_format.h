@@ -12,8 +12,9 @@
 
 namespace lorica {
 
-inline constexpr int64_t kFormatBytesMax = 64 << 10;  // of a schema, regex or EBNF
-inline constexpr int kSchemaDepthMax = 64;            // nested objects and lists of a schema
+inline constexpr int64_t kFormatBytesMax = 64 << 10;   // of a schema, regex or EBNF
+inline constexpr int kSchemaDepthMax = 64;             // nested objects and lists of a schema
+inline constexpr int64_t kRepetitionMax = 2147483647;  // "{n,m}": the compiler counts in 32 bits
 
 enum class FormatKind : uint8_t {
   kJsonObject,  // any JSON object; no text
@@ -31,5 +32,9 @@ struct ResponseFormat {
 // keywords are nobody's business; a keyword of JSON Schema that the compiler would leave out is
 // refused by name, rather than ignored. InvalidArgument names the place.
 absl::Status CheckSchema(std::string_view text);
+
+// InvalidArgument: a regex or a grammar has a repetition of more than kRepetitionMax, of which the
+// compiler would keep the last 32 bits.
+absl::Status CheckRepetitions(FormatKind kind, std::string_view text);
 
 }  // namespace lorica

@@ -203,6 +203,8 @@ const std::vector<FieldCase>& FieldCases() {
       {"response_format", [](GenerateCall& c) { c.format = {FormatKind::kRegex, "\xff"}; }},
       {"response_format", [](GenerateCall& c) { c.format = {FormatKind::kJsonSchema, "{"}; }},
       {"response_format",
+       [](GenerateCall& c) { c.format = {FormatKind::kRegex, "a{2147483648}"}; }},
+      {"response_format",
        [](GenerateCall& c) {
          c.format = Regex(1);
          c.ignore_eos = true;
