@@ -39,7 +39,7 @@ uint64_t g_seed = 1;
 class Child {
  public:
   Child(const TemporaryFolder& adapters, const TemporaryFolder& data, int pipe, uint64_t seed)
-      : store_(adapters, data.path()), pipe_(pipe), random_(seed) {}
+      : store_(*Store::Open(adapters, data.path())), pipe_(pipe), random_(seed) {}
 
   [[noreturn]] void Live() {
     for (;;) Act();
@@ -51,7 +51,7 @@ class Child {
     if (write(pipe_, line.data(), line.size()) != std::ssize(line)) _exit(1);
   }
   void Act() {
-    AdapterCatalog& catalog = store_.catalog();
+    AdapterCatalog& catalog = store_->catalog();
     const std::string name = absl::StrCat("name", Draw(kStoreNames));
     const std::string alias = absl::StrCat("alias", Draw(2));
     const int what = Draw(10);
@@ -77,17 +77,17 @@ class Child {
   void Change(const std::string& name, const std::string& wanted, const Make& make) {
     Tell(absl::StrCat("try ", name, " ", wanted, "\n"));
     const absl::Status status = make();
-    const std::string is = StateOf(store_.catalog(), name);
+    const std::string is = StateOf(store_->catalog(), name);
     if (status.ok() && is.rfind(wanted, 0) != 0) _exit(2);
     Tell(absl::StrCat("is ", name, " ", is, "\n"));
   }
   std::string DigestBefore(const std::string& name) {
-    const auto named = store_.catalog().History(kStoreTenant, name);
+    const auto named = store_->catalog().History(kStoreTenant, name);
     const NamedGeneration* before = named.ok() ? named->Numbered(named->now().previous) : nullptr;
     return before == nullptr ? "none" : before->digest;
   }
 
-  Store store_;
+  const std::unique_ptr<Store> store_;
   const int pipe_;
   std::mt19937_64 random_;
 };

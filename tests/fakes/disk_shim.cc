@@ -257,13 +257,16 @@ void Apply(const Change& change, std::string* content) {
 }
 
 // What was synced, and of the writes since then none, all, the first ones or any.
-std::string ContentOf(const std::vector<Change>& changes, int file, std::mt19937_64& random) {
+std::string ContentOf(const std::vector<Change>& changes, int file, DiskShim::Rest rest,
+                      std::mt19937_64& random) {
   std::string content;
   size_t synced = 0;
   for (size_t i = 0; i < changes.size(); ++i) {
     if (changes[i].file == file && changes[i].kind == Kind::kSync) synced = i;
   }
-  const uint64_t how = random() % 4;
+  const uint64_t how = rest == DiskShim::Rest::kAny   ? random() % 4
+                       : rest == DiskShim::Rest::kAll ? 1
+                                                      : 0;
   bool on = how != 0;
   for (size_t i = 0; i < changes.size(); ++i) {
     if (changes[i].file != file) continue;
@@ -361,7 +364,8 @@ int DiskShim::changes() const {
   return static_cast<int>(record.changes.size());
 }
 
-void DiskShim::LayOut(int count, std::mt19937_64& random, const std::string& target) const {
+void DiskShim::LayOut(int count, Rest rest, std::mt19937_64& random,
+                      const std::string& target) const {
   std::vector<Change> changes;
   {
     Record& record = *g_record.load();
@@ -369,7 +373,10 @@ void DiskShim::LayOut(int count, std::mt19937_64& random, const std::string& tar
     changes.assign(record.changes.begin(), record.changes.begin() + count);
   }
   const size_t sure = SyncedFolders(changes);
-  const size_t reached = sure + random() % (changes.size() - sure + 1);
+  const size_t unsure = changes.size() - sure;
+  const size_t reached = sure + (rest == Rest::kAny   ? random() % (unsure + 1)
+                                 : rest == Rest::kAll ? unsure
+                                                      : 0);
   Tree tree;
   for (size_t i = 0; i < reached; ++i) ApplyToTree(changes[i], &tree);
   std::map<int, std::string> contents;  // of one file the same, whatever names it has
@@ -379,7 +386,7 @@ void DiskShim::LayOut(int count, std::mt19937_64& random, const std::string& tar
       fs::create_directories(place);
       continue;
     }
-    if (!contents.contains(file)) contents[file] = ContentOf(changes, file, random);
+    if (!contents.contains(file)) contents[file] = ContentOf(changes, file, rest, random);
     fs::create_directories(place.parent_path());
     std::ofstream(place, std::ios::binary) << contents[file];
   }

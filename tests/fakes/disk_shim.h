@@ -30,8 +30,10 @@ class DiskShim {
   // Creations, writes, truncations, syncs, links, renames and removals so far.
   int changes() const;
   // Makes in `target`, an empty folder, what may be left when the power goes after so many
-  // changes: all that was synced, and of the rest what `random` likes.
-  void LayOut(int changes, std::mt19937_64& random, const std::string& target) const;
+  // changes: all that was synced, and of the rest none, all, or what `random` likes. kAll is also
+  // what a process leaves that is killed.
+  enum class Rest { kNone, kAll, kAny };
+  void LayOut(int changes, Rest rest, std::mt19937_64& random, const std::string& target) const;
 };
 
 }  // namespace lorica::fakes

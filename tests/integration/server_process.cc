@@ -60,6 +60,14 @@ Generated RunOne(LoricaClient& client, const v1::GenerateRequest& request) {
 }  // namespace
 
 absl::StatusOr<std::unique_ptr<ServerProcess>> ServerProcess::Start(const Options& options) {
+  auto server = Launch(options);
+  if (!server.ok()) return server;
+  absl::Status status = (*server)->WaitUntilServing(options.start_limit);
+  if (!status.ok()) return status;
+  return server;
+}
+
+absl::StatusOr<std::unique_ptr<ServerProcess>> ServerProcess::Launch(const Options& options) {
   std::unique_ptr<ServerProcess> server(new ServerProcess());
   const std::string& folder = server->folder_.path();
   std::vector<std::string> arguments = {
@@ -80,8 +88,6 @@ absl::StatusOr<std::unique_ptr<ServerProcess>> ServerProcess::Start(const Option
   if (pid == 0) Become(arguments, folder + "/log");
   server->pid_ = pid;
   server->client_ = options.client;
-  absl::Status status = server->WaitUntilServing(options.start_limit);
-  if (!status.ok()) return status;
   return server;
 }
 

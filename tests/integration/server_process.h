@@ -27,6 +27,8 @@ class ServerProcess {
 
   // Starts and waits until it serves. The error holds the end of its log.
   static absl::StatusOr<std::unique_ptr<ServerProcess>> Start(const Options& options);
+  // Does not wait, so there is no address yet: for those who end it while it starts.
+  static absl::StatusOr<std::unique_ptr<ServerProcess>> Launch(const Options& options);
   // Ends it with SIGTERM; with SIGKILL after a minute.
   ~ServerProcess();
 
