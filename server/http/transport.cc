@@ -54,6 +54,30 @@ bool IsMadeUp(const std::string& name) {
          name == "LOCAL_PORT";
 }
 
+bool IsMethod(const std::string& word) {
+  return !word.empty() && word.size() <= kMethodBytesMax &&
+         std::all_of(word.begin(), word.end(), absl::ascii_isupper);
+}
+
+// What is said of a head or body that broke its bounds; 0: nothing, to nobody.
+int StatusOf(Connection::Fault fault) {
+  switch (fault) {
+    case Connection::Fault::kBadHead:
+    case Connection::Fault::kBadBody:
+      return 400;
+    case Connection::Fault::kHeadTooLarge:
+      return 431;
+    case Connection::Fault::kBodyTooLarge:
+      return 413;
+    case Connection::Fault::kTooSlow:
+      return 408;
+    case Connection::Fault::kNone:
+    case Connection::Fault::kGone:
+      return 0;
+  }
+  return 0;
+}
+
 // Everything about the request that a connection is at.
 struct Exchange {
   HttpRequest request;
@@ -197,6 +221,8 @@ class HttpTransport::Library final : public httplib::Server {
     bool closed = false;
     const bool kept = process_request(connection, draining_.load(), closed,
                                       [&](httplib::Request& request) { SetUp(request); });
+    if (connection.written_bytes() == 0) RefuseLine(connection, now.exchange.entry);
+    if (now.exchange.request.id.empty()) NameRequest(connection, now.exchange.entry);
     Log(connection, now.exchange.entry);
     active_.fetch_sub(1);
     const bool refused = now.exchange.close || connection.fault() != Connection::Fault::kNone;
@@ -209,6 +235,31 @@ class HttpTransport::Library final : public httplib::Server {
     entry.took = absl::Now() - entry.began;
     entry.bytes = connection.written_bytes();
     log_->Write(entry);
+  }
+
+  // A request line that does not come whole is none to the library, and it says nothing.
+  static void RefuseLine(Connection& connection, AccessEntry& entry) {
+    entry.status = StatusOf(connection.fault());
+    if (entry.status == 0) return;
+    if (entry.status == 431) entry.status = 414;
+    entry.notes.code = TransportCode(entry.status);
+    const char* const reason = entry.status == 414   ? "URI Too Long"
+                               : entry.status == 408 ? "Request Timeout"
+                                                     : "Bad Request";
+    const std::string body = TransportError(entry.status, "");
+    const std::string answer =
+        absl::StrCat("HTTP/1.1 ", entry.status, " ", reason, "\r\nContent-Type: ", kJsonType,
+                     "\r\nConnection: close\r\nContent-Length: ", body.size(), "\r\n\r\n", body);
+    connection.write(answer.data(), answer.size());
+  }
+
+  // Of a request whose head the library did not come through: what its first line says.
+  static void NameRequest(const Connection& connection, AccessEntry& entry) {
+    int port = 0;
+    connection.get_remote_ip_and_port(entry.peer, port);
+    const std::vector<std::string> words = absl::StrSplit(connection.request_line(), ' ');
+    if (IsMethod(words[0])) entry.method = words[0];
+    if (words.size() > 1) entry.path = words[1].substr(0, words[1].find('?'));
   }
 
   // Answers are neither compressed nor cut into ranges.
@@ -293,9 +344,7 @@ class HttpTransport::Library final : public httplib::Server {
     const std::vector<std::string> words = absl::StrSplit(request_line, ' ');
     static const auto* const known = new std::set<std::string>{
         "GET", "HEAD", "POST", "PUT", "DELETE", "CONNECT", "OPTIONS", "TRACE", "PATCH", "PRI"};
-    const auto is_upper = [](char c) { return absl::ascii_isupper(c); };
-    if (words.size() != 3 || words[0].empty() || words[0].size() > kMethodBytesMax ||
-        !std::all_of(words[0].begin(), words[0].end(), is_upper) || known->contains(words[0]) ||
+    if (words.size() != 3 || !IsMethod(words[0]) || known->contains(words[0]) ||
         (words[2] != "HTTP/1.1" && words[2] != "HTTP/1.0")) {
       return nullptr;
     }
@@ -339,10 +388,15 @@ class HttpTransport::Library final : public httplib::Server {
     return HandlerResponse::Handled;
   }
 
-  // The library promises ranges, which are not served, and to keep connections that we close.
+  // The library promises ranges, which are not served, and to keep connections that we close; and
+  // where the client closes as well, it says so a second time.
   void CorrectHeaders(const httplib::Request& request, httplib::Response& response) const {
     response.headers.erase("Accept-Ranges");
-    if (response.get_header_value("Connection") == "close") response.headers.erase("Keep-Alive");
+    if (response.get_header_value("Connection") == "close") {
+      response.headers.erase("Keep-Alive");
+      response.headers.erase("Connection");
+      response.set_header("Connection", "close");
+    }
     if (options_.origins.none()) return;
     response.set_header("Vary", "Origin");
     if (!IsOfAllowedPage(request)) return;
@@ -404,13 +458,7 @@ class HttpTransport::Library final : public httplib::Server {
   void DescribeError(httplib::Response& response) const {
     Current& now = current();
     if (!response.body.empty()) return;  // the route has said it
-    const Connection::Fault fault = now.connection->fault();
-    if (fault == Connection::Fault::kBadHead || fault == Connection::Fault::kBadBody) {
-      response.status = 400;
-    }
-    if (fault == Connection::Fault::kHeadTooLarge) response.status = 431;
-    if (fault == Connection::Fault::kBodyTooLarge) response.status = 413;
-    if (fault == Connection::Fault::kTooSlow) response.status = 408;
+    if (const int status = StatusOf(now.connection->fault())) response.status = status;
     if (response.status == 400 && now.exchange.request.id.empty()) {
       if (const Methods* methods = FindForUnknownMethod(now.connection->request_line())) {
         response.status = 405;

@@ -16,6 +16,7 @@
 namespace lorica {
 namespace {
 
+using ::testing::ElementsAre;
 using ::testing::HasSubstr;
 using ::testing::StartsWith;
 
@@ -137,7 +138,38 @@ TEST_F(TransportTest, HeadsAreBounded) {
   EXPECT_EQ(StatusOf(head + many + many + "\r\n"), 431);
   EXPECT_EQ(StatusOf(head + "a: " + std::string(10 << 20, 'b')), 431) << "one endless line";
   EXPECT_EQ(StatusOf(head + "a: " + std::string(20'000, 'b') + "\r\n\r\n"), 400) << "a long one";
-  EXPECT_EQ(StatusOf("GET /" + std::string(9000, 'a') + " HTTP/1.1\r\n\r\n"), 414);
+}
+
+// The library has a bound of its own on a line that came whole; ours ends one that does not.
+TEST_F(TransportTest, RequestLinesAreBoundedAndHaveALineInTheLog) {
+  TransportOptions options;
+  options.head_time = absl::Seconds(1);
+  Start(options);
+  const std::string version = " HTTP/1.1\r\n\r\n";
+  EXPECT_EQ(StatusOf("GET /a?" + std::string(8192 - 20, 'b') + version), 404);
+  EXPECT_EQ(StatusOf("GET /b?" + std::string(8192, 'b') + version), 414);
+  EXPECT_EQ(StatusOf("PUT /" + std::string(kHeadBytesMax - 7, 'c')), 408) << "more may come";
+  HttpSocket socket(port());
+  socket.Send("GET /" + std::string(kHeadBytesMax, 'd'));
+  const HttpAnswer answer = ParseAnswer(socket.Read(absl::Seconds(10)));
+  EXPECT_EQ(answer.status, 414);
+  EXPECT_EQ(answer.json()["error"], "the request line is too long");
+  EXPECT_EQ(answer.headers.at("connection"), "close");
+  EXPECT_EQ(StatusOf("GET /e\rx HTTP/1.1\r\n\r\n"), 400);
+  transport_->Stop(absl::Seconds(5));
+  std::vector<std::string> seen;
+  std::ifstream file(folder_.path() + "/access");
+  for (std::string line; std::getline(file, line);) {
+    const auto json = nlohmann::json::parse(line);
+    EXPECT_EQ(json["peer"], "127.0.0.1");
+    const std::string path = json["path"];
+    EXPECT_LE(path.size(), 256u);
+    seen.push_back(absl::StrCat(json["status"].get<int>(), " ", json["method"].get<std::string>(),
+                                " ", path.substr(0, 3), " ", json["code"].get<std::string>()));
+  }
+  EXPECT_THAT(seen, ElementsAre("404 GET /a UNIMPLEMENTED", "414 GET /b INVALID_ARGUMENT",
+                                "408 PUT /cc DEADLINE_EXCEEDED", "414 GET /dd INVALID_ARGUMENT",
+                                "400 GET /e INVALID_ARGUMENT"));
 }
 
 TEST_F(TransportTest, WhatIsNoRequestIsRefused) {
@@ -152,7 +184,7 @@ TEST_F(TransportTest, WhatIsNoRequestIsRefused) {
         "GET /id HTTP/1.1\r\nHost: x\r\na: b\rc: d\r\n\r\n"}) {
     EXPECT_EQ(StatusOf(bytes), 400) << bytes;
   }
-  EXPECT_EQ(StatusOf("GET /id\rx HTTP/1.1\r\n\r\n"), 0) << "closed without a word";
+  EXPECT_EQ(StatusOf("GET /id\rx HTTP/1.1\r\n\r\n"), 400);
   EXPECT_EQ(StatusOf(std::string("GET /id HTTP/1.1\r\na: b\0c\r\n\r\n", 28)), 400);
   HttpSocket tls(port());
   tls.Send(std::string("\x16\x03\x01\x02\x00", 5));
@@ -244,6 +276,11 @@ TEST_F(TransportTest, HeadersPromiseNothingThatIsNotKept) {
   const HttpAnswer closed = HttpCall(port(), "GET", "/none");
   EXPECT_EQ(closed.headers.at("connection"), "close");
   EXPECT_FALSE(closed.headers.contains("keep-alive"));
+  HttpSocket closing(port());
+  closing.Send("GET /none HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n");
+  const std::string bytes = closing.Read(absl::Seconds(10));
+  EXPECT_NE(bytes.find("Connection: close"), bytes.npos);
+  EXPECT_EQ(bytes.find("Connection: close"), bytes.rfind("Connection: close")) << bytes;
   HttpSocket kept(port());
   kept.Send("HEAD /id HTTP/1.1\r\nHost: x\r\n\r\n");
   const HttpAnswer answer = ParseAnswer(kept.Read(absl::Seconds(10), "\r\n\r\n"));
