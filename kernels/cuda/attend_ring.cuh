@@ -118,8 +118,7 @@ class Ring {
 #pragma unroll
     for (int i = 0; i < kBlockTokens / kTokens; ++i) {
       const uint32_t place = (to ^ i * kTokens % 8 * 16) + i * kTokens * kRowBytes;
-      asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(place), "l"(from + i * 512)
-                   : "memory");
+      CopyPieceOnce(place, from + i * 512);
     }
   }
 

@@ -46,7 +46,7 @@ __device__ __forceinline__ void LoadPair(const PlanEntry& entry, const std::byte
     const uint32_t to = shared + (half * kTileRanks + rank) * kRunColumns * 2 + piece * 16;
 #pragma unroll
     for (int i = 0; i < kTileRanks; i += kRanksAtOnce) {
-      CopyPiece(to + i * kRunColumns * 2, from + i * tile_width * 2, true);
+      CopyPieceOnce(to + i * kRunColumns * 2, from + i * tile_width * 2);
     }
   }
   ArriveAfterCopies(barrier);
@@ -169,15 +169,17 @@ struct ExpandPlace {
 
 // A pair of rank tiles of a run, as the warp finds it beside the weights in shared memory.
 struct alignas(16) PairTask {
-  ExpandPlace place;
-  int rank_tiles;  // 1, 2 or more; less: none
-  int u_at;        // the first row's first number
-  int u_width;     // from one row to the next
+  struct alignas(16) Head {
+    int rank_tiles;  // 1, 2 or more; less: none
+    int kept;        // where the pair's u is kept for the runs that follow, -1: not kept
+    bool fresh;      // it is not kept yet
+    bool last;       // of its run
+  } head;
+  int u_at;     // the first row's first number
+  int u_width;  // from one row to the next
   int parts;
   float scale;
-  int kept;    // where the pair's u is kept for the runs that follow, -1: not kept
-  bool fresh;  // it is not kept yet
-  bool last;   // of its run
+  ExpandPlace place;
 };
 
 // The lane's numbers of u for a pair, scaled, as sums of two 16-bit values.
@@ -200,7 +202,7 @@ struct AskedU {
   UParts<kAhead> early[2];
 
   __device__ static __forceinline__ bool Inside(const PairTask& task, int half) {
-    return threadIdx.x % 32 / 4 < task.place.row_count && half < task.rank_tiles;
+    return threadIdx.x % 32 / 4 < task.place.row_count && half < task.head.rank_tiles;
   }
   __device__ static __forceinline__ int32_t At(const PairTask& task, int half) {
     const int lane = threadIdx.x % 32;

@@ -30,8 +30,11 @@ namespace {
 
 constexpr int kInputs = kStreamTileInputs;  // of a step: 128 bytes, the width of the swizzle
 constexpr int kInputBytes = kInputs * 2;
-constexpr int kSlice = 64;     // features of one instruction
+constexpr int kSlice = 64;      // features of one instruction
 constexpr int kGroupWarps = 4;  // that change their registers together
+// Beside LoRA warps that have more items fewer stages are on their way, before x is there and then:
+// what those ask for would wait behind them.
+constexpr int kBusyItems = 2, kBusyEarlyFlight = 1, kBusyFlight = 4;
 
 // Ring of a kernel for kRows rows and tiles of kFeatures: leaves room for the blocks between two
 // products, and for what LoRA warps have there.
@@ -58,10 +61,11 @@ struct Form {
   static constexpr int kWeightBytes = kFeatures * kInputBytes;
   static constexpr int kStageBytes = kWeightBytes + kRows * kInputBytes;
   static constexpr int kStages = RingBytes(kRows, kFeatures, kLora) / kStageBytes;
-  // Most on their way at a time while the launch ahead needs memory too; then all, but beside LoRA
-  // warps that have more than kBusyItems items: what those ask for would wait behind it.
+  // Most on their way at a time while the launch ahead needs memory too.
   static constexpr int kEarlyFlight = 2;
-  static constexpr int kBusyItems = 2, kBusyFlight = kStages < 4 ? kStages : 4;
+  // Steps whose products may be under way when those of the next begin. With more rows the stages
+  // are too few for one to be held longer.
+  static constexpr int kOverlap = kRows <= 32 ? 1 : 0;
   static constexpr int kLoraOffset = kStages * kStageBytes;
   static constexpr int kSharedBytes = kLoraOffset + (kLora ? Lora::kBytes : 0) + 1024;
   static constexpr int kBarriers = 3 * kStages;
@@ -144,7 +148,7 @@ struct Producer {
   const CUtensorMap& x_map;
   uint32_t ring;
   Barriers barriers;
-  Walk walk;
+  Walk walk, ahead;  // of all tiles; of weights alone
   int steps;
 
   __device__ Producer(const CUtensorMap& w_map, const CUtensorMap& x_map, uint32_t ring,
@@ -154,6 +158,7 @@ struct Producer {
         ring(ring),
         barriers(barriers),
         walk(work),
+        ahead(work),
         steps(work.steps()) {}
 
   __device__ void LoadW(int stage, Place place) const {
@@ -166,11 +171,14 @@ struct Producer {
     CopyTile(ring + stage * F::kStageBytes + F::kWeightBytes, x_map, place.input, 0,
              barriers.x + stage * 8, kEvictLast);
   }
-  // Weights of all stages. They do not wait for the launch ahead.
-  __device__ void FillW() const {
-    Walk ahead = walk;
-    for (int i = 0; i < min(steps, F::kStages); ++i) {
-      if (i >= F::kEarlyFlight) BarrierWait(barriers.w + (i - F::kEarlyFlight) * 8, 0);
+  // Weights of the first stages. They do not wait for the launch ahead.
+  __device__ void Start() {
+    for (int i = 0; i < min(steps, F::kEarlyFlight); ++i) LoadW(i, ahead.Next());
+  }
+  // Those of all others, with `early` on their way at a time.
+  __device__ void FillW(int early) {
+    for (int i = F::kEarlyFlight; i < min(steps, F::kStages); ++i) {
+      BarrierWait(barriers.w + (i - early) * 8, 0);
       LoadW(i, ahead.Next());
     }
   }
@@ -180,9 +188,9 @@ struct Producer {
     ReleaseSuccessor();
     for (int i = 0; i < min(steps, F::kStages); ++i) LoadX(i, walk.Next());
   }
-  // All of it. Of later steps no more than `flight` are on their way.
-  __device__ void Fill(int flight) {
-    FillW();
+  // What follows the start. Of later steps no more than `flight` are on their way.
+  __device__ void Fill(int early, int flight) {
+    FillW(early);
     FillX();
     for (int i = F::kStages; i < steps; ++i) {
       const int read = i - flight;
@@ -194,7 +202,7 @@ struct Producer {
   }
 };
 
-// d[i] += W[kSlice features, kInputs] x[kRows, kInputs]^T, slices from `slice` on.
+// Begins d[i] += W[kSlice features, kInputs] x[kRows, kInputs]^T, slices from `slice` on.
 template <typename F, int kRows>
 __device__ __forceinline__ void MultiplyStep(float (&d)[F::kSlices][kRows / 2], uint32_t stage,
                                              int slice) {
@@ -208,7 +216,16 @@ __device__ __forceinline__ void MultiplyStep(float (&d)[F::kSlices][kRows / 2], 
     }
   }
   CommitProducts();
-  WaitForProducts();
+}
+
+// Products that are under way own the sums: nothing else is to touch them meanwhile.
+template <typename F, int kRows>
+__device__ __forceinline__ void KeepInRegisters(float (&d)[F::kSlices][kRows / 2]) {
+#pragma unroll
+  for (int i = 0; i < F::kSlices; ++i) {
+#pragma unroll
+    for (int j = 0; j < kRows / 2; ++j) asm volatile("" : "+f"(d[i][j])::"memory");
+  }
 }
 
 // A thread's sums of a slice as fp32: whole 32-byte sectors of 8 features, those below `end`.
@@ -255,21 +272,30 @@ __device__ __forceinline__ void Multiply(Element* y, float* parts, int rows, int
                                          int splits, uint32_t ring, Barriers barriers,
                                          const Work& work) {
   const int slice = threadIdx.x / 128 * F::kSlices;
+  const auto release = [&](int stage) {
+    if (threadIdx.x % 32 != 0) return;
+    BarrierArrive(barriers.empty + (stage < 0 ? stage + F::kStages : stage) * 8);
+  };
   int stage = 0, phase = 0;
 #pragma unroll 1
   for (int i = 0; i < work.tiles; ++i) {
     float d[F::kSlices][kRows / 2] = {};
+    KeepInRegisters<F, kRows>(d);
 #pragma unroll 1
     for (int step = 0; step < work.per_tile(); ++step) {
       BarrierWait(barriers.w + stage * 8, phase);
       BarrierWait(barriers.x + stage * 8, phase);
       MultiplyStep<F, kRows>(d, ring + stage * F::kStageBytes, slice);
-      if (threadIdx.x % 32 == 0) BarrierArrive(barriers.empty + stage * 8);
+      WaitForProducts<F::kOverlap>();
+      if (step >= F::kOverlap) release(stage - F::kOverlap);
       if (++stage == F::kStages) {
         stage = 0;
         phase ^= 1;
       }
     }
+    WaitForProducts();
+    KeepInRegisters<F, kRows>(d);
+    if (F::kOverlap > 0 && work.per_tile() > 0) release(stage - 1);
     const int tile = (work.first_tile + i * work.tile_stride) * work.tile_features;
     const int end = min(tile + work.tile_features, features);
 #pragma unroll
@@ -321,7 +347,9 @@ __global__ void __launch_bounds__(Form<kRows, kFeatures, kLora>::kThreads,
     Multiply<F, kRows>(y, parts, rows, features, splits, ring, barriers, work);
     return;
   }
-  int flight = F::kStages;
+  const bool fills = threadIdx.x == F::kThreads - F::kFillWarps * 32;
+  if (fills) producer.Start();
+  int early = F::kEarlyFlight, flight = F::kStages;
   if constexpr (kLora) {
     const int thread = threadIdx.x - F::kWarps * 32;
     if (thread < F::Lora::kThreads) {
@@ -330,13 +358,16 @@ __global__ void __launch_bounds__(Form<kRows, kFeatures, kLora>::kThreads,
       return;
     }
     const ShrinkStart& share = lora.shrink_starts[blockIdx.x];
-    if (share.last - share.item > F::kBusyItems) flight = F::kBusyFlight;
+    if (share.last - share.item > kBusyItems) {
+      early = kBusyEarlyFlight;
+      flight = min(flight, kBusyFlight);
+    }
   }
   if constexpr (F::kSharesRegisters) SetRegisters<R::kLaunch, R::kFill>();
   if constexpr (kLora) {
     if (warp == F::kThreads / 32 - 1) PrefetchNext(lora);
   }
-  if (threadIdx.x == F::kThreads - F::kFillWarps * 32) producer.Fill(flight);
+  if (fills) producer.Fill(early, flight);
 }
 
 __device__ __forceinline__ void StorePair(Element* to, float2 pair) {

@@ -203,7 +203,7 @@ __device__ __forceinline__ void LoadChunk(const ShrinkCursor& at, const std::byt
   if (width <= 0) return BarrierArrive(barrier);
   const uint32_t unit =
       TileUnit(at.plan.a_tiles, at.plan.a_run, at.rank_tile, at.wide_tile, columns);
-  CopyBulk(stage, arena + int64_t{unit} * kTileUnitBytes + first * kTileRanks * 2,
+  CopyOnce(stage, arena + int64_t{unit} * kTileUnitBytes + first * kTileRanks * 2,
            width * kTileRanks * 2, barrier);
 }
 
@@ -324,6 +324,7 @@ struct ExpandCursor {
   const LoraWork& work;
   const TileStart* near;  // tables of the warp's first kNear tiles, in shared memory
   int kept_max;           // pairs whose u is kept
+  bool parts;             // u is there in parts
   int modules;
   int run, end, runs_per_tile, near_tile;
 
@@ -338,6 +339,7 @@ struct ExpandCursor {
       : work(work),
         near(near),
         kept_max(kept_max),
+        parts(work.counts->u_part > 0),
         modules(ModuleCount(work.pair % 4)),
         run(runs.x),
         end(runs.y),
@@ -406,15 +408,13 @@ struct ExpandCursor {
     if (threadIdx.x % 32 != 0) return;
     const int pair = rank_tile / 2;
     const bool kept = tile.term_count == 1 && pair < kept_max;
-    *task = {{tile.row_begin, tile.row_count, column, width, module_begin},
-             entry.rank_tiles - rank_tile,
+    *task = {{entry.rank_tiles - rank_tile, kept ? pair : -1, fresh || !kept,
+              last_of_term() && term + 1 == tile.term_count},
              static_cast<int>(tile.u_begin) + entry.u_column + rank_tile * kTileRanks,
              tile.u_width,
-             work.counts->u_part > 0 ? entry.wide_tiles : 1,
+             parts ? entry.wide_tiles : 1,
              entry.scale,
-             kept ? pair : -1,
-             fresh || !kept,
-             last_of_term() && term + 1 == tile.term_count};
+             {tile.row_begin, tile.row_count, column, width, module_begin}};
   }
 };
 
@@ -429,11 +429,11 @@ struct KeptU {
       : shared(reinterpret_cast<uint4*>(base + L::kKeptOffset + warp * L::kKeptBytes) +
                threadIdx.x % 32) {}
   // Keeps the pair's u if it is fresh, else brings it back.
-  __device__ __forceinline__ void Exchange(SplitU& u, const PairTask& task) {
+  __device__ __forceinline__ void Exchange(SplitU& u, const PairTask::Head& head) {
     if constexpr (L::kKeptShared) {
-      if (task.kept < 0) return;
-      uint4& at = shared[task.kept * 32];
-      if (task.fresh) {
+      if (head.kept < 0) return;
+      uint4& at = shared[head.kept * 32];
+      if (head.fresh) {
         at = make_uint4(u.high[0], u.high[1], u.low[0], u.low[1]);
       } else {
         u = {{at.x, at.y}, {at.z, at.w}};
@@ -441,8 +441,8 @@ struct KeptU {
     } else {
 #pragma unroll
       for (int i = 0; i < L::kKeptPairs; ++i) {
-        own[i].Keep(u, task.kept == i && task.fresh);
-        u.Keep(own[i], task.kept == i);
+        own[i].Keep(u, head.kept == i && head.fresh);
+        u.Keep(own[i], head.kept == i);
       }
     }
   }
@@ -476,19 +476,22 @@ __device__ __forceinline__ void Expand(const LoraWork& work, int2 runs, int thre
   for (; loaded > 0; --loaded) {
     const int next = slot + 1 == L::kPairStages ? 0 : slot + 1;
     const PairTask& task = tasks[slot];
+    const PairTask::Head head = task.head;
     SplitU u = {};
-    if (task.fresh) u = asked.Take(table, task);
-    kept.Exchange(u, task);
-    if (loaded > 1 && tasks[next].fresh) asked.Ask(table, tasks[next]);
+    if (head.fresh) u = asked.Take(table, task);
+    kept.Exchange(u, head);
+    if (loaded > 1 && tasks[next].head.fresh) asked.Ask(table, tasks[next]);
     BarrierWait(own.pair_barrier(slot), phase);
+    if (head.rank_tiles > 0) {
+      RankRows w[kRunGroups];
 #pragma unroll
-    for (int j = 0; j < kRunGroups; ++j) {
-      if (task.rank_tiles <= 0) continue;
-      RankRows w;
-      ReadRanks(w, stages + slot * kPairBytes, j, task.rank_tiles > 1);
-      MultiplyRanks(d[j], w, u.high, u.low);
+      for (int j = 0; j < kRunGroups; ++j) {
+        ReadRanks(w[j], stages + slot * kPairBytes, j, head.rank_tiles > 1);
+      }
+#pragma unroll
+      for (int j = 0; j < kRunGroups; ++j) MultiplyRanks(d[j], w[j], u.high, u.low);
     }
-    if (task.last) {
+    if (head.last) {
 #pragma unroll
       for (int j = 0; j < kRunGroups; ++j) {
         const int column = task.place.column + j * kGroupColumns + threadIdx.x % 32 / 4 * 8;

@@ -80,6 +80,12 @@ __device__ __forceinline__ void BarrierArrive(uint32_t barrier) {
   asm volatile("mbarrier.arrive.shared.b64 _, [%0];" ::"r"(barrier) : "memory");
 }
 
+// What to do with a line of the second-level cache once it was read. What a step reads once leaves
+// first, weights, keys, values and adapters: sums, activations and tables stay, which the next
+// launches write again or read.
+inline constexpr uint64_t kEvictFirst = 0x12f0000000000000ull;
+inline constexpr uint64_t kEvictLast = 0x14f0000000000000ull;
+
 // One contiguous copy to shared memory, whose bytes `barrier` has been told to expect.
 // REQUIRES: both addresses and bytes are multiples of 16.
 __device__ __forceinline__ void CopyBytes(uint32_t shared, const void* global, uint32_t bytes,
@@ -91,12 +97,15 @@ __device__ __forceinline__ void CopyBytes(uint32_t shared, const void* global, u
       : "memory");
 }
 
-// One contiguous copy to shared memory that completes on `barrier`.
-// REQUIRES: both addresses and bytes are multiples of 16.
-__device__ __forceinline__ void CopyBulk(uint32_t shared, const void* global, uint32_t bytes,
+// The same of what is read once, and completes on `barrier`.
+__device__ __forceinline__ void CopyOnce(uint32_t shared, const void* global, uint32_t bytes,
                                          uint32_t barrier) {
   BarrierExpect(barrier, bytes);
-  CopyBytes(shared, global, bytes, barrier);
+  asm volatile(
+      "cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes.L2::cache_hint [%0], "
+      "[%1], %2, [%3], %4;" ::"r"(shared),
+      "l"(global), "r"(bytes), "r"(barrier), "l"(kEvictFirst)
+      : "memory");
 }
 
 // 16 bytes to shared memory, zeros where `there` is false; later steps wait for what was
@@ -104,6 +113,12 @@ __device__ __forceinline__ void CopyBulk(uint32_t shared, const void* global, ui
 __device__ __forceinline__ void CopyPiece(uint32_t shared, const void* global, bool there) {
   asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(shared), "l"(global),
                "r"(there ? 16 : 0)
+               : "memory");
+}
+// The same of what is there, and read once.
+__device__ __forceinline__ void CopyPieceOnce(uint32_t shared, const void* global) {
+  asm volatile("cp.async.cg.shared.global.L2::cache_hint [%0], [%1], 16, %2;" ::"r"(shared),
+               "l"(global), "l"(kEvictFirst)
                : "memory");
 }
 // The thread arrives at `barrier`, one of those that it expects, when its copies are there.

@@ -8,23 +8,31 @@
 
 namespace lorica::cuda {
 
+// The larger one; NaN if one is.
+__device__ __forceinline__ float LargerOrNan(float a, float b) {
+  float out;
+  asm("max.NaN.f32 %0, %1, %2;" : "=f"(out) : "f"(a), "f"(b));
+  return out;
+}
+
 __device__ __forceinline__ uint4 PackSums(const float (&v)[8]) {
   constexpr uint32_t kBias = 127, kExponentMin = 14;  // so that no factor is subnormal
   constexpr int kBits = 13, kLargest = (1 << 14) - 1;
-  float largest = 0.0f;
-  bool finite = true;
+  // Added to a small number it rounds to a whole one, in the lower bits of the sum.
+  constexpr float kWhole = 12582912.0f;
+  constexpr int kWholeBits = 0x4b400000;
+  float largest[4];
 #pragma unroll
-  for (int i = 0; i < 8; ++i) {
-    largest = fmaxf(largest, fabsf(v[i]));
-    finite = finite && isfinite(v[i]);
-  }
-  const uint32_t exponent = finite ? max(__float_as_uint(largest) >> 23, kExponentMin) : 255u;
+  for (int i = 0; i < 4; ++i) largest[i] = LargerOrNan(fabsf(v[i]), fabsf(v[i + 4]));
+  const float all = LargerOrNan(LargerOrNan(largest[0], largest[1]),
+                                LargerOrNan(largest[2], largest[3]));
+  const uint32_t exponent = max((__float_as_uint(all) & 0x7fffffff) >> 23, kExponentMin);
   const float factor = __uint_as_float((2 * kBias + kBits - min(exponent, 254u)) << 23);
   uint32_t words[4];
 #pragma unroll
   for (int i = 0; i < 4; ++i) {
-    const int low = min(__float2int_rn(v[2 * i] * factor), kLargest);
-    const int high = min(__float2int_rn(v[2 * i + 1] * factor), kLargest);
+    const int low = min(__float_as_int(fmaf(v[2 * i], factor, kWhole)), kWholeBits + kLargest);
+    const int high = min(__float_as_int(fmaf(v[2 * i + 1], factor, kWhole)), kWholeBits + kLargest);
     words[i] = (low & 0x7fff) | (high & 0x7fff) << 15 | (exponent >> 2 * i & 3) << 30;
   }
   return make_uint4(words[0], words[1], words[2], words[3]);

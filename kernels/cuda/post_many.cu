@@ -302,9 +302,9 @@ __global__ void __launch_bounds__(kResidualThreads, 1)
     for (int half = 0; half < 2; ++half) {
       const int row = 2 * t + half;
       if (row >= rows || column >= columns) continue;
+      const float* gain = module.gain ? module.gain + column : nullptr;
       float v[8];
-      FinishRow(v, sums, half, input.product.At(row, g),
-                module.gain ? module.gain + column : nullptr,
+      FinishRow(v, sums, half, input.product.At(row, g), gain,
                 args.bias ? args.bias + column : nullptr);
       squares[half] += AddToResidual(shared.residual[warp][run],
                                      residual + row * int64_t{columns} + column, row, g, v);

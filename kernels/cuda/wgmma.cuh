@@ -14,10 +14,6 @@
 
 namespace lorica::cuda {
 
-// What to do with a line of the second-level cache once it was read.
-inline constexpr uint64_t kEvictFirst = 0x12f0000000000000ull;
-inline constexpr uint64_t kEvictLast = 0x14f0000000000000ull;
-
 // Copies one tile of a tensor map, its corner at (column, row); completes on `barrier`.
 __device__ __forceinline__ void CopyTile(uint32_t shared, const CUtensorMap& map, int column,
                                          int row, uint32_t barrier, uint64_t policy) {
@@ -42,8 +38,10 @@ __device__ __forceinline__ void FenceRegisters() {
 __device__ __forceinline__ void CommitProducts() {
   asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory");
 }
+// All but the last kGroups committed groups are done.
+template <int kGroups = 0>
 __device__ __forceinline__ void WaitForProducts() {
-  asm volatile("wgmma.wait_group.sync.aligned 0;" ::: "memory");
+  asm volatile("wgmma.wait_group.sync.aligned %0;" ::"n"(kGroups) : "memory");
 }
 
 __device__ __forceinline__ void ProductOf8(float* d, uint64_t left, uint64_t right) {
