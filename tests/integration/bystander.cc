@@ -11,6 +11,7 @@
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "adapters/hub/steady_now.h"
+#include "adapters/sha256.h"
 #include "server/api/refusal_log.h"
 #include "server/grammar/grammar_store.h"
 
@@ -39,7 +40,7 @@ grpc::Status BystanderTest::Timed(const std::function<grpc::Status()>& call) con
   const absl::Time ended = SteadyNow();
   EXPECT_LT(ended - begun, answer_max_) << status.error_message();
   if (!status.ok() && !IsTheLibrarys(status)) {
-    // Of a call that waited for its adapter the line comes behind the answer.
+    // Of a message that cannot be read the line comes behind the answer.
     while (RefusalsLogged() == logged && SteadyNow() - ended < absl::Seconds(1)) {
       absl::SleepFor(absl::Milliseconds(1));
     }
@@ -92,9 +93,12 @@ BystanderTest::Held BystanderTest::HeldNow() {
   const v1::GetStatusResponse status = server_->Status();
   const int children = Children();
   malloc_trim(0);
-  return {CountOf("/proc/self/fd") - children, Threads(), children,
+  return {CountOf("/proc/self/fd") - children,
+          Threads(),
+          children,
           status.free_blocks() + status.adapter_blocks() + status.prefix_blocks(),
-          status.kv_blocks(), status.resident_bytes()};
+          status.kv_blocks(),
+          status.resident_bytes()};
 }
 
 bool BystanderTest::HoldsMore(const Held& held, const Held& before) {
@@ -139,8 +143,8 @@ void BystanderTest::EvictAll() {
     EXPECT_TRUE(status.ok()) << status.error_message();
   }
   server_->WaitFor([this](const v1::GetStatusResponse& status) {
-    bool as_expected = status.adapter_blocks() * status.limits().block_bytes() ==
-                       status.device_tier().bytes();
+    bool as_expected =
+        status.adapter_blocks() * status.limits().block_bytes() == status.device_tier().bytes();
     for (const v1::TierCounters& tier : {status.device_tier(), status.host_tier()}) {
       as_expected = as_expected && tier.adapters() == unnamed_ &&
                     tier.insertions() - tier.evictions() - tier.removals() == unnamed_ &&
@@ -150,11 +154,28 @@ void BystanderTest::EvictAll() {
   });
 }
 
+void BystanderTest::InTwoTenants() {
+  const auto entry = [](const std::string& name, const std::string& role) {
+    Sha256 hash;
+    hash.Update(name);
+    return absl::StrCat("{\"name\": \"", name, "\", \"role\": \"", role,
+                        "\", \"adapters\": [\"*\"], \"keys\": [\"", hash.Finish(), "\"]}");
+  };
+  key_ = "mallory";
+  bystanders_key_ = "victim";
+  keys_.Write("tenants.json", absl::StrCat("{\"tenants\": [", entry(key_, "operator"), ", ",
+                                           entry(bystanders_key_, "user"), "]}"));
+  config_.tenants_file = keys_.path() + "/tenants.json";
+}
+
 void BystanderTest::Start() {
   std::thread([] {}).join();  // beside the first one a sanitizer starts one of its own
   threads_alone_ = Threads();
   server_ = std::make_unique<TinyServer>(config_, key_);
-  alone_ = TokensFrom(*server_, kBystandersAdapter);
+  bystanders_stub_ = v1::InferenceService::NewStub(
+      bystanders_key_.empty() ? server_->channel()
+                              : ChannelWithKey(server_->server().port(), bystanders_key_));
+  alone_ = TokensFrom(*bystanders_stub_, kBystandersAdapter);
   ASSERT_EQ(alone_.size(), kBystandersTokens);
   // A thread of gRPC's has the program's name at first.
   for (int threads = -1; std::exchange(threads, Threads()) != threads;) absl::SleepFor(kSettling);
@@ -164,7 +185,8 @@ void BystanderTest::Start() {
 
 void BystanderTest::Watch() {
   while (!stop_) {
-    EXPECT_EQ(TokensFrom(*server_, kBystandersAdapter), alone_) << "another stream was touched";
+    EXPECT_EQ(TokensFrom(*bystanders_stub_, kBystandersAdapter), alone_)
+        << "another stream was touched";
     ++answers_;
   }
 }
@@ -193,6 +215,7 @@ void BystanderTest::TearDown() {
   EXPECT_LE(held.resident_bytes, before_.resident_bytes + kHeldBytesMax);
   EXPECT_EQ(CountOf(config_.data_dir + "/fetched/tmp"), 0);
   EvictAll();
+  bystanders_stub_ = nullptr;
   server_ = nullptr;
   EXPECT_EQ(Children(), 0);
   while (Threads() > threads_alone_ && SteadyNow() < end) absl::SleepFor(kSettling);
@@ -207,6 +230,15 @@ grpc::Status BystanderTest::Generate(const v1::GenerateRequest& request, const H
     for (const auto& [name, value] : headers) context.AddMetadata(name, value);
     v1::GenerateResponse ignored;
     return asked.inference().Generate(&context, request, response != nullptr ? response : &ignored);
+  });
+}
+
+grpc::Status BystanderTest::GenerateAsBystander(const v1::GenerateRequest& request,
+                                                v1::GenerateResponse* response) {
+  (void)server();
+  return Timed([&] {
+    Context context;
+    return bystanders_stub_->Generate(&context, request, response);
   });
 }
 
@@ -238,17 +270,18 @@ grpc::StatusCode BystanderTest::CodeOfAdapter(const std::string& id) {
 std::vector<int32_t> BystanderTest::TokensOf(const std::string& adapter) {
   TinyServer& asked = server();
   const absl::Time begun = SteadyNow();
-  std::vector<int32_t> tokens = TokensFrom(asked, adapter);
+  std::vector<int32_t> tokens = TokensFrom(asked.inference(), adapter);
   EXPECT_LT(SteadyNow() - begun, answer_max_);
   return tokens;
 }
 
-std::vector<int32_t> BystanderTest::TokensFrom(TinyServer& server, const std::string& adapter) {
+std::vector<int32_t> BystanderTest::TokensFrom(v1::InferenceService::Stub& stub,
+                                               const std::string& adapter) {
   v1::GenerateRequest request = TokensRequest(kBystandersTokens);
   request.set_adapter_id(adapter);
   Context context;
   v1::GenerateResponse response;
-  const grpc::Status status = server.inference().Generate(&context, request, &response);
+  const grpc::Status status = stub.Generate(&context, request, &response);
   EXPECT_TRUE(status.ok()) << status.error_message();
   return {response.token_ids().begin(), response.token_ids().end()};
 }

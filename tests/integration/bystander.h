@@ -41,6 +41,9 @@ class BystanderTest : public ::testing::Test {
   void AnswersWithin(absl::Duration limit) { answer_max_ = limit; }  // before the first call
   // In all calls, the bystander's too; of an operator.
   void ShowKey(const std::string& key) { key_ = key; }
+  // The test's calls are of the tenant "mallory", an operator, the bystander's of "victim", a user.
+  // Before the first call.
+  void InTwoTenants();
   // So many generations that no name leads to any more, which are kept as long as there is room.
   void LeavesUnnamed(int generations) { unnamed_ = generations; }
   // For --data-dir; beyond the server's life.
@@ -54,6 +57,9 @@ class BystanderTest : public ::testing::Test {
   grpc::Status Timed(const std::function<grpc::Status()>& call) const;
   grpc::Status Generate(const v1::GenerateRequest& request, const Headers& headers = {},
                         v1::GenerateResponse* response = nullptr);
+  // The same of the bystander's tenant.
+  grpc::Status GenerateAsBystander(const v1::GenerateRequest& request,
+                                   v1::GenerateResponse* response);
   grpc::Status Register(const std::string& id, const std::string& source);
   grpc::Status Raw(const std::string& method, const std::string& message);
   // Of a request for two tokens that `change` has changed.
@@ -74,7 +80,8 @@ class BystanderTest : public ::testing::Test {
     int64_t resident_bytes = 0;
   };
   void Start();
-  static std::vector<int32_t> TokensFrom(TinyServer& server, const std::string& adapter);
+  static std::vector<int32_t> TokensFrom(v1::InferenceService::Stub& stub,
+                                         const std::string& adapter);
   static int CountOf(const std::string& folder);
   static int Children();
   static int Threads();
@@ -87,6 +94,9 @@ class BystanderTest : public ::testing::Test {
   Config config_;
   absl::Duration answer_max_ = kAnswerMax;
   std::string key_;
+  std::string bystanders_key_;  // empty: the test's
+  TemporaryFolder keys_;
+  std::unique_ptr<v1::InferenceService::Stub> bystanders_stub_;
   int unnamed_ = 0;
   TemporaryFolder data_;
   std::once_flag started_;

@@ -98,7 +98,9 @@ TEST_F(HostileIds, WhatHubsAndFileSystemsReadOtherwiseIsRefused) {
   }
 }
 
+// Row 8, of one tenant beside another's stream.
 TEST_F(HostileIds, UrlsAreRefusedAndNobodyIsAsked) {
+  InTwoTenants();
   config().hub_allow = "*";
   config().hub_endpoint = hub_.endpoint();
   config().data_dir = data();

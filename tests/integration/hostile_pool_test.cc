@@ -214,8 +214,9 @@ TEST_F(HostilePool, WhereKvRunsOutAllAnswerAsIfAlone) {
   EXPECT_GT(server().Status().counters().preemptions(), 0) << "nothing was tested";
 }
 
-// Row 103.
-TEST_F(HostilePool, APrefixIsFoundUnderItsOwnGenerationAlone) {
+// Row 103, beside the stream of a tenant that asks for the same.
+TEST_F(HostilePool, APrefixIsFoundUnderItsOwnTenantAndGenerationAlone) {
+  InTwoTenants();
   LeavesUnnamed(1);
   constexpr int kPrompt = 64, kWholeBlocks = 48;
   std::vector<std::vector<int32_t>> first;
@@ -225,7 +226,11 @@ TEST_F(HostilePool, APrefixIsFoundUnderItsOwnGenerationAlone) {
       const v1::GenerateResponse response = Answer(adapter, kPrompt, 8);
       EXPECT_EQ(response.usage().cached_tokens(), found) << adapter;
       if (found == 0) first.push_back(Tokens(response));
-      EXPECT_EQ(Tokens(response), first[next++]) << adapter;
+      EXPECT_EQ(Tokens(response), first[next]) << adapter;
+      v1::GenerateResponse others;
+      EXPECT_TRUE(GenerateAsBystander(Request(adapter, kPrompt, 8), &others).ok());
+      EXPECT_EQ(others.usage().cached_tokens(), found) << adapter << " of another tenant";
+      EXPECT_EQ(Tokens(others), first[next++]) << adapter;
     }
   }
   WriteTinyAdapter(server().adapters(), "plain", 4, false, /*seed=*/1);
