@@ -24,6 +24,27 @@ using Place = std::pair<int, LoraModule>;
 
 absl::Status Refuse(absl::string_view what) { return absl::FailedPreconditionError(what); }
 
+// Not by a name: whoever else asks for this merge may have others for its parts.
+std::string PartName(int part) { return absl::StrCat("part ", part + 1, " of the merge"); }
+
+bool IsFinite(absl::Span<const float> values) {
+  return std::all_of(values.begin(), values.end(),
+                     [](float value) { return std::isfinite(value); });
+}
+
+double Largest(const std::vector<float>& values) {
+  double largest = 0.0;
+  for (const float value : values) largest = std::max(largest, std::abs(double{value}));
+  return largest;
+}
+
+absl::Status TooLarge(int part, const LoraTarget& target, bool is_a) {
+  return Refuse(
+      absl::StrCat(PartName(part), ": ", target.name, is_a ? ".lora_A" : ".lora_B",
+                   " times its weight is too large for a float: give it a smaller weight, "
+                   "or leave it out"));
+}
+
 // One part's pair for a module.
 struct Pair {
   int part = 0;
@@ -73,8 +94,7 @@ class Merger {
 absl::Status Merger::Open(const PeftLoader& loader) {
   absl::btree_map<Place, Merged> modules;
   for (const MergePart& part : recipe_.parts) {
-    // Not by a name: whoever else asks for this merge may have others for its parts.
-    const std::string called = absl::StrCat("part ", readers_.size() + 1, " of the merge");
+    const std::string called = PartName(static_cast<int>(readers_.size()));
     auto reader = GenerationReader::Open(loader, *part.generation);
     if (!reader.ok()) {
       return absl::Status(reader.status().code(),
@@ -180,7 +200,9 @@ absl::Status Merger::Concatenate(const Merged& merged, std::byte* data) {
     const auto factor = static_cast<float>(recipe_.parts[pair.part].weight * planned.scale);
     absl::StatusOr<std::vector<float>> a = Read(pair, true);
     if (!a.ok()) return a.status();
-    for (const float value : *a) *a_out++ = value * factor;
+    for (float& value : *a) value *= factor;
+    if (!IsFinite(*a)) return TooLarge(pair.part, *merged.target, true);
+    a_out = std::copy(a->begin(), a->end(), a_out);
     absl::StatusOr<std::vector<float>> b = Read(pair, false);
     if (!b.ok()) return b.status();
     for (int64_t o = 0; o < merged.target->out_features; ++o) {
@@ -196,6 +218,8 @@ absl::Status Merger::Combine(const Merged& merged, bool is_a, std::byte* data) {
   std::vector<float> weights;
   std::vector<uint64_t> streams;
   std::vector<std::vector<float>> tensors;
+  int largest_part = 0;
+  double largest = 0.0;
   for (const Pair& pair : merged.pairs) {
     const double factor = recipe_.parts[pair.part].weight * Planned(pair).scale;
     const double root = std::sqrt(std::abs(factor));
@@ -205,8 +229,12 @@ absl::Status Merger::Combine(const Merged& merged, bool is_a, std::byte* data) {
     absl::StatusOr<std::vector<float>> tensor = Read(pair, is_a);
     if (!tensor.ok()) return tensor.status();
     tensors.push_back(*std::move(tensor));
+    const double product = root * Largest(tensors.back());
+    if (product >= largest) largest_part = pair.part;
+    largest = std::max(largest, product);
   }
   MergeTensors(recipe_.rule, weights, streams, tensors);
+  if (!IsFinite(tensors[0])) return TooLarge(largest_part, *merged.target, is_a);
   std::memcpy(data + (is_a ? merged.a_begin : merged.b_begin), tensors[0].data(),
               tensors[0].size() * sizeof(float));
   return absl::OkStatus();

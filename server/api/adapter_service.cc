@@ -208,6 +208,7 @@ grpc::ServerUnaryReactor* AdapterService::RegisterAdapter(grpc::CallbackServerCo
     options.found = job.found;
     absl::Status status = CheckId(job.adapter_id);
     if (status.ok() && !options.location.empty()) status = CheckSource("source", options.location);
+    status.Update(CheckExpectedGeneration(options.expected_generation));
     if (!status.ok()) return status;
     const auto registered = catalog_->Register(job.tenant, job.adapter_id, options);
     if (!registered.ok()) return registered.status();
@@ -237,6 +238,7 @@ grpc::ServerUnaryReactor* AdapterService::MergeAdapters(grpc::CallbackServerCont
                         request->hub_token()}](const Job& job) {
     absl::Status status = CheckId(job.adapter_id);
     status.Update(wrong);
+    status.Update(CheckExpectedGeneration(options.expected_generation));
     // Looked for again, a part that cannot be read would only begin another look.
     status.Update(job.missed);
     if (!status.ok()) return status;
@@ -261,7 +263,9 @@ grpc::ServerUnaryReactor* AdapterService::RollbackAdapter(grpc::CallbackServerCo
                  TenantRole::kManager};
   return Run(call, [this, response, to = request->generation(),
                     expected = request->expected_generation()](const Job& job) {
-    if (absl::Status s = CheckId(job.adapter_id); !s.ok()) return s;
+    absl::Status status = CheckId(job.adapter_id);
+    status.Update(CheckExpectedGeneration(expected));
+    if (!status.ok()) return status;
     const auto moved = catalog_->Rollback(job.tenant, job.adapter_id, to, expected);
     return moved.ok() ? AnswerNow(job, response, *moved) : moved.status();
   });
@@ -282,6 +286,7 @@ grpc::ServerUnaryReactor* AdapterService::SetAlias(grpc::CallbackServerContext* 
     found.found = job.found;
     absl::Status status = CheckId(target);
     if (status.ok()) status = CheckNamed("alias", job.adapter_id);
+    status.Update(CheckExpectedGeneration(found.expected_generation));
     if (status.ok()) status = catalog_->SetAlias(job.tenant, job.adapter_id, target, found);
     return status.ok() ? AnswerNow(job, response) : status;
   });

@@ -9,6 +9,7 @@
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/string_view.h"
+#include "adapters/catalog_text.h"
 #include "adapters/hub/hub_source.h"
 #include "adapters/hub/object_source.h"
 #include "server/api/field_error.h"
@@ -269,6 +270,17 @@ absl::Status CheckNamed(absl::string_view field, const std::string& adapter_id) 
   const absl::Status status = CheckAdapterId(adapter_id);
   if (status.ok()) return status;
   return FieldError(field, absl::StrCat("is not valid: ", status.message()));
+}
+
+absl::Status CheckExpectedGeneration(const std::string& generation) {
+  const bool digits = std::all_of(generation.begin(), generation.end(), [](char c) {
+    return absl::ascii_isdigit(c) || (c >= 'a' && c <= 'f');
+  });
+  const size_t size = generation.size();
+  if (size == 0 || (digits && size >= kRevisionDigitsMin && size <= 64)) return absl::OkStatus();
+  return FieldError("expected_generation",
+                    absl::StrCat("must be a generation, or its first ", kRevisionDigitsMin,
+                                 " digits or more: 0 to 9 and a to f"));
 }
 
 absl::Status CheckSource(absl::string_view field, const std::string& source) {

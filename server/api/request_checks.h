@@ -35,6 +35,10 @@ absl::Status CheckPlace(const std::string& location);
 absl::Status CheckNamed(absl::string_view field, const std::string& adapter_id);
 absl::Status CheckSource(absl::string_view field, const std::string& source);
 
+// The generation that a name is expected to be at. InvalidArgument: it is neither empty nor 8 to 64
+// digits of one, and no name could ever be there.
+absl::Status CheckExpectedGeneration(const std::string& generation);
+
 // The adapters a call names, headers and fields brought together, in order; empty = base.
 // Grammar, conflicts, weights and doubles are checked; a weight of 0 stays in the list.
 absl::StatusOr<std::vector<AdapterChoice>> ChooseAdapters(const GenerateCall& call,

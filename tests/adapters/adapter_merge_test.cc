@@ -170,6 +170,22 @@ TEST_F(AdapterMergeTest, RefusesNormsAndBiases) {
                 "part 1 of the merge has biases of lora_B (lora_bias)");
 }
 
+TEST_F(AdapterMergeTest, WhatOverflowsNamesThePartAndItsTensor) {
+  MadeAdapter huge = OfRank(4, 1);
+  for (TensorToWrite& tensor : huge.tensors) {
+    tensor.data = BytesOf(std::vector<float>(tensor.data.size() / sizeof(float), 3e38f));
+  }
+  for (const MergeMethod method : {MergeMethod::kCat, MergeMethod::kLinear, MergeMethod::kTies,
+                                   MergeMethod::kMagnitudePrune}) {
+    MergeRecipe recipe = RecipeOf(method, {OfRank(4, 2), huge});  // its scale is 2, its weight 0.5
+    EXPECT_TRUE(BuildMerge(loader_, recipe).ok()) << MergeMethodName(method);
+    recipe.parts[1].weight = 0.7;
+    ExpectRefused(recipe,
+                  "part 2 of the merge: model.layers.0.self_attn.q_proj.lora_A times its weight is "
+                  "too large for a float: give it a smaller weight, or leave it out");
+  }
+}
+
 TEST_F(AdapterMergeTest, RefusesACopyOfTheBase) {
   const auto loader = MakeLoader(Runner("untied"));
   const GenerationPtr part = Identified(*loader, Adapters(), "head");

@@ -172,6 +172,8 @@ TEST_F(AdapterServiceTest, RegistersNamesAndDeletesThem) {
   EXPECT_EQ(call(), StatusCode::ALREADY_EXISTS);
   request.set_expected_generation(std::string(64, '0'));
   EXPECT_EQ(call(), StatusCode::ABORTED);
+  request.set_expected_generation("zzzzzzzz");
+  EXPECT_EQ(call(), StatusCode::INVALID_ARGUMENT) << "no name could be there";
   request.set_expected_generation(generation);
   EXPECT_EQ(call(), StatusCode::OK);
   request.set_source("/etc");

@@ -213,6 +213,18 @@ const std::vector<FieldCase>& FieldCases() {
   return cases;
 }
 
+TEST(RequestChecks, AnExpectedGenerationIsDigitsOfOne) {
+  for (const std::string& good : {std::string(), std::string("0123abcd"), std::string(64, 'f')}) {
+    EXPECT_TRUE(CheckExpectedGeneration(good).ok()) << good;
+  }
+  for (const std::string& bad : {std::string("zzzz"), std::string("0123abc"), std::string(65, 'f'),
+                                 std::string("0123ABCD"), std::string("0123abcd ")}) {
+    const absl::Status status = CheckExpectedGeneration(bad);
+    EXPECT_TRUE(absl::IsInvalidArgument(status)) << bad;
+    EXPECT_EQ(FieldOf(status), "expected_generation");
+  }
+}
+
 TEST(RequestChecks, EveryFieldHasItsBoundsAndTheErrorNamesIt) {
   for (size_t i = 0; i < FieldCases().size(); ++i) {
     const FieldCase& one = FieldCases()[i];
