@@ -1,4 +1,5 @@
-// Ids and errors as the catalog's files share them. Free functions.
+// Ids and errors as the catalog's files share them, and how much of a digest names a generation.
+// Pure functions, but for the one that looks for a folder: share them freely.
 #pragma once
 
 #include <string>
