@@ -286,6 +286,10 @@ absl::StatusOr<std::vector<CatalogEntry>> AdapterCatalog::List(const std::string
 
 absl::StatusOr<CatalogEntry> AdapterCatalog::ListEntry(const std::string& tenant,
                                                        const std::string& id) const {
+  if (!SplitId(id).revision.empty()) {  // no name has one
+    if (!MayUse(tenant, id) || !HasAdapterFolder(*root_, id)) return UnknownAdapter(id);
+    return EntryOf(id, {.location = id}, UnnamableFolder(id));
+  }
   const absl::StatusOr<Place> place = PlaceOf(tenant, id);
   const auto named = Named({tenant, id});
   if (named.has_value() && named->kind == NameKind::kHidden) {

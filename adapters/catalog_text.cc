@@ -61,6 +61,12 @@ absl::Status DeletedAdapter(const std::string& id) {
       "back"));
 }
 
+absl::Status UnnamableFolder(const std::string& folder) {
+  return absl::FailedPreconditionError(
+      absl::StrCat("no id names the folder ", Quoted(folder), ": what stands behind an \"@\" is a ",
+                   "revision of the adapter before it; rename the folder to serve it"));
+}
+
 absl::Status AboutAdapter(const std::string& id, const absl::Status& status) {
   if (absl::IsNotFound(status)) return UnknownAdapter(id);
   const std::string named = absl::StrCat("adapter ", Quoted(id));

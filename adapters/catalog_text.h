@@ -28,6 +28,8 @@ absl::Status UnknownAdapter(const std::string& id);
 // A bucket or a web server beyond what is allowed.
 absl::Status UnknownPlace(const std::string& location);
 absl::Status DeletedAdapter(const std::string& id);
+// A folder whose name holds an "@": as an id it would be another's revision.
+absl::Status UnnamableFolder(const std::string& folder);
 absl::Status BeingFetched(const std::string& id);
 // The commit that `fetched`, as it was brought from a hub for `location`, is of; "": of none.
 std::string CommitIn(const std::string& fetched, const std::string& location);

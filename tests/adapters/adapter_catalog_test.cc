@@ -435,6 +435,17 @@ TEST_F(AdapterCatalogTest, ListsFoldersAndNamesInPagesWithoutReading) {
   EXPECT_EQ(entries[1].location, "b");
 }
 
+TEST_F(AdapterCatalogTest, AFolderThatNoIdCanNameIsListedWithTheReason) {
+  for (const char* location : {"a", "a@b"}) SmallestAdapter().WriteTo(folder_, location);
+  const auto entries = *catalog_.List(kTenant, "", "", 10);
+  ASSERT_EQ(entries.size(), 2u);
+  EXPECT_TRUE(entries[0].error.ok());
+  EXPECT_EQ(entries[1].adapter_id, "a@b");
+  EXPECT_EQ(entries[1].location, "a@b") << "not that of a";
+  EXPECT_TRUE(absl::IsFailedPrecondition(entries[1].error));
+  EXPECT_THAT(std::string(entries[1].error.message()), HasSubstr("rename the folder"));
+}
+
 TEST_F(AdapterCatalogTest, GetShowsWhatIsWrong) {
   MadeAdapter adapter = SmallestAdapter();
   adapter.config["r"] = "0";
