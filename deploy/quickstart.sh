@@ -118,8 +118,12 @@ ask_all() {
   count=$(wc -l <deploy/demo/prompts.jsonl)
   say "asking $count questions at once"
   began=$(date +%s.%N)
-  "$bin/lorica" --server "$address" batch --file deploy/demo/prompts.jsonl --concurrency "$count" \
-    >"$state/answers.jsonl" || die "the batch did not run; see $state/server.log"
+  # What it counts is shown once, below the answers.
+  if ! "$bin/lorica" --server "$address" batch --file deploy/demo/prompts.jsonl \
+    --concurrency "$count" >"$state/answers.jsonl" 2>"$state/batch.log"; then
+    cat "$state/batch.log" >&2
+    die "the batch did not run; see $state/server.log"
+  fi
   ended=$(date +%s.%N)
   show_answers "$(awk "BEGIN {print $ended - $began}")"
 }
