@@ -103,7 +103,7 @@ absl::Status WritePortFile(const std::string& path, int port, int http_port) {
 
 // In order of construction; what comes later uses what came before.
 struct Server::Parts {
-  absl::Time started = absl::Now();
+  absl::Time started = SteadyNow();
   Metrics metrics;
   std::unique_ptr<DataDir> data_dir;
   std::shared_ptr<Tenants> tenants = std::make_shared<Tenants>();
@@ -339,19 +339,19 @@ absl::Status Server::RestoreNames() {
 
 absl::Status Server::CaptureSteps() {
   Model& model = *parts_->model;
-  const absl::Time began = absl::Now();
+  const absl::Time began = SteadyNow();
   const absl::Status chosen = model.ChooseProducts();
   if (!chosen.ok()) {
     spdlog::warn("products of many rows are as the library makes them: {}", chosen.ToString());
   }
-  const double choosing_seconds = absl::ToDoubleSeconds(absl::Now() - began);
+  const double choosing_seconds = absl::ToDoubleSeconds(SteadyNow() - began);
   const absl::Status status =
       model.CaptureSteps(parts_->cache, static_cast<int>(config_.running_requests));
   if (!status.ok()) return status;
   const DeviceMemory memory = parts_->backend->memory();
   if (memory.total_bytes == 0) return absl::OkStatus();
   spdlog::info("captured {} decode steps in {:.1f} s, {:.1f} of it for choosing products",
-               model.captured_steps(), absl::ToDoubleSeconds(absl::Now() - began),
+               model.captured_steps(), absl::ToDoubleSeconds(SteadyNow() - began),
                choosing_seconds);
   const int64_t arena_bytes = parts_->arena_memory->size_bytes();
   const int64_t used = memory.total_bytes - memory.free_bytes;

@@ -99,7 +99,7 @@ grpc::ServerUnaryReactor* ServerService::GetStatus(grpc::CallbackServerContext* 
   response->set_state(ToProto(state_->load()));
   response->set_version(facts_.version);
   response->set_device(facts_.device);
-  response->set_uptime_seconds(absl::ToDoubleSeconds(absl::Now() - facts_.started));
+  response->set_uptime_seconds(absl::ToDoubleSeconds(SteadyNow() - facts_.started));
   *response->mutable_model() = facts_.model;
   *response->mutable_limits() = facts_.limits;
   const EngineStats stats = gateway_->engine()->stats();

@@ -3,7 +3,6 @@
 // clocks that jump, a hub with more in it than was asked for.
 #include <sys/mman.h>
 #include <sys/syscall.h>
-#include <time.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -13,6 +12,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "gmock/gmock.h"
+#include "tests/fakes/clock_shim.h"
 #include "tests/fakes/fake_hub.h"
 #include "tests/fakes/safetensors_writer.h"
 #include "tests/integration/bystander.h"
@@ -21,8 +21,6 @@
 
 namespace {
 
-// How far the wall clock is off; nothing else of the process's time is.
-std::atomic<int64_t> g_wall_offset_s = 0;
 // The next mapping of so many bytes holds NaN, whatever numbers are read there. A plain number: it
 // is read before the runtime of a sanitizer has begun.
 int64_t g_poisoned_bytes = 0;
@@ -34,7 +32,7 @@ __attribute__((constructor)) void NoteRuntime() { g_runtime_begun = true; }
 // A sanitizer's, which has to know of a mapping: memory that comes again is not what it was.
 extern "C" __attribute__((weak)) void* __interceptor_mmap(void*, size_t, int, int, int, off_t);
 
-// Both take the place of the C library's own for every library of the process.
+// Takes the place of the C library's own for every library of the process.
 extern "C" __attribute__((no_sanitize_thread, no_sanitize_address)) void* mmap(
     void* address, size_t length, int protection, int flags, int fd, off_t offset) noexcept {
   void* const mapped = g_runtime_begun && __interceptor_mmap != nullptr
@@ -50,12 +48,6 @@ extern "C" __attribute__((no_sanitize_thread, no_sanitize_address)) void* mmap(
   return mapped;
 }
 
-extern "C" int clock_gettime(clockid_t clock, timespec* now) noexcept {
-  const int result = static_cast<int>(syscall(SYS_clock_gettime, clock, now));
-  if (clock == CLOCK_REALTIME) now->tv_sec += g_wall_offset_s.load();
-  return result;
-}
-
 namespace lorica {
 namespace {
 
@@ -64,7 +56,7 @@ using grpc::StatusCode;
 class HostileLifecycle : public BystanderTest {
  protected:
   void TearDown() override {
-    g_wall_offset_s = 0;
+    clock_.StepTo(absl::ZeroDuration());
     BystanderTest::TearDown();
   }
   grpc::Status Evict(const std::string& id) {
@@ -88,6 +80,8 @@ class HostileLifecycle : public BystanderTest {
             {{stem + "lora_A.weight", "F32", {kRank, kHidden}, huge(kRank * kHidden)},
              {stem + "lora_B.weight", "F32", {kQueries, kRank}, huge(kQueries * kRank)}}));
   }
+
+  fakes::SteppedClock clock_;
 };
 
 TEST_F(HostileLifecycle, OneContentUnderTwoNamesIsThereOnce) {
@@ -196,7 +190,7 @@ TEST_F(HostileLifecycle, AJumpOfTheWallClockEndsNothing) {
       });
     }
     server().WaitFor([](const v1::GetStatusResponse& status) { return status.running() > 1; });
-    g_wall_offset_s = jump_s;
+    clock_.StepTo(absl::Seconds(jump_s));
     jumped = true;
     for (std::thread& caller : callers) caller.join();
     EXPECT_EQ(CodeOfAdapter("plain"), StatusCode::OK) << jump_s;
@@ -216,7 +210,7 @@ TEST_F(HostileLifecycle, AJumpOfTheWallClockEndsNoBackOff) {
   config().hub_endpoint = hub.endpoint();
   config().data_dir = data();
   for (const int64_t jump_s : {int64_t{0}, int64_t{86'400}, int64_t{-86'400}}) {
-    g_wall_offset_s = jump_s;
+    clock_.StepTo(absl::Seconds(jump_s));
     EXPECT_EQ(CodeOfAdapter("org/nobody"), StatusCode::NOT_FOUND) << jump_s;
   }
   EXPECT_EQ(hub.requests().size(), 1u);
@@ -244,7 +238,7 @@ TEST_F(HostileLifecycle, WhoWasUsedLongestAgoGoesFirst) {
   };
   std::mt19937 random(94);
   for (int turn = 0; turn < 40; ++turn) {
-    g_wall_offset_s = (turn % 3 - 1) * 86'400;
+    clock_.StepTo((turn % 3 - 1) * absl::Hours(24));
     const auto used = by_use.begin() + static_cast<int>(random() % kAdapters);
     std::rotate(by_use.begin(), used, used + 1);
     const std::vector<int32_t> tokens = TokensOf(by_use.front());
