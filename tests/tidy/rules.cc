@@ -176,7 +176,26 @@ bool IsProgramText(const File& file) {
          BaseName(file.path) == "CMakeLists.txt";
 }
 
-bool IsProse(const File& file) { return IsProgramText(file) || IsMarkdown(file); }
+bool IsForReaders(const File& file) {
+  return (IsProgramText(file) || IsMarkdown(file)) && !IsTidyItself(file);
+}
+
+bool IsProduct(const File& file) {
+  return IsSource(file) && !absl::StartsWith(file.path, "tests/");
+}
+
+// Complains of each match of `pattern` where it is looked for.
+Complaints Refused(const Files& files, bool (*looked_at)(const File&), const std::regex& pattern,
+                   const char* why) {
+  Complaints complaints;
+  for (const File& file : files) {
+    if (!looked_at(file)) continue;
+    ForEachMatch(file.text, pattern, [&](const std::smatch& match) {
+      complaints.push_back(absl::StrCat(file.path, ": \"", match.str(), "\" ", why));
+    });
+  }
+  return complaints;
+}
 
 // "a/b/../c" and "./a" as plain paths.
 std::string Normalise(const std::string& path) {
@@ -274,17 +293,17 @@ Complaints IncludeDirection(const Files& files) {
 Complaints CudaStaysInKernels(const Files& files) {
   static const std::regex kCuda(R"(#\s*include\s*[<"](cuda|cublas|cudnn|curand|nccl|nvtx|nvrtc))"
                                 R"(|__CUDACC__|__CUDA_ARCH__|__NVCC__|#\s*if.*LORICA_CUDA)");
-  Complaints complaints;
-  for (const File& file : files) {
-    const bool may =
-        absl::StartsWith(file.path, "kernels/") || absl::StartsWith(file.path, "tests/");
-    if (!IsSource(file) || may) continue;
-    ForEachMatch(file.text, kCuda, [&](const std::smatch& match) {
-      complaints.push_back(absl::StrCat(file.path, ": \"", match.str(),
-                                        "\" belongs in kernels/cuda, behind Backend"));
-    });
-  }
-  return complaints;
+  const auto looked_at = [](const File& file) {
+    return IsProduct(file) && !absl::StartsWith(file.path, "kernels/");
+  };
+  return Refused(files, looked_at, kCuda, "belongs in kernels/cuda, behind Backend");
+}
+
+Complaints WaitsSayHowLong(const Files& files) {
+  static const std::regex kUntil(R"(\w+WithDeadline\(|\b(wait|try_lock)_until\(|\btimed_mutex\b)"
+                                 R"(|\b(pthread|sem)_\w*timed\w+\()");
+  return Refused(files, IsProduct, kUntil,
+                 "waits for a time of the wall clock, which may be set: say how long to wait");
 }
 
 Complaints HeaderProse(const Files& files) {
@@ -355,14 +374,7 @@ Complaints Layout(const Files& files) {
 
 Complaints LeftoverMarks(const Files& files) {
   static const std::regex kMark(R"(\b(TODO|FIXME|XXX|HACK)\b)");
-  Complaints complaints;
-  for (const File& file : files) {
-    if (!IsProse(file) || IsTidyItself(file)) continue;
-    ForEachMatch(file.text, kMark, [&](const std::smatch& match) {
-      complaints.push_back(absl::StrCat(file.path, ": a leftover ", match.str()));
-    });
-  }
-  return complaints;
+  return Refused(files, IsForReaders, kMark, "is left over");
 }
 
 Complaints DeadFiles(const Files& files) {
@@ -456,15 +468,7 @@ Complaints MarkdownShape(const Files& files) {
 Complaints ForeignMentions(const Files& files) {
   static const std::regex kForeign(
       R"((/work/|/root/)\w+|pypi\.org|pythonhosted\.org|\b[Ii]ssue #?\d+|\(#\d+\))");
-  Complaints complaints;
-  for (const File& file : files) {
-    if (!IsProse(file) || IsTidyItself(file)) continue;
-    ForEachMatch(file.text, kForeign, [&](const std::smatch& match) {
-      complaints.push_back(absl::StrCat(file.path, ": \"", match.str(),
-                                        "\" says nothing to a reader of this repository"));
-    });
-  }
-  return complaints;
+  return Refused(files, IsForReaders, kForeign, "says nothing to a reader of this repository");
 }
 
 Complaints MirroredTests(const Files& files) {

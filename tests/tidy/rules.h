@@ -35,6 +35,8 @@ bool IsMarkdown(const File& file);
 Complaints IncludeDirection(const Files& files);
 // No file of the product above kernels/ includes a CUDA header or tests a CUDA macro.
 Complaints CudaStaysInKernels(const Files& files);
+// The product waits for so long, never until a time of the wall clock, which may be set meanwhile.
+Complaints WaitsSayHowLong(const Files& files);
 // Every header has `#pragma once` and says at the top what it is. A public one, which another
 // folder of the include table includes, opens with prose and has enough comments.
 Complaints HeaderProse(const Files& files);

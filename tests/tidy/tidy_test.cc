@@ -72,6 +72,7 @@ File GoodHeader(const std::string& path) {
 TEST(TreeTest, IsFound) { EXPECT_GT(Repository().size(), 50u); }
 TEST(TreeTest, IncludesPointOneWay) { EXPECT_EQ(AllOf(IncludeDirection), ""); }
 TEST(TreeTest, CudaStaysInKernels) { EXPECT_EQ(AllOf(CudaStaysInKernels), ""); }
+TEST(TreeTest, WaitsSayHowLong) { EXPECT_EQ(AllOf(WaitsSayHowLong), ""); }
 TEST(TreeTest, HeadersTeach) { EXPECT_EQ(AllOf(HeaderProse), ""); }
 TEST(TreeTest, LinesAndFilesAreShort) { EXPECT_EQ(AllOf(Layout), ""); }
 TEST(TreeTest, NothingIsLeftToDo) { EXPECT_EQ(AllOf(LeftoverMarks), ""); }
@@ -141,6 +142,18 @@ TEST(CudaStaysInKernelsTest, RefusesHeadersAndMacrosElsewhere) {
                                   {"adapters/a.cc", "#ifdef __CUDACC__\n#endif\n"}}),
               SizeIs(2));
   EXPECT_THAT(CudaStaysInKernels({{"kernels/cuda/a.cu", "#include <cuda_runtime.h>\n"}}),
+              IsEmpty());
+}
+
+TEST(WaitsSayHowLongTest, RefusesTimesOfTheWallClock) {
+  const File until = {"server/a.cc",
+                      "mutex.AwaitWithDeadline(some, end);\nchanged.wait_until(lock, end);\n"
+                      "std::timed_mutex mutex;\npthread_cond_timedwait(&a, &b, &end);\n"
+                      "sem_timedwait(&a, &end);\n"};
+  EXPECT_THAT(WaitsSayHowLong({until}), SizeIs(5));
+  EXPECT_THAT(WaitsSayHowLong({{"tests/server/a_test.cc", until.text}}), IsEmpty());
+  EXPECT_THAT(WaitsSayHowLong({{"server/a.cc", "mutex.AwaitWithTimeout(some, wait);\n"
+                                               "WaitUntilServing(limit);\n"}}),
               IsEmpty());
 }
 
