@@ -7,9 +7,9 @@
 // define itself. These are ours: they turn the time into one of the monotonic clock when the wait
 // begins. So nobody who waits has to remember it, a timed wait costs two more readings of a clock
 // and a wake-up nothing, and gRPC's deadlines, pings and alarms keep their time as well, which
-// waits of our own beside absl's could not give them. What is left: a step in the very microsecond
-// between absl's own look at the clock and ours is seen as before. absl's counts of blocked threads,
-// which nobody here reads, are not kept.
+// waits of our own beside absl's could not give them. What is left: a step in the microsecond
+// between absl's own look at the clock and ours is seen as before. absl's counts of blocked
+// threads, which nobody here reads, are not kept.
 //
 // An object and no part of a library, for nothing asks for it by name: a program that is to have it
 // links lorica_steady_waits. Later versions of absl wait by the monotonic clock themselves.
