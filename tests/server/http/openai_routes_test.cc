@@ -401,14 +401,17 @@ TEST_F(OpenAiRoutesTest, AnAnswerHasTheFormThatWasAskedFor) {
 // Known only once the call is in: while nothing has been sent, a stream fails as the rest does.
 TEST_F(OpenAiRoutesTest, AStreamThatFailsBeforeItsFirstEventIsAnError) {
   server_.WriteHugeAdapter("huge");
+  const Json a = Post(port(), "/tokenize", {{"inputs", "a"}}).json()[0]["id"];
+  const Json bans_all = {{"guided_regex", "a"}, {"logit_bias", {{a.dump(), -100}}}};
   for (const bool chat : {false, true}) {
     for (const Json& stream : {Json(false), Json(true)}) {
       const auto ask = [&](Json more) {
-        more["stream"] = stream;
+        more.update({{"stream", stream}, {"ignore_eos", false}});
         return chat ? Converse(Chat(more)) : Complete(Completion(more));
       };
       ExpectError(ask({{"guided_regex", "("}}), 400, "invalid_value", "guided_regex");
       ExpectError(ask({{"guided_grammar", "root ::= x"}}), 400, "invalid_value", "guided_grammar");
+      ExpectError(ask(bans_all), 400, "invalid_value", "logit_bias");
       ExpectError(ask({{"model", "broken"}}), 400, "failed_precondition", nullptr);
       ExpectError(ask({{"model", "huge"}}), 500, "internal_error", nullptr);
       ExpectError(ask({{"model", "nobody"}}), 404, "model_not_found", nullptr);
