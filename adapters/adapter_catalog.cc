@@ -110,13 +110,22 @@ absl::StatusOr<GenerationPtr> AdapterCatalog::LookAtSource(const Place& place) {
   return OtherContent(place.location, (*now)->digest, place.digest);
 }
 
+// REQUIRES: it was found to be damaged, or is not there.
+void AdapterCatalog::DropCopy(const Place& place) {
+  if (content_->Has(place.digest)) {
+    damaged_.fetch_add(1, std::memory_order_relaxed);
+    if (on_damage_ != nullptr) on_damage_(place.digest, place.location);
+  }
+  content_->Remove(place.digest);
+  kept_->Forget(place.digest);
+}
+
 // One at a time, so that nobody removes what another has just made.
 absl::StatusOr<GenerationPtr> AdapterCatalog::CopyAnew(const Place& place) {
   absl::MutexLock lock(&repair_mutex_);
   absl::StatusOr<GenerationPtr> kept = LookKept(place.digest);
   if (!absl::IsNotFound(kept.status())) return kept;
-  content_->Remove(place.digest);
-  kept_->Forget(place.digest);
+  DropCopy(place);
   absl::StatusOr<GenerationPtr> source = LookAtSource(place);
   if (source.ok()) {
     const absl::Status copied = content_->Keep(**source);

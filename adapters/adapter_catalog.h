@@ -13,6 +13,7 @@
 // none of this runs on a transport's event thread. Find, given SetLooks, hashes nothing.
 #pragma once
 
+#include <atomic>
 #include <cstdint>
 #include <functional>
 #include <memory>
@@ -67,6 +68,12 @@ struct CatalogEntry {
   bool deleted = false;                       // hidden, though its folder is there
 };
 
+// Copies of registered adapters that are gone, or not as large as they were.
+struct LostCopies {
+  int64_t count = 0;
+  NamedGeneration first;  // of those, where there are any
+};
+
 // A merge as it is asked for: adapters by name, in order, with their weights.
 struct MergeChoice {
   MergeRule rule;
@@ -85,6 +92,9 @@ class AdapterCatalog {
   // Both before any other call. Starts from the registry's names and keeps changes there
   // and content in `content`; both outlive the catalog.
   absl::Status Restore(Registry* registry, ContentStore* content);
+  // What Restore missed, by sizes alone: whether a copy is what it was is seen when it is first
+  // looked at.
+  const LostCopies& lost_at_restore() const { return lost_; }
   // Which locations, of repositories without revision and folder, a tenant may use; what it may not
   // is unknown to it.
   using Scope = std::function<bool(const std::string& tenant, const std::string& location)>;
@@ -100,6 +110,12 @@ class AdapterCatalog {
   using OnChange = std::function<void(const std::string& tenant, const std::string& name,
                                       const RegisteredName* now)>;
   void SetOnChange(OnChange on_change) { on_change_ = std::move(on_change); }
+
+  // Hears of each copy that is thrown away since it is not what it was; must neither block nor call
+  // the catalog.
+  using OnDamage = std::function<void(const std::string& digest, const std::string& location)>;
+  void SetOnDamage(OnDamage on_damage) { on_damage_ = std::move(on_damage); }
+  int64_t damaged_copies() const { return damaged_.load(std::memory_order_relaxed); }
 
   // What is neither registered nor a folder may be fetched from there: "org/name", or
   // "org/name@revision". It outlives the catalog.
@@ -246,6 +262,8 @@ class AdapterCatalog {
   std::optional<absl::StatusOr<GenerationPtr>> TryLook(const Place& place);
   absl::StatusOr<GenerationPtr> LookKept(const std::string& digest);
   absl::StatusOr<GenerationPtr> CopyAnew(const Place& place);
+  void DropCopy(const Place& place);
+  void LookForLostCopies();
   absl::StatusOr<GenerationPtr> LookAtSource(const Place& place);
   absl::StatusOr<AdapterPlan> PlanOf(const GenerationPtr& generation) const;
   absl::StatusOr<GenerationPtr> Last(const Place& place) const;
@@ -341,6 +359,9 @@ class AdapterCatalog {
   Scope scope_;
   TokenOfTenant token_of_;
   OnChange on_change_;
+  OnDamage on_damage_;
+  LostCopies lost_;
+  std::atomic<int64_t> damaged_{0};
   GenerationCache cache_;
   std::unique_ptr<GenerationCache> kept_;  // of content_; null without
 

@@ -56,7 +56,21 @@ absl::Status AdapterCatalog::Restore(Registry* registry, ContentStore* content) 
   absl::flat_hash_set<std::string> wanted;
   for (const auto& [digest, count] : content_names_) wanted.insert(digest);
   content_->RemoveAllBut(wanted);
+  LookForLostCopies();
   return absl::OkStatus();
+}
+
+void AdapterCatalog::LookForLostCopies() {
+  absl::flat_hash_set<std::string> lost;
+  absl::MutexLock lock(&mutex_);
+  for (const auto& [key, name] : names_) {
+    for (const NamedGeneration& one : name.generations) {
+      const int64_t now = content_->BytesOf(one.digest);
+      const bool as_it_was = one.bytes == 0 ? now > 0 : now == one.bytes;
+      if (as_it_was || !lost.insert(one.digest).second) continue;
+      if (++lost_.count == 1) lost_.first = one;
+    }
+  }
 }
 
 void AdapterCatalog::CountContent(const RegisteredName& name, int by) {
@@ -252,8 +266,7 @@ absl::StatusOr<GenerationPtr> AdapterCatalog::LookAgain(const Place& place,
                                                         const Generation& from) {
   absl::StatusOr<GenerationPtr> looked = Look(place);
   if (looked.ok() || content_ == nullptr) return looked;
-  content_->Remove(place.digest);
-  kept_->Forget(place.digest);
+  DropCopy(place);
   if (absl::Status s = content_->Keep(from); !s.ok()) return s;
   return Look(place);
 }
@@ -303,7 +316,8 @@ absl::Status AdapterCatalog::PutMoved(RegisteredName name, const Generation& wan
                                       const std::string& location) {
   const std::string commit = CommitIn(wanted.location, location);
   if (name.generations.empty() || name.now().digest != wanted.digest) {
-    name.MoveTo(wanted.digest, location, absl::Now(), commit);
+    const int64_t bytes = content_ == nullptr ? 0 : content_->BytesOf(wanted.digest);
+    name.MoveTo(wanted.digest, location, absl::Now(), commit, bytes);
   } else if (name.now().location != location || name.now().commit != commit) {
     name.Relocate(location, commit);
   } else {

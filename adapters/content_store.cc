@@ -201,6 +201,12 @@ bool ContentStore::Has(const std::string& digest) const {
   return kept_.contains(digest);
 }
 
+int64_t ContentStore::BytesOf(const std::string& digest) const {
+  absl::MutexLock lock(&mutex_);
+  const auto found = kept_.find(digest);
+  return found == kept_.end() ? 0 : found->second;
+}
+
 absl::StatusOr<bool> ContentStore::IsWhole(const std::string& digest) {
   {
     absl::MutexLock lock(&mutex_);

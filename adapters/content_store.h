@@ -40,6 +40,8 @@ class ContentStore {
 
   bool empty() const;
   bool Has(const std::string& digest) const;
+  // Of its files as they were kept, or found at the start; 0: there is no copy.
+  int64_t BytesOf(const std::string& digest) const;
   // Whether the copy is what its name says. Reads it once: after that it is not looked at again.
   // Unavailable: it cannot be read now.
   absl::StatusOr<bool> IsWhole(const std::string& digest);

@@ -34,12 +34,12 @@ void RegisteredName::Forget(int64_t number) {
 }
 
 void RegisteredName::MoveTo(const std::string& digest, const std::string& location, absl::Time at,
-                            const std::string& commit) {
+                            const std::string& commit, int64_t bytes) {
   const int64_t next = generations.empty() ? 1 : generations.back().number + 1;
   const int64_t left = generations.empty() ? 0 : current;
   kind = NameKind::kAdapter;
   current = next;
-  generations.push_back({next, digest, location, commit, at, left});
+  generations.push_back({next, digest, location, commit, at, left, bytes});
   const auto same = std::find_if(generations.begin(), generations.end() - 1,
                                  [&](const NamedGeneration& one) { return one.digest == digest; });
   if (same->number != next) Forget(same->number);

@@ -23,6 +23,7 @@ struct NamedGeneration {
   std::string commit;    // of a hub's repository, what that meant then; empty: no hub's
   absl::Time registered_at;
   int64_t previous = 0;  // what the name stood for before; 0 = nothing that is kept
+  int64_t bytes = 0;     // of its copy's files; 0 = not known
 };
 
 enum class NameKind : uint8_t { kAdapter = 0, kAlias = 1, kHidden = 2 };
@@ -44,7 +45,7 @@ struct RegisteredName {
   // An adapter from now on, which stands for that content. The oldest generation goes when
   // there are too many, but never the one that was left: a rollback leads there.
   void MoveTo(const std::string& digest, const std::string& location, absl::Time at,
-              const std::string& commit = "");
+              const std::string& commit = "", int64_t bytes = 0);
   // The same content, from now on known to come from elsewhere. REQUIRES: kind is kAdapter.
   void Relocate(const std::string& location, const std::string& commit = "");
   // To one of its generations. One that the name came by is gone back to; any other is a move

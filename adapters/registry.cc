@@ -36,7 +36,8 @@ constexpr char kSchema[] =
     "CREATE TABLE generations (tenant TEXT NOT NULL, name TEXT NOT NULL,"
     " number INTEGER NOT NULL, digest TEXT NOT NULL, location TEXT NOT NULL,"
     " registered_at_us INTEGER NOT NULL, previous INTEGER NOT NULL DEFAULT 0,"
-    " pinned TEXT NOT NULL DEFAULT '', PRIMARY KEY (tenant, name, number),"
+    " pinned TEXT NOT NULL DEFAULT '', bytes INTEGER NOT NULL DEFAULT 0,"
+    " PRIMARY KEY (tenant, name, number),"
     " FOREIGN KEY (tenant, name) REFERENCES names ON DELETE CASCADE) WITHOUT ROWID;";
 
 // From schema 1, where a rollback went to the number below.
@@ -48,6 +49,9 @@ constexpr char kFrom1[] =
 
 // From schema 2, where a hub's repository was known by its branch alone.
 constexpr char kFrom2[] = "ALTER TABLE generations ADD COLUMN pinned TEXT NOT NULL DEFAULT '';";
+
+// From schema 3, where nobody knew how large a copy is.
+constexpr char kFrom3[] = "ALTER TABLE generations ADD COLUMN bytes INTEGER NOT NULL DEFAULT 0;";
 
 // One statement; parameters are bound in order.
 class Statement {
@@ -199,8 +203,9 @@ absl::Status Registry::Impl::CheckDatabase() {
   if (schema < 1 || !complete) return Unusable("lacks a table");
   // Shows at the start, not at the first registration, that nothing can be written.
   at_open = Change([this, schema] {
-    const std::string sql = absl::StrCat(schema == 1 ? kFrom1 : "", schema <= 2 ? kFrom2 : "",
-                                         "PRAGMA user_version=", kRegistrySchema);
+    const std::string sql =
+        absl::StrCat(schema == 1 ? kFrom1 : "", schema <= 2 ? kFrom2 : "",
+                     schema <= 3 ? kFrom3 : "", "PRAGMA user_version=", kRegistrySchema);
     return sqlite3_exec(db.get(), sql.c_str(), nullptr, nullptr, nullptr);
   });
   // There may be room later; what is known can be read now.
@@ -271,7 +276,7 @@ int Registry::Impl::WriteRow(const RegisteredName& name) {
              .Finish();
   for (const NamedGeneration& one : name.generations) {
     if (code != SQLITE_OK) return code;
-    code = Statement(db.get(), "INSERT INTO generations VALUES (?, ?, ?, ?, ?, ?, ?, ?)")
+    code = Statement(db.get(), "INSERT INTO generations VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)")
                .Bind(name.tenant)
                .Bind(name.name)
                .Bind(one.number)
@@ -280,6 +285,7 @@ int Registry::Impl::WriteRow(const RegisteredName& name) {
                .Bind(absl::ToUnixMicros(one.registered_at))
                .Bind(one.previous)
                .Bind(one.commit)
+               .Bind(one.bytes)
                .Finish();
   }
   return code;
@@ -299,7 +305,7 @@ absl::StatusOr<std::vector<RegisteredName>> Registry::Impl::LoadAll() {
   if (rows.Finish() != SQLITE_OK) return Unusable(sqlite3_errmsg(db.get()));
   Statement more(db.get(),
                  "SELECT tenant, name, number, digest, location, registered_at_us, previous, "
-                 "pinned "
+                 "pinned, bytes "
                  "FROM generations ORDER BY tenant, name, number");
   auto owner = names.begin();
   while (more.Step()) {
@@ -313,7 +319,8 @@ absl::StatusOr<std::vector<RegisteredName>> Registry::Impl::LoadAll() {
                                   .location = more.Text(4),
                                   .commit = more.Text(7),
                                   .registered_at = absl::FromUnixMicros(more.Number(5)),
-                                  .previous = more.Number(6)});
+                                  .previous = more.Number(6),
+                                  .bytes = more.Number(8)});
   }
   if (more.Finish() != SQLITE_OK) return Unusable(sqlite3_errmsg(db.get()));
   for (const RegisteredName& name : names) {

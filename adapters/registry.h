@@ -25,7 +25,7 @@
 
 namespace lorica {
 
-inline constexpr int kRegistrySchema = 3;  // older ones are brought up to it
+inline constexpr int kRegistrySchema = 4;  // older ones are brought up to it
 inline constexpr absl::Duration kRegistryBusyWait = absl::Seconds(5);
 
 // Content that is there before the registry is opened, and where it lies.

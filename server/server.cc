@@ -292,6 +292,7 @@ absl::Status Server::BuildAdapters() {
   parts.catalog->SetTokens(
       [tenants = parts.tenants](const std::string& name) { return tenants->HubTokenOf(name); });
   parts.catalog->SetOnChange(LogChange);
+  parts.catalog->SetOnDamage(LogDamage);
   if (absl::Status s = RestoreNames(); !s.ok()) return s;
   if (root->Open(base_name(), "adapter_config.json").ok()) {
     spdlog::warn("an adapter's folder is called as the base model, {}: nobody can ask for it",
@@ -334,7 +335,10 @@ absl::Status Server::RestoreNames() {
     spdlog::warn("names are served as they are and none can be changed: {}",
                  std::string(first.message()));
   }
-  return parts_->catalog->Restore(parts_->registry.get(), parts_->content.get());
+  const absl::Status restored =
+      parts_->catalog->Restore(parts_->registry.get(), parts_->content.get());
+  if (restored.ok()) LogLostCopies(parts_->catalog->lost_at_restore());
+  return restored;
 }
 
 absl::Status Server::CaptureSteps() {

@@ -324,6 +324,9 @@ std::string Metrics::Text(const MetricsFacts& facts, Gateway& gateway, bool serv
   const std::optional<RemoteStats> fetches = gateway.catalog()->FetchStats();
   AddPool(gateway.pool()->stats(), fetches, &page);
   if (fetches) AddFetches(*fetches, &page);
+  page.Count("lorica_damaged_copies_total",
+             "Copies of registered adapters that were not what they had been, and were dropped",
+             gateway.catalog()->damaged_copies());
   if (with_names) AddTenants(gateway.accounts(), &page);
   if (gateway.grammars() != nullptr) AddGrammars(gateway.grammars()->stats(), &page);
   AddHistograms(&page);

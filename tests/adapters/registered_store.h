@@ -93,7 +93,8 @@ inline std::string StateOf(AdapterCatalog& catalog, const std::string& name) {
   absl::StrAppend(&state, "current=", named->current);
   for (const NamedGeneration& one : named->generations) {
     absl::StrAppend(&state, ";", one.number, "=", one.digest, "<", one.previous, "@",
-                    absl::ToUnixMicros(one.registered_at), "@", one.location, "@", one.commit);
+                    absl::ToUnixMicros(one.registered_at), "@", one.location, "@", one.commit, "@",
+                    one.bytes);
   }
   return state;
 }

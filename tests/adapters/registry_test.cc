@@ -214,10 +214,22 @@ TEST_F(RegistryTest, TakesOverRegistriesOfSchema1) {
 // What loricad wrote before generations knew of which commit they are.
 TEST_F(RegistryTest, TakesOverRegistriesOfSchema2) {
   ASSERT_TRUE(Open()->Put(Adapter("a", 2)).ok());
-  Sql("ALTER TABLE generations DROP COLUMN pinned; PRAGMA user_version=2;");
+  Sql("ALTER TABLE generations DROP COLUMN bytes; ALTER TABLE generations DROP COLUMN pinned;"
+      "PRAGMA user_version=2;");
   EXPECT_THAT(Rows(), ElementsAre(Show(Adapter("a", 2))));
   ASSERT_TRUE(Open()->Put(Adapter("b", 2)).ok());
   EXPECT_THAT(Rows(), ElementsAre(Show(Adapter("a", 2)), Show(Adapter("b", 2))));
+}
+
+// What loricad wrote before it knew how large a copy is.
+TEST_F(RegistryTest, TakesOverRegistriesOfSchema3) {
+  ASSERT_TRUE(Open()->Put(Adapter("a", 2)).ok());
+  Sql("ALTER TABLE generations DROP COLUMN bytes; PRAGMA user_version=3;");
+  EXPECT_EQ((*Open()->Load())[0].now().bytes, 0);
+  RegisteredName name = Adapter("a", 2);
+  name.generations.back().bytes = int64_t{5} << 32;
+  ASSERT_TRUE(Open()->Put(name).ok());
+  EXPECT_EQ((*Open()->Load())[0].now().bytes, int64_t{5} << 32);
 }
 
 TEST_F(RegistryTest, RefusesRowsThatMakeNoSense) {
@@ -324,7 +336,7 @@ TEST_F(RegistryTest, IsNeitherMadeNorBroughtUpOnAFullDisk) {
   EXPECT_TRUE(absl::IsResourceExhausted(Registry::Open(path_).status())) << "a new one";
   disk.FailWrites(0, SQLITE_OK);
   Open();
-  Sql("PRAGMA user_version = 2; ALTER TABLE generations DROP COLUMN pinned");
+  Sql("PRAGMA user_version = 3; ALTER TABLE generations DROP COLUMN bytes");
   disk.FailWrites(1, SQLITE_FULL, /*lasting=*/true);
   EXPECT_TRUE(absl::IsResourceExhausted(Registry::Open(path_).status())) << "an old one";
 }

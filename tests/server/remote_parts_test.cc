@@ -389,6 +389,7 @@ TEST_F(RemotePartsTest, ARegisteredNameKeepsWhatTheHubHadThen) {
 // A registered name whose copy is lost: what it was registered with is fetched again, and nothing
 // else takes its place.
 TEST_F(RemotePartsTest, ADamagedCopyIsFetchedAgain) {
+  config_.http_address = "127.0.0.1:0";
   ASSERT_TRUE(Register("mine", "org/a").ok());
   const Answered first = Generate("mine");
   const std::string content = config_.data_dir + "/registered/" + first.generation + "/";
@@ -406,6 +407,8 @@ TEST_F(RemotePartsTest, ADamagedCopyIsFetchedAgain) {
     Restart();
     EXPECT_EQ(Generate("mine").tokens, tokens);
     EXPECT_EQ(Downloads(), ++downloads);
+    EXPECT_THAT(HttpCall(server_->server().http_port(), "GET", "/metrics").body,
+                HasSubstr(absl::StrCat("lorica_damaged_copies_total ", lost ? 0 : 1, "\n")));
     EXPECT_EQ(Generate("mine").tokens, tokens);
     EXPECT_TRUE(std::filesystem::exists(content)) << "it is there again";
     Restart();

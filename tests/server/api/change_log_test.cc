@@ -10,6 +10,7 @@
 namespace lorica {
 namespace {
 
+using ::testing::AllOf;
 using ::testing::ElementsAre;
 using ::testing::HasSubstr;
 
@@ -41,6 +42,24 @@ TEST(ChangeLog, WhatClientsSayEndsNeitherFieldNorLine) {
   name.MoveTo(std::string(64, 'a'), "a\" gone\n", absl::UnixEpoch());
   EXPECT_THAT(LinesOf([&] { LogChange("", "x", &name); }),
               ElementsAre(HasSubstr(R"(source="a\" gone)")));
+}
+
+TEST(ChangeLog, OneLineForACopyThatWasDroppedAndOneForAllThatAStartMisses) {
+  NamedGeneration first;
+  first.digest = std::string(64, 'd');
+  first.location = "s3://b/x";
+  EXPECT_THAT(
+      LinesOf([&] {
+        LogDamage(std::string(64, 'c'), "org/a");
+        LogLostCopies({});
+        LogLostCopies({3, first});
+      }),
+      ElementsAre(
+          AllOf(HasSubstr(R"(dropped a damaged copy generation=cccccccccccc source="org/a")"),
+                HasSubstr("registered again")),
+          AllOf(HasSubstr("3 copies of registered adapters are gone or have another size"),
+                HasSubstr(R"(generation=dddddddddddd source="s3://b/x")"),
+                HasSubstr("registered again"))));
 }
 
 }  // namespace
