@@ -355,17 +355,16 @@ absl::StatusOr<DiskLease> DiskTier::Publish(std::unique_ptr<Staging> staging,
   index_->Use(digest);
   index_->AddOrigin(digest, ByCommit(origin));
   index_->AddOrigin(digest, origin);
-  WriteOrigins(digest);
+  // Where it fails, the next server asks the hub again.
+  WriteOrigins(digest).IgnoreError();
   return LeaseOf(digest, origin.origin.commit);
 }
 
-// Where it fails, the next server asks the hub again.
-void DiskTier::WriteOrigins(const std::string& digest) {
+absl::Status DiskTier::WriteOrigins(const std::string& digest) {
   mutex_.AssertHeld();
   index_->written_down(digest) = absl::Now();
-  WriteFile(absl::StrCat(ContentPath(digest), "/", kOriginsFile),
-            WriteDiskOrigins(index_->Origins(digest)))
-      .IgnoreError();
+  return WriteFile(absl::StrCat(ContentPath(digest), "/", kOriginsFile),
+                   WriteDiskOrigins(index_->Origins(digest)));
 }
 
 // The time of the file that nobody reads while serving tells the order of use.
@@ -395,7 +394,7 @@ std::optional<DiskLease> DiskTier::Adopt(const DatedOrigin& origin) {
   if (!found) return std::nullopt;
   index_->Use(found->first);
   index_->AddOrigin(found->first, origin);
-  WriteOrigins(found->first);
+  WriteOrigins(found->first).IgnoreError();
   return LeaseOf(found->first, found->second);
 }
 
@@ -423,42 +422,58 @@ bool DiskTier::Has(const std::string& digest) const {
   return index_->Has(digest);
 }
 
-// Where its files lie from now on, to be deleted.
-std::string DiskTier::TakeName(const std::string& digest) {
+// Where its files lie from now on, to be deleted. Where that fails they keep their name.
+absl::StatusOr<std::string> DiskTier::TakeName(const std::string& digest) {
   mutex_.AssertHeld();
   std::string temporary = NewTemporary();
-  rename(ContentPath(digest).c_str(), temporary.c_str());
-  index_->Remove(digest, DiskIndex::Reason::kRemoved);
+  if (rename(ContentPath(digest).c_str(), temporary.c_str()) != 0 && errno != ENOENT) {
+    return DiskError("remove the adapter", errno);
+  }
   return temporary;
 }
 
+// What its disk does not let go of is found, and looked at, again by a later server.
 void DiskTier::Drop(const std::string& digest) {
-  std::string temporary;
+  absl::StatusOr<std::string> temporary;
   {
     absl::MutexLock lock(&mutex_);
     if (!index_->Has(digest)) return;
     temporary = TakeName(digest);
+    index_->Remove(digest, DiskIndex::Reason::kRemoved);
   }
-  RemoveAll({temporary});
+  if (temporary.ok()) RemoveAll({*temporary});
 }
 
 absl::Status DiskTier::Forget(const std::string& digest, const std::string& access) {
-  std::string temporary;
+  absl::StatusOr<std::string> temporary;
+  absl::Status kept;
   {
     absl::MutexLock lock(&mutex_);
     if (!index_->Has(digest)) return absl::OkStatus();
-    if (index_->HasOtherAccess(digest, access)) {
-      index_->RemoveOrigins(digest, access);
-      WriteOrigins(digest);
-      return absl::OkStatus();
-    }
+    if (index_->HasOtherAccess(digest, access)) return ForgetOrigins(digest, access);
     if (index_->IsHeld(digest)) {
       return absl::FailedPreconditionError("it is in use: let its requests end first");
     }
     temporary = TakeName(digest);
+    if (!temporary.ok()) return temporary.status();
+    index_->Remove(digest, DiskIndex::Reason::kRemoved);
+    kept = Sync(folder_ + "/content");
+    if (kept.ok()) kept = Sync(folder_ + "/tmp");
   }
-  RemoveAll({temporary});
-  return absl::OkStatus();
+  RemoveAll({*temporary});
+  return kept;
+}
+
+absl::Status DiskTier::ForgetOrigins(const std::string& digest, const std::string& access) {
+  mutex_.AssertHeld();
+  const std::vector<DatedOrigin> before = index_->Origins(digest);
+  index_->RemoveOrigins(digest, access);
+  absl::Status status = WriteOrigins(digest);
+  if (!status.ok()) {
+    for (const DatedOrigin& dated : before) index_->AddOrigin(digest, dated);
+    return status;
+  }
+  return Sync(ContentPath(digest));
 }
 
 TierStats DiskTier::stats() const {

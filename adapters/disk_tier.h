@@ -107,7 +107,9 @@ class DiskTier {
   // For content that is not what its name says. Not found any more; leases read nothing.
   void Drop(const std::string& digest);
   // No origin of that access leads to it any more; with its last origin the content is dropped.
-  // FailedPrecondition: that is leased, and nothing has changed. OK when it is not there.
+  // FailedPrecondition: that is leased, and nothing has changed. Unavailable: the disk did not take
+  // the change, so a later server may find it again. OK when it is not there, and once that is on
+  // the disk.
   absl::Status Forget(const std::string& digest, const std::string& access);
 
   TierStats stats() const;
@@ -118,10 +120,11 @@ class DiskTier {
   std::string NewTemporary();
   DiskLease LeaseOf(const std::string& digest, const std::string& commit);
   absl::Status Reconcile();
-  void WriteOrigins(const std::string& digest);
+  absl::Status ForgetOrigins(const std::string& digest, const std::string& access);
+  absl::Status WriteOrigins(const std::string& digest);
   absl::Status MakeRoom(int64_t bytes, std::vector<std::string>* doomed);
   void Touch(const std::string& digest);
-  std::string TakeName(const std::string& digest);
+  absl::StatusOr<std::string> TakeName(const std::string& digest);
   void GiveBack(int64_t bytes);
 
   const std::string folder_;
