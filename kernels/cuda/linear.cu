@@ -311,6 +311,18 @@ __device__ __forceinline__ void Multiply(Element* y, float* parts, int rows, int
   }
 }
 
+// Rows of a stage beyond the tile's are multiplied, too. As zeros they take less power, which is
+// what bounds steps of many rows: a card that is at its limit lowers its clock.
+template <typename F>
+__device__ __forceinline__ void ClearBeyondTile(std::byte* ring, int tile_features, int rows) {
+  const int begin = tile_features * kInputBytes, bytes = rows * kInputBytes - begin;
+  for (int i = threadIdx.x * 16; i < bytes * F::kStages; i += F::kThreads * 16) {
+    std::byte* to = ring + i / bytes * F::kStageBytes + begin + i % bytes;
+    *reinterpret_cast<uint4*>(to) = make_uint4(0, 0, 0, 0);
+  }
+  asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
+}
+
 struct NoLora {};
 
 template <int kRows, int kFeatures, bool kLora>
@@ -338,6 +350,9 @@ __global__ void __launch_bounds__(Form<kRows, kFeatures, kLora>::kThreads,
       BarrierInit(barriers.empty + i * 8, F::kWarps);
     }
     asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
+  }
+  if (kRows == kStreamRowsMax && tile_features < kFeatures) {
+    ClearBeyondTile<F>(shared + (ring - base), tile_features, kFeatures);
   }
   __syncthreads();
   const int warp = threadIdx.x / 32;
