@@ -7,6 +7,7 @@
 #include <cstdio>
 #include <cstring>
 #include <nlohmann/json.hpp>
+#include <string_view>
 #include <utility>
 #include <vector>
 
@@ -28,15 +29,33 @@ absl::Status WriteFailed(const std::string& path) {
 
 bool SyncAndClose(int fd) {
   const bool synced = fsync(fd) == 0;
-  return close(fd) == 0 && synced;
+  const int why = errno;
+  if (close(fd) != 0) return false;
+  errno = why;
+  return synced;
+}
+
+// A disk that fills up takes a part first, and says why with the next one.
+bool WriteAll(int fd, std::string_view text) {
+  while (!text.empty()) {
+    const ssize_t count = write(fd, text.data(), text.size());
+    if (count < 0 && errno == EINTR) continue;
+    if (count < 0) return false;
+    text.remove_prefix(count);
+  }
+  return true;
 }
 
 absl::Status WriteWhole(const std::string& path, const std::string& text) {
   const std::string fresh = path + ".new";
   const int fd = open(fresh.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0600);
   if (fd < 0) return WriteFailed(fresh);
-  const bool written = write(fd, text.data(), text.size()) == std::ssize(text);
-  if (!SyncAndClose(fd) || !written) return WriteFailed(fresh);
+  if (!WriteAll(fd, text)) {
+    absl::Status failed = WriteFailed(fresh);
+    close(fd);
+    return failed;
+  }
+  if (!SyncAndClose(fd)) return WriteFailed(fresh);
   if (std::rename(fresh.c_str(), path.c_str()) != 0) return WriteFailed(path);
   const std::string folder = path.substr(0, path.rfind('/') + 1);
   const int folder_fd = open(folder.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
