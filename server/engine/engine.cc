@@ -23,6 +23,13 @@ constexpr absl::Duration kLaunchLead = absl::Milliseconds(1);
 constexpr int kLingerWakesMax = 16;  // far below kAskedPolls
 constexpr RequestId kNobody = 0;
 
+constexpr size_t kCacheLineBytes = 64;
+
+void Fetch(const void* begin, size_t bytes) {
+  const char* from = static_cast<const char*>(begin);
+  for (size_t at = 0; at < bytes; at += kCacheLineBytes) __builtin_prefetch(from + at, 1);
+}
+
 absl::Status Gone(const absl::Status& device) {
   return absl::UnavailableError(absl::StrCat("the device is gone: ", device.message()));
 }
@@ -48,6 +55,7 @@ struct Engine::Impl {
   StepReport Step(absl::Time now);
   void TakeArrivals();
   void Linger();
+  void Warm(const Flight& flight) const;
   void Apply(RequestId id, const Wish& wish);
   void DropExpired(absl::Time now);
   StepPlan PlanStep(absl::Time now);
@@ -174,9 +182,30 @@ void Engine::Impl::Linger() {
     TakeArrivals();
     pool->Poll(now);
   }
+  Warm(flights.back());
   const absl::Time ended_at = options.clock();
   now = std::max(now, ended_at);
   waited += ended_at - began;
+}
+
+// Brings what the host work behind the step reads of its requests into the processor's caches while
+// the device computes: a step later others have pushed it out. First all requests, then what each
+// points to, so that no fetch waits for another.
+void Engine::Impl::Warm(const Flight& flight) const {
+  std::vector<const RequestState*> requests;
+  requests.reserve(flight.samples.size());
+  for (const Sampled& sampled : flight.samples) {
+    const RequestState* const request = scheduler.Find(sampled.request);
+    if (request == nullptr) continue;
+    requests.push_back(request);
+    Fetch(request, sizeof(*request));
+  }
+  for (const RequestState* const request : requests) {
+    Fetch(request->request.sink.get(), kCacheLineBytes);
+    Fetch(request->output.data() + request->output.size(), 1);
+    Fetch(request->pages.data(), request->pages.size() * sizeof(BlockId));
+    Fetch(request->lane, kCacheLineBytes);
+  }
 }
 
 void Engine::Impl::Apply(RequestId id, const Wish& wish) {
@@ -279,6 +308,7 @@ bool Engine::Impl::CollectDue(bool launched) {
   const Flight flight = std::move(flights.front());
   flights.pop_front();
   const absl::Time began = options.clock();
+  if (executor->depth() > 0) Warm(flight);
   absl::StatusOr<std::vector<SampleResult>> results = executor->Collect();
   const absl::Time ended_at = options.clock();
   waited += ended_at - began;
