@@ -10,6 +10,7 @@
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "client/rpc_status.h"
+#include "client/steady_time.h"
 #include "grpcpp/grpcpp.h"
 
 namespace lorica {
@@ -97,6 +98,11 @@ constexpr char kFewerTokens[] = "allow more time or ask for fewer tokens";
 
 bool HasDeadline(absl::Time deadline) { return deadline != absl::InfiniteFuture(); }
 
+// For gRPC, which counts from now by the monotonic clock.
+gpr_timespec After(absl::Duration left) {
+  return gpr_time_from_nanos(absl::ToInt64Nanoseconds(left), GPR_TIMESPAN);
+}
+
 // The plain texts of the transport say nothing about what to do.
 absl::Status Explain(absl::Status status, const CallOptions& options, const std::string& server,
                      absl::string_view way_out) {
@@ -168,15 +174,14 @@ absl::Status LoricaClient::Connect(absl::Duration patience) {
 
 absl::Status LoricaClient::ConnectWithin(absl::Duration patience, absl::Duration attempt,
                                          const Cancellation* cancellation) {
-  const absl::Time start = absl::Now();
+  const absl::Time start = SteadyTime();
   grpc_connectivity_state state = channel_->GetState(/*try_to_connect=*/true);
   while (state != GRPC_CHANNEL_READY) {
     const bool refused = state == GRPC_CHANNEL_TRANSIENT_FAILURE;
     const absl::Time end = start + (refused ? patience : attempt);
-    if (state == GRPC_CHANNEL_SHUTDOWN || absl::Now() >= end) return NoServer(options_);
+    if (state == GRPC_CHANNEL_SHUTDOWN || SteadyTime() >= end) return NoServer(options_);
     if (cancellation != nullptr && cancellation->cancelled()) return CancelledByCaller();
-    channel_->WaitForStateChange(state,
-                                 absl::ToChronoTime(std::min(end, absl::Now() + kConnectTick)));
+    channel_->WaitForStateChange(state, After(std::min(end - SteadyTime(), kConnectTick)));
     state = channel_->GetState(/*try_to_connect=*/true);
   }
   connected_once_ = true;
@@ -186,7 +191,7 @@ absl::Status LoricaClient::ConnectWithin(absl::Duration patience, absl::Duration
 absl::Status LoricaClient::EnsureConnected(absl::Time deadline, const Cancellation* cancellation) {
   const grpc_connectivity_state state = channel_->GetState(/*try_to_connect=*/true);
   if (state == GRPC_CHANNEL_READY && connected_once_) return absl::OkStatus();
-  const absl::Duration left = deadline - absl::Now();
+  const absl::Duration left = deadline - SteadyTime();
   return ConnectWithin(std::min(options_.connect_wait, left),
                        std::min(std::max(options_.connect_wait, kConnectAttempt), left),
                        cancellation);
@@ -201,7 +206,7 @@ absl::Status LoricaClient::RunOnce(const CallOptions& options, absl::Time deadli
     return status;
   }
   grpc::ClientContext context;
-  if (HasDeadline(deadline)) context.set_deadline(absl::ToChronoTime(deadline));
+  if (HasDeadline(deadline)) context.set_deadline(After(deadline - SteadyTime()));
   if (!options_.api_key.empty()) {
     context.AddMetadata("authorization", absl::StrCat("Bearer ", options_.api_key));
   }
@@ -224,7 +229,7 @@ absl::Status LoricaClient::RunOnce(const CallOptions& options, absl::Time deadli
 
 absl::Status LoricaClient::Run(const CallOptions& options, Repeat repeat, AttemptCall call,
                                absl::string_view way_out) {
-  const absl::Time deadline = absl::Now() + options.timeout;
+  const absl::Time deadline = SteadyTime() + options.timeout;
   const int attempts_max = repeat == Repeat::kNever ? 1 : options_.retry.attempts_max;
   for (int attempt = 1;; ++attempt) {
     absl::Duration delay;
@@ -240,7 +245,7 @@ absl::Status LoricaClient::Run(const CallOptions& options, Repeat repeat, Attemp
       delay = BackoffDelay(attempt, options_.retry.initial_backoff, options_.retry.backoff_max,
                            Jitter());
     }
-    if (delay > kServerDelayMax || absl::Now() + delay >= deadline) {
+    if (delay > kServerDelayMax || SteadyTime() + delay >= deadline) {
       return Explain(std::move(status), options, options_.server, way_out);
     }
     if (options.cancellation == nullptr) {

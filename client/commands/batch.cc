@@ -19,6 +19,7 @@
 #include "client/commands/ordered_window.h"
 #include "client/commands/terminal.h"
 #include "client/commands/work_queue.h"
+#include "client/steady_time.h"
 
 namespace lorica {
 namespace {
@@ -74,7 +75,7 @@ class BatchRun {
   LoricaClient* const client_;
   FILE* const input_;
   const int concurrency_;
-  const absl::Time start_ = absl::Now();
+  const absl::Time start_ = SteadyTime();
   int64_t input_bytes_ = 0;  // 0 = not known: a pipe
   LineReader reader_;
   OrderedWindow window_;
@@ -124,7 +125,7 @@ void BatchRun::Write(const std::string& result) {
 }
 
 void BatchRun::ShowProgress() {
-  const double seconds = absl::ToDoubleSeconds(absl::Now() - start_);
+  const double seconds = absl::ToDoubleSeconds(SteadyTime() - start_);
   const double fraction = input_bytes_ > 0 ? static_cast<double>(done_bytes_) / input_bytes_ : -1.0;
   std::string note = absl::StrCat(HumanCount(written_), " done");
   if (errors_ > 0) absl::StrAppend(&note, ", ", HumanCount(errors_), " errors");
@@ -158,7 +159,7 @@ void BatchRun::Work() {
 }
 
 void BatchRun::Summarize() const {
-  const double seconds = absl::ToDoubleSeconds(absl::Now() - start_);
+  const double seconds = absl::ToDoubleSeconds(SteadyTime() - start_);
   std::fprintf(stderr, "%s answers, %s errors, %s tokens in %s (%.1f tok/s)\n",
                HumanCount(written_ - errors_).c_str(), HumanCount(errors_).c_str(),
                HumanCount(tokens_).c_str(), HumanDuration(seconds).c_str(), tokens_ / seconds);

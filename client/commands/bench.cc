@@ -19,6 +19,7 @@
 #include "client/commands/request_flags.h"
 #include "client/commands/terminal.h"
 #include "client/commands/work_queue.h"
+#include "client/steady_time.h"
 
 namespace lorica {
 namespace {
@@ -69,7 +70,7 @@ class BenchRun {
   void Stop() { cancellation_.Cancel(); }
 
  private:
-  double Now() const { return absl::ToDoubleSeconds(absl::Now() - start_); }
+  double Now() const { return absl::ToDoubleSeconds(SteadyTime() - start_); }
   double end_s() const { return flags_.warmup_s + flags_.duration_s; }
   bool Over() const;
   // False when the budget of --requests is used up.
@@ -204,7 +205,7 @@ void BenchRun::Clock() {
 }
 
 BenchReport BenchRun::Run() {
-  start_ = absl::Now();
+  start_ = SteadyTime();
   std::thread clock([this] { Clock(); });
   if (flags_.rate > 0) {
     OpenLoop();

@@ -6,6 +6,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/synchronization/notification.h"
 #include "client/commands/terminal.h"
+#include "client/steady_time.h"
 
 namespace lorica {
 namespace {
@@ -22,10 +23,10 @@ void Draw(const std::string& label, const std::string& what, const Look& look,
           absl::Notification& done) {
   ProgressBar bar(label);
   FetchProgress progress;
-  const absl::Time began = absl::Now();
+  const absl::Time began = SteadyTime();
   while (true) {
     const std::string note = progress.note();
-    const double waited = absl::ToDoubleSeconds(absl::Now() - began);
+    const double waited = absl::ToDoubleSeconds(SteadyTime() - began);
     bar.Update(progress.fraction(),
                absl::StrCat(Printable(what), "  ", note.empty() ? HumanDuration(waited) : note));
     if (done.WaitForNotificationWithTimeout(kLookInterval)) return;
@@ -83,7 +84,7 @@ void WithFetchProgress(const CommandContext& context, const std::string& label,
     const auto seen = client->GetAdapter(request, options);
     if (seen.ok()) {
       progress.Saw(seen->adapter().fetched_bytes(), seen->adapter().fetch_bytes_total(),
-                   absl::Now());
+                   SteadyTime());
     }
     return progress;
   };

@@ -7,6 +7,7 @@
 #include "absl/strings/str_cat.h"
 #include "client/commands/command.h"
 #include "client/commands/terminal.h"
+#include "client/steady_time.h"
 
 namespace lorica {
 namespace {
@@ -126,11 +127,11 @@ void PrintStatus(const CommandContext& context, const v1::GetStatusResponse& sta
 // A server that is still starting may answer already: with --wait, so do we.
 absl::StatusOr<v1::GetStatusResponse> StatusWhenServing(const CommandContext& context,
                                                         LoricaClient* client) {
-  const absl::Time end = absl::Now() + absl::Seconds(context.wait_s);
+  const absl::Time end = SteadyTime() + absl::Seconds(context.wait_s);
   for (;;) {
     auto status = client->GetStatus(context.Call());
     const bool starting = status.ok() && status->state() == v1::SERVING_STATE_STARTING;
-    if (!starting || absl::Now() >= end) return status;
+    if (!starting || SteadyTime() >= end) return status;
     absl::SleepFor(absl::Milliseconds(100));
   }
 }

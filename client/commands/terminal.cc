@@ -9,6 +9,7 @@
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
+#include "client/steady_time.h"
 
 namespace lorica {
 namespace {
@@ -144,7 +145,7 @@ ProgressBar::~ProgressBar() { Clear(); }
 void ProgressBar::Update(double fraction, const std::string& note) {
   if (!shown_) return;
   absl::MutexLock lock(&mutex_);
-  const absl::Time now = absl::Now();
+  const absl::Time now = SteadyTime();
   if (now - drawn_ < kRedraw) return;
   drawn_ = now;
   std::string bar;

@@ -8,7 +8,7 @@
 #include <filesystem>
 #include <fstream>
 #include <functional>
-#include <iterator>
+#include <sstream>
 #include <thread>
 
 #include "absl/strings/str_cat.h"
@@ -201,8 +201,9 @@ TEST_P(ClockSteps, TheBillIsWritten) {
 TEST(SteadyWaits, AreInTheProgramsToo) {
   for (const char* program : {LORICAD_PATH, LORICA_BINARY}) {
     std::ifstream file(program, std::ios::binary);
-    const std::string bytes((std::istreambuf_iterator<char>(file)), {});
-    EXPECT_NE(bytes.find("AbslInternalPerThreadSemWait"), std::string::npos) << program;
+    std::ostringstream bytes;
+    bytes << file.rdbuf();
+    EXPECT_NE(bytes.view().find("AbslInternalPerThreadSemWait"), std::string::npos) << program;
   }
 }
 
