@@ -365,4 +365,20 @@ absl::StatusOr<AdapterPlan> AdapterCatalog::Check(const std::string& tenant,
   return PlanOf(*generation);
 }
 
+AdapterCatalog::Held AdapterCatalog::held() const {
+  Held held;
+  held.folders = cache_.folders() + (kept_ == nullptr ? 0 : kept_->folders());
+  held.looks = looks_ == nullptr ? 0 : looks_->open();
+  held.merges_under_way = merged_ == nullptr ? 0 : merged_->under_way();
+  held.merges = merged_ == nullptr ? 0 : merged_->known();
+  {
+    absl::MutexLock lock(&arriving_mutex_);
+    held.arriving = std::ssize(arriving_);
+  }
+  absl::MutexLock lock(&mutex_);
+  held.names = std::ssize(names_);
+  held.merges += std::ssize(merges_);
+  return held;
+}
+
 }  // namespace lorica

@@ -224,6 +224,16 @@ class AdapterCatalog {
                                                  bool show_deleted = false);
   // nullopt: nothing is fetched.
   std::optional<RemoteStats> FetchStats() const;
+  // How many there are of each: what must not grow with what is asked for.
+  struct Held {
+    int64_t names = 0;     // registered or hidden ones, and aliases
+    int64_t folders = 0;   // and copies, whose content is remembered
+    int64_t arriving = 0;  // copies that are being made or read for a change
+    int64_t looks = 0;
+    int64_t merges_under_way = 0;
+    int64_t merges = 0;
+  };
+  Held held() const;
   // What Check needs, where that has to be fetched first: its head alone, of which nothing is kept.
   // Neither generation nor ticket where it does not. `token`: as for Find.
   absl::StatusOr<FoundAdapter> FindHead(const std::string& tenant,
@@ -369,7 +379,7 @@ class AdapterCatalog {
   absl::Mutex change_mutex_;  // one change at a time; taken before mutex_
   absl::flat_hash_map<std::string, int> content_names_ ABSL_GUARDED_BY(change_mutex_);
   absl::flat_hash_set<std::string> unnamed_ ABSL_GUARDED_BY(change_mutex_);  // may be in use
-  absl::Mutex arriving_mutex_;  // held while a copy is removed; taken after change_mutex_
+  mutable absl::Mutex arriving_mutex_;  // held while a copy is removed; taken after change_mutex_
   // Content that is copied and read before its change has its turn: nobody drops it meanwhile.
   absl::flat_hash_map<std::string, int> arriving_ ABSL_GUARDED_BY(arriving_mutex_);
   mutable absl::Mutex mutex_;

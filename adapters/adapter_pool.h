@@ -113,6 +113,7 @@ struct PoolStats {
   int64_t loads_failed = 0;
   absl::Duration load_time;  // of all that finished, until in host memory
   int32_t loading = 0;
+  int32_t known = 0;  // contents that something is remembered of, in memory or not
   // Images being loaded or held for their copy without a place in the host tier: at
   // most loads_max.
   int32_t transient_images = 0;

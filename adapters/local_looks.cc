@@ -103,4 +103,9 @@ void LocalLooks::Stop() {
       +[](int* running) { return *running == 0; }, &running_));
 }
 
+int64_t LocalLooks::open() const {
+  absl::MutexLock lock(&mutex_);
+  return std::ssize(open_);
+}
+
 }  // namespace lorica

@@ -44,6 +44,8 @@ class LocalLooks {
   // give the same `look`. Unavailable: too many names, altogether or of this tenant. Cancelled:
   // after Stop.
   absl::StatusOr<FoundAdapter> Find(const std::string& tenant, const std::string& name, Look look);
+  // Those that are to begin or run.
+  int64_t open() const;
   // Ends what is open (its tickets with Cancelled), begins nothing more, and waits for what runs.
   // What looks reach is stopped before, and goes after. Idempotent.
   void Stop();
@@ -63,7 +65,7 @@ class LocalLooks {
   bool Finish(const Key& key, const Look& look);
 
   const LookLimits limits_;
-  absl::Mutex mutex_;
+  mutable absl::Mutex mutex_;
   bool stopping_ ABSL_GUARDED_BY(mutex_) = false;
   int running_ ABSL_GUARDED_BY(mutex_) = 0;  // looks, until all who waited have been told
   absl::btree_map<Key, Turn> open_ ABSL_GUARDED_BY(mutex_);

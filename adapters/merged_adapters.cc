@@ -151,4 +151,14 @@ void MergedAdapters::Remember(const std::string& key, const absl::StatusOr<Gener
   known_[key] = *result;
 }
 
+int64_t MergedAdapters::under_way() const {
+  absl::MutexLock lock(&mutex_);
+  return std::ssize(under_way_);
+}
+
+int64_t MergedAdapters::known() const {
+  absl::MutexLock lock(&mutex_);
+  return std::ssize(known_);
+}
+
 }  // namespace lorica

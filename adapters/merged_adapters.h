@@ -53,6 +53,8 @@ class MergedAdapters {
   // Lets what is being made end, its tickets included, and starts nothing more. Idempotent.
   void Stop();
 
+  int64_t under_way() const;
+  int64_t known() const;  // of which some may be in use no more
   int64_t made() const { return made_.load(std::memory_order_relaxed); }
 
  private:
@@ -70,7 +72,7 @@ class MergedAdapters {
   LoaderExecutor* const executor_;
   std::atomic<int64_t> made_{0};
 
-  absl::Mutex mutex_;
+  mutable absl::Mutex mutex_;
   bool stopping_ ABSL_GUARDED_BY(mutex_) = false;
   int running_ ABSL_GUARDED_BY(mutex_) = 0;
   absl::flat_hash_map<std::string, std::shared_ptr<FetchTicket>> under_way_ ABSL_GUARDED_BY(mutex_);

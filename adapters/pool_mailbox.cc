@@ -98,7 +98,9 @@ std::vector<PoolEntryInfo> PoolMailbox::InUse() const {
 
 PoolStats PoolMailbox::stats() const {
   absl::MutexLock lock(&mutex_);
-  return stats_;
+  PoolStats stats = stats_;
+  stats.known = static_cast<int32_t>(entries_.size());
+  return stats;
 }
 
 }  // namespace lorica

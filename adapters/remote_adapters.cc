@@ -389,6 +389,7 @@ RemoteStats RemoteAdapters::stats() const {
     absl::MutexLock lock(&mutex_);
     stats = counts_;
     stats.under_way = static_cast<int32_t>(fetches_.size());
+    stats.known = static_cast<int32_t>(known_.size());
   }
   stats.disk = disk_->stats();
   stats.downloaded_bytes = downloaded_bytes_.load(std::memory_order_relaxed);

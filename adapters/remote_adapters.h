@@ -135,6 +135,7 @@ struct RemoteStats {
   int64_t failed = 0;   // ... and did not
   int64_t downloaded_bytes = 0;
   int64_t refreshes = 0;  // looks at branches that are served already
+  int32_t known = 0;      // revisions that are remembered
   int32_t under_way = 0;  // tickets, also of what waits for its turn
 };
 

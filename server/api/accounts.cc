@@ -164,4 +164,11 @@ std::vector<UsageRow> Accounts::Totals() const {
   return rows;
 }
 
+Accounts::Held Accounts::held() const {
+  absl::MutexLock lock(&mutex_);
+  Held held{std::ssize(accounts_), 0, std::ssize(bill_)};
+  for (const auto& [tenant, account] : accounts_) held.streams += account.streams;
+  return held;
+}
+
 }  // namespace lorica

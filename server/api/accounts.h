@@ -106,6 +106,13 @@ class Accounts : public std::enable_shared_from_this<Accounts> {
   // One row a tenant, its generations added up. The first kTenantTotalsMax that used anything
   // have one each for good, all others share kUsageOther: numbers never fall.
   std::vector<UsageRow> Totals() const;
+  // How many there are of each.
+  struct Held {
+    int64_t tenants = 0;
+    int64_t streams = 0;
+    int64_t bill_rows = 0;
+  };
+  Held held() const;
 
  private:
   friend class Charge;

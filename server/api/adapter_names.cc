@@ -31,4 +31,9 @@ std::vector<std::string> AdapterNames::NamesOf(const std::string& digest) const 
   return entry == names_.end() ? std::vector<std::string>() : entry->second;
 }
 
+int64_t AdapterNames::digests() const {
+  absl::MutexLock lock(&mutex_);
+  return std::ssize(names_);
+}
+
 }  // namespace lorica

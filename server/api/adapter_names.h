@@ -25,6 +25,7 @@ class AdapterNames {
   void Forget(const std::string& digest, const std::string& adapter_id);
   // The one noted last comes first. Empty: nobody has asked for it, or long ago.
   std::vector<std::string> NamesOf(const std::string& digest) const;
+  int64_t digests() const;
 
  private:
   mutable absl::Mutex mutex_;

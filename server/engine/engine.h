@@ -58,6 +58,9 @@ struct EngineStats {
   int32_t waiting_for_adapter = 0;
   int32_t running = 0;
   int32_t paused = 0;
+  int32_t live = 0;           // were accepted, and their end has not been told
+  int32_t queue_tenants = 0;  // who have something in the queue
+  int32_t lanes = 0;          // tenants of whom it is remembered what they were served
   int64_t accepted = 0;
   int64_t finished = 0;  // with an OK status
   int64_t cancelled = 0;

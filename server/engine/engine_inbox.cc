@@ -132,6 +132,8 @@ EngineStats EngineInbox::stats() const {
     stats = stats_;
     stats.accepted = accepted_;
     stats.refused = refused_;
+    stats.live = static_cast<int32_t>(live_.size());
+    stats.queue_tenants = queue_.tenants();
     stats.queued += static_cast<int32_t>(arrivals_.requests.size());
     const auto kept = std::min<int64_t>(times_count_, times_.size());
     for (const StepTimes& times : absl::MakeConstSpan(times_).first(kept)) {

@@ -31,6 +31,7 @@ class QueueRoom {
   absl::Status Enter(const std::string& tenant, const QueueShare& share);
   // REQUIRES: it has entered.
   void Leave(const std::string& tenant, const QueueShare& share);
+  int tenants() const { return static_cast<int>(taken_by_.size()); }
 
  private:
   const QueueShare limit_;

@@ -91,6 +91,7 @@ class Scheduler {
   }
   // What a tenant was served, as FairQueue counts it.
   double served(const std::string& tenant) const { return queue_.counter(tenant); }
+  int lanes() const { return queue_.lanes(); }
   // A token slot that no request has.
   int32_t spare_slot() const { return options_.running_max; }
   int32_t running_count() const { return static_cast<int32_t>(running_.size()); }

@@ -102,6 +102,11 @@ absl::StatusOr<GenerationRoom::Slot> GenerationRoom::Enter(const std::string& te
   return Slot(this, tenant);
 }
 
+int64_t GenerationRoom::tenants() const {
+  absl::MutexLock lock(&mutex_);
+  return std::ssize(running_of_);
+}
+
 void GenerationRoom::Leave(const std::string& tenant) {
   absl::MutexLock lock(&mutex_);
   --running_;

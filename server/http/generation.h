@@ -57,13 +57,14 @@ class GenerationRoom {
   };
   // ResourceExhausted: so many run already.
   absl::StatusOr<Slot> Enter(const std::string& tenant);
+  int64_t tenants() const;  // of whom some run
 
  private:
   void Leave(const std::string& tenant);
 
   const int limit_;
   const int part_;
-  absl::Mutex mutex_;
+  mutable absl::Mutex mutex_;
   int running_ ABSL_GUARDED_BY(mutex_) = 0;
   absl::flat_hash_map<std::string, int> running_of_ ABSL_GUARDED_BY(mutex_);  // without zeroes
 };
@@ -133,6 +134,7 @@ class HttpContext {
   const HttpFacts& facts() const { return facts_; }
   Gateway* gateway() const { return gateway_; }
   bool serving() const { return serving_->load(); }
+  int64_t generation_tenants() const { return generations_.tenants(); }
   // Runs `work` on the work pool and waits. Unavailable: the pool's queue is full.
   absl::Status RunWork(const std::function<absl::Status()>& work) const;
   // The same for what may read an adapter's content, on the pool for that.

@@ -205,6 +205,39 @@ void Metrics::AddFetches(const RemoteStats& stats, Page* page) {
               stats.under_way);
 }
 
+// What must not grow with what is asked for: of requests it goes with them, the rest is bounded.
+void Metrics::AddHeld(const MetricsFacts& facts, Gateway& gateway, Page* page) {
+  const EngineStats engine = gateway.engine()->stats();
+  const Accounts::Held accounts = gateway.accounts().held();
+  const AdapterCatalog::Held catalog = gateway.catalog()->held();
+  const std::optional<RemoteStats> remote = gateway.catalog()->FetchStats();
+  const std::pair<const char*, int64_t> held[] = {
+      {"answers", gateway.open_answers()},
+      {"waiting_calls", gateway.waiting_calls()},
+      {"engine_requests", engine.live},
+      {"queue_tenants", engine.queue_tenants},
+      {"streams", accounts.streams},
+      {"http_tenants", facts.generation_tenants == nullptr ? 0 : facts.generation_tenants()},
+      {"looks", catalog.looks},
+      {"copies_arriving", catalog.arriving},
+      {"merges_under_way", catalog.merges_under_way},
+      {"fetches", remote ? remote->under_way : 0},
+      {"tenants", accounts.tenants},
+      {"lanes", engine.lanes},
+      {"bill_rows", accounts.bill_rows},
+      {"names", catalog.names},
+      {"folders", catalog.folders},
+      {"merges", catalog.merges},
+      {"revisions", remote ? remote->known : 0},
+      {"pool_contents", gateway.pool()->stats().known},
+      {"noted_contents", gateway.names()->digests()},
+  };
+  for (const auto& [of, count] : held) {
+    page->Gauge("lorica_held_entries", "Entries of what is kept of requests, tenants and adapters",
+                static_cast<double>(count), {{"of", of}});
+  }
+}
+
 void Metrics::AddGrammars(const GrammarStats& stats, Page* page) {
   page->Gauge("lorica_grammars", "Response formats that are remembered", stats.entries);
   page->Gauge("lorica_grammar_bytes", "Memory of their grammars", stats.bytes);
@@ -327,6 +360,7 @@ std::string Metrics::Text(const MetricsFacts& facts, Gateway& gateway, bool serv
   page.Count("lorica_damaged_copies_total",
              "Copies of registered adapters that were not what they had been, and were dropped",
              gateway.catalog()->damaged_copies());
+  AddHeld(facts, gateway, &page);
   if (with_names) AddTenants(gateway.accounts(), &page);
   if (gateway.grammars() != nullptr) AddGrammars(gateway.grammars()->stats(), &page);
   AddHistograms(&page);

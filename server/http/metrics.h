@@ -8,6 +8,7 @@
 #pragma once
 
 #include <atomic>
+#include <functional>
 #include <limits>
 #include <memory>
 #include <optional>
@@ -29,6 +30,7 @@ struct MetricsFacts {
   int64_t block_bytes = 0;
   int32_t arena_blocks = 0;
   int32_t running_max = 0;
+  std::function<int64_t()> generation_tenants{};  // of whom something runs over HTTP; null: unknown
 };
 
 class Metrics {
@@ -52,6 +54,7 @@ class Metrics {
   static void AddPool(const PoolStats& stats, const std::optional<RemoteStats>& fetches,
                       Page* page);
   static void AddFetches(const RemoteStats& stats, Page* page);
+  static void AddHeld(const MetricsFacts& facts, Gateway& gateway, Page* page);
   static void AddGrammars(const GrammarStats& stats, Page* page);
   void AddForRouters(const MetricsFacts& facts, Gateway& gateway, bool with_names, Page* page);
   void AddHistograms(Page* page) const;

@@ -25,9 +25,15 @@ bool MayReadNames(const HttpContext& context, const HttpRequest& http, HttpReply
   return tenant.ok() && CheckRole(**tenant, TenantRole::kOperator).ok();
 }
 
-MetricsFacts FactsFor(const HttpFacts& facts) {
-  return {facts.version,     facts.model,        facts.device,
-          facts.block_bytes, facts.arena_blocks, facts.running_max};
+MetricsFacts FactsFor(const HttpContext& context) {
+  const HttpFacts& facts = context.facts();
+  return {facts.version,
+          facts.model,
+          facts.device,
+          facts.block_bytes,
+          facts.arena_blocks,
+          facts.running_max,
+          [&context] { return context.generation_tenants(); }};
 }
 
 // LoRAX's client reads numbers so.
@@ -45,7 +51,7 @@ void AddOperatorRoutes(const HttpContext* context, Metrics* metrics, HttpRoutes*
     SendUnhealthy(503, "unhealthy: the server starts, drains or has failed", "healthcheck", reply);
   };
   for (const char* path : {"/", "/health", "/ping"}) (*routes)[path]["GET"] = health;
-  (*routes)["/metrics"]["GET"] = [context, metrics, facts = FactsFor(context->facts())](
+  (*routes)["/metrics"]["GET"] = [context, metrics, facts = FactsFor(*context)](
                                      const HttpRequest& http, HttpReply& reply) {
     const bool names = MayReadNames(*context, http, reply);
     std::string text = metrics->Text(facts, *context->gateway(), context->serving(), names);

@@ -9,19 +9,27 @@
 
 #include "absl/algorithm/container.h"
 #include "absl/strings/match.h"
+#include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_split.h"
+#include "absl/strings/strip.h"
 #include "adapters/hub/steady_now.h"
 #include "adapters/sha256.h"
 #include "server/api/refusal_log.h"
 #include "server/grammar/grammar_store.h"
+#include "tests/server/http/http_call.h"
 
 namespace lorica {
 namespace {
 
 constexpr char kBystandersAdapter[] = "other";
 constexpr int kBystandersTokens = 24;
-// Of the process at the end of a test, whose allocator keeps some of what long texts took.
-constexpr int64_t kHeldBytesMax = kInstrumentationFactor * (96 << 20);
+// Of lorica_held_entries, what goes with the requests that brought it.
+constexpr const char* kOfRequests[] = {
+    "answers",      "waiting_calls", "engine_requests", "queue_tenants",    "streams",
+    "http_tenants", "looks",         "copies_arriving", "merges_under_way", "fetches"};
+// What is there once for each content that somebody asked for.
+constexpr const char* kOfContents[] = {"folders", "pool_contents", "noted_contents"};
 constexpr absl::Duration kSettling = absl::Milliseconds(20);
 
 // Refusals that never reach our code, and so no log of ours.
@@ -101,9 +109,55 @@ BystanderTest::Held BystanderTest::HeldNow() {
           status.resident_bytes()};
 }
 
-bool BystanderTest::HoldsMore(const Held& held, const Held& before) {
+std::map<std::string, int64_t> BystanderTest::EntriesNow() {
+  const std::string page = HttpCall(server_->server().http_port(), "GET", "/metrics").body;
+  std::map<std::string, int64_t> entries;
+  for (absl::string_view line : absl::StrSplit(page, '\n')) {
+    int64_t count = 0;
+    if (!absl::ConsumePrefix(&line, "lorica_held_entries{of=\"")) continue;
+    const std::pair<std::string, std::string> parts = absl::StrSplit(line, "\"} ");
+    EXPECT_TRUE(absl::SimpleAtoi(parts.second, &count)) << line;
+    entries[parts.first] = count;
+  }
+  EXPECT_FALSE(entries.empty()) << page;
+  return entries;
+}
+
+// Folders of adapters, and copies of them, that there are.
+int64_t BystanderTest::Contents() const {
+  int64_t count =
+      CountOf(data_.path() + "/registered") + CountOf(data_.path() + "/fetched/content");
+  std::error_code error;
+  std::filesystem::recursive_directory_iterator entry(server_->adapters().path(), error);
+  for (; entry != std::filesystem::recursive_directory_iterator(); entry.increment(error)) {
+    count += entry->is_directory(error);
+  }
+  return count;
+}
+
+void BystanderTest::CheckEntries(absl::Time end) {
+  std::map<std::string, int64_t> entries = EntriesNow();
+  const auto are_gone = [&] {
+    return absl::c_all_of(kOfRequests,
+                          [&](const char* of) { return entries[of] == entries_before_[of]; });
+  };
+  while (!are_gone() && SteadyNow() < end) {
+    absl::SleepFor(kSettling);
+    entries = EntriesNow();
+  }
+  for (const char* of : kOfRequests) {
+    EXPECT_TRUE(entries_before_.contains(of)) << of;
+    EXPECT_EQ(entries[of], entries_before_[of]) << of;
+  }
+  for (const char* of : kOfContents) {
+    EXPECT_TRUE(entries_before_.contains(of)) << of;
+    EXPECT_LE(entries[of], Contents()) << of;
+  }
+}
+
+bool BystanderTest::HoldsMore(const Held& held, const Held& before) const {
   return held.descriptors > before.descriptors || held.threads > before.threads ||
-         held.resident_bytes > before.resident_bytes + kHeldBytesMax;
+         held.resident_bytes > before.resident_bytes + kept_bytes_max_;
 }
 
 v1::ListAdaptersResponse BystanderTest::Listed() {
@@ -169,6 +223,9 @@ void BystanderTest::InTwoTenants() {
 }
 
 void BystanderTest::Start() {
+  // One arena, and large blocks by themselves: what is freed is given back, or found to be held.
+  mallopt(M_ARENA_MAX, 1);
+  mallopt(M_MMAP_THRESHOLD, 128 << 10);
   std::thread([] {}).join();  // beside the first one a sanitizer starts one of its own
   threads_alone_ = Threads();
   server_ = std::make_unique<TinyServer>(config_, key_);
@@ -179,6 +236,7 @@ void BystanderTest::Start() {
   ASSERT_EQ(alone_.size(), kBystandersTokens);
   // A thread of gRPC's has the program's name at first.
   for (int threads = -1; std::exchange(threads, Threads()) != threads;) absl::SleepFor(kSettling);
+  entries_before_ = EntriesNow();
   before_ = HeldNow();
   bystander_ = std::thread([this] { Watch(); });
 }
@@ -212,7 +270,8 @@ void BystanderTest::TearDown() {
   EXPECT_LE(held.threads, before_.threads) << "beside gRPC's";
   EXPECT_EQ(held.kv_blocks, 0) << "blocks of requests";
   EXPECT_EQ(held.free_blocks, before_.free_blocks) << "blocks that nobody holds any more";
-  EXPECT_LE(held.resident_bytes, before_.resident_bytes + kHeldBytesMax);
+  EXPECT_LE(held.resident_bytes, before_.resident_bytes + kept_bytes_max_);
+  CheckEntries(end);
   EXPECT_EQ(CountOf(config_.data_dir + "/fetched/tmp"), 0);
   EvictAll();
   bystanders_stub_ = nullptr;

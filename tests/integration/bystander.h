@@ -4,14 +4,16 @@
 // other who asks for an adapter's tokens: all must be those that came before the test. Calls
 // that are refused must be so within kAnswerMax, and leave a line in the log. At the end the server
 // holds nothing of the test: no request, no block, no lease of an adapter, so that all can be
-// evicted and their tiers are empty, no descriptor, no thread, no temporary file, and not much more
-// memory than before; and no child and no thread of ours outlives the server.
+// evicted and their tiers are empty, no descriptor, no thread, no temporary file, no entry of
+// what is kept of requests, of contents not more than there are (lorica_held_entries), and little
+// more memory than before; and no child and no thread of ours outlives the server.
 #pragma once
 
 #include <gtest/gtest.h>
 
 #include <atomic>
 #include <functional>
+#include <map>
 #include <memory>
 #include <mutex>
 #include <string>
@@ -30,6 +32,9 @@ inline const absl::Duration kAnswerMax = kInstrumentationFactor * absl::Seconds(
 // Where hubs are asked or adapters loaded again and again: those threads have the lowest priority
 // and give way to whatever else the machine has to do.
 inline const absl::Duration kFetchedAnswerMax = kInstrumentationFactor * absl::Seconds(15);
+// Of the process at the end of a test: holes that the allocator cannot give back.
+inline constexpr int64_t kKeptBytesMax = kInstrumentationFactor * (24 << 20);
+inline constexpr int64_t kKeptBytesMaxOfLongTexts = 2 * kKeptBytesMax;
 inline constexpr int64_t kGrowthBytesMax = 48 << 20;  // of the process, whoever asked for what
 
 class BystanderTest : public ::testing::Test {
@@ -46,6 +51,8 @@ class BystanderTest : public ::testing::Test {
   void InTwoTenants();
   // So many generations that no name leads to any more, which are kept as long as there is room.
   void LeavesUnnamed(int generations) { unnamed_ = generations; }
+  // Millions of small pieces leave many holes.
+  void TakesLongTexts() { kept_bytes_max_ = kKeptBytesMaxOfLongTexts; }
   // For --data-dir; beyond the server's life.
   const std::string& data() const { return data_.path(); }
   TinyServer& server() {
@@ -86,7 +93,11 @@ class BystanderTest : public ::testing::Test {
   static int Children();
   static int Threads();
   Held HeldNow();
-  static bool HoldsMore(const Held& held, const Held& before);
+  // What lorica_held_entries says, by what it is.
+  std::map<std::string, int64_t> EntriesNow();
+  bool HoldsMore(const Held& held, const Held& before) const;
+  int64_t Contents() const;
+  void CheckEntries(absl::Time end);
   v1::ListAdaptersResponse Listed();
   void EvictAll();
   void Watch();
@@ -98,12 +109,14 @@ class BystanderTest : public ::testing::Test {
   TemporaryFolder keys_;
   std::unique_ptr<v1::InferenceService::Stub> bystanders_stub_;
   int unnamed_ = 0;
+  int64_t kept_bytes_max_ = kKeptBytesMax;
   TemporaryFolder data_;
   std::once_flag started_;
   std::unique_ptr<TinyServer> server_;
   std::vector<int32_t> alone_;
   int threads_alone_ = 0;  // before there was a server
   Held before_;
+  std::map<std::string, int64_t> entries_before_;
   std::atomic<bool> stop_{false};
   std::atomic<int> answers_{0};
   std::thread bystander_;

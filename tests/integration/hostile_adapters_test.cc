@@ -319,6 +319,7 @@ TEST_F(HostileAdapters, HeadersThatAreNone) {
 }
 
 TEST_F(HostileAdapters, OffsetsAndShapesThatLie) {
+  TakesLongTexts();
   struct Entry {
     std::string dtype = "F32";
     std::string shape;
@@ -383,6 +384,7 @@ TEST_F(HostileAdapters, OffsetsAndShapesThatLie) {
 }
 
 TEST_F(HostileAdapters, NamesOfTensors) {
+  TakesLongTexts();
   const auto with = [this](const std::string& name) {
     std::vector<TensorToWrite> tensors = Pair();
     tensors.push_back(Floats(name, {kRank, kHidden}));

@@ -230,6 +230,7 @@ TEST_F(HostileRequests, SeedsOfEverySizeReproduce) {
 }
 
 TEST_F(HostileRequests, Messages) {
+  TakesLongTexts();
   const auto with = [this](int count, const std::string& role, const std::string& content) {
     return CodeOf([&](Request& request) {
       request.clear_token_ids();
@@ -266,6 +267,7 @@ TEST_F(HostileRequests, Messages) {
 // Served or not: a grammar that is wrong is refused, and the server lives. Those that take long to
 // compile are in structured_output_test.
 TEST_F(HostileRequests, Grammars) {
+  TakesLongTexts();
   Json wide = Json::object();
   for (int i = 0; i < 20'000; ++i) wide[absl::StrCat("property_", i)] = {{"type", "string"}};
   const Json schemas[] = {
