@@ -189,6 +189,7 @@ class HttpTransport::Library final : public httplib::Server {
     Connection* connection = nullptr;
     ConnectionThreads::Place* place = nullptr;
     Exchange exchange;
+    absl::Time began;  // by SteadyNow
   };
   static Current& current() {
     thread_local Current current;
@@ -217,6 +218,7 @@ class HttpTransport::Library final : public httplib::Server {
     now.place = &place;
     now.exchange = Exchange();
     now.exchange.entry.began = absl::Now();
+    now.began = SteadyNow();
     active_.fetch_add(1);
     bool closed = false;
     const bool kept = process_request(connection, draining_.load(), closed,
@@ -232,7 +234,7 @@ class HttpTransport::Library final : public httplib::Server {
 
   void Log(const Connection& connection, AccessEntry& entry) {
     if (log_ == nullptr || (entry.status == 0 && connection.written_bytes() == 0)) return;
-    entry.took = absl::Now() - entry.began;
+    entry.took = SteadyNow() - current().began;
     entry.bytes = connection.written_bytes();
     log_->Write(entry);
   }

@@ -33,6 +33,7 @@ class ClockSteps : public RemotePartsTest, public testing::WithParamInterface<ab
  protected:
   ClockSteps() {
     config_.http_address = "127.0.0.1:0";
+    config_.http_access_log = data_.path() + "/access.jsonl";
     config_.connection_seconds = 3;
     Restart();
   }
@@ -128,6 +129,14 @@ TEST_P(ClockSteps, ALoadOverHttpIsWaitedFor) {
   EXPECT_EQ(answer.status, 200) << answer.body;
   EXPECT_GE(took, 2 * kAsleep);
   EXPECT_LT(took, kSoon);
+  std::string line;
+  EXPECT_TRUE(Becomes([this, &line] {
+    std::ifstream log(config_.http_access_log);
+    return static_cast<bool>(std::getline(log, line));
+  }));
+  const double logged_ms = Json::parse(line, nullptr, false).value("ms", -1.0);
+  EXPECT_GT(logged_ms, absl::ToDoubleMilliseconds(kAsleep));
+  EXPECT_LE(logged_ms, absl::ToDoubleMilliseconds(took));
 }
 
 TEST_P(ClockSteps, AWatchGoesOn) {
