@@ -90,21 +90,39 @@ TEST_F(MergedAdaptersTest, BoundsWhatIsRemembered) {
   std::vector<GenerationPtr> used;
   const auto make = [&](double weight) {
     const auto found = merged_->Find({}, Parts(weight));
+    ASSERT_TRUE(found.ok() && found->ticket != nullptr) << weight << " is remembered already";
     executor_.RunAll();
-    used.push_back(*EndOf(*found));
+    const auto made = EndOf(*found);
+    ASSERT_TRUE(made.ok()) << made.status();
+    used.push_back(*made);
   };
-  const auto known = [&] {
-    int count = 0;
-    for (const double weight : {0.1, 0.2, 0.3}) {
-      count += merged_->Find({}, Parts(weight))->generation != nullptr;
-    }
-    return count;
+  const auto found = [&](double weight) {
+    return merged_->Find({}, Parts(weight))->generation != nullptr;
   };
   make(0.1);
   make(0.2);
-  EXPECT_EQ(known(), 2);
-  executor_.RunAll();
-  EXPECT_LE(known(), 2);
+  EXPECT_EQ(merged_->known(), limits_.known_max);
+  EXPECT_TRUE(found(0.1) && found(0.2));
+  make(0.3);  // used like the others, so it takes the place of one of them
+  EXPECT_EQ(merged_->known(), limits_.known_max);
+  EXPECT_TRUE(found(0.3));
+  EXPECT_EQ(found(0.1) + found(0.2), 1);
+}
+
+TEST_F(MergedAdaptersTest, WhatNobodyUsesGivesWayFirst) {
+  const auto make = [&](double weight) {
+    const auto found = merged_->Find({}, Parts(weight));
+    executor_.RunAll();
+    return *EndOf(*found);
+  };
+  for (const double used_weight : {0.1, 0.2}) {  // whatever their order in the table
+    const GenerationPtr used = make(used_weight);
+    make(0.3);
+    const GenerationPtr newer = make(0.4);
+    EXPECT_EQ(merged_->known(), limits_.known_max);
+    EXPECT_EQ(merged_->Find({}, Parts(used_weight))->generation, used);
+    EXPECT_EQ(merged_->Find({}, Parts(0.4))->generation, newer);
+  }
 }
 
 TEST_F(MergedAdaptersTest, RemembersAFailureForAWhile) {

@@ -184,6 +184,8 @@ TEST_F(HostilePool, NewContentIsForNewStreamsAlone) {
   WriteTinyAdapter(server().adapters(), "next", 4, false, /*seed=*/1);
   const std::vector<int32_t> old_tokens = Tokens(Answer("plain", 20, 400));
   const std::vector<int32_t> new_tokens = Tokens(Answer("next", 20, 24));
+  ASSERT_FALSE(std::equal(new_tokens.begin(), new_tokens.end(), old_tokens.begin()))
+      << "old and new content must be told apart";
   v1::GenerateRequest request = Request("plain", 20, 400);
   Context context;
   const auto running = server().inference().GenerateStream(&context, request);
@@ -322,13 +324,15 @@ TEST_F(HostilePool, ASecondServerIsRefusedAndTheFirstGoesOn) {
   const absl::Time begun = absl::Now();
   const auto same_folder = Server::Start(second);
   ASSERT_FALSE(same_folder.ok());
-  EXPECT_THAT(std::string(same_folder.status().message()), testing::HasSubstr(data()));
+  EXPECT_THAT(std::string(same_folder.status().message()),
+              testing::HasSubstr(absl::StrCat(data(), " is in use by another server")));
   TemporaryFolder elsewhere;
   second.data_dir = elsewhere.path();
   second.grpc_address = absl::StrCat("127.0.0.1:", port);
   const auto same_port = Server::Start(second);
   ASSERT_FALSE(same_port.ok());
   EXPECT_EQ(same_port.status().code(), absl::StatusCode::kUnavailable);
+  EXPECT_THAT(std::string(same_port.status().message()), testing::HasSubstr("--grpc-address"));
   EXPECT_LT(absl::Now() - begun, 2 * kAnswerMax);
   EXPECT_EQ(CodeOfAdapter("plain"), StatusCode::OK);
 }

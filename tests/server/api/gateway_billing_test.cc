@@ -1,9 +1,9 @@
 // Goal: the bill adds up to the last token, whatever happens to requests. Method: seeded
 // lives of a gateway over the fake device: tenants whose calls name adapters, mixes and a
 // name that moves, and end by length, by end token, by a stop string, by cancelling in the
-// queue, in the prompt or behind it, by deadline, or that nobody reads to the end; an arena
-// so small that running ones are preempted. What prompts cost is read off the launched
-// plans, and who they are of is noted when they are admitted.
+// queue, in the prompt or behind it, by deadline, or, in every other life, that nobody reads
+// to the end; an arena so small that running ones are preempted. What prompts cost is read
+// off the launched plans, and who they are of is noted when they are admitted.
 #include <algorithm>
 #include <map>
 #include <random>
@@ -117,6 +117,7 @@ struct Running {
   RowKey row;
   std::shared_ptr<Answer> answer;
   bool is_read = true;
+  int steps_a_read = 1;  // on average; what was made meanwhile may lie behind a stop string
   int cancel_after_steps = -1;
   int cancel_after_tokens = -1;
   int tokens = 0;
@@ -124,7 +125,9 @@ struct Running {
 
 class Life {
  public:
-  explicit Life(int seed) : random_(seed), world_(Draw(24, 32), seed % 2) {
+  // all_read: nobody leaves before the end, so every answer's tokens are known.
+  Life(int seed, bool all_read)
+      : random_(seed), all_read_(all_read), world_(Draw(24, 32), seed % 2) {
     for (uint32_t version = 1; version <= 3; ++version) {
       const std::string folder = absl::StrCat("v", version);
       SmallestAdapter(version).WriteTo(world_.folder, folder);
@@ -153,26 +156,35 @@ class Life {
   void Check() {
     std::map<RowKey, Usage> wanted = ledger_.Rows();
     int64_t prompt_tokens = 0;
+    int64_t told = 0;
     for (const UsageRow& row : world_.gateway->accounts().Bill("")) {
       SCOPED_TRACE(absl::StrCat(row.tenant, " ", row.generation));
       const Usage usage = wanted[{row.tenant, row.generation}];
       EXPECT_EQ(row.usage.requests, usage.requests);
       EXPECT_EQ(row.usage.prompt_tokens, usage.prompt_tokens);
       EXPECT_EQ(row.usage.cached_tokens, usage.cached_tokens);
-      const int64_t told = told_[{row.tenant, row.generation}];
-      EXPECT_GE(row.usage.completion_tokens, told);
-      if (all_read_) EXPECT_EQ(row.usage.completion_tokens, told);
+      const int64_t row_told = told_[{row.tenant, row.generation}];
+      EXPECT_GE(row.usage.completion_tokens, row_told);
+      if (all_read_) {
+        EXPECT_EQ(row.usage.completion_tokens, row_told);
+        exact_ += row_told > 0;
+      }
       prompt_tokens += usage.prompt_tokens;
+      told += row_told;
       mixes_ += absl::StrContains(row.generation, '+');
       wanted.erase({row.tenant, row.generation});
     }
     EXPECT_TRUE(wanted.empty()) << "computed for nobody";
     EXPECT_EQ(world_.engine.stats().prompt_tokens, prompt_tokens);
+    if (all_read_) unbilled_ = world_.engine.stats().generated_tokens - told;
   }
 
   World& world() { return world_; }
   int64_t cut_short() const { return ledger_.cut_short(); }
   int64_t mixes() const { return mixes_; }
+  int64_t exact() const { return exact_; }
+  // Tokens that were made and are on nobody's bill, where all is read: those behind stop strings.
+  int64_t unbilled() const { return unbilled_; }
 
  private:
   static constexpr const char* kTenants[] = {"tenant0", "tenant1", "tenant2"};
@@ -210,7 +222,9 @@ class Life {
     call.max_tokens = Draw(1, 120);
     call.seed = random_();
     call.ignore_eos = Draw(0, 1) == 0;
-    if (Draw(0, 3) == 0) call.stop = {std::string(1, static_cast<char>(Draw('a', 'z')))};
+    if (Draw(0, 3) == 0) {
+      for (int i = 0; i < 3; ++i) call.stop.emplace_back(1, static_cast<char>(Draw('a', 'z')));
+    }
     if (Draw(0, 9) == 0) call.deadline = world_.now + absl::Milliseconds(Draw(1, 100));
     const std::string name = kTenants[Draw(0, 2)];
     Running one{{name, Choose(name, call)}};
@@ -219,7 +233,8 @@ class Life {
     if (!answer.ok()) return;
     ledger_.Admitted(++last_id_, one.row, std::ssize(*call.prompt));
     one.answer = *std::move(answer);
-    one.is_read = Draw(0, 7) != 0;
+    one.is_read = all_read_ || Draw(0, 3) != 0;
+    one.steps_a_read = Draw(1, 4);
     if (Draw(0, 3) == 0) one.cancel_after_steps = Draw(0, 12);
     if (Draw(0, 3) == 0) one.cancel_after_tokens = Draw(1, 30);
     running_.push_back(std::move(one));
@@ -232,9 +247,9 @@ class Life {
     if (late || enough) one.answer->Cancel();
     if (!one.is_read) {  // a transport that lost its client
       one.answer->Cancel();
-      all_read_ = false;
       return true;
     }
+    if (Draw(1, one.steps_a_read) != 1) return false;
     AnswerChunk chunk;
     std::optional<AnswerEnd> end;
     one.answer->Take(&chunk, &end);
@@ -246,6 +261,7 @@ class Life {
   }
 
   std::mt19937_64 random_;
+  const bool all_read_;
   World world_;
   std::vector<std::string> digests_;
   std::map<std::string, std::string> app_;  // by tenant
@@ -253,8 +269,9 @@ class Life {
   Ledger ledger_;
   RequestId last_id_ = 0;
   std::map<RowKey, int64_t> told_;  // completion tokens
-  bool all_read_ = true;
   int64_t mixes_ = 0;
+  int64_t unbilled_ = 0;
+  int64_t exact_ = 0;  // rows whose completion tokens were all told
 };
 
 // The clock stands, so nothing is filled up.
@@ -302,20 +319,26 @@ TEST(GatewayBilling, EveryTokenIsOnItsRowOnceAndNoOther) {
   int64_t cancelled = 0;
   int64_t cut_short = 0;
   int64_t mixes = 0;
+  int64_t exact = 0;
+  int64_t unbilled = 0;
   for (int seed = 1; seed <= kLives; ++seed) {
     SCOPED_TRACE(absl::StrCat("seed ", seed));
-    Life life(seed);
+    Life life(seed, /*all_read=*/seed % 4 < 2);  // with and without depth
     life.Run();
     life.Check();
     preemptions += life.world().engine.stats().preemptions;
     cancelled += life.world().engine.stats().cancelled;
     cut_short += life.cut_short();
     mixes += life.mixes();
+    exact += life.exact();
+    unbilled += life.unbilled();
   }
   EXPECT_GT(preemptions, 50);
   EXPECT_GT(cancelled, 200);
   EXPECT_GT(cut_short, 50);
   EXPECT_GT(mixes, 50);
+  EXPECT_GT(exact, 200);
+  EXPECT_GT(unbilled, 50) << "nothing was behind stop strings";
 }
 
 TEST(GatewayBilling, APromptThatIsCutShortCostsWhatWasComputed) {
