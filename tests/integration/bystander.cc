@@ -5,6 +5,7 @@
 #include <filesystem>
 #include <fstream>
 #include <iterator>
+#include <nlohmann/json.hpp>
 #include <utility>
 
 #include "absl/algorithm/container.h"
@@ -15,6 +16,7 @@
 #include "absl/strings/strip.h"
 #include "adapters/hub/steady_now.h"
 #include "adapters/sha256.h"
+#include "gmock/gmock.h"
 #include "server/api/refusal_log.h"
 #include "server/grammar/grammar_store.h"
 #include "tests/server/http/http_call.h"
@@ -22,7 +24,6 @@
 namespace lorica {
 namespace {
 
-constexpr char kBystandersAdapter[] = "other";
 constexpr int kBystandersTokens = 24;
 // Of lorica_held_entries, what goes with the requests that brought it.
 constexpr const char* kOfRequests[] = {
@@ -123,6 +124,22 @@ std::map<std::string, int64_t> BystanderTest::EntriesNow() {
   return entries;
 }
 
+// Beneath --data-dir: what a write or a copy that never ended would leave.
+std::vector<std::string> BystanderTest::LeftOvers() const {
+  std::vector<std::string> paths;
+  std::error_code error;
+  std::filesystem::recursive_directory_iterator entry(config_.data_dir, error);
+  for (; entry != std::filesystem::recursive_directory_iterator(); entry.increment(error)) {
+    const std::string name = entry->path().filename();
+    if (entry->path().parent_path() == config_.data_dir + "/fetched/tmp" ||
+        absl::StartsWith(name, ".new-") || absl::EndsWith(name, ".new") ||
+        absl::EndsWith(name, "-journal")) {
+      paths.push_back(entry->path());
+    }
+  }
+  return paths;
+}
+
 // Folders of adapters, and copies of them, that there are.
 int64_t BystanderTest::Contents() const {
   int64_t count =
@@ -133,6 +150,15 @@ int64_t BystanderTest::Contents() const {
     count += entry->is_directory(error);
   }
   return count;
+}
+
+// In the file; without one all are the same.
+int64_t BystanderTest::TenantsNow() const {
+  if (config_.tenants_file.empty()) return 1;
+  std::ifstream file(config_.tenants_file);
+  const nlohmann::json tenants = nlohmann::json::parse(file, nullptr, false);
+  EXPECT_FALSE(tenants.is_discarded());
+  return tenants.is_discarded() ? 0 : static_cast<int64_t>(tenants["tenants"].size());
 }
 
 void BystanderTest::CheckEntries(absl::Time end) {
@@ -149,9 +175,17 @@ void BystanderTest::CheckEntries(absl::Time end) {
     EXPECT_TRUE(entries_before_.contains(of)) << of;
     EXPECT_EQ(entries[of], entries_before_[of]) << of;
   }
-  for (const char* of : kOfContents) {
+  // A tenant has at most one row for each generation that was on the device, and one for the base.
+  const int64_t tenants = TenantsNow();
+  std::map<std::string, int64_t> most = {
+      {"tenants", tenants + 1},  // the server itself, which warms up
+      {"lanes", tenants + 1},
+      {"bill_rows", tenants * (1 + server_->Status().device_tier().insertions())},
+      {"names", Contents() + Listed().adapters_size()}};
+  for (const char* of : kOfContents) most[of] = Contents();
+  for (const auto& [of, limit] : most) {
     EXPECT_TRUE(entries_before_.contains(of)) << of;
-    EXPECT_LE(entries[of], Contents()) << of;
+    EXPECT_LE(entries[of], limit) << of;
   }
 }
 
@@ -232,7 +266,7 @@ void BystanderTest::Start() {
   bystanders_stub_ = v1::InferenceService::NewStub(
       bystanders_key_.empty() ? server_->channel()
                               : ChannelWithKey(server_->server().port(), bystanders_key_));
-  alone_ = TokensFrom(*bystanders_stub_, kBystandersAdapter);
+  alone_ = TokensFrom(*bystanders_stub_, bystanders_adapter_);
   ASSERT_EQ(alone_.size(), kBystandersTokens);
   // A thread of gRPC's has the program's name at first.
   for (int threads = -1; std::exchange(threads, Threads()) != threads;) absl::SleepFor(kSettling);
@@ -243,7 +277,7 @@ void BystanderTest::Start() {
 
 void BystanderTest::Watch() {
   while (!stop_) {
-    EXPECT_EQ(TokensFrom(*bystanders_stub_, kBystandersAdapter), alone_)
+    EXPECT_EQ(TokensFrom(*bystanders_stub_, bystanders_adapter_), alone_)
         << "another stream was touched";
     ++answers_;
   }
@@ -272,10 +306,12 @@ void BystanderTest::TearDown() {
   EXPECT_EQ(held.free_blocks, before_.free_blocks) << "blocks that nobody holds any more";
   EXPECT_LE(held.resident_bytes, before_.resident_bytes + kept_bytes_max_);
   CheckEntries(end);
-  EXPECT_EQ(CountOf(config_.data_dir + "/fetched/tmp"), 0);
+  while (!LeftOvers().empty() && SteadyNow() < end) absl::SleepFor(kSettling);
+  EXPECT_THAT(LeftOvers(), testing::IsEmpty());
   EvictAll();
   bystanders_stub_ = nullptr;
   server_ = nullptr;
+  EXPECT_THAT(LeftOvers(), testing::IsEmpty()) << "by a server that is gone";
   EXPECT_EQ(Children(), 0);
   while (Threads() > threads_alone_ && SteadyNow() < end) absl::SleepFor(kSettling);
   EXPECT_LE(Threads(), threads_alone_) << "of a server that is gone";
@@ -362,5 +398,22 @@ void BystanderTest::AskForMany(const std::string& stem, int count, int callers) 
 }
 
 int64_t BystanderTest::ResidentBytes() { return server().Status().resident_bytes(); }
+
+int64_t BystanderTest::PeakGrowthBytes(const std::function<void()>& calls) {
+  (void)server();
+  const auto peak_bytes = [] {
+    std::ifstream status("/proc/self/status");
+    std::string word;
+    int64_t kib = -1;
+    while (status >> word && word != "VmHWM:") continue;
+    EXPECT_TRUE(status >> kib);
+    return kib << 10;
+  };
+  std::ofstream reset("/proc/self/clear_refs");
+  EXPECT_TRUE(reset << "5" << std::flush) << "the peak begins at what is resident now";
+  const int64_t before = peak_bytes();
+  calls();
+  return peak_bytes() - before;
+}
 
 }  // namespace lorica

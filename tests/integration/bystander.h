@@ -4,9 +4,10 @@
 // other who asks for an adapter's tokens: all must be those that came before the test. Calls
 // that are refused must be so within kAnswerMax, and leave a line in the log. At the end the server
 // holds nothing of the test: no request, no block, no lease of an adapter, so that all can be
-// evicted and their tiers are empty, no descriptor, no thread, no temporary file, no entry of
-// what is kept of requests, of contents not more than there are (lorica_held_entries), and little
-// more memory than before; and no child and no thread of ours outlives the server.
+// evicted and their tiers are empty, no descriptor, no thread, nothing half beneath --data-dir (a
+// temporary file, a copy, a journal), no entry of what is kept of requests, of contents, names,
+// tenants and their bills not more than there are (lorica_held_entries), and little more memory
+// than before; and no child and no thread of ours outlives the server.
 #pragma once
 
 #include <gtest/gtest.h>
@@ -49,6 +50,8 @@ class BystanderTest : public ::testing::Test {
   // The test's calls are of the tenant "mallory", an operator, the bystander's of "victim", a user.
   // Before the first call.
   void InTwoTenants();
+  // Where folders cannot be looked at meanwhile. Before the first call.
+  void LetsTheBystanderAskForTheBase() { bystanders_adapter_.clear(); }
   // So many generations that no name leads to any more, which are kept as long as there is room.
   void LeavesUnnamed(int generations) { unnamed_ = generations; }
   // Millions of small pieces leave many holes.
@@ -76,6 +79,8 @@ class BystanderTest : public ::testing::Test {
   // For stem0, stem1 and so on, which nobody has, by several callers at once.
   void AskForMany(const std::string& stem, int count, int callers);
   int64_t ResidentBytes();
+  // By how much the process was larger than before at any moment of `calls`.
+  int64_t PeakGrowthBytes(const std::function<void()>& calls);
 
  private:
   struct Held {
@@ -87,6 +92,7 @@ class BystanderTest : public ::testing::Test {
     int64_t resident_bytes = 0;
   };
   void Start();
+  std::vector<std::string> LeftOvers() const;
   static std::vector<int32_t> TokensFrom(v1::InferenceService::Stub& stub,
                                          const std::string& adapter);
   static int CountOf(const std::string& folder);
@@ -97,6 +103,7 @@ class BystanderTest : public ::testing::Test {
   std::map<std::string, int64_t> EntriesNow();
   bool HoldsMore(const Held& held, const Held& before) const;
   int64_t Contents() const;
+  int64_t TenantsNow() const;
   void CheckEntries(absl::Time end);
   v1::ListAdaptersResponse Listed();
   void EvictAll();
@@ -106,6 +113,7 @@ class BystanderTest : public ::testing::Test {
   absl::Duration answer_max_ = kAnswerMax;
   std::string key_;
   std::string bystanders_key_;  // empty: the test's
+  std::string bystanders_adapter_ = "other";
   TemporaryFolder keys_;
   std::unique_ptr<v1::InferenceService::Stub> bystanders_stub_;
   int unnamed_ = 0;

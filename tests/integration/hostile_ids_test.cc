@@ -2,10 +2,13 @@
 // packet, a path or a line of log that it wrote, and nobody else notices.
 #include <atomic>
 #include <regex>
+#include <set>
 
+#include "absl/algorithm/container.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_split.h"
 #include "gmock/gmock.h"
+#include "tests/fakes/connect_shim.h"
 #include "tests/fakes/fake_hub.h"
 #include "tests/integration/bystander.h"
 #include "tests/server/http/http_call.h"
@@ -104,6 +107,17 @@ TEST_F(HostileIds, UrlsAreRefusedAndNobodyIsAsked) {
   config().hub_allow = "*";
   config().hub_endpoint = hub_.endpoint();
   config().data_dir = data();
+  // The calls' own connections; from here on all others are seen, whoever is asked for.
+  const std::vector<std::string> own = {absl::StrCat(server().server().port()),
+                                        absl::StrCat(server().server().http_port())};
+  const fakes::WatchedConnects connects;
+  const auto asked = [&] {
+    std::set<std::string> seen;
+    for (const std::string& name : connects.Seen()) {
+      if (name != "127.0.0.1" && !absl::c_linear_search(own, name)) seen.insert(name);
+    }
+    return seen;
+  };
   const std::string here = hub_.endpoint() + "/org/a";
   for (const std::string& id :
        {std::string("http://169.254.169.254/latest"), std::string("file:///etc/passwd"),
@@ -118,6 +132,11 @@ TEST_F(HostileIds, UrlsAreRefusedAndNobodyIsAsked) {
     EXPECT_EQ(Register("mine", source), StatusCode::INVALID_ARGUMENT) << source;
   }
   EXPECT_TRUE(hub_.requests().empty());
+  EXPECT_THAT(asked(), testing::IsEmpty());
+  // What may be asked for is, and is seen.
+  EXPECT_EQ(CodeOfAdapter("org/nobody"), StatusCode::NOT_FOUND);
+  const std::string endpoint = hub_.endpoint();
+  EXPECT_THAT(asked(), testing::ElementsAre(endpoint.substr(endpoint.rfind(':') + 1)));
 }
 
 TEST_F(HostileIds, NamesThatDifferByCaseAlone) {
