@@ -100,11 +100,14 @@ TEST(AdapterConfigTest, BoundsDepthKeysAndSize) {
 }
 
 TEST(AdapterConfigTest, WantsPeftTypeLora) {
-  ExpectRefused(R"({"r":8})", "peft_type is missing");
-  ExpectRefused(R"({"r":8,"peft_type":null})", "peft_type is missing");
-  ExpectRefused(R"({"r":8,"peft_type":"IA3"})", "peft_type 'IA3' is not supported");
-  ExpectRefused(R"({"r":8,"peft_type":"XLORA"})", "peft_type 'XLORA' is not supported");
-  ExpectRefused(R"({"r":8,"peft_type":5})", "peft_type 5 is not supported");
+  ExpectRefused(R"({"r":8})", "peft_type is missing: only LORA adapters are served");
+  ExpectRefused(R"({"r":8,"peft_type":null})",
+                "peft_type is missing: only LORA adapters are served");
+  ExpectRefused(R"({"r":8,"peft_type":"IA3"})",
+                "peft_type 'IA3' is not supported: only LORA is served");
+  ExpectRefused(R"({"r":8,"peft_type":"XLORA"})",
+                "peft_type 'XLORA' is not supported: only LORA is served");
+  ExpectRefused(R"({"r":8,"peft_type":5})", "peft_type 5 is not supported: only LORA is served");
 }
 
 TEST(AdapterConfigTest, ChecksTaskType) {
@@ -254,6 +257,39 @@ int RankOf(const Ranks& entries, const std::string& module) {
   EXPECT_TRUE(table.ok()) << table.status();
   const int* found = table->Find(module);
   return found == nullptr ? 0 : *found;
+}
+
+// A key whose program is as large: one instruction a letter, and some for what every key is in.
+std::string KeyOfProgram(int size) {
+  constexpr int kAround = 15;
+  const int letters = size - kAround;
+  return absl::StrCat("(abcd){", letters / 4, "}", std::string(letters % 4, 'x'));
+}
+
+absl::Status StatusOf(const Ranks& entries) {
+  return PatternTable<int>::Compile("rank_pattern", entries).status();
+}
+
+TEST(ModulePatternTest, BoundsTheProgramOfAKey) {
+  constexpr int kProgram = 4000;
+  EXPECT_TRUE(StatusOf({{KeyOfProgram(kProgram), 4}}).ok());
+  const absl::Status beyond = StatusOf({{KeyOfProgram(kProgram + 1), 4}});
+  EXPECT_TRUE(absl::IsFailedPrecondition(beyond)) << beyond;
+  EXPECT_THAT(std::string(beyond.message()), HasSubstr("rank_pattern key '(abcd){996}xx' is too"
+                                                       " complex"));
+}
+
+TEST(ModulePatternTest, BoundsTheProgramsOfATable) {
+  constexpr int kPrograms = 262'144, kOne = 4000;
+  Ranks entries(kPrograms / kOne, {KeyOfProgram(kOne), 4});
+  const int rest = kPrograms % kOne;
+  entries.emplace_back(KeyOfProgram(rest), 4);
+  EXPECT_TRUE(StatusOf(entries).ok());
+  entries.back().first = KeyOfProgram(rest + 1);
+  const absl::Status beyond = StatusOf(entries);
+  EXPECT_TRUE(absl::IsFailedPrecondition(beyond)) << beyond;
+  EXPECT_THAT(std::string(beyond.message()), HasSubstr("the patterns of rank_pattern are too"
+                                                       " complex"));
 }
 
 TEST(ModulePatternTest, MatchesWholeNamesOrWhatFollowsADot) {

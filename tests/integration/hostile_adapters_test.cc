@@ -137,16 +137,31 @@ TEST_F(HostileAdapters, ConfigurationsThatAreNone) {
 }
 
 TEST_F(HostileAdapters, MethodsThatAreNotLora) {
-  for (const char* type : {"", "\"IA3\"", "\"XLORA\"", "5", "null", "\"lora\""}) {
-    EXPECT_EQ(CodeOfField("peft_type", type), kNotServable) << type;
+  const std::vector<std::pair<std::string, std::string>> types = {
+      {"", "peft_type is missing: only LORA adapters are served"},
+      {"null", "peft_type is missing: only LORA adapters are served"},
+      {"\"IA3\"", "peft_type 'IA3' is not supported: only LORA is served"},
+      {"\"XLORA\"", "peft_type 'XLORA' is not supported: only LORA is served"},
+      {"5", "peft_type 5 is not supported: only LORA is served"},
+      {"\"lora\"", "peft_type 'lora' is not supported: only LORA is served"}};
+  for (const auto& [type, text] : types) {
+    ExpectRefused(StatusOfConfig(ConfigWith({{"peft_type", type}})), text);
   }
-  EXPECT_EQ(CodeOfField("r", ""), kNotServable);
+  ExpectRefused(StatusOfConfig(ConfigWith({{"r", ""}})), "r (the rank) is missing");
 }
 
 TEST_F(HostileAdapters, RanksThatAreNone) {
+  // What the tensors have is in the pattern, so nothing but r itself can be refused.
+  const auto with_rank = [](const char* rank) {
+    return ConfigWith({{"r", rank}, {"rank_pattern", "{\"q_proj\":4}"}});
+  };
   for (const char* rank :
-       {"0", "-8", "8.5", "\"8\"", "1000000000", "9223372036854775808", "true"}) {
-    EXPECT_EQ(CodeOfField("r", rank), kNotServable) << rank;
+       {"0", "-8", "8.5", "\"8\"", "1000000000", "9223372036854775808", "true", "257"}) {
+    SCOPED_TRACE(rank);
+    ExpectRefused(StatusOfConfig(with_rank(rank)), "expected a whole number from 1 to 256");
+  }
+  for (const char* rank : {"1", "8", "256"}) {
+    EXPECT_EQ(CodeOfConfig(with_rank(rank)), StatusCode::OK) << rank;
   }
   EXPECT_EQ(CodeOfField("r", "8"), kNotServable) << "the tensors say 4";
   constexpr int kValues = 48;

@@ -1,5 +1,6 @@
 // Goal: what operators do to a running server: change an adapter's content under load,
 // register and delete, drain, cancel, start a second one by mistake.
+#include <gmock/gmock.h>
 #include <gtest/gtest.h>
 #include <signal.h>
 
@@ -18,6 +19,9 @@ namespace {
 
 namespace fs = std::filesystem;
 using absl::StatusCode;
+using testing::HasSubstr;
+
+const absl::Duration kRefusedMax = kInstrumentationFactor * absl::Seconds(10);
 
 constexpr char kPrompt[] =
     "<|im_start|>user\nTicket: I was charged twice for LedgerPro<|im_end|>\n"
@@ -210,9 +214,34 @@ TEST_F(Lifecycle, ASecondServerOnTheSameFolderIsRefused) {
   options.data_dir = data.path();
   auto first = ServerProcess::Start(options);
   ASSERT_TRUE(first.ok()) << first.status();
-  auto second = ServerProcess::Start(options);
-  ASSERT_FALSE(second.ok());
-  EXPECT_NE(std::string(second.status().message()).find("data"), std::string::npos);
+  const auto second = ServerProcess::Launch(options);
+  ASSERT_TRUE(second.ok()) << second.status();
+  EXPECT_EQ((*second)->WaitForExit(kRefusedMax), 1) << (*second)->Log();
+  EXPECT_THAT((*second)->Log(),
+              HasSubstr(absl::StrCat("--data-dir ", data.path(), " is in use by another server")));
+  EXPECT_TRUE((*first)->NewClient()->GetStatus().ok());
+}
+
+TEST_F(Lifecycle, ASecondServerOnTheSamePortIsRefused) {
+  ServerProcess::Options options;
+  options.model = std::string(LORICA_TEST_DATA) + "/reference/tiny-llama";
+  options.adapters_dir = folder_.path();
+  options.flags = {"--http-address", "127.0.0.1:0"};
+  auto first = ServerProcess::Start(options);
+  ASSERT_TRUE(first.ok()) << first.status();
+  const std::string http = absl::StrCat("127.0.0.1:", (*first)->http_port());
+  const auto expect_refused = [&options](const std::string& address, const std::string& flag) {
+    const auto second = ServerProcess::Launch(options);
+    ASSERT_TRUE(second.ok()) << second.status();
+    EXPECT_EQ((*second)->WaitForExit(kRefusedMax), 1) << (*second)->Log();
+    EXPECT_THAT((*second)->Log(), HasSubstr(absl::StrCat("cannot listen on ", address, ": ")));
+    EXPECT_THAT((*second)->Log(), HasSubstr("choose another with " + flag));
+  };
+  options.flags = {"--http-address", http};
+  expect_refused(http, "--http-address");
+  options.flags.clear();
+  options.grpc_address = (*first)->address();
+  expect_refused((*first)->address(), "--grpc-address");
   EXPECT_TRUE((*first)->NewClient()->GetStatus().ok());
 }
 

@@ -79,7 +79,7 @@ absl::StatusOr<std::unique_ptr<ServerProcess>> ServerProcess::Launch(const Optio
       "--data-dir",
       options.data_dir.empty() ? folder + "/data" : options.data_dir,
       "--grpc-address",
-      "127.0.0.1:0",
+      options.grpc_address,
       "--port-file",
       folder + "/port"};
   arguments.insert(arguments.end(), options.flags.begin(), options.flags.end());

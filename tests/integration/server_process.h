@@ -21,6 +21,7 @@ class ServerProcess {
     std::string adapters_dir;
     std::vector<std::string> flags;  // further ones
     std::string data_dir;            // empty = one of its own
+    std::string grpc_address = "127.0.0.1:0";
     ClientOptions client;            // keys and TLS that it asks for; the address is filled in
     absl::Duration start_limit = absl::Seconds(60);
   };
