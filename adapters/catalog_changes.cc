@@ -144,7 +144,7 @@ absl::Status AdapterCatalog::Put(const RegisteredName& name) {
   if (registry_ != nullptr) {
     absl::Status status = registry_->Put(name);
     // The next start may find it done, and wants its content then.
-    if (absl::IsUnavailable(status)) CountContent(name, 1);
+    if (registry_->is_broken()) CountContent(name, 1);
     if (!status.ok()) return status;
   }
   Publish(key, &name);

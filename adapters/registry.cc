@@ -6,6 +6,7 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <atomic>
 #include <cerrno>
 #include <cstring>
 #include <deque>
@@ -17,12 +18,15 @@
 #include "absl/strings/string_view.h"
 #include "absl/synchronization/mutex.h"
 #include "absl/synchronization/notification.h"
+#include "absl/time/clock.h"
 #include "adapters/content_store.h"
+#include "adapters/hub/steady_now.h"
 #include "kernels/check.h"
 
 namespace lorica {
 namespace {
 
+constexpr absl::Duration kLockPoll = absl::Milliseconds(10);
 constexpr int kApplicationId = 0x4c6f7261;  // "Lora"
 
 constexpr char kSettings[] =
@@ -119,6 +123,7 @@ struct Registry::Impl {
   using Database = std::unique_ptr<sqlite3, CloseDatabase>;
   struct Job {
     std::function<absl::Status()> work;
+    const absl::Time queued = SteadyNow();
     absl::Status status;
     absl::Notification done;
   };
@@ -128,6 +133,9 @@ struct Registry::Impl {
   absl::Status MakeSchema();
   absl::Status Unusable(absl::string_view why) const;
   int64_t Pragma(const char* sql);
+  static int WaitForLock(void* impl, int tries);
+  absl::Time WaitEnd(absl::Time queued) const;
+  absl::Status Break(std::string why);
   absl::Status Change(const std::function<int()>& statements);
   absl::Status ChangeFailed(int code);
   absl::StatusOr<std::vector<RegisteredName>> LoadAll();
@@ -142,6 +150,9 @@ struct Registry::Impl {
   Database db;
   absl::Status at_open;  // of the first write
   absl::Status broken;   // why nothing is written any more
+  std::atomic<bool> is_broken{false};
+  absl::Time wait_end = SteadyNow() + kRegistryBusyWait;  // for another program's lock
+  absl::Time held_at = absl::InfinitePast();  // when a change was last refused for such a lock
 
   absl::Mutex mutex;
   std::deque<Job*> jobs ABSL_GUARDED_BY(mutex);
@@ -170,11 +181,14 @@ absl::Status Registry::Impl::OpenDatabase() {
       sqlite3_open_v2(path.c_str(), &opened, SQLITE_OPEN_READWRITE | SQLITE_OPEN_NOMUTEX, nullptr);
   db.reset(opened);
   if (code != SQLITE_OK) return Unusable(sqlite3_errstr(code));
-  sqlite3_busy_timeout(db.get(), static_cast<int>(absl::ToInt64Milliseconds(kRegistryBusyWait)));
+  sqlite3_busy_handler(db.get(), &WaitForLock, this);
   sqlite3_db_config(db.get(), SQLITE_DBCONFIG_DEFENSIVE, 1, nullptr);
-  if (sqlite3_exec(db.get(), kSettings, nullptr, nullptr, nullptr) != SQLITE_OK) {
-    return Unusable(sqlite3_errmsg(db.get()));
+  const int settled = sqlite3_exec(db.get(), kSettings, nullptr, nullptr, nullptr);
+  if (settled == SQLITE_BUSY) {
+    return absl::FailedPreconditionError(
+        absl::StrCat("the registry ", path, " is held by another program: end that one first"));
   }
+  if (settled != SQLITE_OK) return Unusable(sqlite3_errmsg(db.get()));
   return CheckDatabase();
 }
 
@@ -230,6 +244,26 @@ bool Registry::Impl::FileIsThere() const {
   return stat(path.c_str(), &now) == 0 && now.st_dev == file.st_dev && now.st_ino == file.st_ino;
 }
 
+// Asked by SQLite whether to try again.
+int Registry::Impl::WaitForLock(void* impl, int /*tries*/) {
+  const absl::Duration left = static_cast<Impl*>(impl)->wait_end - SteadyNow();
+  if (left <= absl::ZeroDuration()) return 0;
+  absl::SleepFor(std::min(left, kLockPoll));
+  return 1;
+}
+
+// Once a change has waited in vain, those behind it, here or for the catalog, do not wait anew.
+absl::Time Registry::Impl::WaitEnd(absl::Time queued) const {
+  const absl::Time now = SteadyNow();
+  return now - held_at < kRegistryBusyWait ? now : queued + kRegistryBusyWait;
+}
+
+absl::Status Registry::Impl::Break(std::string why) {
+  is_broken = true;
+  broken = absl::UnavailableError(why);
+  return broken;
+}
+
 absl::Status Registry::Impl::ChangeFailed(int code) {
   const std::string why = sqlite3_errmsg(db.get());
   if (sqlite3_get_autocommit(db.get()) == 0) {
@@ -238,26 +272,25 @@ absl::Status Registry::Impl::ChangeFailed(int code) {
   const int kind = code & 0xff;
   if (kind == SQLITE_FULL) return DataDiskFull();
   if (kind == SQLITE_BUSY) {
+    held_at = SteadyNow();
     return absl::UnavailableError("another program holds the registry: nothing was changed");
   }
   // After a failed sync a second one may succeed without having written.
-  broken = absl::UnavailableError(
+  return Break(
       absl::StrCat("the registry cannot be written any more (", why,
                    "): names are served as they are; look at the disk and restart the server"));
-  return broken;
 }
 
 absl::Status Registry::Impl::Change(const std::function<int()>& statements) {
   if (!broken.ok()) return broken;
   if (!FileIsThere()) {
-    broken = absl::UnavailableError(
-        "the registry's file was moved or deleted: put it back and restart the server");
-    return broken;
+    return Break("the registry's file was moved or deleted: put it back and restart the server");
   }
   int code = sqlite3_exec(db.get(), "BEGIN IMMEDIATE", nullptr, nullptr, nullptr);
   if (code == SQLITE_OK) code = statements();
   if (code == SQLITE_OK) code = sqlite3_exec(db.get(), "COMMIT", nullptr, nullptr, nullptr);
   if (code != SQLITE_OK) return ChangeFailed(code);
+  held_at = absl::InfinitePast();
   return absl::OkStatus();
 }
 
@@ -344,6 +377,7 @@ void Registry::Impl::Loop() {
       job = jobs.front();
       jobs.pop_front();
     }
+    wait_end = WaitEnd(job->queued);
     job->status = job->work();
     job->done.Notify();
   }
@@ -384,6 +418,8 @@ absl::StatusOr<std::unique_ptr<Registry>> Registry::Open(const std::string& path
 }
 
 absl::Status Registry::at_open() const { return impl_->at_open; }
+
+bool Registry::is_broken() const { return impl_->is_broken; }
 
 absl::StatusOr<std::vector<RegisteredName>> Registry::Load() {
   absl::StatusOr<std::vector<RegisteredName>> names;

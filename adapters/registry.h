@@ -26,7 +26,9 @@
 namespace lorica {
 
 inline constexpr int kRegistrySchema = 4;  // older ones are brought up to it
-inline constexpr absl::Duration kRegistryBusyWait = absl::Seconds(5);
+// For another program's lock, from when a change is asked for. For as long again after one has
+// waited in vain the next ones only try.
+inline constexpr absl::Duration kRegistryBusyWait = absl::Seconds(3);
 
 // Content that is there before the registry is opened, and where it lies.
 struct CopiesBeside {
@@ -49,10 +51,12 @@ class Registry {
   // All rows, by (tenant, name).
   absl::StatusOr<std::vector<RegisteredName>> Load();
   // Writes the whole row. ResourceExhausted: the disk is full, nothing changed.
-  // Unavailable: the disk failed, or the file was moved away; the row is as it was or as
-  // asked, which the next start tells. After that every change is refused so.
+  // Unavailable: another program holds the database, nothing changed; or it is broken.
   absl::Status Put(const RegisteredName& name);
   absl::Status Erase(const std::string& tenant, const std::string& name);
+  // A change met a disk that failed, or the file was moved away: the row is as it was or as
+  // asked, which the next start tells. Every later change is refused.
+  bool is_broken() const;
 
  private:
   struct Impl;

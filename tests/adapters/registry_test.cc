@@ -10,6 +10,7 @@
 #include <thread>
 
 #include "absl/strings/str_cat.h"
+#include "adapters/hub/steady_now.h"
 #include "tests/fakes/faulty_vfs.h"
 #include "tests/fakes/temporary_folder.h"
 
@@ -17,9 +18,11 @@ namespace lorica {
 namespace {
 
 namespace fs = std::filesystem;
+using ::testing::AllOf;
 using ::testing::ElementsAre;
 using ::testing::HasSubstr;
 using ::testing::IsEmpty;
+using ::testing::Not;
 
 RegisteredName Adapter(const std::string& name, int generations, const std::string& tenant = "t") {
   RegisteredName row{.tenant = tenant, .name = name, .current = generations};
@@ -42,6 +45,20 @@ std::string Show(const RegisteredName& row) {
   }
   return text;
 }
+
+// Holds a lock of the database while it lives.
+class OtherProgram {
+ public:
+  OtherProgram(const std::string& path, const char* lock) {
+    EXPECT_EQ(sqlite3_open(path.c_str(), &db_), SQLITE_OK);
+    EXPECT_EQ(sqlite3_exec(db_, lock, nullptr, nullptr, nullptr), SQLITE_OK);
+  }
+  ~OtherProgram() { sqlite3_close(db_); }
+  OtherProgram(const OtherProgram&) = delete;
+
+ private:
+  sqlite3* db_ = nullptr;
+};
 
 class RegistryTest : public ::testing::Test {
  protected:
@@ -272,15 +289,51 @@ TEST_F(RegistryTest, TakesOverAWriteAheadLog) {
 }
 
 TEST_F(RegistryTest, WaitsForAnotherProgramOnlySoLong) {
+  const auto registry = Open();
+  for (const char* lock : {"BEGIN EXCLUSIVE", "BEGIN; SELECT * FROM names"}) {
+    SCOPED_TRACE(lock);
+    ASSERT_TRUE(registry->Put(Adapter("a", 1)).ok());
+    const OtherProgram other(path_, lock);
+    const absl::Time began = SteadyNow();
+    std::vector<std::thread> threads;
+    for (int i = 0; i < 8; ++i) {
+      threads.emplace_back([&, i] {
+        const absl::Status status = registry->Put(Adapter(absl::StrCat("b", i), 1));
+        EXPECT_TRUE(absl::IsUnavailable(status)) << status;
+        EXPECT_THAT(std::string(status.message()), HasSubstr("another program"));
+      });
+    }
+    for (std::thread& thread : threads) thread.join();
+    EXPECT_GE(SteadyNow() - began, kRegistryBusyWait);
+    EXPECT_LT(SteadyNow() - began, kRegistryBusyWait + absl::Seconds(2));
+    EXPECT_TRUE(absl::IsUnavailable(registry->Erase("t", "a")));
+    EXPECT_LT(SteadyNow() - began, kRegistryBusyWait + absl::Seconds(2)) << "it is known";
+  }
+  EXPECT_FALSE(registry->is_broken());
+  EXPECT_THAT(Rows(*registry), ElementsAre(Show(Adapter("a", 1))));
+  EXPECT_TRUE(registry->Put(Adapter("b", 1)).ok());
+}
+
+TEST_F(RegistryTest, WaitsUntilAnotherProgramLetsGo) {
+  const auto registry = Open();
+  auto other = std::make_unique<OtherProgram>(path_, "BEGIN EXCLUSIVE");
+  std::thread later([&other] {
+    absl::SleepFor(kRegistryBusyWait / 3);
+    other.reset();
+  });
+  const absl::Status status = registry->Put(Adapter("a", 1));
+  later.join();
+  EXPECT_TRUE(status.ok()) << status;
+}
+
+TEST_F(RegistryTest, AnotherProgramThatHoldsItStopsTheStart) {
   ASSERT_TRUE(Open()->Put(Adapter("a", 1)).ok());
-  sqlite3* other = nullptr;
-  ASSERT_EQ(sqlite3_open(path_.c_str(), &other), SQLITE_OK);
-  sqlite3_exec(other, "BEGIN EXCLUSIVE", nullptr, nullptr, nullptr);
-  const absl::Time began = absl::Now();
-  EXPECT_FALSE(Registry::Open(path_).ok());
-  EXPECT_LT(absl::Now() - began, 2 * kRegistryBusyWait + absl::Seconds(2));
-  sqlite3_exec(other, "ROLLBACK", nullptr, nullptr, nullptr);
-  sqlite3_close(other);
+  {
+    const OtherProgram other(path_, "BEGIN EXCLUSIVE");
+    const absl::Time began = SteadyNow();
+    EXPECT_THAT(Refusal(), AllOf(HasSubstr("another program"), Not(HasSubstr("backup"))));
+    EXPECT_LT(SteadyNow() - began, kRegistryBusyWait + absl::Seconds(2));
+  }
   EXPECT_EQ(Rows().size(), 1u);
 }
 

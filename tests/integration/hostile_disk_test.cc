@@ -4,6 +4,7 @@
 #include <sqlite3.h>
 #include <sys/mount.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <cstring>
 #include <filesystem>
@@ -35,6 +36,12 @@ class HostileDisk : public BystanderTest {
     const grpc::Status status = server.admin().RegisterAdapter(&context, request, &response);
     EXPECT_LT(absl::Now() - begun, kAnswerMax) << status.error_message();
     return status.error_code();
+  }
+  int64_t Copies() const {
+    const fs::directory_iterator copies(data() + "/registered");
+    return std::count_if(begin(copies), end(copies), [](const fs::directory_entry& entry) {
+      return entry.path().filename().string().size() == 64;  // a digest
+    });
   }
   std::string Registry() const { return data() + "/registry.db"; }
   // Behind the first page's head, which names the format.
@@ -98,6 +105,40 @@ TEST_F(HostileDisk, ARegistryThatIsDamagedOrGoneRefusesChangesAndWhatIsKnownIsSe
   fs::rename(Registry(), Registry() + ".away");
   EXPECT_EQ(Register("three"), StatusCode::UNAVAILABLE);
   EXPECT_EQ(TokensOf("one"), TokensOf("plain"));
+}
+
+// Row 106: of many changes at once none waits for the others' waits, and whoever only asks gets
+// an answer.
+TEST_F(HostileDisk, ARegistryThatAnotherProgramHoldsRefusesAllChangesInTime) {
+  ASSERT_EQ(Register("one"), StatusCode::OK);
+  sqlite3* other = nullptr;
+  ASSERT_EQ(sqlite3_open(Registry().c_str(), &other), SQLITE_OK);
+  ASSERT_EQ(sqlite3_exec(other, "BEGIN EXCLUSIVE", nullptr, nullptr, nullptr), SQLITE_OK);
+  std::vector<std::thread> callers;
+  for (int i = 0; i < 16; ++i) {
+    callers.emplace_back([this, i] {
+      const grpc::Status status = BystanderTest::Register(absl::StrCat("held", i), "other");
+      EXPECT_EQ(status.error_code(), StatusCode::UNAVAILABLE) << status.error_message();
+      EXPECT_THAT(status.error_message(), testing::HasSubstr("another program holds"));
+    });
+  }
+  absl::SleepFor(absl::Milliseconds(200));
+  callers.emplace_back([this] {
+    EXPECT_TRUE(Timed([this] {
+                  Context context;
+                  v1::GetAdapterRequest request;
+                  request.set_adapter_id("one");
+                  v1::GetAdapterResponse response;
+                  return server().admin().GetAdapter(&context, request, &response);
+                }).ok());
+  });
+  EXPECT_EQ(TokensOf("one"), TokensOf("plain"));
+  for (std::thread& caller : callers) caller.join();
+  sqlite3_close(other);
+  EXPECT_EQ(CodeOfAdapter("held0"), StatusCode::NOT_FOUND);
+  EXPECT_EQ(Register("two"), StatusCode::OK);
+  EXPECT_EQ(TokensOf("two"), TokensOf("plain"));
+  EXPECT_EQ(Copies(), 1) << "of what is registered";
 }
 
 // Row 106.
