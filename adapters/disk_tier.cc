@@ -204,13 +204,17 @@ absl::StatusOr<std::unique_ptr<DownloadSink>> DiskTier::Staging::Create(const st
 }
 
 DiskTier::DiskTier(std::string folder, std::shared_ptr<Source> content,
-                   std::unique_ptr<DiskIndex> index)
-    : folder_(std::move(folder)), content_(std::move(content)), index_(std::move(index)) {}
+                   std::unique_ptr<DiskIndex> index, std::function<absl::Time()> clock)
+    : folder_(std::move(folder)),
+      content_(std::move(content)),
+      clock_(std::move(clock)),
+      index_(std::move(index)) {}
 
 DiskTier::~DiskTier() = default;
 
 absl::StatusOr<std::unique_ptr<DiskTier>> DiskTier::Open(const std::string& folder,
-                                                         int64_t bytes_max) {
+                                                         int64_t bytes_max,
+                                                         std::function<absl::Time()> clock) {
   std::error_code error;
   fs::remove_all(folder + "/tmp", error);
   if (!error) fs::create_directories(folder + "/tmp", error);
@@ -219,8 +223,8 @@ absl::StatusOr<std::unique_ptr<DiskTier>> DiskTier::Open(const std::string& fold
   if (error) return FolderError(folder, error.message());
   auto content = MakeLocalSource(folder + "/content");
   if (!content.ok()) return content.status();
-  std::unique_ptr<DiskTier> tier(
-      new DiskTier(folder, *std::move(content), std::make_unique<DiskIndex>(bytes_max)));
+  std::unique_ptr<DiskTier> tier(new DiskTier(
+      folder, *std::move(content), std::make_unique<DiskIndex>(bytes_max), std::move(clock)));
   if (absl::Status s = tier->Reconcile(); !s.ok()) return s;
   return tier;
 }
@@ -362,21 +366,27 @@ absl::StatusOr<DiskLease> DiskTier::Publish(std::unique_ptr<Staging> staging,
 
 absl::Status DiskTier::WriteOrigins(const std::string& digest) {
   mutex_.AssertHeld();
-  index_->written_down(digest) = absl::Now();
-  return WriteFile(absl::StrCat(ContentPath(digest), "/", kOriginsFile),
-                   WriteDiskOrigins(index_->Origins(digest)));
+  absl::Status status = WriteFile(absl::StrCat(ContentPath(digest), "/", kOriginsFile),
+                                  WriteDiskOrigins(index_->Origins(digest)));
+  WriteDownUse(digest);
+  return status;
 }
 
-// The time of the file that nobody reads while serving tells the order of use.
+// The time of the file that nobody reads while serving tells the order of use; not the wall
+// clock's, which may be set back between two uses.
+void DiskTier::WriteDownUse(const std::string& digest) {
+  mutex_.AssertHeld();
+  const absl::Time now = clock_();
+  index_->written_down(digest) = now;
+  const timespec times[] = {absl::ToTimespec(now), absl::ToTimespec(now)};
+  utimensat(AT_FDCWD, absl::StrCat(ContentPath(digest), "/", kOriginsFile).c_str(), times,
+            AT_SYMLINK_NOFOLLOW);
+}
+
 void DiskTier::Touch(const std::string& digest) {
   mutex_.AssertHeld();
   index_->Use(digest);
-  absl::Time& written_down = index_->written_down(digest);
-  const absl::Time now = absl::Now();
-  if (now - written_down < kUseWrittenDown) return;
-  written_down = now;
-  utimensat(AT_FDCWD, absl::StrCat(ContentPath(digest), "/", kOriginsFile).c_str(), nullptr,
-            AT_SYMLINK_NOFOLLOW);
+  if (clock_() - index_->written_down(digest) >= kUseWrittenDown) WriteDownUse(digest);
 }
 
 std::optional<DiskLease> DiskTier::Find(const RemoteOrigin& origin) {

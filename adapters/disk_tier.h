@@ -12,6 +12,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <optional>
 #include <string>
@@ -21,10 +22,12 @@
 #include "absl/base/thread_annotations.h"
 #include "absl/status/statusor.h"
 #include "absl/synchronization/mutex.h"
+#include "absl/time/time.h"
 #include "adapters/adapter_pool.h"
 #include "adapters/disk_origins.h"
 #include "adapters/hub/remote_source.h"
 #include "adapters/hub/source.h"
+#include "adapters/hub/steady_now.h"
 
 namespace lorica {
 
@@ -58,9 +61,9 @@ class DiskLease {
 class DiskTier {
  public:
   // Takes over what an earlier server left, and deletes what is not whole.
-  // FailedPrecondition: the folder cannot be made or read.
-  static absl::StatusOr<std::unique_ptr<DiskTier>> Open(const std::string& folder,
-                                                        int64_t bytes_max);
+  // FailedPrecondition: the folder cannot be made or read. `clock` says when something is used.
+  static absl::StatusOr<std::unique_ptr<DiskTier>> Open(
+      const std::string& folder, int64_t bytes_max, std::function<absl::Time()> clock = SteadyNow);
   ~DiskTier();
 
   // A folder to write into. Gives its room back and is deleted unless it is published; the
@@ -115,7 +118,8 @@ class DiskTier {
   TierStats stats() const;
 
  private:
-  DiskTier(std::string folder, std::shared_ptr<Source> content, std::unique_ptr<DiskIndex> index);
+  DiskTier(std::string folder, std::shared_ptr<Source> content, std::unique_ptr<DiskIndex> index,
+           std::function<absl::Time()> clock);
   std::string ContentPath(const std::string& digest) const;
   std::string NewTemporary();
   DiskLease LeaseOf(const std::string& digest, const std::string& commit);
@@ -123,12 +127,14 @@ class DiskTier {
   absl::Status ForgetOrigins(const std::string& digest, const std::string& access);
   absl::Status WriteOrigins(const std::string& digest);
   absl::Status MakeRoom(int64_t bytes, std::vector<std::string>* doomed);
+  void WriteDownUse(const std::string& digest);
   void Touch(const std::string& digest);
   absl::StatusOr<std::string> TakeName(const std::string& digest);
   void GiveBack(int64_t bytes);
 
   const std::string folder_;
   const std::shared_ptr<Source> content_;
+  const std::function<absl::Time()> clock_;
   mutable absl::Mutex mutex_;
   const std::unique_ptr<DiskIndex> index_ ABSL_PT_GUARDED_BY(mutex_);
   int64_t staged_bytes_ ABSL_GUARDED_BY(mutex_) = 0;

@@ -13,6 +13,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "adapters/sha256.h"
+#include "tests/fakes/clock_shim.h"
 #include "tests/fakes/disk_room.h"
 #include "tests/fakes/temporary_folder.h"
 
@@ -43,8 +44,9 @@ RemoteOrigin OriginOf(const std::string& repo, const std::string& revision = "ma
 
 class DiskTierTest : public ::testing::Test {
  protected:
-  std::unique_ptr<DiskTier> Open(int64_t bytes_max = 1000) {
-    auto tier = DiskTier::Open(folder_.path() + "/disk", bytes_max);
+  std::unique_ptr<DiskTier> Open(int64_t bytes_max = 1000,
+                                 std::function<absl::Time()> clock = SteadyNow) {
+    auto tier = DiskTier::Open(folder_.path() + "/disk", bytes_max, std::move(clock));
     EXPECT_TRUE(tier.ok()) << tier.status();
     return *std::move(tier);
   }
@@ -233,6 +235,26 @@ TEST_F(DiskTierTest, KeepsTheOrderOfUseAndAnewBoundAcrossARestart) {
   const auto tier = Open(299);
   EXPECT_FALSE(tier->Find(OriginOf("a")).has_value());
   EXPECT_TRUE(tier->Find(OriginOf("b")).has_value());
+  EXPECT_TRUE(tier->Find(OriginOf("c")).has_value());
+  CheckBooks(*tier);
+}
+
+TEST_F(DiskTierTest, AUseCountsAcrossARestartThoughTheWallClockIsSetBack) {
+  fakes::SteppedClock wall;
+  absl::Time now = SteadyNow();
+  {
+    const auto tier = Open(300, [&now] { return now; });
+    for (const char* repo : {"a", "b", "c"}) {
+      ASSERT_TRUE(Put(*tier, OriginOf(repo)).ok());
+      now += absl::Seconds(1);
+    }
+    wall.StepTo(-absl::Hours(24));
+    now += absl::Minutes(1);
+    EXPECT_TRUE(tier->Find(OriginOf("a")).has_value());
+  }
+  const auto tier = Open(299);
+  EXPECT_FALSE(tier->Find(OriginOf("b")).has_value()) << "the least recently used";
+  EXPECT_TRUE(tier->Find(OriginOf("a")).has_value());
   EXPECT_TRUE(tier->Find(OriginOf("c")).has_value());
   CheckBooks(*tier);
 }
