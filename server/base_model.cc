@@ -13,6 +13,7 @@
 #include <utility>
 #include <vector>
 
+#include "absl/functional/function_ref.h"
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_replace.h"
@@ -119,14 +120,18 @@ absl::StatusOr<std::set<std::string>> WeightFiles(const std::string& folder) {
   return files;
 }
 
-// Whether a folder holds all that the name asks for.
-bool IsWhole(const std::string& folder, const BaseModelName& name) {
-  if (!name.file.empty()) return fs::exists(folder + "/" + name.file);
-  if (!fs::exists(folder + "/" + kConfigFile)) return false;
+// Whether a folder holds all that the name asks for, where `has` says what it holds.
+bool IsWhole(const std::string& folder, const BaseModelName& name,
+             absl::FunctionRef<bool(const std::string&)> has) {
+  if (!name.file.empty()) return has(name.file);
+  if (!has(kConfigFile)) return false;
   const auto weights = WeightFiles(folder);
-  return weights.ok() && std::all_of(weights->begin(), weights->end(), [&](const auto& file) {
-           return fs::exists(folder + "/" + file);
-         });
+  return weights.ok() && std::all_of(weights->begin(), weights->end(), has);
+}
+
+bool IsWhole(const std::string& folder, const BaseModelName& name) {
+  return IsWhole(folder, name,
+                 [&](const std::string& file) { return fs::exists(folder + "/" + file); });
 }
 
 std::string PathOf(const std::string& folder, const BaseModelName& name) {
@@ -144,7 +149,19 @@ absl::StatusOr<std::optional<std::string>> Cached(const std::string& folder,
   if (!commit) return std::nullopt;
   const std::string snapshot = absl::StrCat(
       folder, "/models--", absl::StrReplaceAll(name.repo, {{"/", "--"}}), "/snapshots/", *commit);
-  if (!IsWhole(snapshot, name)) return std::nullopt;
+  const auto has = [&](const std::string& file) {
+    return (*cache)->Find(name.repo, *commit, file).has_value();
+  };
+  // What a model need not have may not lead elsewhere either.
+  const auto is_safe = [&](const std::string& file) {
+    return !fs::exists(fs::symlink_status(snapshot + "/" + file)) || has(file);
+  };
+  if (!is_safe(kIndexFile) || !std::all_of(std::begin(kTextFiles), std::end(kTextFiles), is_safe) ||
+      !IsWhole(snapshot, name, has)) {
+    spdlog::warn("the Hugging Face cache has not all of {}, or with links out of its folder",
+                 name.repo);
+    return std::nullopt;
+  }
   return PathOf(snapshot, name);
 }
 

@@ -170,6 +170,18 @@ TEST_F(BaseModelTest, AnOperatorsCacheIsReadWhereItIs) {
   Config config;
   config.model = *path;
   EXPECT_EQ(TinyServer(config).Status().model().layers(), TinyServer().Status().model().layers());
+  for (const auto& [file, content] : files_) {
+    if (file == "pytorch_model.bin") continue;
+    const fs::path link = repo / "snapshots" / commit_ / file;
+    hf.Write("elsewhere/" + file, content);
+    fs::remove(link);
+    fs::create_symlink("../../../elsewhere/" + file, link);
+    ASSERT_TRUE(fs::exists(link));
+    EXPECT_TRUE(absl::IsFailedPrecondition(fetch().status())) << file << " leads elsewhere";
+    fs::remove(link);
+    fs::create_symlink("../../blobs/" + file, link);
+    EXPECT_TRUE(fetch().ok()) << file;
+  }
   fs::remove(repo / "snapshots" / commit_ / "model-00002-of-00002.safetensors");
   EXPECT_TRUE(absl::IsFailedPrecondition(fetch().status())) << "a cache that is not whole";
 }
