@@ -65,10 +65,6 @@ AdapterCatalog::Followed AdapterCatalog::Follow(const std::string& tenant,
   return followed;
 }
 
-bool AdapterCatalog::MayUse(const std::string& tenant, const std::string& location) const {
-  return IsMerge(location) || scope_ == nullptr || scope_(tenant, ScopeOf(location));
-}
-
 absl::StatusOr<AdapterCatalog::Place> AdapterCatalog::PlaceOf(const std::string& tenant,
                                                               const std::string& adapter_id) const {
   const IdParts id = SplitId(adapter_id);

@@ -266,7 +266,10 @@ class AdapterCatalog {
   // Where to look for an id (without or with revision). NotFound: nowhere.
   absl::StatusOr<Place> PlaceOf(const std::string& tenant, const std::string& adapter_id) const;
   static bool IsMerge(const std::string& location);
+  // A merge: all that it was made of.
   bool MayUse(const std::string& tenant, const std::string& location) const;
+  absl::StatusOr<std::string> MergeLocation(const std::string& tenant,
+                                            const MergeChoice& choice) const;
   absl::StatusOr<GenerationPtr> Look(const Place& place);
   // What Look would say without hashing; nullopt: it would have to.
   std::optional<absl::StatusOr<GenerationPtr>> TryLook(const Place& place);

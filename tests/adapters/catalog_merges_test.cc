@@ -2,6 +2,8 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <set>
+
 #include "adapters/adapter_catalog.h"
 #include "tests/fakes/fake_loader.h"
 #include "tests/fakes/made_adapter.h"
@@ -93,6 +95,45 @@ TEST_F(CatalogMergesTest, AMergeIsAnAdapterLikeAnyOther) {
             merged->generation->digest);
   // It can be a part itself.
   EXPECT_TRUE(Merge("more", {{}, {{"both", 0.5}, {"part-1", 0.5}}}).ok());
+}
+
+// Whoever loses a part loses the merges made of it, whatever the part was called then and however
+// many merges lie between.
+TEST_F(CatalogMergesTest, AMergeIsForThoseWhoMayHaveAllThatItWasMadeOf) {
+  std::set<std::string> taken_away;
+  catalog_->SetScope([&](const std::string&, const std::string& location) {
+    return !taken_away.contains(location);
+  });
+  ASSERT_TRUE(catalog_->Register(kTenant, "named", {"secret", false, ""}).ok());
+  ASSERT_TRUE(catalog_->SetAlias(kTenant, "alias", "named", {}).ok());
+  ASSERT_TRUE(Merge("plain", Linear()).ok());
+  ASSERT_TRUE(Merge("by-name", {{}, {{"named", 0.5}, {"part-1", 0.5}}}).ok());
+  ASSERT_TRUE(Merge("by-alias", {{}, {{"alias", 0.4}, {"part-1", 0.5}}}).ok());
+  ASSERT_TRUE(Merge("nested", {{}, {{"by-name", 0.5}, {"part-2", 0.5}}}).ok());
+  EXPECT_EQ(catalog_->Get(kTenant, "nested")->location,
+            "merge:linear by-name=0.5 part-2=0.5 of part-1 part-2 secret");
+  const std::string plain = Digest("plain");
+  Start();
+  catalog_->SetScope([&](const std::string&, const std::string& location) {
+    return !taken_away.contains(location);
+  });
+  const auto served = [&](const std::string& id) {
+    const absl::Status status = catalog_->Find(kTenant, id).status();
+    EXPECT_TRUE(status.ok() || absl::IsNotFound(status)) << status;
+    return status.ok();
+  };
+  for (const char* id : {"plain", "by-name", "by-alias", "nested"}) EXPECT_TRUE(served(id)) << id;
+  taken_away = {"secret"};
+  EXPECT_TRUE(served("plain"));
+  EXPECT_EQ(Digest("plain"), plain);
+  for (const char* id : {"by-name", "by-alias", "nested"}) EXPECT_FALSE(served(id)) << id;
+  EXPECT_FALSE(Merge("again", {{}, {{"by-name", 0.5}, {"part-2", 0.5}}}).ok());
+  taken_away = {"part-2"};
+  EXPECT_FALSE(served("plain"));
+  EXPECT_FALSE(served("nested"));
+  EXPECT_TRUE(served("by-name"));
+  taken_away = {};
+  for (const char* id : {"plain", "by-name", "by-alias", "nested"}) EXPECT_TRUE(served(id)) << id;
 }
 
 // Merges that may differ read differently.
