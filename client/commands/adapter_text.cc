@@ -32,7 +32,23 @@ std::string Rank(const v1::Adapter& adapter) {
   return absl::StrCat(adapter.rank_max(), adapter.dora() ? " dora" : "");
 }
 
+// Of figures that the server tells operators alone.
+constexpr char kNotTold[] = "-";
+
+std::string Streams(const v1::Adapter& adapter) {
+  return adapter.has_lease_count() ? HumanCount(adapter.lease_count()) : kNotTold;
+}
+
+std::string Hits(const v1::Adapter& adapter) {
+  return adapter.has_hit_count() ? HumanCount(adapter.hit_count()) : kNotTold;
+}
+
+std::string Loads(const v1::Adapter& adapter) {
+  return adapter.has_load_count() ? HumanCount(adapter.load_count()) : kNotTold;
+}
+
 std::string LastUsed(const v1::Adapter& adapter) {
+  if (!adapter.has_last_used_seconds_ago()) return kNotTold;
   const double ago = adapter.last_used_seconds_ago();
   return ago < 0 ? "never" : absl::StrCat(HumanDuration(ago), " ago");
 }
@@ -64,8 +80,7 @@ std::string AdapterTable(const std::vector<v1::Adapter>& adapters, FILE* stream)
     const std::string alias = adapter.alias_of().empty() ? "" : " = " + adapter.alias_of();
     table.AddRow({Printable(adapter.adapter_id() + alias), Digest(adapter), Where(adapter),
                   Word(adapter, "pinned"), Rank(adapter), Bytes(adapter.device_bytes()),
-                  HumanCount(adapter.lease_count()), HumanCount(adapter.hit_count()),
-                  HumanCount(adapter.load_count()), LastUsed(adapter)});
+                  Streams(adapter), Hits(adapter), Loads(adapter), LastUsed(adapter)});
   }
   return table.ToString(stream);
 }
@@ -118,9 +133,9 @@ std::string AdapterDetails(const v1::Adapter& adapter, FILE* stream) {
       &text);
   Row("file", Bytes(adapter.file_bytes()), stream, &text);
   Row("device", Bytes(adapter.device_bytes()), stream, &text);
-  Row("streams", HumanCount(adapter.lease_count()), stream, &text);
-  Row("hits", HumanCount(adapter.hit_count()), stream, &text);
-  Row("loads", HumanCount(adapter.load_count()), stream, &text);
+  Row("streams", Streams(adapter), stream, &text);
+  Row("hits", Hits(adapter), stream, &text);
+  Row("loads", Loads(adapter), stream, &text);
   Row("last load", adapter.last_load_ms() == 0 ? "" : HumanDuration(adapter.last_load_ms() / 1000),
       stream, &text);
   Row("last used", LastUsed(adapter), stream, &text);

@@ -38,9 +38,9 @@ void FillUse(const PoolEntryInfo& info, absl::Time now, v1::Adapter* message) {
   message->set_load_count(info.load_count);
   message->set_lease_count(info.lease_count);
   message->set_last_load_ms(absl::ToDoubleMilliseconds(info.last_load));
-  if (info.last_used != absl::InfinitePast()) {
-    message->set_last_used_seconds_ago(std::max(0.0, absl::ToDoubleSeconds(now - info.last_used)));
-  }
+  const bool was_used = info.last_used != absl::InfinitePast();
+  message->set_last_used_seconds_ago(
+      was_used ? std::max(0.0, absl::ToDoubleSeconds(now - info.last_used)) : -1.0);
 }
 
 void FillPool(const PoolEntryInfo& info, v1::Adapter* message) {
@@ -122,18 +122,18 @@ v1::Adapter DescribeEntry(const CatalogEntry& entry, const AdapterPool& pool, ab
   message.set_registered(entry.registered);
   message.set_deleted(entry.deleted);
   message.set_tier(v1::TIER_SOURCE);
-  message.set_last_used_seconds_ago(-1.0);
   message.set_fetched_bytes(entry.fetched_bytes);
   message.set_fetch_bytes_total(entry.fetch_bytes_total);
   bool loading = entry.fetching;
   message.set_generation(entry.digest);
   if (entry.generation != nullptr) FillGeneration(*entry.generation, &message);
+  PoolEntryInfo info;
   if (!message.generation().empty()) {
-    const PoolEntryInfo info = pool.Lookup(message.generation());
+    info = pool.Lookup(message.generation());
     FillPool(info, &message);
-    if (with_use) FillUse(info, now, &message);
     loading = loading || info.loading;
   }
+  if (with_use) FillUse(info, now, &message);
   if (entry.on_disk && message.tier() == v1::TIER_SOURCE) message.set_tier(v1::TIER_DISK);
   if (!entry.error.ok()) message.set_error(CleanErrorText(entry.error.message()));
   message.set_state(loading                   ? v1::ADAPTER_STATE_LOADING

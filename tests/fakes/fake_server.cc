@@ -462,8 +462,18 @@ v1::Adapter FakeServer::AddAdapter(const std::string& id) {
   adapter.set_tier(v1::TIER_SOURCE);
   adapter.set_rank_max(16);
   adapter.set_device_bytes(int64_t{3} << 32);
-  adapter.set_last_used_seconds_ago(-1);
   return adapter;
+}
+
+void FakeServer::TellUse() {
+  absl::MutexLock lock(&mutex_);
+  for (auto& [id, adapter] : adapters_) {
+    adapter.set_hit_count(0);
+    adapter.set_load_count(0);
+    adapter.set_lease_count(0);
+    adapter.set_last_used_seconds_ago(-1);
+    adapter.set_last_load_ms(0);
+  }
 }
 
 void FakeServer::WantKey(const std::string& key) {

@@ -47,6 +47,8 @@ class FakeServer {
   void set_state(v1::ServingState state);
 
   v1::Adapter AddAdapter(const std::string& id);
+  // Of all there are, as an operator is told: never used.
+  void TellUse();
   // From then on adapters are listed and looked at with this key alone.
   void WantKey(const std::string& key);
   // What fetches takes so long.

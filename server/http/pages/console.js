@@ -70,6 +70,7 @@ function bytes(count) {
 }
 
 function ago(seconds) {
+  if (seconds === undefined) return '–';
   if (seconds < 0) return "never";
   if (seconds < 90) return `${Math.round(seconds)} s ago`;
   return seconds < 5400 ? `${Math.round(seconds / 60)} min ago` : `${Math.round(seconds / 3600)} h ago`;
@@ -228,11 +229,14 @@ class AdapterRow {
     this.pin.setAttribute("aria-label", `${this.pin.textContent} ${this.id}`);
     const known = adapter.rank_max > 0;
     const rest = [
-      this.pinned ? adapter.pinned.replace("TIER_", "").toLowerCase() : "",
-      known ? adapter.rank_max : "–", known ? bytes(adapter.device_bytes) : "–",
-      adapter.hit_count, adapter.load_count,
-      Number(adapter.load_count) > 0 ? `${short(adapter.last_load_ms)} ms` : "–",
-      adapter.lease_count, ago(adapter.last_used_seconds_ago),
+      this.pinned ? adapter.pinned.replace('TIER_', '').toLowerCase() : '',
+      known ? adapter.rank_max : '–',
+      known ? bytes(adapter.device_bytes) : '–',
+      adapter.hit_count ?? '–',
+      adapter.load_count ?? '–',
+      Number(adapter.load_count) > 0 ? `${short(adapter.last_load_ms)} ms` : '–',
+      adapter.lease_count ?? '–',
+      ago(adapter.last_used_seconds_ago),
     ];
     rest.forEach((text, i) => put(this.cells[i + 2], `${text}`));
   }

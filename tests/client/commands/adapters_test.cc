@@ -10,6 +10,7 @@
 namespace lorica {
 namespace {
 
+using ::testing::AllOf;
 using ::testing::ContainsRegex;
 using ::testing::ElementsAre;
 using ::testing::HasSubstr;
@@ -30,7 +31,6 @@ TEST(Adapters, ListShowsEveryPageAsAnAlignedTable) {
   EXPECT_THAT(run.output, HasSubstr("a        01234567"));
   EXPECT_THAT(run.output, HasSubstr("bbbbbb   01234567"));
   EXPECT_THAT(run.output, HasSubstr("c        01234567"));
-  EXPECT_THAT(run.output, HasSubstr("never"));
 }
 
 TEST(Adapters, JsonHasNumbersAndLowerCaseNames) {
@@ -42,6 +42,28 @@ TEST(Adapters, JsonHasNumbersAndLowerCaseNames) {
   EXPECT_EQ(adapter["tier"], "source");
   EXPECT_EQ(adapter["state"], "available");
   EXPECT_TRUE(adapter["pinned"].is_null());
+}
+
+TEST(Adapters, HowMuchItIsUsedIsShownWhereTheServerTells) {
+  FakeServer server;
+  server.AddAdapter("a");
+  const RunResult others = Adapters(server, {"list"});
+  EXPECT_THAT(others.output, ContainsRegex("a .* - +- +- +-\n"));
+  EXPECT_THAT(others.output, Not(HasSubstr("never")));
+  EXPECT_THAT(Adapters(server, {"get", "a"}).output,
+              AllOf(ContainsRegex("streams +-\n"), ContainsRegex("hits +-\n"),
+                    ContainsRegex("loads +-\n"), ContainsRegex("last used +-\n")));
+  const Json untold = Json::parse(Adapters(server, {"get", "a", "--json"}).output);
+  server.TellUse();
+  const RunResult operators = Adapters(server, {"list"});
+  EXPECT_THAT(operators.output, ContainsRegex("a .* 0 +0 +0 +never\n"));
+  const Json told = Json::parse(Adapters(server, {"get", "a", "--json"}).output);
+  EXPECT_EQ(told["last_used_seconds_ago"], -1);
+  for (const char* field :
+       {"lease_count", "hit_count", "load_count", "last_used_seconds_ago", "last_load_ms"}) {
+    EXPECT_TRUE(told.contains(field)) << field;
+    EXPECT_FALSE(untold.contains(field)) << field;
+  }
 }
 
 TEST(Adapters, MovesAndPins) {
