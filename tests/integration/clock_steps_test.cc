@@ -1,6 +1,6 @@
 // Goal: whatever is done to the wall clock while a server has nothing to do but wait, everything
 // that is to happen after a while still happens then: a client that left or whose time is up is let
-// go of, the bill is written, watches and pins are looked at, and gRPC's timers run.
+// go of, the bill is written, watches and pins are looked at, threads end, and gRPC's timers run.
 //
 // No caller besides, whose traffic would wake what sleeps too long. Row 108; what else of the clock
 // there is to try is in hostile_lifecycle_test.cc.
@@ -15,6 +15,8 @@
 #include "absl/synchronization/notification.h"
 #include "adapters/hub/steady_now.h"
 #include "server/api/pin_book.h"
+#include "server/grammar/grammar_constraint.h"
+#include "server/http/connection_threads.h"
 #include "server/usage_file.h"
 #include "tests/fakes/clock_shim.h"
 #include "tests/server/http/http_call.h"
@@ -86,8 +88,7 @@ class ClockSteps : public RemotePartsTest, public testing::WithParamInterface<ab
 };
 
 TEST_P(ClockSteps, AStreamOverHttpWhoseClientLeftIsLetGoOf) {
-  const Json body = {
-      {"model", SlowRepo()}, {"prompt", "hi"}, {"max_tokens", 2}, {"stream", true}};
+  const Json body = {{"model", SlowRepo()}, {"prompt", "hi"}, {"max_tokens", 2}, {"stream", true}};
   HttpSocket client(port());
   client.Send(RequestBytes("POST", "/v1/completions", body.dump()));
   server_->WaitFor([](const v1::GetStatusResponse& status) { return status.waiting() == 1; });
@@ -139,6 +140,58 @@ TEST_P(ClockSteps, ALoadOverHttpIsWaitedFor) {
   EXPECT_LE(logged_ms, absl::ToDoubleMilliseconds(took));
 }
 
+TEST_P(ClockSteps, AnOperatorsCallOverHttpIsWaitedFor) {
+  const std::string repo = SlowRepo();
+  HttpAnswer answer;
+  std::thread stepping([this] {
+    Step();
+    absl::SleepFor(kAsleep);
+    Release();
+  });
+  const absl::Duration took = Took(2 * kSoon, [&] {
+    answer = Post(port(), "/lorica.v1.AdapterService/RegisterAdapter",
+                  {{"adapter_id", "mine"}, {"source", repo}});
+  });
+  stepping.join();
+  ASSERT_EQ(answer.status, 200) << answer.body;
+  EXPECT_EQ(answer.json()["adapter"].value("adapter_id", ""), "mine") << answer.body;
+  EXPECT_GE(took, 2 * kAsleep);
+  EXPECT_LT(took, kSoon);
+}
+
+TEST_P(ClockSteps, AThreadOfConnectionsEndsWhenNothingHasComeForAWhile) {
+  const absl::Duration kIdleTime = 3 * kAsleep;
+  ConnectionThreads threads(1, "full", kIdleTime);
+  const absl::Time began = SteadyNow();
+  ASSERT_TRUE(threads.TryRun([] {}));
+  Step();
+  const absl::Duration took = Took(2 * kSoon, [&] {
+    while (threads.threads() > 0 && clock_.offset() == GetParam()) {
+      absl::SleepFor(absl::Milliseconds(5));
+    }
+  });
+  EXPECT_LT(took, kSoon);
+  EXPECT_GE(SteadyNow() - began, kIdleTime);
+}
+
+TEST_P(ClockSteps, AMaskIsWaitedForAsLongAsThereIsPatience) {
+  const auto explain = [](const absl::Status& status) { return status; };
+  GrammarConstraint constraint(
+      std::make_shared<MaskThreads>(1), "somebody", /*mask_words=*/1,
+      /*mask_cpu=*/absl::Seconds(1), [] {}, explain);
+  std::thread stepping([this] { Step(); });
+  absl::StatusOr<bool> taken = absl::UnknownError("not yet");
+  const absl::Duration took = Took(2 * kSoon, [&] {
+    int32_t mask = 0;
+    taken = constraint.TakeMask(2 * kAsleep, absl::MakeSpan(&mask, 1));
+  });
+  stepping.join();
+  ASSERT_TRUE(taken.ok()) << taken.status();
+  EXPECT_FALSE(*taken) << "its grammar never came";
+  EXPECT_GE(took, 2 * kAsleep);
+  EXPECT_LT(took, kSoon);
+}
+
 TEST_P(ClockSteps, AWatchGoesOn) {
   v1::WatchAdaptersRequest request;
   request.set_interval_ms(400);
@@ -164,8 +217,8 @@ TEST_P(ClockSteps, APinIsLookedAt) {
   Step();
   ASSERT_TRUE(Delete("app").ok());
   EXPECT_TRUE(Becomes([this] {
-    return HttpCall(port(), "GET", "/metrics").body.find(
-               "lorica_tier_pinned_bytes{tier=\"device\"} 0\n") != std::string::npos;
+    return HttpCall(port(), "GET", "/metrics")
+               .body.find("lorica_tier_pinned_bytes{tier=\"device\"} 0\n") != std::string::npos;
   }));
 }
 

@@ -11,7 +11,7 @@
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_split.h"
-#include "absl/time/clock.h"
+#include "adapters/hub/steady_now.h"
 
 namespace lorica {
 namespace {
@@ -73,11 +73,11 @@ void HttpSocket::Send(const std::string& bytes) {
 
 std::string HttpSocket::Read(absl::Duration limit, const std::string& enough) {
   std::string bytes;
-  const absl::Time end = absl::Now() + limit;
-  while (socket_ >= 0 && absl::Now() < end) {
+  const absl::Time end = SteadyNow() + limit;
+  while (socket_ >= 0 && SteadyNow() < end) {
     if (!enough.empty() && absl::StrContains(bytes, enough)) break;
     pollfd entry{socket_, POLLIN, 0};
-    ::poll(&entry, 1, static_cast<int>(absl::ToInt64Milliseconds(end - absl::Now())));
+    ::poll(&entry, 1, static_cast<int>(absl::ToInt64Milliseconds(end - SteadyNow())));
     if ((entry.revents & (POLLIN | POLLHUP | POLLERR)) == 0) break;
     char buffer[16384];
     const ssize_t count = ::recv(socket_, buffer, sizeof buffer, 0);
