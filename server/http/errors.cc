@@ -114,6 +114,12 @@ const char* TransportText(int http_status) {
   }
 }
 
+// Where `error` is an object: OpenAI's routes, vLLM's for adapters and those for operators.
+bool HasErrorObject(std::string_view path) {
+  return path.starts_with("/v1/") || path.starts_with("/lorica.v1.") ||
+         path.ends_with("load_lora_adapter");
+}
+
 }  // namespace
 
 HttpError LoraxError(const absl::Status& status) {
@@ -144,6 +150,16 @@ HttpError OpenAiError(const absl::Status& status) {
   body["status"] = absl::StatusCodeToString(status.code());
   body["error"] = std::move(error);
   return {kind.status, std::move(body), RetryDelayOf(status)};
+}
+
+HttpError DoorError(const absl::Status& status, std::string_view path) {
+  HttpError error = OpenAiError(status);
+  const HttpError lorax = LoraxError(status);
+  error.body["error_type"] = lorax.body["error_type"];
+  if (HasErrorObject(path)) return error;
+  error.status = lorax.status;
+  error.body["error"] = lorax.body["error"];
+  return error;
 }
 
 const char* TransportCode(int http_status) {

@@ -32,6 +32,8 @@ HttpError OpenAiError(const absl::Status& status);
 // What is said before any route: both shapes in one, but that `error` is an object where `path` is
 // OpenAI's, and else a text. Empty: not known.
 std::string TransportError(int http_status, std::string_view path);
+// The same for a status: what a caller is told before its body is read.
+HttpError DoorError(const absl::Status& status, std::string_view path);
 // gRPC's name for it.
 const char* TransportCode(int http_status);
 

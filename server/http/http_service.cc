@@ -5,6 +5,7 @@
 #include "server/api/server_tls.h"
 #include "server/http/access_log.h"
 #include "server/http/admin_routes.h"
+#include "server/http/errors.h"
 #include "server/http/lifecycle_routes.h"
 #include "server/http/lorax_routes.h"
 #include "server/http/openai_routes.h"
@@ -14,6 +15,16 @@
 #include "server/http/transport.h"
 
 namespace lorica {
+namespace {
+
+// Whoever shows no key that is known is told so before its body is read.
+bool Admits(const HttpContext& context, const HttpRequest& request, HttpReply& reply) {
+  const absl::Status known = context.Authenticate(request, reply).status();
+  if (!known.ok()) SendError(DoorError(known, request.path), known, reply);
+  return known.ok();
+}
+
+}  // namespace
 
 // In order of construction: the transport, last, goes first.
 struct HttpService::Parts {
@@ -50,6 +61,10 @@ absl::StatusOr<std::unique_ptr<HttpService>> HttpService::Start(HttpOptions opti
   }
   service->parts_ = std::make_unique<Parts>(std::move(options.facts), gateway, &service->serving_);
   Parts& parts = *service->parts_;
+  transport_options.door = [context = &parts.context](const HttpRequest& request,
+                                                      HttpReply& reply) {
+    return Admits(*context, request, reply);
+  };
   if (!options.access_log.empty()) {
     auto log = AccessLog::Open(options.access_log);
     if (!log.ok()) return log.status();

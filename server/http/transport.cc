@@ -30,6 +30,7 @@ constexpr char kFull[] =
     "Connection: close\r\nContent-Length: 92\r\n\r\n"
     "{\"error\":\"too many connections; try again\",\"error_type\":\"overloaded\","
     "\"status\":\"UNAVAILABLE\"}";
+constexpr char kContinue[] = "HTTP/1.1 100 Continue\r\n\r\n";
 constexpr absl::Duration kStopPoll = absl::Milliseconds(5);
 constexpr size_t kMethodBytesMax = 16;
 constexpr char kPreflightSeconds[] = "600";
@@ -82,7 +83,8 @@ int StatusOf(Connection::Fault fault) {
 struct Exchange {
   HttpRequest request;
   AccessEntry entry;
-  bool close = false;  // the connection must not be used again
+  bool expects_continue = false;  // the client waits for a word before it sends the body
+  bool close = false;             // the connection must not be used again
 };
 
 class Events final : public EventStream {
@@ -272,6 +274,11 @@ class HttpTransport::Library final : public httplib::Server {
     request.headers.erase("Accept-Encoding");
     request.ranges.clear();
     Exchange& exchange = current().exchange;
+    // The library would ask for a body before anybody has looked at the head.
+    exchange.expects_continue =
+        request.version == "HTTP/1.1" &&
+        absl::EqualsIgnoreCase(request.get_header_value("Expect"), "100-continue");
+    request.headers.erase("Expect");
     HttpRequest& ours = exchange.request;
     for (const auto& [name, value] : request.headers) {
       if (!IsMadeUp(name)) ours.headers.emplace_back(absl::AsciiStrToLower(name), value);
@@ -311,13 +318,28 @@ class HttpTransport::Library final : public httplib::Server {
         !IsOfAllowedPage(request)) {
       return Refuse(response, 403);
     }
-    if (method == "POST" && HasBody(request)) {
-      if (IsChunked(request)) current().connection->ExpectChunks();
-      return HandlerResponse::Unhandled;
-    }
+    if (method == "POST" && HasBody(request)) return AwaitBody(request, response);
     if (HasBody(request)) current().exchange.close = true;  // it is left unread
     Dispatch(request, response);
     return HandlerResponse::Handled;
+  }
+
+  HandlerResponse AwaitBody(const httplib::Request& request, httplib::Response& response) const {
+    Current& now = current();
+    if (options_.door) {
+      Reply reply(&response, now.connection, &now.exchange);
+      if (!options_.door(now.exchange.request, reply)) {
+        response.set_header("x-request-id", now.exchange.request.id);
+        response.set_header("Connection", "close");
+        now.exchange.close = true;  // the body is left unread
+        return HandlerResponse::Handled;
+      }
+    }
+    if (IsChunked(request)) now.connection->ExpectChunks();
+    if (now.exchange.expects_continue) {
+      now.connection->write(kContinue, sizeof kContinue - 1);
+    }
+    return HandlerResponse::Unhandled;
   }
 
   using Methods = HttpRoutes::mapped_type;

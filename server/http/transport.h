@@ -37,6 +37,9 @@ struct TransportOptions {
   absl::Duration head_time = absl::Seconds(10);
   absl::Duration body_time = absl::Seconds(60);
   absl::Duration write_time = absl::Seconds(30);
+  // Asked before a body is read; false: it has answered, and the connection ends. Notes whose
+  // the body is. Null: everybody's is read.
+  std::function<bool(const HttpRequest&, HttpReply&)> door;
   // Asked for each connection; null, or returning null: plain.
   std::function<std::shared_ptr<ssl_ctx_st>()> tls;
 };

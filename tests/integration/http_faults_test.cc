@@ -3,6 +3,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <fstream>
 #include <thread>
 
 #include "absl/strings/match.h"
@@ -29,6 +30,12 @@ using ::testing::AnyOf;
 
 const absl::Duration kUnaffected = kInstrumentationFactor * absl::Seconds(4);
 constexpr int64_t kBodyGrowthBytesMax = 64 << 20;  // several of the largest, and as text
+
+std::string HashOf(const std::string& key) {
+  Sha256 sum;
+  sum.Update(key);
+  return sum.Finish();
+}
 
 class HttpFaults : public ::testing::Test {
  protected:
@@ -291,20 +298,52 @@ TEST_F(HttpFaults, WhatIsNotThereIsNotFound) {
   neighbours.ExpectNothingLeft();
 }
 
+// Row 44, of who sends no key and then a body without end.
+TEST_F(HttpFaults, BodiesWithoutAKeyAreNotWaitedFor) {
+  folder_.Write(
+      "tenants.json",
+      Json{{"tenants", {{{"name", "near"}, {"keys", {HashOf("near-key")}}, {"adapters", {"*"}}}}}}
+          .dump());
+  const std::string log = folder_.path() + "/access";
+  Start({"--tenants-file", folder_.path() + "/tenants.json", "--http-access-log", log,
+         "--http-generations", "4"},
+        "near-key");
+  Neighbours neighbours(server_.get(), "near-key");
+  constexpr int kSlow = 100;
+  std::vector<std::unique_ptr<RawConnection>> slow;
+  for (int i = 0; i < kSlow; ++i) {
+    slow.push_back(std::make_unique<RawConnection>(port()));
+    slow.back()->Send(
+        "POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+        "Content-Length: 8000000\r\n\r\n{");
+  }
+  const absl::Time began = absl::Now();
+  EXPECT_EQ(HttpCall(port(), "GET", "/health").status, 200);
+  EXPECT_LT(absl::Now() - began, kInstrumentationFactor * absl::Seconds(1));
+  for (auto& connection : slow) {
+    EXPECT_TRUE(connection->ClosedWithin(absl::Seconds(5)));
+    EXPECT_THAT(connection->heard(), ::testing::StartsWith("HTTP/1.1 401"));
+  }
+  neighbours.Check(kUnaffected);
+  neighbours.ExpectNothingLeft();
+  std::ifstream file(log);
+  int refused = 0;
+  for (std::string line; std::getline(file, line);) {
+    refused += Json::parse(line)["status"] == 401 ? 1 : 0;
+  }
+  EXPECT_EQ(refused, kSlow);
+}
+
 // Rows 44 and 45.
 TEST_F(HttpFaults, KeysAreAskedForAndAForgedTenantCountsForNothing) {
-  const auto hash = [](const std::string& key) {
-    Sha256 sum;
-    sum.Update(key);
-    return sum.Finish();
-  };
-  const Json expired = {{"sha256", hash("old-key")}, {"expires", "2020-01-01T00:00:00Z"}};
-  folder_.Write("tenants.json",
-                Json{{"tenants",
-                      {{{"name", "app"}, {"keys", {hash("app-key"), expired}}, {"adapters", {"*"}}},
-                       {{"name", "rich"}, {"keys", {hash("rich-key")}}, {"adapters", {"*"}}},
-                       {{"name", "near"}, {"keys", {hash("near-key")}}, {"adapters", {"*"}}}}}}
-                    .dump());
+  const Json expired = {{"sha256", HashOf("old-key")}, {"expires", "2020-01-01T00:00:00Z"}};
+  folder_.Write(
+      "tenants.json",
+      Json{{"tenants",
+            {{{"name", "app"}, {"keys", {HashOf("app-key"), expired}}, {"adapters", {"*"}}},
+             {{"name", "rich"}, {"keys", {HashOf("rich-key")}}, {"adapters", {"*"}}},
+             {{"name", "near"}, {"keys", {HashOf("near-key")}}, {"adapters", {"*"}}}}}}
+          .dump());
   Start({"--tenants-file", folder_.path() + "/tenants.json"}, "near-key");
   Neighbours neighbours(server_.get(), "near-key");
   const std::string body = Json({{"model", ""}, {"prompt", "hi"}, {"max_tokens", 1}}).dump();

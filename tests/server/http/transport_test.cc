@@ -55,6 +55,16 @@ class TransportTest : public ::testing::Test {
     return ParseAnswer(socket.Read(limit)).status;
   }
 
+  std::vector<int> LoggedStatuses() {
+    transport_->Stop(absl::Seconds(5));
+    std::vector<int> statuses;
+    std::ifstream file(folder_.path() + "/access");
+    for (std::string line; std::getline(file, line);) {
+      statuses.push_back(nlohmann::json::parse(line)["status"]);
+    }
+    return statuses;
+  }
+
   TemporaryFolder folder_;
   std::unique_ptr<AccessLog> log_ = *AccessLog::Open(folder_.path() + "/access");
   std::atomic<int> written_{-1};
@@ -334,6 +344,34 @@ TEST_F(TransportTest, SlowHeadsAndBodiesEnd) {
   }
   EXPECT_EQ(ParseAnswer(socket.Read(absl::Seconds(5))).status, 408);
   EXPECT_LT(absl::Now() - began, absl::Seconds(3));
+}
+
+TEST_F(TransportTest, WhoIsNotLetInIsToldSoBeforeItsBodyIsRead) {
+  TransportOptions options;
+  options.door = [](const HttpRequest& request, HttpReply& reply) {
+    const bool known = request.Values("authorization") == std::vector<std::string>{"Bearer key"};
+    if (!known) reply.Send(401, "{}");
+    return known;
+  };
+  Start(options);
+  const std::string head =
+      "POST /echo HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: 2\r\n";
+  for (const std::string more : {"\r\n{", "Expect: 100-continue\r\n\r\n"}) {
+    HttpSocket socket(port());
+    const absl::Time began = absl::Now();
+    socket.Send(head + more);
+    const std::string heard = socket.Read(absl::Seconds(20));  // until it is closed
+    EXPECT_LT(absl::Now() - began, absl::Seconds(5)) << "the body has 60 s";
+    EXPECT_THAT(heard, StartsWith("HTTP/1.1 401"));
+    EXPECT_EQ(ParseAnswer(heard).headers.at("connection"), "close");
+  }
+  HttpSocket known(port());
+  known.Send(head + "authorization: Bearer key\r\nExpect: 100-continue\r\n\r\n");
+  EXPECT_EQ(known.Read(absl::Seconds(5), "\r\n\r\n"), "HTTP/1.1 100 Continue\r\n\r\n");
+  known.Send("{}");
+  EXPECT_THAT(known.Read(absl::Seconds(5), "{}"), StartsWith("HTTP/1.1 200"));
+  EXPECT_EQ(HttpCall(port(), "GET", "/id").status, 200) << "has no body to be let in";
+  EXPECT_EQ(LoggedStatuses(), (std::vector<int>{401, 401, 200, 200}));
 }
 
 TEST_F(TransportTest, AReaderThatDoesNotReadIsCut) {
