@@ -56,8 +56,8 @@ void LogIn(Window& window, const char* event, absl::string_view method,
 void Log(const char* event, absl::string_view method, absl::string_view adapter_id,
          const absl::Status& status, absl::Time now) {
   static Window& window = *new Window;
-  g_logged.fetch_add(1, std::memory_order_relaxed);
   LogIn(window, event, method, adapter_id, status, now);
+  g_logged.fetch_add(1, std::memory_order_relaxed);  // whoever waits for it finds the line
 }
 
 }  // namespace
