@@ -1,8 +1,11 @@
-// Calls that fail once they run, over gRPC: whose fault it is, and what the log says of it.
+// Calls that fail once they run, or before they are whole, over gRPC: whose fault it is, and what the
+// log says of it.
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
 #include "gmock/gmock.h"
+#include "grpcpp/generic/generic_stub.h"
 #include "server/api/field_error.h"
+#include "server/api/refusal_log.h"
 #include "server/api/status_map.h"
 #include "tests/server/api/log_lines.h"
 #include "tests/server/api/tiny_server.h"
@@ -13,6 +16,34 @@ namespace {
 using ::testing::ElementsAre;
 using ::testing::HasSubstr;
 using ::testing::StartsWith;
+
+// Until one more refusal is logged than `before`; for so long at most.
+bool AwaitRefusalLogged(int64_t before, absl::Duration patience = absl::Seconds(5)) {
+  const absl::Time end = absl::Now() + patience;
+  while (RefusalsLogged() == before && absl::Now() < end) absl::SleepFor(absl::Milliseconds(1));
+  return RefusalsLogged() > before;
+}
+
+// Starts a call without its message, and cancels it `after` that.
+void CancelBeforeMessage(const TinyServer& server, absl::Duration after) {
+  grpc::GenericStub stub(server.channel());
+  grpc::CompletionQueue queue;
+  const auto await = [&queue] {
+    void* tag = nullptr;
+    bool ok = false;
+    queue.Next(&tag, &ok);
+  };
+  Context context;
+  const auto call = stub.PrepareCall(&context, "/lorica.v1.InferenceService/Generate", &queue);
+  call->StartCall(nullptr);
+  await();
+  absl::SleepFor(after);
+  context.TryCancel();
+  grpc::Status status;
+  call->Finish(&status, nullptr);
+  await();
+  EXPECT_EQ(status.error_code(), grpc::StatusCode::CANCELLED);
+}
 
 class FailedCalls : public ::testing::Test {
  protected:
@@ -97,9 +128,32 @@ TEST_F(FailedCalls, HaveOneLineWithTheirMethodInTheLog) {
     const auto line = [&, event = event, rest = rest](const char* method) {
       return ElementsAre(StartsWith(absl::StrCat(event, " method=", method, rest)));
     };
-    EXPECT_THAT(LinesOf([&, request = request] { Generate(request); }), line("Generate"));
-    EXPECT_THAT(LinesOf([&, request = request] { Stream(request); }), line("GenerateStream"));
+    EXPECT_THAT(LinesOf([&, request = request] { EXPECT_FALSE(Generate(request).ok()); }), line("Generate"));
+    EXPECT_THAT(LinesOf([&, request = request] { EXPECT_FALSE(Stream(request).ok()); }), line("GenerateStream"));
   }
+}
+
+// Nobody's mistake, and no line that says so.
+TEST_F(FailedCalls, ACallThatEndsBeforeItsMessageIsLoggedAsCancelled) {
+  absl::SleepFor(absl::Seconds(1));  // other tests have used up their lines
+  const int64_t before = RefusalsLogged();
+  const std::vector<std::string> lines = LinesOf([&] {
+    // A call whose head was not there yet is nobody's, and has no line.
+    for (absl::Duration after = absl::Milliseconds(50); after < absl::Seconds(5); after *= 2) {
+      CancelBeforeMessage(server_, after);
+      if (AwaitRefusalLogged(before, absl::Seconds(1))) break;
+    }
+  });
+  ASSERT_EQ(lines.size(), 1u);
+  EXPECT_THAT(lines[0], HasSubstr("method=Generate code=CANCELLED"));
+  EXPECT_THAT(lines[0], HasSubstr("before its message was here"));
+  const std::vector<std::string> others = LinesOf([&] {
+    const int64_t logged = RefusalsLogged();
+    RawCall(server_, "/lorica.v1.InferenceService/Generate", "\x1A\x05hi");
+    AwaitRefusalLogged(logged);
+  });
+  ASSERT_EQ(others.size(), 1u);
+  EXPECT_THAT(others[0], HasSubstr("method=Generate code=INVALID_ARGUMENT"));
 }
 
 }  // namespace

@@ -7,12 +7,9 @@
 #include <thread>
 
 #include "gmock/gmock.h"
-#include "grpcpp/generic/generic_stub.h"
 #include "gtest/gtest.h"
 #include "server/api/gateway.h"
 #include "server/api/grpc_service.h"
-#include "server/api/refusal_log.h"
-#include "tests/server/api/log_lines.h"
 #include "tests/server/api/tiny_server.h"
 
 namespace lorica {
@@ -409,57 +406,6 @@ TEST(InferenceService, MessagesThatCannotBeParsedAreTheClientsMistake) {
     EXPECT_EQ(RawCall(Shared(), unknown, "").status.error_code(), StatusCode::UNIMPLEMENTED);
   }
   EXPECT_TRUE(Generate(TokensRequest(2)).status.ok());
-}
-
-// Until one more refusal is logged than `before`; for so long at most.
-bool AwaitRefusalLogged(int64_t before, absl::Duration patience = absl::Seconds(5)) {
-  const absl::Time end = absl::Now() + patience;
-  while (RefusalsLogged() == before && absl::Now() < end) absl::SleepFor(absl::Milliseconds(1));
-  return RefusalsLogged() > before;
-}
-
-// Starts a call without its message, and cancels it `after` that.
-void CancelBeforeMessage(absl::Duration after) {
-  grpc::GenericStub stub(Shared().channel());
-  grpc::CompletionQueue queue;
-  const auto await = [&queue] {
-    void* tag = nullptr;
-    bool ok = false;
-    queue.Next(&tag, &ok);
-  };
-  Context context;
-  const auto call = stub.PrepareCall(&context, "/lorica.v1.InferenceService/Generate", &queue);
-  call->StartCall(nullptr);
-  await();
-  absl::SleepFor(after);
-  context.TryCancel();
-  grpc::Status status;
-  call->Finish(&status, nullptr);
-  await();
-  EXPECT_EQ(status.error_code(), StatusCode::CANCELLED);
-}
-
-// Nobody's mistake, and no line that says so.
-TEST(InferenceService, ACallThatEndsBeforeItsMessageIsLoggedAsCancelled) {
-  absl::SleepFor(absl::Seconds(1));  // beyond the lines that others' refusals have had
-  const int64_t before = RefusalsLogged();
-  const std::vector<std::string> lines = LinesOf([&] {
-    // A call whose head was not there yet is nobody's, and has no line.
-    for (absl::Duration after = absl::Milliseconds(50); after < absl::Seconds(5); after *= 2) {
-      CancelBeforeMessage(after);
-      if (AwaitRefusalLogged(before, absl::Seconds(1))) break;
-    }
-  });
-  ASSERT_EQ(lines.size(), 1u);
-  EXPECT_THAT(lines[0], HasSubstr("method=Generate code=CANCELLED"));
-  EXPECT_THAT(lines[0], HasSubstr("before its message was here"));
-  const std::vector<std::string> others = LinesOf([] {
-    const int64_t logged = RefusalsLogged();
-    RawCall(Shared(), "/lorica.v1.InferenceService/Generate", "\x1A\x05hi");
-    AwaitRefusalLogged(logged);
-  });
-  ASSERT_EQ(others.size(), 1u);
-  EXPECT_THAT(others[0], HasSubstr("method=Generate code=INVALID_ARGUMENT"));
 }
 
 TEST(InferenceService, TheWholeContextMayBeUsed) {
