@@ -1,5 +1,5 @@
-// Calls that fail once they run, or before they are whole, over gRPC: whose fault it is, and what the
-// log says of it.
+// Calls over gRPC that fail once they run, or before they are whole: whose fault it is, and what
+// the log says of it.
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
 #include "gmock/gmock.h"
@@ -128,8 +128,10 @@ TEST_F(FailedCalls, HaveOneLineWithTheirMethodInTheLog) {
     const auto line = [&, event = event, rest = rest](const char* method) {
       return ElementsAre(StartsWith(absl::StrCat(event, " method=", method, rest)));
     };
-    EXPECT_THAT(LinesOf([&, request = request] { EXPECT_FALSE(Generate(request).ok()); }), line("Generate"));
-    EXPECT_THAT(LinesOf([&, request = request] { EXPECT_FALSE(Stream(request).ok()); }), line("GenerateStream"));
+    const auto lines = LinesOf([&, request = request] { EXPECT_FALSE(Generate(request).ok()); });
+    EXPECT_THAT(lines, line("Generate"));
+    const auto of_stream = LinesOf([&, request = request] { EXPECT_FALSE(Stream(request).ok()); });
+    EXPECT_THAT(of_stream, line("GenerateStream"));
   }
 }
 
