@@ -139,8 +139,12 @@ absl::Status CheckFormat(const GenerateCall& call) {
   absl::Status status = CheckUtf8Field(field, call.format->text);
   if (!status.ok()) return status;
   const FormatKind kind = call.format->kind;
-  status = kind == FormatKind::kJsonSchema ? CheckSchema(call.format->text)
-                                           : CheckRepetitions(kind, call.format->text);
+  if (kind == FormatKind::kJsonSchema) {
+    status = CheckSchema(call.format->text);
+  } else {
+    status = CheckRepetitions(kind, call.format->text);
+    status.Update(CheckCodePoints(call.format->text));
+  }
   return status.ok() ? status : FieldError(field, status.message());
 }
 

@@ -36,5 +36,8 @@ absl::Status CheckSchema(std::string_view text);
 // InvalidArgument: a regex or a grammar has a repetition of more than kRepetitionMax, of which the
 // compiler would keep the last 32 bits.
 absl::Status CheckRepetitions(FormatKind kind, std::string_view text);
+// InvalidArgument: a regex or a grammar has an escape \u{...} or \U........ that is no character,
+// of which the compiler would make bytes that are no UTF-8.
+absl::Status CheckCodePoints(std::string_view text);
 
 }  // namespace lorica

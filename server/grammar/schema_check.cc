@@ -222,8 +222,9 @@ class SchemaWalk {
     if (pattern == schema.end()) return absl::OkStatus();
     if (!pattern->is_string()) return Refused(path, "pattern must be a string");
     const auto text = pattern->get<std::string>();
-    const absl::Status repeats = CheckRepetitions(FormatKind::kRegex, text);
-    if (!repeats.ok()) return Refused(path, absl::StrCat("pattern ", repeats.message()));
+    absl::Status numbers = CheckRepetitions(FormatKind::kRegex, text);
+    numbers.Update(CheckCodePoints(text));
+    if (!numbers.ok()) return Refused(path, absl::StrCat("pattern ", numbers.message()));
     const bool control =
         std::any_of(text.begin(), text.end(), [](char c) { return c > 0 && c < 32; });
     const bool escaped = std::any_of(kUnservedEscapes.begin(), kUnservedEscapes.end(),
