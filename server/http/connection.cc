@@ -62,6 +62,7 @@ Connection::~Connection() {
 bool Connection::AwaitRequest(absl::Duration timeout) {
   in_body_ = line_kept_ = named_ = after_return_ = false;
   chunks_.reset();
+  gives_way_ = nullptr;
   request_line_.clear();
   line_bytes_ = part_bytes_ = written_bytes_ = 0;
   if (tls_ != nullptr && !greeted_ && !Greet(SteadyNow() + std::min(timeout, limits_.head_time))) {
@@ -134,10 +135,10 @@ bool Connection::PeerGone() const {
          (Poll(socket_, POLLRDHUP, absl::InfinitePast()) & (POLLRDHUP | POLLHUP | POLLERR)) != 0;
 }
 
-void Connection::Linger() {
+void Connection::Linger(absl::Duration time) {
   if (greeted_) SSL_shutdown(tls_.get());
   ::shutdown(socket_, SHUT_WR);
-  const absl::Time deadline = SteadyNow() + kLingerTime;
+  const absl::Time deadline = SteadyNow() + time;
   std::string discarded(kReadBytes, '\0');
   while ((Poll(socket_, POLLIN, deadline) & POLLIN) != 0 && SteadyNow() < deadline) {
     if (::recv(socket_, discarded.data(), discarded.size(), 0) <= 0) return;
@@ -160,6 +161,20 @@ bool Connection::Fill(absl::Time deadline) {
   if (count <= 0) Fail(count == 0 ? Fault::kTooSlow : Fault::kGone);
   buffer_.resize(std::max<ssize_t>(count, 0));
   return count > 0;
+}
+
+bool Connection::FillBody() {
+  while (true) {
+    buffer_.resize(kReadBytes);
+    taken_ = 0;
+    const ssize_t count =
+        Receive(buffer_.data(), buffer_.size(), std::min(deadline_, SteadyNow() + kBodyLookTime));
+    buffer_.resize(std::max<ssize_t>(count, 0));
+    if (gives_way_()) Fail(Fault::kCrowded);
+    if (count < 0) Fail(Fault::kGone);
+    if (count == 0 && SteadyNow() >= deadline_) Fail(Fault::kTooSlow);
+    if (count > 0 || fault_ != Fault::kNone) return fault_ == Fault::kNone;
+  }
 }
 
 // Of a line behind the request line: blanks before the colon, and lines that go on the one
@@ -201,7 +216,7 @@ Connection::Fault Connection::Count(const char* bytes, size_t size) {
 
 ssize_t Connection::read(char* ptr, size_t size) {
   if (fault_ != Fault::kNone) return -1;
-  if (taken_ == buffer_.size() && !Fill(deadline_)) return -1;
+  if (taken_ == buffer_.size() && !(gives_way_ ? FillBody() : Fill(deadline_))) return -1;
   // Byte by byte while it is the head: what follows it must not be counted as such.
   const size_t count = std::min(in_body_ ? size : 1, buffer_.size() - taken_);
   std::memcpy(ptr, buffer_.data() + taken_, count);

@@ -9,9 +9,11 @@
 #include <httplib.h>
 
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <optional>
 #include <string>
+#include <utility>
 
 #include "absl/time/time.h"
 #include "server/http/chunk_framing.h"
@@ -26,6 +28,7 @@ inline constexpr size_t kKeptLineBytesMax = 1 << 10;
 inline constexpr absl::Duration kHeadTimeMax = absl::Seconds(10);
 inline constexpr absl::Duration kBodyTimeMax = absl::Seconds(60);
 inline constexpr absl::Duration kWriteTimeMax = absl::Seconds(30);
+inline constexpr absl::Duration kBodyLookTime = absl::Milliseconds(50);
 inline constexpr absl::Duration kLingerTime = absl::Milliseconds(500);
 
 struct ConnectionLimits {
@@ -49,6 +52,7 @@ class Connection final : public httplib::Stream {
 
   enum class Fault : uint8_t {
     kNone,
+    kCrowded,
     kBadHead,
     kBadBody,
     kHeadTooLarge,
@@ -58,13 +62,15 @@ class Connection final : public httplib::Stream {
   };
   // The body that comes is in chunks, whose framing is looked at from here on.
   void ExpectChunks() { chunks_.emplace(); }
+  // Asked while the body is waited for, at least every kBodyLookTime; true ends it as kCrowded.
+  void SetBodyGivesWay(std::function<bool()> gives_way) { gives_way_ = std::move(gives_way); }
   Fault fault() const { return fault_; }  // of this request; the connection is of no more use
   // The request line, as far as it came, at most kKeptLineBytesMax of it.
   const std::string& request_line() const { return request_line_; }
   bool PeerGone() const;
   // Ends what we say and throws away what still comes, for a moment: a peer that is sending
   // would otherwise be reset before it has read the answer.
-  void Linger();
+  void Linger(absl::Duration time = kLingerTime);
   int64_t written_bytes() const { return written_bytes_; }
 
   bool is_readable() const override;
@@ -89,6 +95,7 @@ class Connection final : public httplib::Stream {
   ssize_t Receive(char* bytes, size_t size, absl::Time deadline);
   ssize_t SendSome(const char* bytes, size_t size, absl::Time deadline);
   bool Fill(absl::Time deadline);
+  bool FillBody();
   // Counts what the reader has been given; kNone: it may go on.
   Fault Count(const char* bytes, size_t size);
   bool IsWellFormed(char byte);
@@ -109,6 +116,7 @@ class Connection final : public httplib::Stream {
   bool after_return_ = false;  // only a line's end may come
   int64_t line_bytes_ = 0;
   std::optional<ChunkFraming> chunks_;
+  std::function<bool()> gives_way_;
   int64_t part_bytes_ = 0;  // of head or body
   absl::Time deadline_;
   int64_t written_bytes_ = 0;

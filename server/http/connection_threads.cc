@@ -4,7 +4,11 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
+#include <map>
+#include <string_view>
 #include <utility>
+
+#include "adapters/hub/steady_now.h"
 
 namespace lorica {
 namespace {
@@ -37,7 +41,7 @@ bool ConnectionThreads::TryRun(std::function<void()> work) {
     const auto self = threads_.emplace(threads_.end());
     *self = std::thread([this, self] { Loop(self); });
   } else if (!free) {
-    CloseOldestIdle();
+    CloseOldest();
     if (queue_.size() >= kWaitingConnectionsMax) return false;
   }
   queue_.push_back(std::move(work));
@@ -86,19 +90,56 @@ bool ConnectionThreads::Crowded() const {
          queue_.size() > static_cast<size_t>(free_threads_);
 }
 
-void ConnectionThreads::CloseOldestIdle() {
+void ConnectionThreads::CloseOldest() {
+  if (!CloseOldestIdle()) CloseOldestReading();
+}
+
+bool ConnectionThreads::CloseOldestIdle() {
   for (Place* place : places_) {
-    if (!place->idle_ || place->closed_ || HasRequestAtHand(place->socket_)) continue;
+    const bool idle = place->state_ == Place::State::kIdle && !place->closed_;
+    if (!idle || HasRequestAtHand(place->socket_)) continue;
     if (!place->served_) Tell(place->socket_, full_);
-    return Close(place);
+    Close(place);
+    return true;
   }
+  return false;
+}
+
+// Its thread still answers, so only what it waits for is ended.
+bool ConnectionThreads::CloseOldestReading() {
+  const auto reading = [](const Place& place) {
+    return place.state_ == Place::State::kReading && !place.closed_;
+  };
+  std::map<std::string_view, int> count_of;
+  for (const Place* place : places_) {
+    if (reading(*place)) ++count_of[place->tenant_];
+  }
+  const absl::Time latest = SteadyNow() - kCrowdedBodyTime;
+  Place* chosen = nullptr;
+  for (Place* place : places_) {
+    if (!reading(*place) || place->since_ > latest) continue;
+    const bool more = chosen == nullptr || count_of[place->tenant_] > count_of[chosen->tenant_];
+    if (more && !HasRequestAtHand(place->socket_)) chosen = place;
+  }
+  if (chosen == nullptr) return false;
+  chosen->closed_ = true;
+  ::shutdown(chosen->socket_, SHUT_RD);
+  return true;
+}
+
+void ConnectionThreads::CloseForCrowd() {
+  if (!Crowded()) return;
+  size_t ending = 0;
+  for (const Place* place : places_) ending += place->closed_ ? 1 : 0;
+  const size_t wanted = queue_.size() - static_cast<size_t>(free_threads_);
+  while (ending < wanted && CloseOldestReading()) ++ending;
 }
 
 void ConnectionThreads::StartDrain() {
   absl::MutexLock lock(&mutex_);
   draining_ = true;
   for (Place* place : places_) {
-    if (place->idle_) Close(place);
+    if (place->state_ == Place::State::kIdle) Close(place);
   }
 }
 
@@ -129,7 +170,7 @@ ConnectionThreads::Place::~Place() {
 
 absl::Duration ConnectionThreads::Place::SetIdle(absl::Duration keep_alive) {
   absl::MutexLock lock(&threads_->mutex_);
-  idle_ = true;
+  state_ = State::kIdle;
   threads_->places_.splice(threads_->places_.end(), threads_->places_, self_);
   if (closed_ || (threads_->draining_ && served_)) return absl::ZeroDuration();
   hurried_ = threads_->Crowded() && keep_alive > kCrowdedWait;
@@ -141,10 +182,26 @@ void ConnectionThreads::Place::GiveWay() {
   if (hurried_ && !served_ && !closed_) Tell(socket_, threads_->full_);
 }
 
-void ConnectionThreads::Place::SetBusy() {
+void ConnectionThreads::Place::SetReading(std::string tenant) {
   absl::MutexLock lock(&threads_->mutex_);
-  idle_ = false;
+  state_ = State::kReading;
   served_ = true;
+  tenant_ = std::move(tenant);
+  since_ = SteadyNow();
+  threads_->places_.splice(threads_->places_.end(), threads_->places_, self_);
+}
+
+bool ConnectionThreads::Place::MustGiveWay() {
+  absl::MutexLock lock(&threads_->mutex_);
+  threads_->CloseForCrowd();
+  return closed_;
+}
+
+bool ConnectionThreads::Place::SetBusy() {
+  absl::MutexLock lock(&threads_->mutex_);
+  state_ = State::kBusy;
+  served_ = true;
+  return !closed_;
 }
 
 }  // namespace lorica

@@ -3,11 +3,14 @@
 // A connection has a thread while it lives. Threads are made as they are needed, up to a
 // bound, and end when nothing has come for kThreadIdleTime. Beyond it new ones wait, a few, and the
 // rest are refused; while some wait, connections whose request is not at hand give way: the one
-// that has been without for longest at once, others after kCrowdedWait. Thread-safe.
+// that has been without for longest at once, others after kCrowdedWait. Where none is without a
+// head, bodies that have taken longer than kCrowdedBodyTime do: of the tenant that has most of
+// them, the one that began first. Thread-safe.
 #pragma once
 
 #include <httplib.h>
 
+#include <cstdint>
 #include <deque>
 #include <functional>
 #include <list>
@@ -23,6 +26,7 @@ namespace lorica {
 
 inline constexpr int kWaitingConnectionsMax = 128;
 inline constexpr absl::Duration kCrowdedWait = absl::Milliseconds(20);
+inline constexpr absl::Duration kCrowdedBodyTime = absl::Milliseconds(100);
 inline constexpr absl::Duration kThreadIdleTime = absl::Seconds(30);
 
 class ConnectionThreads {
@@ -54,14 +58,21 @@ class ConnectionThreads {
     absl::Duration SetIdle(absl::Duration keep_alive);
     // No request came in time: says why, if it was for others.
     void GiveWay();
-    // Has a whole request head.
-    void SetBusy();
+    // Has a whole request head; its body is to come, and is the tenant's.
+    void SetReading(std::string tenant);
+    // To be asked while the body is waited for. True: it gives way.
+    bool MustGiveWay();
+    // Has a whole request. False: it had to give way before.
+    bool SetBusy();
 
    private:
     friend class ConnectionThreads;
     ConnectionThreads* const threads_;
     const int socket_;
-    bool idle_ = false;
+    enum class State : uint8_t { kBusy, kIdle, kReading };
+    State state_ = State::kBusy;
+    std::string tenant_;  // while it reads
+    absl::Time since_;    // it reads
     bool served_ = false;
     bool closed_ = false;
     bool hurried_ = false;  // was given kCrowdedWait
@@ -74,7 +85,11 @@ class ConnectionThreads {
   std::function<void()> Await();
   // Some wait for whom there is no thread. Who is just on the way to one is no crowd.
   bool Crowded() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
-  void CloseOldestIdle() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  void CloseOldest() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  bool CloseOldestIdle() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  bool CloseOldestReading() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  // Until as many end as wait.
+  void CloseForCrowd() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   static void Close(Place* place);
 
   const int threads_max_;
@@ -83,7 +98,7 @@ class ConnectionThreads {
   mutable absl::Mutex mutex_;
   absl::CondVar work_there_;
   std::deque<std::function<void()>> queue_ ABSL_GUARDED_BY(mutex_);
-  std::list<Place*> places_ ABSL_GUARDED_BY(mutex_);  // by when they were idle last
+  std::list<Place*> places_ ABSL_GUARDED_BY(mutex_);  // by when they last began to wait
   int free_threads_ ABSL_GUARDED_BY(mutex_) = 0;
   bool draining_ ABSL_GUARDED_BY(mutex_) = false;
   bool stopping_ ABSL_GUARDED_BY(mutex_) = false;

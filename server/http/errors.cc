@@ -109,6 +109,8 @@ const char* TransportText(int http_status) {
       return "the headers are too large";
     case 501:
       return "this Transfer-Encoding is not served";
+    case 503:
+      return "too many requests are being read; try again";
     default:
       return http_status < 500 ? "this is no well-formed request" : "internal error";
   }
@@ -175,6 +177,8 @@ const char* TransportCode(int http_status) {
     case 413:
     case 431:
       return "RESOURCE_EXHAUSTED";
+    case 503:
+      return "UNAVAILABLE";
     default:
       return http_status < 500 ? "INVALID_ARGUMENT" : "INTERNAL";
   }
@@ -186,9 +190,9 @@ std::string TransportError(int http_status, std::string_view path) {
   error["message"] = TransportText(http_status);
   error["type"] = ours ? "server_error" : "invalid_request_error";
   error["param"] = nullptr;
-  error["code"] = http_status;
+  error["code"] = http_status == 503 ? Json("overloaded") : Json(http_status);
   OrderedJson body = error;
-  body["error_type"] = ours ? "generation" : "validation";
+  body["error_type"] = http_status == 503 ? "overloaded" : ours ? "generation" : "validation";
   body["error"] = path.starts_with("/v1/") ? error : error["message"];
   body["status"] = TransportCode(http_status);
   return Dump(body);

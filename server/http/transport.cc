@@ -33,6 +33,7 @@ constexpr char kFull[] =
 constexpr char kContinue[] = "HTTP/1.1 100 Continue\r\n\r\n";
 constexpr absl::Duration kStopPoll = absl::Milliseconds(5);
 constexpr size_t kMethodBytesMax = 16;
+constexpr char kRetrySeconds[] = "1";
 constexpr char kPreflightSeconds[] = "600";
 constexpr int kSpareDescriptors = 64;  // for files, fetches and children
 
@@ -72,6 +73,8 @@ int StatusOf(Connection::Fault fault) {
       return 413;
     case Connection::Fault::kTooSlow:
       return 408;
+    case Connection::Fault::kCrowded:
+      return 503;
     case Connection::Fault::kNone:
     case Connection::Fault::kGone:
       return 0;
@@ -230,7 +233,10 @@ class HttpTransport::Library final : public httplib::Server {
     Log(connection, now.exchange.entry);
     active_.fetch_sub(1);
     const bool refused = now.exchange.close || connection.fault() != Connection::Fault::kNone;
-    if (refused && connection.fault() != Connection::Fault::kGone) connection.Linger();
+    if (refused && connection.fault() != Connection::Fault::kGone) {
+      place.SetBusy();  // it has its answer, and gives way from here on
+      connection.Linger(std::max(place.SetIdle(kLingerTime), kCrowdedWait));
+    }
     return kept && !closed && !refused && !draining_.load();
   }
 
@@ -335,6 +341,8 @@ class HttpTransport::Library final : public httplib::Server {
         return HandlerResponse::Handled;
       }
     }
+    now.place->SetReading(now.exchange.entry.notes.tenant);
+    now.connection->SetBodyGivesWay([place = now.place] { return place->MustGiveWay(); });
     if (IsChunked(request)) now.connection->ExpectChunks();
     if (now.exchange.expects_continue) {
       now.connection->write(kContinue, sizeof kContinue - 1);
@@ -471,6 +479,10 @@ class HttpTransport::Library final : public httplib::Server {
 
   void Dispatch(const httplib::Request& request, httplib::Response& response) {
     Current& now = current();
+    if (!now.place->SetBusy()) {
+      Refuse(response, 503);
+      return;
+    }
     now.exchange.request.body = request.body;
     response.set_header("x-request-id", now.exchange.request.id);
     const std::string method = request.method == "HEAD" ? "GET" : request.method;
@@ -493,6 +505,7 @@ class HttpTransport::Library final : public httplib::Server {
     now.exchange.entry.notes.code = TransportCode(response.status);
     now.exchange.close = true;  // where the next request would begin is not known
     response.set_header("Connection", "close");
+    if (response.status == 503) response.set_header("Retry-After", kRetrySeconds);
     if (!now.exchange.request.id.empty()) {  // its headers were read
       response.set_header("x-request-id", now.exchange.request.id);
     }

@@ -14,6 +14,7 @@
 #include "server/api/gateway.h"
 #include "server/http/connection.h"
 #include "server/http/generation.h"
+#include "server/http/http_service.h"
 #include "server/http/transport.h"
 #include "tests/fakes/fake_hub.h"
 #include "tests/fakes/raw_http2.h"
@@ -37,6 +38,16 @@ std::string HashOf(const std::string& key) {
   return sum.Finish();
 }
 
+// Lines of an access log.
+int LoggedWith(const std::string& log, int status) {
+  std::ifstream file(log);
+  int count = 0;
+  for (std::string line; std::getline(file, line);) {
+    count += Json::parse(line)["status"] == status ? 1 : 0;
+  }
+  return count;
+}
+
 class HttpFaults : public ::testing::Test {
  protected:
   void SetUp() override {
@@ -55,10 +66,10 @@ class HttpFaults : public ::testing::Test {
     server_ = *std::move(server);
   }
   int port() const { return server_->http_port(); }
-  static std::string Generation(int tokens) {
+  static std::string Generation(int tokens, const HttpHeaders& headers = {}) {
     const Json body = {{"inputs", "hi"},
                        {"parameters", {{"max_new_tokens", tokens}, {"ignore_eos_token", true}}}};
-    return RequestBytes("POST", "/generate_stream", body.dump());
+    return RequestBytes("POST", "/generate_stream", body.dump(), headers);
   }
   int64_t OpenCalls() const {
     const auto status = server_->NewClient()->GetStatus();
@@ -326,12 +337,42 @@ TEST_F(HttpFaults, BodiesWithoutAKeyAreNotWaitedFor) {
   }
   neighbours.Check(kUnaffected);
   neighbours.ExpectNothingLeft();
-  std::ifstream file(log);
-  int refused = 0;
-  for (std::string line; std::getline(file, line);) {
-    refused += Json::parse(line)["status"] == 401 ? 1 : 0;
+  EXPECT_EQ(LoggedWith(log, 401), kSlow);
+}
+
+// Row 41, of so many that there is no thread for anybody else, where nobody needs a key.
+TEST_F(HttpFaults, SlowBodiesKeepNobodyOut) {
+  const std::string log = folder_.path() + "/access";
+  Start({"--http-generations", "4", "--http-access-log", log});
+  Neighbours neighbours(server_.get());
+  constexpr int kTooMany = 40;
+  constexpr int kSlow = 4 + kSpareConnections + kTooMany;
+  HttpSocket stream(port());
+  stream.Send(Generation(480, {{"Connection", "close"}}));
+  std::vector<std::unique_ptr<HttpSocket>> slow;
+  for (int i = 0; i < kSlow; ++i) {
+    slow.push_back(std::make_unique<HttpSocket>(port()));
+    slow.back()->Send(
+        "POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+        "Content-Length: 8000000\r\n\r\n{");
   }
-  EXPECT_EQ(refused, kSlow);
+  for (int i = 0; i < 10; ++i) {
+    const absl::Time began = absl::Now();
+    EXPECT_EQ(HttpCall(port(), "GET", "/health").status, 200);
+    EXPECT_LT(absl::Now() - began, kInstrumentationFactor * absl::Seconds(1)) << i;
+  }
+  int told = 0;
+  for (auto& socket : slow) {
+    told += ParseAnswer(socket->Read(absl::Milliseconds(5))).status == 503 ? 1 : 0;
+  }
+  EXPECT_GE(told, kTooMany);
+  const HttpAnswer streamed = ParseAnswer(stream.Read(absl::Seconds(60)));
+  ASSERT_FALSE(streamed.events().empty());
+  EXPECT_TRUE(Json::parse(streamed.events().back())["generated_text"].is_string());
+  slow.clear();
+  neighbours.Check(kUnaffected);
+  neighbours.ExpectNothingLeft();
+  EXPECT_EQ(LoggedWith(log, 503), told);
 }
 
 // Rows 44 and 45.

@@ -1,6 +1,10 @@
 // Threads of connections come as they are needed and go when nothing comes.
 #include "server/http/connection_threads.h"
 
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include <array>
 #include <atomic>
 
 #include "absl/synchronization/notification.h"
@@ -51,6 +55,60 @@ TEST(ConnectionThreads, OnlyACrowdHurriesWhoeverSendsNothing) {
     done.WaitForNotification();
     threads.Stop();
   }
+}
+
+// A socket of whose other end nothing comes.
+class SilentSocket {
+ public:
+  SilentSocket() { EXPECT_EQ(::socketpair(AF_UNIX, SOCK_STREAM, 0, ends_.data()), 0); }
+  ~SilentSocket() {
+    for (const int end : ends_) ::close(end);
+  }
+  int socket() const { return ends_[0]; }
+
+ private:
+  std::array<int, 2> ends_{};
+};
+
+TEST(ConnectionThreads, BodiesGiveWayOneForEachThatWaitsOfWhoHasMostOfThem) {
+  constexpr int kReaders = 4;  // the oldest is alone of its tenant
+  const std::array<SilentSocket, kReaders> sockets;
+  ConnectionThreads threads(kReaders, "");
+  std::array<std::atomic<bool>, kReaders> gave_way{};
+  std::atomic<int> reading{0};
+  absl::Notification end;
+  for (int i = 0; i < kReaders; ++i) {
+    ASSERT_TRUE(threads.TryRun([&, i] {
+      ConnectionThreads::Place place(&threads, sockets[i].socket());
+      place.SetReading(i == 0 ? "alone" : "many");
+      reading.fetch_add(1);
+      while (!gave_way[i].load() && !end.HasBeenNotified()) {
+        absl::SleepFor(absl::Milliseconds(5));
+        gave_way[i].store(place.MustGiveWay());
+      }
+      EXPECT_NE(place.SetBusy(), gave_way[i].load());
+    }));
+    while (reading.load() <= i) absl::SleepFor(absl::Milliseconds(1));
+  }
+  absl::SleepFor(2 * kCrowdedBodyTime);
+  for (const auto& gave : gave_way) EXPECT_FALSE(gave.load()) << "nobody waits";
+  std::atomic<int> served{0};
+  for (int i = 0; i < 2; ++i) {
+    ASSERT_TRUE(threads.TryRun([&] {
+      served.fetch_add(1);
+      end.WaitForNotification();
+    }));
+  }
+  const absl::Time limit = absl::Now() + absl::Seconds(20);
+  while (served.load() < 2 && absl::Now() < limit) absl::SleepFor(absl::Milliseconds(1));
+  EXPECT_EQ(served.load(), 2);
+  absl::SleepFor(2 * kCrowdedBodyTime);
+  EXPECT_FALSE(gave_way[0].load());
+  EXPECT_TRUE(gave_way[1].load());
+  EXPECT_TRUE(gave_way[2].load());
+  EXPECT_FALSE(gave_way[3].load());
+  end.Notify();
+  threads.Stop();
 }
 
 TEST(ConnectionThreads, WhatComesWhileTheyEndIsRun) {

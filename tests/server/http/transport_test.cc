@@ -408,6 +408,39 @@ TEST_F(TransportTest, IdleConnectionsGiveWayToNewOnes) {
   EXPECT_LT(absl::Now() - began, absl::Seconds(2));
 }
 
+TEST_F(TransportTest, SlowBodiesGiveWayToNewOnesAndAreToldSo) {
+  constexpr int kSlow = 40;
+  TransportOptions options;
+  options.connections_max = 20;
+  Start(options);
+  HttpSocket stream(port(), 4096);  // that has its whole request
+  stream.Send(RequestBytes("GET", "/events", ""));
+  EXPECT_THAT(stream.Read(absl::Seconds(5), "\n"), HasSubstr("200"));
+  std::vector<std::unique_ptr<HttpSocket>> slow;
+  for (int i = 0; i < kSlow; ++i) {
+    slow.push_back(std::make_unique<HttpSocket>(port()));
+    slow.back()->Send(
+        "POST /echo HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+        "Content-Length: 5000\r\n\r\n{");
+  }
+  for (int i = 0; i < 10; ++i) {
+    const absl::Time began = absl::Now();
+    EXPECT_EQ(HttpCall(port(), "GET", "/id").status, 200);
+    EXPECT_LT(absl::Now() - began, absl::Seconds(1)) << i;
+  }
+  int told = 0;
+  for (auto& socket : slow) {
+    const HttpAnswer answer = ParseAnswer(socket->Read(absl::Milliseconds(5)));
+    if (answer.status == 0) continue;  // is still read
+    ++told;
+    EXPECT_EQ(answer.status, 503);
+    EXPECT_EQ(answer.headers.at("retry-after"), "1");
+    EXPECT_EQ(answer.json()["error_type"], "overloaded") << answer.body;
+  }
+  EXPECT_GT(told, kSlow - options.connections_max);
+  EXPECT_FALSE(stream.Read(absl::Milliseconds(100), "x").empty()) << "goes on";
+}
+
 TEST_F(TransportTest, WhoGivesWayBeforeItsFirstRequestIsToldSo) {
   TransportOptions options;
   options.connections_max = 2;
