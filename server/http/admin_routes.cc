@@ -53,10 +53,10 @@ class AdminCall {
         request_(New(method->input_type())),
         response_(New(method->output_type())) {}
 
-  absl::Status ReadRequest(const std::string& body) {
+  absl::Status ReadRequest(std::string_view body) {
     if (body.empty()) return absl::OkStatus();
     if (const auto json = ParseJson(body); !json.ok()) return json.status();  // its bounds
-    const auto parsed = pb::util::JsonStringToMessage(body, request_.get());
+    const auto parsed = pb::util::JsonStringToMessage({body.data(), body.size()}, request_.get());
     if (parsed.ok()) return absl::OkStatus();
     return absl::InvalidArgumentError(absl::StrCat("the body is no ", method_.input_type()->name(),
                                                    ": ", std::string(parsed.message())));

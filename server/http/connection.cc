@@ -62,7 +62,7 @@ Connection::~Connection() {
 bool Connection::AwaitRequest(absl::Duration timeout) {
   in_body_ = line_kept_ = named_ = after_return_ = false;
   chunks_.reset();
-  gives_way_ = nullptr;
+  watch_.reset();
   request_line_.clear();
   line_bytes_ = part_bytes_ = written_bytes_ = 0;
   if (tls_ != nullptr && !greeted_ && !Greet(SteadyNow() + std::min(timeout, limits_.head_time))) {
@@ -170,7 +170,7 @@ bool Connection::FillBody() {
     const ssize_t count =
         Receive(buffer_.data(), buffer_.size(), std::min(deadline_, SteadyNow() + kBodyLookTime));
     buffer_.resize(std::max<ssize_t>(count, 0));
-    if (gives_way_()) Fail(Fault::kCrowded);
+    if (watch_->gives_way()) Fail(Fault::kCrowded);
     if (count < 0) Fail(Fault::kGone);
     if (count == 0 && SteadyNow() >= deadline_) Fail(Fault::kTooSlow);
     if (count > 0 || fault_ != Fault::kNone) return fault_ == Fault::kNone;
@@ -216,13 +216,14 @@ Connection::Fault Connection::Count(const char* bytes, size_t size) {
 
 ssize_t Connection::read(char* ptr, size_t size) {
   if (fault_ != Fault::kNone) return -1;
-  if (taken_ == buffer_.size() && !(gives_way_ ? FillBody() : Fill(deadline_))) return -1;
+  if (taken_ == buffer_.size() && !(watch_ ? FillBody() : Fill(deadline_))) return -1;
   // Byte by byte while it is the head: what follows it must not be counted as such.
   const size_t count = std::min(in_body_ ? size : 1, buffer_.size() - taken_);
   std::memcpy(ptr, buffer_.data() + taken_, count);
   taken_ += count;
   const Fault fault = Count(ptr, count);
   if (fault != Fault::kNone) return Fail(fault);
+  if (watch_ && !watch_->has_room(static_cast<int64_t>(count))) return Fail(Fault::kCrowded);
   if (chunks_ && !chunks_->Take(ptr, count)) return Fail(Fault::kBadBody);
   return static_cast<ssize_t>(count);
 }

@@ -39,6 +39,12 @@ struct ConnectionLimits {
   absl::Duration write_time = kWriteTimeMax;
 };
 
+// Who is asked about a body that comes; the connection ends with kCrowded where it may not.
+struct BodyWatch {
+  std::function<bool()> gives_way;        // while it is waited for, at least every kBodyLookTime
+  std::function<bool(int64_t)> has_room;  // for so many bytes more, before they are read
+};
+
 class Connection final : public httplib::Stream {
  public:
   // Closes `socket` in the end. `tls`: null speaks plain.
@@ -62,8 +68,7 @@ class Connection final : public httplib::Stream {
   };
   // The body that comes is in chunks, whose framing is looked at from here on.
   void ExpectChunks() { chunks_.emplace(); }
-  // Asked while the body is waited for, at least every kBodyLookTime; true ends it as kCrowded.
-  void SetBodyGivesWay(std::function<bool()> gives_way) { gives_way_ = std::move(gives_way); }
+  void WatchBody(BodyWatch watch) { watch_ = std::move(watch); }
   Fault fault() const { return fault_; }  // of this request; the connection is of no more use
   // The request line, as far as it came, at most kKeptLineBytesMax of it.
   const std::string& request_line() const { return request_line_; }
@@ -116,7 +121,7 @@ class Connection final : public httplib::Stream {
   bool after_return_ = false;  // only a line's end may come
   int64_t line_bytes_ = 0;
   std::optional<ChunkFraming> chunks_;
-  std::function<bool()> gives_way_;
+  std::optional<BodyWatch> watch_;
   int64_t part_bytes_ = 0;  // of head or body
   absl::Time deadline_;
   int64_t written_bytes_ = 0;

@@ -20,9 +20,9 @@ inline constexpr int kRequestIdBytesMax = 128;
 struct HttpRequest {
   std::string id;  // the client's x-request-id where it is plain text, else made here
   std::string method;
-  std::string path;  // without the query
-  std::string peer;  // address of the other end
-  std::string body;
+  std::string path;       // without the query
+  std::string peer;       // address of the other end
+  std::string_view body;  // the transport's, while the request lives
   std::vector<std::pair<std::string, std::string>> headers;  // names in lower case
 
   // All values of a header, in order. `name` in lower case.

@@ -55,6 +55,7 @@ absl::StatusOr<std::unique_ptr<HttpService>> HttpService::Start(HttpOptions opti
   transport_options.origins = *std::move(origins);
   transport_options.local_pages_only = options.keyless;
   transport_options.body_time = options.body_time;
+  transport_options.tenant_parts = options.facts.generation_parts;
   transport_options.connections_max = options.facts.generations_max + kSpareConnections;
   if (options.tls != nullptr) {
     transport_options.tls = [tls = options.tls] { return tls->context(); };

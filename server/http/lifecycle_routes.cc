@@ -47,8 +47,7 @@ struct Move {
   bool pin = false;
 };
 
-absl::StatusOr<Move> ParseMove(const std::string& body, bool load,
-                               const std::string& adapters_dir) {
+absl::StatusOr<Move> ParseMove(std::string_view body, bool load, const std::string& adapters_dir) {
   const auto json = ParseJson(body);
   if (!json.ok()) return json.status();
   Fields fields(*json);

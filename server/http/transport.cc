@@ -86,6 +86,7 @@ int StatusOf(Connection::Fault fault) {
 struct Exchange {
   HttpRequest request;
   AccessEntry entry;
+  std::unique_ptr<BodyRoom::Body> body;
   bool expects_continue = false;  // the client waits for a word before it sends the body
   bool close = false;             // the connection must not be used again
 };
@@ -152,6 +153,7 @@ class HttpTransport::Library final : public httplib::Server {
         routes_(std::move(routes)),
         log_(log),
         listener_(std::move(listener)),
+        bodies_(options.bodies_bytes, options.tenant_parts),
         threads_(options.connections_max, options.tls ? "" : kFull) {
     svr_sock_ = listener_->socket();  // the library ends streams when it has none
     set_payload_max_length(options.body_bytes);
@@ -193,6 +195,7 @@ class HttpTransport::Library final : public httplib::Server {
   struct Current {
     Connection* connection = nullptr;
     ConnectionThreads::Place* place = nullptr;
+    httplib::Request* request = nullptr;
     Exchange exchange;
     absl::Time began;  // by SteadyNow
   };
@@ -233,6 +236,7 @@ class HttpTransport::Library final : public httplib::Server {
     Log(connection, now.exchange.entry);
     active_.fetch_sub(1);
     const bool refused = now.exchange.close || connection.fault() != Connection::Fault::kNone;
+    now.exchange = Exchange();  // what it held is others' from here on
     if (refused && connection.fault() != Connection::Fault::kGone) {
       place.SetBusy();  // it has its answer, and gives way from here on
       connection.Linger(std::max(place.SetIdle(kLingerTime), kCrowdedWait));
@@ -274,6 +278,7 @@ class HttpTransport::Library final : public httplib::Server {
 
   // Answers are neither compressed nor cut into ranges.
   void SetUp(httplib::Request& request) const {
+    current().request = &request;
     current().exchange.entry.path = request.path;
     const std::string_view inside = Inside(request.path);
     request.path = inside.empty() ? "/" : std::string(inside);
@@ -330,7 +335,7 @@ class HttpTransport::Library final : public httplib::Server {
     return HandlerResponse::Handled;
   }
 
-  HandlerResponse AwaitBody(const httplib::Request& request, httplib::Response& response) const {
+  HandlerResponse AwaitBody(const httplib::Request& request, httplib::Response& response) {
     Current& now = current();
     if (options_.door) {
       Reply reply(&response, now.connection, &now.exchange);
@@ -342,8 +347,15 @@ class HttpTransport::Library final : public httplib::Server {
       }
     }
     now.place->SetReading(now.exchange.entry.notes.tenant);
-    now.connection->SetBodyGivesWay([place = now.place] { return place->MustGiveWay(); });
-    if (IsChunked(request)) now.connection->ExpectChunks();
+    now.exchange.body = std::make_unique<BodyRoom::Body>(&bodies_, now.exchange.entry.notes.tenant);
+    now.connection->WatchBody({.gives_way = [place = now.place] { return place->MustGiveWay(); },
+                               .has_room = [body = now.exchange.body.get()](
+                                               int64_t bytes) { return body->Take(bytes); }});
+    if (IsChunked(request)) {
+      now.connection->ExpectChunks();
+    } else {  // grown step by step it would leave pieces of half its size behind
+      now.request->body.reserve(request.get_header_value<uint64_t>("Content-Length"));
+    }
     if (now.exchange.expects_continue) {
       now.connection->write(kContinue, sizeof kContinue - 1);
     }
@@ -516,6 +528,7 @@ class HttpTransport::Library final : public httplib::Server {
   const HttpRoutes routes_;
   AccessLog* const log_;
   const std::unique_ptr<Listener> listener_;
+  BodyRoom bodies_;
   std::atomic<bool> draining_{false};
   std::atomic<int> active_{0};
   ConnectionThreads threads_;

@@ -14,6 +14,7 @@
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
 #include "server/http/access_log.h"
+#include "server/http/body_room.h"
 #include "server/http/exchange.h"
 #include "server/http/origins.h"
 
@@ -33,6 +34,8 @@ struct TransportOptions {
   AllowedOrigins origins;  // of pages that may send them all the same, and read the answers
   int connections_max = 320;
   int64_t body_bytes = kHttpBodyBytesMax;
+  int64_t bodies_bytes = kBodiesBytesMax;  // held at a time
+  int tenant_parts = 1;                    // one tenant's may be one of so many parts of these
   absl::Duration keep_alive = kHttpKeepAlive;
   absl::Duration head_time = absl::Seconds(10);
   absl::Duration body_time = absl::Seconds(60);

@@ -331,13 +331,18 @@ TEST_F(HttpFaults, BodiesWithoutAKeyAreNotWaitedFor) {
   const absl::Time began = absl::Now();
   EXPECT_EQ(HttpCall(port(), "GET", "/health").status, 200);
   EXPECT_LT(absl::Now() - began, kInstrumentationFactor * absl::Seconds(1));
+  int told = 0;
   for (auto& connection : slow) {
     EXPECT_TRUE(connection->ClosedWithin(absl::Seconds(5)));
-    EXPECT_THAT(connection->heard(), ::testing::StartsWith("HTTP/1.1 401"));
+    // In the crush itself one may be turned away before its head is read.
+    EXPECT_THAT(connection->heard(), AnyOf(::testing::StartsWith("HTTP/1.1 401"),
+                                           ::testing::StartsWith("HTTP/1.1 503")));
+    told += connection->heard().starts_with("HTTP/1.1 401") ? 1 : 0;
   }
+  EXPECT_GT(told, kSlow / 2);
   neighbours.Check(kUnaffected);
   neighbours.ExpectNothingLeft();
-  EXPECT_EQ(LoggedWith(log, 401), kSlow);
+  EXPECT_EQ(LoggedWith(log, 401), told);
 }
 
 // Row 41, of so many that there is no thread for anybody else, where nobody needs a key.
@@ -349,6 +354,7 @@ TEST_F(HttpFaults, SlowBodiesKeepNobodyOut) {
   constexpr int kSlow = 4 + kSpareConnections + kTooMany;
   HttpSocket stream(port());
   stream.Send(Generation(480, {{"Connection", "close"}}));
+  const std::string begun = stream.Read(absl::Seconds(5), "data");
   std::vector<std::unique_ptr<HttpSocket>> slow;
   for (int i = 0; i < kSlow; ++i) {
     slow.push_back(std::make_unique<HttpSocket>(port()));
@@ -366,13 +372,66 @@ TEST_F(HttpFaults, SlowBodiesKeepNobodyOut) {
     told += ParseAnswer(socket->Read(absl::Milliseconds(5))).status == 503 ? 1 : 0;
   }
   EXPECT_GE(told, kTooMany);
-  const HttpAnswer streamed = ParseAnswer(stream.Read(absl::Seconds(60)));
+  const HttpAnswer streamed = ParseAnswer(begun + stream.Read(absl::Seconds(60)));
   ASSERT_FALSE(streamed.events().empty());
   EXPECT_TRUE(Json::parse(streamed.events().back())["generated_text"].is_string());
   slow.clear();
   neighbours.Check(kUnaffected);
   neighbours.ExpectNothingLeft();
   EXPECT_EQ(LoggedWith(log, 503), told);
+}
+
+// Row 35, of many at once.
+TEST_F(HttpFaults, BodiesInMassesAreBoundedTogether) {
+  constexpr int kBodies = 4 * kBodiesBytesMax / kHttpBodyBytesMax;
+  Neighbours neighbours(server_.get());
+  const int64_t before = server_->ResidentBytes();
+  const std::string body(kHttpBodyBytesMax - 1, ' ');
+  std::vector<std::unique_ptr<HttpSocket>> bodies;
+  for (int i = 0; i < kBodies; ++i) {
+    bodies.push_back(std::make_unique<HttpSocket>(port()));
+    bodies.back()->Send(
+        absl::StrCat("POST /generate HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+                     "Content-Length: ",
+                     kHttpBodyBytesMax, "\r\n\r\n", body));
+  }
+  int refused = 0;
+  for (auto& socket : bodies) {
+    refused += ParseAnswer(socket->Read(absl::Milliseconds(20))).status == 503 ? 1 : 0;
+  }
+  EXPECT_GE(refused, kBodies * 3 / 4 - 1) << "less than all of each body comes, and some is free";
+  EXPECT_LT(refused, kBodies);
+  EXPECT_LT(server_->ResidentBytes() - before,
+            kInstrumentationFactor * (kBodiesBytesMax + 2 * kBodyGrowthBytesMax));
+  const absl::Time began = absl::Now();
+  EXPECT_EQ(HttpCall(port(), "POST", "/generate", R"({"inputs": "hi"})").status, 200)
+      << "one of ordinary size";
+  EXPECT_LT(absl::Now() - began, kUnaffected);
+  bodies.clear();
+  neighbours.Check(kUnaffected);
+  neighbours.ExpectNothingLeft();
+}
+
+// Row 35, of connections that stay open for another request.
+TEST_F(HttpFaults, NoBodyIsKeptLongerThanItsRequest) {
+  constexpr int kBodies = 64;
+  Neighbours neighbours(server_.get());
+  const int64_t before = server_->ResidentBytes();
+  const std::string request =
+      RequestBytes("POST", "/generate", std::string(kHttpBodyBytesMax, ' '));
+  std::vector<std::unique_ptr<HttpSocket>> kept;
+  for (int i = 0; i < kBodies; ++i) {
+    kept.push_back(std::make_unique<HttpSocket>(port()));
+    kept.back()->Send(request);
+    EXPECT_THAT(kept.back()->Read(absl::Seconds(5), "\r\n\r\n"),
+                ::testing::StartsWith("HTTP/1.1 400"));
+  }
+  // What the allocator keeps for its threads is less than half of them.
+  EXPECT_LT(server_->ResidentBytes() - before,
+            kInstrumentationFactor * kBodies * kHttpBodyBytesMax / 2);
+  neighbours.Check(kUnaffected);
+  kept.clear();
+  neighbours.ExpectNothingLeft();
 }
 
 // Rows 44 and 45.

@@ -28,10 +28,10 @@ class TransportTest : public ::testing::Test {
   void Start(TransportOptions options) {
     transport_.reset();
     options.address = "127.0.0.1:0";
-    options.body_bytes = kBodyMax;
+    if (options.body_bytes == kHttpBodyBytesMax) options.body_bytes = kBodyMax;
     HttpRoutes routes;
     routes["/echo"]["POST"] = [](const HttpRequest& request, HttpReply& reply) {
-      reply.Send(200, request.body, "text/plain");
+      reply.Send(200, std::string(request.body), "text/plain");
     };
     routes["/id"]["GET"] = [](const HttpRequest& request, HttpReply& reply) {
       reply.notes().adapter = "some \"adapter\"\n";
@@ -439,6 +439,45 @@ TEST_F(TransportTest, SlowBodiesGiveWayToNewOnesAndAreToldSo) {
   }
   EXPECT_GT(told, kSlow - options.connections_max);
   EXPECT_FALSE(stream.Read(absl::Milliseconds(100), "x").empty()) << "goes on";
+}
+
+TEST_F(TransportTest, BodiesAreHeldUpToTheirBoundUntilTheirRequestsEnd) {
+  constexpr int64_t kLarge = kSmallBodyBytes + 1000;
+  TransportOptions options;
+  options.bodies_bytes = 2000;
+  options.body_bytes = 2 * kLarge;
+  Start(options);
+  const auto begin = [this](int64_t announced, int64_t sent) {
+    auto socket = std::make_unique<HttpSocket>(port());
+    socket->Send(absl::StrCat(
+        "POST /echo HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: ",
+        announced, "\r\n\r\n", std::string(sent, 'x')));
+    return socket;
+  };
+  const auto refused = [](HttpSocket& socket) {
+    const absl::Time began = absl::Now();
+    const HttpAnswer answer = ParseAnswer(socket.Read(absl::Seconds(20)));
+    EXPECT_LT(absl::Now() - began, absl::Seconds(5)) << "the body has 60 s";
+    EXPECT_EQ(answer.headers.count("retry-after"), answer.status == 503 ? 1u : 0u);
+    return answer.status == 503;
+  };
+  const auto first = begin(kLarge + 1, kLarge);
+  const auto second = begin(kLarge + 1, kLarge);
+  EXPECT_EQ(first->Read(absl::Milliseconds(300)), "") << "both have room";
+  EXPECT_EQ(second->Read(absl::Milliseconds(1)), "");
+  EXPECT_EQ(HttpCall(port(), "POST", "/echo", std::string(kSmallBodyBytes, 'x')).status, 200);
+  EXPECT_TRUE(refused(*begin(kLarge, kSmallBodyBytes + 1))) << "one byte more than there is room";
+  second->Send("x");
+  EXPECT_TRUE(refused(*second));
+  HttpSocket kept(port());
+  kept.Send(RequestBytes("POST", "/echo", std::string(kLarge, 'x')));
+  EXPECT_THAT(kept.Read(absl::Milliseconds(300)), StartsWith("HTTP/1.1 200"))
+      << "what the refused one held is free";
+  EXPECT_EQ(HttpCall(port(), "POST", "/echo", std::string(kLarge, 'x')).status, 200)
+      << "a connection holds nothing between its requests";
+  first->Close();
+  const std::vector<int> logged = LoggedStatuses();
+  EXPECT_EQ(std::count(logged.begin(), logged.end(), 503), 2);
 }
 
 TEST_F(TransportTest, WhoGivesWayBeforeItsFirstRequestIsToldSo) {

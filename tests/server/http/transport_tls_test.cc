@@ -51,7 +51,7 @@ class TransportTlsTest : public ::testing::Test {
     options.tls = [this] { return tls_->context(); };
     HttpRoutes routes;
     routes["/echo"]["POST"] = [](const HttpRequest& request, HttpReply& reply) {
-      reply.Send(200, request.body, "text/plain");
+      reply.Send(200, std::string(request.body), "text/plain");
     };
     routes["/events"]["GET"] = [](const HttpRequest&, HttpReply& reply) {
       reply.SendEvents([](EventStream& events) {
