@@ -68,8 +68,10 @@ absl::Status UnnamableFolder(const std::string& folder) {
 }
 
 absl::Status AboutAdapter(const std::string& id, const absl::Status& status) {
-  if (absl::IsNotFound(status)) return UnknownAdapter(id);
   const std::string named = absl::StrCat("adapter ", Quoted(id));
+  if (absl::IsNotFound(status)) {
+    return absl::StartsWith(status.message(), named) ? status : UnknownAdapter(id);
+  }
   if (IsAdapterFault(status) && absl::StartsWith(status.message(), named)) return status;
   const absl::string_view kind = absl::IsFailedPrecondition(status) ? " cannot be served: " : ": ";
   return AdapterFault(absl::Status(status.code(), absl::StrCat(named, kind, status.message())));

@@ -64,6 +64,14 @@ TEST_F(RemotePartsTest, ACallKeepsWhatItHasFound) {
   }
 }
 
+TEST_F(RemotePartsTest, WhatTheHubLacksIsRefusedInTheHubsWords) {
+  for (const char* source : {"org/missing", "org/missing@v1"}) {
+    const grpc::Status status = Register("none", source);
+    EXPECT_EQ(status.error_code(), grpc::StatusCode::NOT_FOUND);
+    EXPECT_THAT(status.error_message(), testing::HasSubstr("the hub has no repository 'org/missi"));
+  }
+}
+
 // As PEFT saves adapters that have a name of their own.
 TEST_F(RemotePartsTest, AnAdapterInAFolderOfARepositoryIsRegistered) {
   FakeHub::Files files = files_;
