@@ -83,10 +83,11 @@ absl::StatusOr<std::string> AdapterCatalog::MergeLocation(const std::string& ten
     if (IsMerge(place->location)) {
       const std::vector<std::string> inside = OriginsIn(place->location);
       origins.insert(origins.end(), inside.begin(), inside.end());
+      called_so = false;
     } else {
       origins.push_back(ScopeOf(place->location));
+      called_so = called_so && origins.back() == ScopeOf(id);
     }
-    called_so = called_so && origins.back() == ScopeOf(id);
   }
   std::string text = MergeText(choice);
   if (called_so) return text;

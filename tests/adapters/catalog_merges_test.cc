@@ -136,6 +136,18 @@ TEST_F(CatalogMergesTest, AMergeIsForThoseWhoMayHaveAllThatItWasMadeOf) {
   for (const char* id : {"plain", "by-name", "by-alias", "nested"}) EXPECT_TRUE(served(id)) << id;
 }
 
+TEST_F(CatalogMergesTest, AMergeOfTheNameOfItsPartHidesNoOther) {
+  bool may_have_secret = true;
+  catalog_->SetScope([&](const std::string&, const std::string& location) {
+    return may_have_secret || location != "secret";
+  });
+  ASSERT_TRUE(Merge("part-1", {{}, {{"secret", 0.5}, {"part-1", 0.5}}}, true).ok());
+  ASSERT_TRUE(Merge("again", {{}, {{"part-2", 0.5}, {"part-1", 0.5}}}).ok());
+  EXPECT_TRUE(catalog_->Find(kTenant, "again").ok());
+  may_have_secret = false;
+  EXPECT_TRUE(absl::IsNotFound(catalog_->Find(kTenant, "again").status()));
+}
+
 // Merges that may differ read differently.
 TEST(MergeText, SaysAllThatTheMethodHeeds) {
   MergeChoice choice{{MergeMethod::kDareTies, 0.5, MajoritySign::kFrequency, 9},
