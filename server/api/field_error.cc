@@ -1,5 +1,9 @@
 #include "server/api/field_error.h"
 
+#include <array>
+#include <charconv>
+#include <cmath>
+
 #include "absl/strings/cord.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/string_view.h"
@@ -10,6 +14,7 @@ namespace {
 
 constexpr absl::string_view kFieldPayload = "lorica/field";
 constexpr absl::string_view kElsewherePayload = "lorica/elsewhere";
+constexpr double kWholeMax = 1e15;
 constexpr absl::Duration kRetryDelayDefault = absl::Seconds(1);
 
 }  // namespace
@@ -18,6 +23,20 @@ absl::Status FieldError(absl::string_view field, absl::string_view what) {
   absl::Status status = absl::InvalidArgumentError(absl::StrCat(field, " ", what));
   SetField(&status, field);
   return status;
+}
+
+std::string OutOfRange(double value, double low, double high) {
+  return absl::StrCat("must be from ", PlainNumber(low), " to ", PlainNumber(high), ", not ",
+                      PlainNumber(value));
+}
+
+std::string PlainNumber(double number) {
+  if (std::abs(number) < kWholeMax && number == std::trunc(number)) {
+    return absl::StrCat(static_cast<int64_t>(number));
+  }
+  std::array<char, 32> digits;
+  const auto end = std::to_chars(digits.data(), digits.data() + digits.size(), number);
+  return std::string(digits.data(), end.ptr);
 }
 
 void SetField(absl::Status* status, absl::string_view field) {

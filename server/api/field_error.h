@@ -16,6 +16,10 @@ namespace lorica {
 
 // InvalidArgument "<field> <what>", e.g. FieldError("top_p", "must be above 0").
 absl::Status FieldError(absl::string_view field, absl::string_view what);
+// What of such an error: "must be from <low> to <high>, not <value>", all digits of each.
+std::string OutOfRange(double value, double low, double high);
+// A number as its writer would: whole ones without an exponent, others with all digits they have.
+std::string PlainNumber(double number);
 // Makes it one about `field`, whose text is there already.
 void SetField(absl::Status* status, absl::string_view field);
 // The field of a FieldError.

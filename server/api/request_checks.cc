@@ -9,6 +9,7 @@
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/string_view.h"
+#include "absl/strings/strip.h"
 #include "adapters/catalog_text.h"
 #include "adapters/hub/hub_source.h"
 #include "adapters/hub/object_source.h"
@@ -25,7 +26,7 @@ std::string Indexed(absl::string_view list, size_t index, absl::string_view fiel
 absl::Status CheckRange(absl::string_view field, std::optional<double> value, double low,
                         double high) {
   if (!value || (*value >= low && *value <= high)) return absl::OkStatus();  // NaN: neither
-  return FieldError(field, absl::StrCat("must be from ", low, " to ", high, ", not ", *value));
+  return FieldError(field, OutOfRange(*value, low, high));
 }
 
 absl::Status CheckCount(absl::string_view field, size_t count, size_t count_max) {
@@ -36,7 +37,8 @@ absl::Status CheckCount(absl::string_view field, size_t count, size_t count_max)
 
 absl::Status CheckToken(const std::string& field, int32_t token, int32_t vocabulary) {
   if (token >= 0 && token < vocabulary) return absl::OkStatus();
-  return FieldError(field, absl::StrCat("is ", token, "; token ids are 0 to ", vocabulary - 1));
+  return FieldError(field,
+                    absl::StrCat("names token ", token, "; token ids are 0 to ", vocabulary - 1));
 }
 
 absl::Status CheckUtf8Field(const std::string& field, const std::string& text) {
@@ -54,7 +56,6 @@ absl::Status CheckSampling(const GenerateCall& call) {
   } ranges[] = {
       {"temperature", call.temperature, 0.0, kTemperatureMax},
       {"min_p", call.min_p, 0.0, 1.0},
-      {"top_p", call.top_p, 0.0, 1.0},
       {"repetition_penalty", call.repetition_penalty, kRepetitionPenaltyMin, kPenaltyMax},
       {"presence_penalty", call.presence_penalty, -kPenaltyMax, kPenaltyMax},
       {"frequency_penalty", call.frequency_penalty, -kPenaltyMax, kPenaltyMax},
@@ -65,11 +66,13 @@ absl::Status CheckSampling(const GenerateCall& call) {
     const absl::Status status = CheckRange(range.field, range.value, range.low, range.high);
     if (!status.ok()) return status;
   }
-  if (call.top_p && *call.top_p == 0.0) {
-    return FieldError("top_p", "must be above 0; leave it out (or 1) to switch it off");
+  if (call.top_p && !(*call.top_p > 0.0 && *call.top_p <= 1.0)) {
+    return FieldError("top_p",
+                      absl::StrCat("must be above 0 and at most 1, not ", PlainNumber(*call.top_p),
+                                   "; leave it out (or 1) to switch it off"));
   }
   if (call.top_k.value_or(0) < 0) {
-    return FieldError("top_k", "must be 0 (off) or more");
+    return FieldError("top_k", absl::StrCat("must be 0 (off) or more, not ", *call.top_k));
   }
   if (call.max_tokens.value_or(1) < (call.prompt_logprobs ? 0 : 1)) {
     return FieldError("max_tokens",
@@ -93,11 +96,12 @@ absl::Status CheckBias(const GenerateCall& call, int32_t vocabulary) {
     if (!status.ok()) return status;
     if (!std::isfinite(bias) || bias > kBiasMax) {
       return FieldError(Indexed("logit_bias", i, "bias"),
-                        absl::StrCat("must be a finite number of at most ", kBiasMax,
-                                     " (-100 or less bans the token)"));
+                        absl::StrCat("of token ", token, " must be a finite number of at most ",
+                                     kBiasMax, " (-100 or less bans the token)"));
     }
     if (!seen.insert(token).second) {
-      return FieldError(Indexed("logit_bias", i, "token_id"), "is there twice");
+      return FieldError(Indexed("logit_bias", i, "token_id"),
+                        absl::StrCat("names token ", token, " twice"));
     }
     banned += bias <= -kBiasMax;
   }
@@ -138,13 +142,8 @@ absl::Status CheckFormat(const GenerateCall& call) {
   }
   absl::Status status = CheckUtf8Field(field, call.format->text);
   if (!status.ok()) return status;
-  const FormatKind kind = call.format->kind;
-  if (kind == FormatKind::kJsonSchema) {
-    status = CheckSchema(call.format->text);
-  } else {
-    status = CheckRepetitions(kind, call.format->text);
-    status.Update(CheckCodePoints(call.format->text));
-  }
+  const auto& [kind, text] = *call.format;
+  status = kind == FormatKind::kJsonSchema ? CheckSchema(text) : CheckExpression(kind, text);
   return status.ok() ? status : FieldError(field, status.message());
 }
 
@@ -190,13 +189,20 @@ absl::Status CheckWeight(const std::string& field, double weight) {
                                         kAdapterWeightMax));
 }
 
+// CheckAdapterId's text begins with what the field's name says already.
+absl::Status BadId(absl::string_view field, const absl::Status& status) {
+  absl::string_view what = status.message();
+  absl::ConsumePrefix(&what, "adapter id ");
+  return FieldError(field, what);
+}
+
 // An id as a field error; "" and the base model's name pass.
 absl::Status CheckChoice(absl::string_view field, const std::string& id,
                          const std::string& base_name) {
   if (id.empty() || id == base_name) return absl::OkStatus();
   const absl::Status status = CheckAdapterId(id);
   if (status.ok()) return status;
-  return FieldError(field, absl::StrCat("is not a valid adapter id: ", status.message()));
+  return BadId(field, status);
 }
 
 absl::Status CheckMix(absl::Span<const AdapterChoice> mix, const std::string& base_name) {
@@ -273,7 +279,7 @@ absl::Status CheckNamed(absl::string_view field, const std::string& adapter_id) 
   if (adapter_id.empty()) return FieldError(field, "is missing");
   const absl::Status status = CheckAdapterId(adapter_id);
   if (status.ok()) return status;
-  return FieldError(field, absl::StrCat("is not valid: ", status.message()));
+  return BadId(field, status);
 }
 
 absl::Status CheckExpectedGeneration(const std::string& generation) {

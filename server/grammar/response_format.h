@@ -33,11 +33,16 @@ struct ResponseFormat {
 // refused by name, rather than ignored. InvalidArgument names the place.
 absl::Status CheckSchema(std::string_view text);
 
+// Whether a regex or a grammar means to its compiler what it means to who wrote it: both of the
+// checks below, and InvalidArgument for a NUL, at which a grammar would end.
+absl::Status CheckExpression(FormatKind kind, std::string_view text);
 // InvalidArgument: a regex or a grammar has a repetition of more than kRepetitionMax, of which the
 // compiler would keep the last 32 bits.
 absl::Status CheckRepetitions(FormatKind kind, std::string_view text);
-// InvalidArgument: a regex or a grammar has an escape \u{...} or \U........ that is no character,
-// of which the compiler would make bytes that are no UTF-8.
-absl::Status CheckCodePoints(std::string_view text);
+// InvalidArgument: a regex or a grammar has an escape that is no character, of which the compiler
+// would make bytes that are no UTF-8; a regex has one that it would take for another character: \x
+// with the digits behind it, or in a class of characters one that such digits follow, or a '^'
+// first.
+absl::Status CheckCodePoints(FormatKind kind, std::string_view text);
 
 }  // namespace lorica

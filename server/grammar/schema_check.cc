@@ -208,8 +208,19 @@ class SchemaWalk {
     return value.is_number_unsigned() && value.get<uint64_t>() > INT64_MAX;
   }
 
-  // Texts of these patterns would have to be written otherwise in JSON, and are not. Of a format
-  // and a pattern the compiler takes the format alone.
+  // Texts of some patterns would have to be written otherwise in JSON, and are not.
+  static absl::Status CheckPattern(const std::string& text, const std::string& path) {
+    const absl::Status expression = CheckExpression(FormatKind::kRegex, text);
+    if (!expression.ok()) return Refused(path, absl::StrCat("pattern ", expression.message()));
+    const bool control =
+        std::any_of(text.begin(), text.end(), [](char c) { return c >= 0 && c < 32; });
+    const bool escaped = std::any_of(kUnservedEscapes.begin(), kUnservedEscapes.end(),
+                                     [&](const char* one) { return absl::StrContains(text, one); });
+    if (!control && !escaped && !absl::StrContains(text, '"')) return absl::OkStatus();
+    return Refused(path, "a pattern with quotes, backslashes or escaped characters is not served");
+  }
+
+  // Of a format and a pattern the compiler takes the format alone.
   static absl::Status CheckString(const Json& schema, const std::string& path) {
     const auto format = schema.find("format");
     if (format != schema.end()) {
@@ -221,16 +232,7 @@ class SchemaWalk {
     const auto pattern = schema.find("pattern");
     if (pattern == schema.end()) return absl::OkStatus();
     if (!pattern->is_string()) return Refused(path, "pattern must be a string");
-    const auto text = pattern->get<std::string>();
-    absl::Status numbers = CheckRepetitions(FormatKind::kRegex, text);
-    numbers.Update(CheckCodePoints(text));
-    if (!numbers.ok()) return Refused(path, absl::StrCat("pattern ", numbers.message()));
-    const bool control =
-        std::any_of(text.begin(), text.end(), [](char c) { return c > 0 && c < 32; });
-    const bool escaped = std::any_of(kUnservedEscapes.begin(), kUnservedEscapes.end(),
-                                     [&](const char* one) { return absl::StrContains(text, one); });
-    if (!control && !escaped && !absl::StrContains(text, '"')) return absl::OkStatus();
-    return Refused(path, "a pattern with quotes, backslashes or escaped characters is not served");
+    return CheckPattern(pattern->get<std::string>(), path);
   }
 
   // The compiler would let nothing be written where there is no number to write.
@@ -322,6 +324,12 @@ class SchemaWalk {
     }
     if (patterns && (more || schema["patternProperties"].size() > 1)) {
       return Refused(path, "patternProperties is served with one pattern and no other properties");
+    }
+    const Json none = Json::object();
+    for (const auto& [pattern, part] : schema.value("patternProperties", none).items()) {
+      if (absl::Status s = CheckPattern(pattern, Inside(path, "patternProperties")); !s.ok()) {
+        return s;
+      }
     }
     return absl::OkStatus();
   }

@@ -56,7 +56,7 @@ std::optional<double> Fields::Number(const char* name) {
 std::optional<double> Fields::NumberWithin(const char* name, double low, double high) {
   const std::optional<double> value = Number(name);
   if (value && !(*value >= low && *value <= high)) {
-    Refuse(name, absl::StrCat("must be from ", low, " to ", high, ", not ", *value));
+    Refuse(name, OutOfRange(*value, low, high));
   }
   return value;
 }

@@ -6,6 +6,7 @@
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "adapters/adapter.h"
+#include "adapters/hub/quoted.h"
 #include "server/api/field_error.h"
 #include "server/http/adapter_source.h"
 #include "server/http/fields.h"
@@ -40,7 +41,8 @@ void ReadBias(Fields& fields, GenerateCall* call) {
   for (const auto& [name, value] : bias->items()) {
     int32_t token = 0;
     if (!absl::SimpleAtoi(name, &token) || !value.is_number()) {
-      return fields.Refuse("logit_bias", "must map token ids to numbers");
+      return fields.Refuse("logit_bias", absl::StrCat("must map token ids to numbers, as ",
+                                                      Quoted(name), " does not"));
     }
     call->logit_bias.emplace_back(token, value.get<double>());
   }

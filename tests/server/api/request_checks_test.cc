@@ -238,6 +238,47 @@ TEST(RequestChecks, EveryFieldHasItsBoundsAndTheErrorNamesIt) {
   }
 }
 
+TEST(RequestChecks, TheErrorSaysWhatWasSentAndWhatIsTaken) {
+  const std::pair<Change, std::string> cases[] = {
+      {[](GenerateCall& c) { c.top_p = 0; },
+       "top_p must be above 0 and at most 1, not 0; leave it out (or 1) to switch it off"},
+      {[](GenerateCall& c) { c.top_p = 1.0000001; },
+       "top_p must be above 0 and at most 1, not 1.0000001; leave it out (or 1) to switch it off"},
+      {[](GenerateCall& c) { c.top_k = -2; }, "top_k must be 0 (off) or more, not -2"},
+      {[](GenerateCall& c) { c.logprobs = INT32_MAX; },
+       "logprobs must be from 0 to 20, not 2147483647"},
+      {[](GenerateCall& c) { c.min_p = kNan; }, "min_p must be from 0 to 1, not nan"},
+      {[](GenerateCall& c) {
+         c.logit_bias = {{5, 1.0}, {kVocabulary, 1.0}};
+       },
+       "logit_bias[1].token_id names token 1000; token ids are 0 to 999"},
+      {[](GenerateCall& c) {
+         c.logit_bias = {{5, 1.0}, {7, 101.0}};
+       },
+       "logit_bias[1].bias of token 7 must be a finite number of at most 100 (-100 or less bans "
+       "the token)"},
+      {[](GenerateCall& c) {
+         c.logit_bias = {{7, 1.0}, {7, 1.0}};
+       },
+       "logit_bias[1].token_id names token 7 twice"},
+      {[](GenerateCall& c) {
+         c.format = {FormatKind::kEbnf, std::string(1, '\0')};
+       },
+       "response_format holds a NUL, at which its reader would end: write \\0"},
+  };
+  for (const auto& [change, text] : cases) {
+    EXPECT_EQ(CheckFields(CallWith(change), Limits()).message(), text);
+  }
+}
+
+TEST(RequestChecks, ABadIdIsCalledOneOnce) {
+  const std::string why = " 'a b': only letters, digits, '.', '_' and '-' are allowed in a part";
+  const auto chosen =
+      ChooseAdapters(CallWith([](GenerateCall& c) { c.adapter_id = "a b"; }), "base");
+  EXPECT_EQ(chosen.status().message(), "adapter_id" + why);
+  EXPECT_EQ(CheckNamed("alias", "a b").message(), "alias" + why);
+}
+
 std::string Long(int bytes) { return std::string(bytes, 'a'); }
 
 TEST(RequestChecks, LogprobsOfAPromptAreBoundedTogether) {

@@ -111,6 +111,17 @@ TEST_F(GrammarTest, HalvesOfSurrogatePairsAreNoCharacters) {
   EXPECT_FALSE(Takes(grammar, "\xF4\x90\x80\x80"));
 }
 
+TEST_F(GrammarTest, EscapesThatAreLetThroughMeanWhatTheySay) {
+  for (const char* regex : {"[\\u00e0-\\xff]", "\\u00e9", "[g\\xe9]"}) {
+    EXPECT_TRUE(CheckExpression(FormatKind::kRegex, regex).ok()) << regex;
+    EXPECT_TRUE(Takes(Make(FormatKind::kRegex, regex), "\xC3\xA9")) << regex;
+  }
+  const auto grammar = Make(FormatKind::kRegex, "[\\u{41}bc][a\\^][\\x01\\x67]");
+  EXPECT_TRUE(Takes(grammar, "A^\x01"));
+  EXPECT_TRUE(Takes(grammar, "bag"));
+  EXPECT_FALSE(Takes(grammar, "Abg"));
+}
+
 TEST_F(GrammarTest, JsonIsWrittenInOneWay) {
   const auto grammar = Make(FormatKind::kJsonSchema, R"({"type": "array", "items": true})");
   EXPECT_TRUE(Takes(grammar, R"([1, {"a": [true, null]}])"));

@@ -61,9 +61,9 @@ TEST_F(CallersWords, AreThoseOfLoraxOnItsRoutes) {
       {{{"truncate", 0}}, "parameters.truncate must be"},
       {{{"stop", {""}}}, "parameters.stop[0] has"},
       {{{"api_token", "a b"}}, "parameters.api_token is"},
-      {{{"adapter_id", "../x"}}, "parameters.adapter_id is"},
+      {{{"adapter_id", "../x"}}, "parameters.adapter_id '../x': "},
       {{{"merged_adapters", {{"ids", {"a", "../b"}}, {"weights", {1, 1}}}}},
-       "parameters.merged_adapters.ids[1] is"},
+       "parameters.merged_adapters.ids[1] '../b': "},
       {{{"merged_adapters", {{"ids", {"a", "b"}}, {"weights", {1, 1000}}}}},
        "parameters.merged_adapters.weights[1] must be"},
       {{{"response_format", {{"type", "json_object"}}}, {"ignore_eos_token", true}},
@@ -106,6 +106,18 @@ TEST_F(CallersWords, AreThoseOfOpenAiAndVllmOnTheirRoutes) {
       {true, {{"logprobs", true}, {"top_logprobs", 21}}, "top_logprobs"},
       {true, {{"messages", {{{"role", ""}, {"content", "hi"}}}}}, "messages[0].role"},
   };
+  const struct {
+    Json bias;
+    const char* text;
+  } biases[] = {{{{"100000", 1}, {"5", 1}}, "logit_bias names token 100000; token ids"},
+                {{{"5", 101}, {"6", 1}}, "logit_bias of token 5 must be a finite number"},
+                {{{"5", 1}, {"05", 1}}, "logit_bias names token 5 twice"},
+                {{{"the", 1}}, "logit_bias must map token ids to numbers, as 'the' does not"}};
+  for (const auto& [bias, text] : biases) {
+    const Json body = {{"model", ""}, {"prompt", "hi"}, {"logit_bias", bias}};
+    const Json error = Post(port(), "/v1/completions", body).json();
+    EXPECT_THAT(error.value("message", ""), StartsWith(text));
+  }
   for (const auto& one : cases) {
     Json body = {{"model", ""}, {one.chat ? "messages" : "prompt", one.chat ? messages : "hi"}};
     body.update(one.more);
