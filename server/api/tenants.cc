@@ -60,7 +60,10 @@ absl::Status ReadCount(const Json& object, const std::string& where, const char*
   const auto found = object.find(name);
   if (found == object.end()) return absl::OkStatus();
   const bool fits = found->is_number_unsigned() && *found <= uint64_t{kTenantLimitMax};
-  if (!fits) return Bad(where, absl::StrCat(name, " must be from 0 to ", kTenantLimitMax));
+  if (!fits) {
+    return Bad(where, absl::StrCat(name, " must be a whole number from 0, which is no limit, to ",
+                                   kTenantLimitMax));
+  }
   *count = found->get<int64_t>();
   return absl::OkStatus();
 }

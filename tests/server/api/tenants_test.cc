@@ -195,6 +195,8 @@ TEST(TenantsTest, AFileWithAMistakeChangesNothing) {
       {File(Entry("a", "k", R"(, "weight": 0)")), "weight must be"},
       {File(Entry("a", "k", R"(, "weight": 1001)")), "weight must be"},
       {File(Entry("a", "k", R"(, "streams": -1)")), "streams must be"},
+      {File(Entry("a", "k", R"(, "requests_per_minute": 2.5)")),
+       "requests_per_minute must be a whole number from 0, which is no limit, to"},
       {File(Entry("a", "k", R"(, "streams": 1.5)")), "streams must be"},
       {File(Entry("a", "k", R"(, "tokens_per_minute": 1099511627777)")), "tokens_per_minute must"},
       {File(R"({"name": "a", "keys": ["my secret key"], "adapters": []})"), "64 hex digits"},
