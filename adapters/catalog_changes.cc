@@ -20,9 +20,8 @@ absl::Status Full(absl::string_view holder, int names_max) {
                    " names already, as many as it may: delete some that no folder has"));
 }
 
-absl::Status IsAlias(const RegisteredName& name, absl::string_view advice) {
-  return absl::AlreadyExistsError(
-      absl::StrCat(Quoted(name.name), " is an alias of ", Quoted(name.target), ": ", advice));
+std::string IsAlias(const RegisteredName& name, absl::string_view advice) {
+  return absl::StrCat(Quoted(name.name), " is an alias of ", Quoted(name.target), ": ", advice);
 }
 
 absl::Status IsAliasItself(const std::string& target) {
@@ -204,7 +203,7 @@ absl::Status AdapterCatalog::CheckMove(const NameKey& key, const Generation& wan
                                        const RegisterOptions& options) {
   const auto named = Named(key);
   if (named.has_value() && named->kind == NameKind::kAlias) {
-    return IsAlias(*named, "delete the alias first");
+    return absl::AlreadyExistsError(IsAlias(*named, "delete the alias first"));
   }
   std::string digest;
   if (named.has_value() && named->kind == NameKind::kAdapter) {
@@ -331,7 +330,8 @@ absl::StatusOr<NamedGeneration> AdapterCatalog::EarlierOf(const NameKey& key, co
   const std::string& adapter_id = key.second;
   const std::optional<RegisteredName> name = Named(key);
   if (name.has_value() && name->kind == NameKind::kAlias) {
-    return IsAlias(*name, absl::StrCat("roll back ", Quoted(name->target), " instead"));
+    return absl::FailedPreconditionError(
+        IsAlias(*name, absl::StrCat("roll back ", Quoted(name->target), " instead")));
   }
   if (!name.has_value() || name->kind != NameKind::kAdapter ||
       !MayUse(key.first, name->now().location)) {

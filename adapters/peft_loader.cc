@@ -8,6 +8,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
 #include "adapters/adapter_planner.h"
+#include "adapters/catalog_text.h"
 #include "adapters/content_digest.h"
 #include "adapters/hub/foreign_file.h"
 #include "adapters/hub/quoted.h"
@@ -239,17 +240,13 @@ absl::Status ReadTensors(const AdapterPlan& plan, const Backend& backend, Hashin
   return absl::OkStatus();
 }
 
-// A mix has several adapters, and tensors of one name in all of them.
+// A mix has several adapters, and tensors of one name in all of them. A copy's folder is called as
+// its content is.
 absl::Status About(const Generation& generation, const absl::Status& status) {
-  return absl::Status(status.code(),
-                      absl::StrCat(Quoted(generation.location), ": ", status.message()));
-}
-
-absl::StatusOr<std::shared_ptr<const LoraImage>> Finish(const Generation& generation,
-                                                        ImageBuilder& builder) {
-  auto image = builder.Finish();
-  if (!image.ok()) return About(generation, image.status());
-  return image;
+  const std::string what = generation.location == generation.digest
+                               ? absl::StrCat("generation ", ShortDigest(generation.digest))
+                               : Quoted(generation.location);
+  return absl::Status(status.code(), absl::StrCat(what, ": ", status.message()));
 }
 
 }  // namespace
@@ -393,6 +390,9 @@ absl::StatusOr<std::shared_ptr<const LoraImage>> PeftLoader::Read(const Generati
   // The stamps had settled when the files were hashed, so as long as they are the same nothing was
   // written since.
   const bool known = opened->AreThoseOf(generation);
+  const auto about = [&](const absl::Status& status) {
+    return dry ? status : About(generation, status);  // who checks names it
+  };
   if (known) {
     opened->config->DoNotHash();
     opened->weights->DoNotHash();
@@ -410,11 +410,16 @@ absl::StatusOr<std::shared_ptr<const LoraImage>> PeftLoader::Read(const Generati
                                              : ImageBuilder::Make(*plan, block_bytes_, backend_);
   if (!builder.ok()) return builder.status();
   if (absl::Status s = ReadTensors(*plan, *backend_, *opened->weights, *builder); !s.ok()) {
-    return About(generation, s);
+    return about(s);
   }
+  const auto finish = [&]() -> absl::StatusOr<std::shared_ptr<const LoraImage>> {
+    auto image = builder->Finish();
+    if (!image.ok()) return about(image.status());
+    return image;
+  };
   if (known) {
     if (!opened->AreThoseOf(generation)) return ContentChanged(generation.location);
-    return Finish(generation, *builder);
+    return finish();
   }
   absl::StatusOr<std::string> config_sha256 = opened->config->Finish();
   if (!config_sha256.ok()) return config_sha256.status();
@@ -423,7 +428,7 @@ absl::StatusOr<std::shared_ptr<const LoraImage>> PeftLoader::Read(const Generati
   if (GenerationDigest(*config_sha256, *weights_sha256) != generation.digest) {
     return ContentChanged(generation.location);
   }
-  return Finish(generation, *builder);
+  return finish();
 }
 
 }  // namespace lorica

@@ -19,6 +19,7 @@ namespace fs = std::filesystem;
 using ::testing::ElementsAre;
 using ::testing::HasSubstr;
 using ::testing::IsEmpty;
+using ::testing::StartsWith;
 
 const char kTenant[] = "default";
 
@@ -340,7 +341,7 @@ TEST_F(CatalogNamesTest, AliasesPointAtNamesOfTheirTenant) {
   EXPECT_TRUE(absl::IsNotFound(catalog_->SetAlias(kTenant, "x", "absent", {})));
   EXPECT_TRUE(absl::IsNotFound(catalog_->SetAlias("other", "x", "absent", {})));
   EXPECT_TRUE(absl::IsAlreadyExists(Register("live", "v1", true)));
-  EXPECT_TRUE(absl::IsAlreadyExists(Rollback("live")));
+  EXPECT_TRUE(absl::IsFailedPrecondition(Rollback("live")));
   EXPECT_THAT(std::string(Rollback("live").message()), HasSubstr("roll back 'v2' instead"));
   ASSERT_TRUE(catalog_->Delete(kTenant, "live").ok());
   EXPECT_THAT(Digest("live"), HasSubstr("NOT_FOUND"));
@@ -419,6 +420,7 @@ TEST_F(CatalogNamesTest, NoNameMovesToWeightsThatAreNotFinite) {
           catalog_->SetAlias(kTenant, "live", "bad", {})}) {
       EXPECT_TRUE(absl::IsDataLoss(status)) << status;
       EXPECT_THAT(std::string(status.message()), HasSubstr("q_proj.lora_B holds NaN or infinity"));
+      EXPECT_THAT(std::string(status.message()), StartsWith("adapter 'bad': model.layers.0."));
     }
     EXPECT_EQ(Digest("app"), digests_[0]);
     EXPECT_THAT(Ids(), ElementsAre("app", "bad", "v1", "v2", "v3"));

@@ -3,6 +3,8 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <cmath>
+#include <cstring>
 #include <filesystem>
 #include <thread>
 
@@ -14,6 +16,7 @@ namespace {
 
 namespace fs = std::filesystem;
 using ::testing::HasSubstr;
+using ::testing::StartsWith;
 
 class ContentStoreTest : public ::testing::Test {
  protected:
@@ -54,6 +57,21 @@ TEST_F(ContentStoreTest, CopiesAreTheSameContent) {
   EXPECT_EQ((*kept)->digest, made_[0]->digest);
   EXPECT_TRUE(loader_.LoadImage(**kept).ok());
   EXPECT_EQ(Entries(), 1);
+}
+
+// In full, its folder's name, which is its content's, would say nothing.
+TEST_F(ContentStoreTest, WhatIsWrongWithACopyNamesItsGenerationShort) {
+  MadeAdapter adapter = SmallestAdapter(4);
+  const float bad = std::nanf("");
+  std::memcpy(adapter.tensors[0].data.data() + 40, &bad, 4);
+  adapter.WriteTo(folder_, "bad");
+  const std::string digest = (*loader_.Identify(source_, "bad"))->digest;
+  ASSERT_TRUE(store_->Keep(**loader_.Identify(source_, "bad")).ok());
+  const auto kept = loader_.Identify(store_->source(), digest);
+  ASSERT_TRUE(kept.ok()) << kept.status();
+  EXPECT_THAT(std::string(loader_.LoadImage(**kept).status().message()),
+              StartsWith("generation " + digest.substr(0, 12) + ": model.layers."));
+  EXPECT_THAT(std::string(loader_.CheckWeights(**kept).message()), StartsWith("model.layers."));
 }
 
 TEST_F(ContentStoreTest, FindsItsCopiesAgainAndRemovesUnfinishedOnes) {

@@ -10,6 +10,7 @@
 #include <functional>
 #include <limits>
 
+#include "absl/strings/match.h"
 #include "adapters/sha256.h"
 #include "tests/fakes/image_reader.h"
 #include "tests/fakes/made_adapter.h"
@@ -38,7 +39,9 @@ class PeftLoaderTest : public ::testing::Test {
     const auto generation = loader_.Identify(source_, "a");
     if (!generation.ok()) return generation.status();
     auto image = loader_.LoadImage(**generation);
-    EXPECT_EQ(loader_.CheckWeights(**generation), image.status());
+    const absl::Status checked = loader_.CheckWeights(**generation);
+    EXPECT_EQ(checked.code(), image.status().code());
+    EXPECT_TRUE(absl::EndsWith(image.status().message(), checked.message())) << checked;
     return image;
   }
   void ExpectRefused(const MadeAdapter& adapter, const std::string& reason) {
@@ -165,10 +168,8 @@ TEST_F(PeftLoaderTest, NanAndInfinityAreDataLoss) {
     MadeAdapter adapter = SmallestAdapter();
     std::memcpy(adapter.tensors[0].data.data() + 40, &bad, 4);
     const absl::Status status = Load(adapter).status();
-    EXPECT_TRUE(absl::IsDataLoss(status)) << status;
-    EXPECT_THAT(std::string(status.message()), HasSubstr("q_proj.lora_A holds NaN or infinity"));
-    EXPECT_THAT(std::string(status.message()), StartsWith("'a': "));
-    EXPECT_THAT(std::string(status.message()), HasSubstr("save the adapter again"));
+    EXPECT_THAT(status.ToString(), StartsWith("DATA_LOSS: 'a': model.layers.0.self_attn.q_proj"));
+    EXPECT_THAT(status.ToString(), HasSubstr("lora_A holds NaN or infinity: save the adapter"));
   }
   MadeAdapter tiny = SmallestAdapter();
   const float denormal = std::numeric_limits<float>::denorm_min();
