@@ -59,6 +59,42 @@ bool IsCutHandshake(absl::string_view text) {
   return !absl::StrContains(text, "SSL routines") || absl::StrContains(text, "unexpected eof");
 }
 
+// What a request failed of, as whoever asked for an adapter is told it.
+absl::Status InOurWords(CURLcode code, absl::string_view text) {
+  const auto not_now = [](absl::string_view what) {
+    return absl::UnavailableError(absl::StrCat(
+        what, ": ask again, and if it stays so have the server's operator look into its log"));
+  };
+  const auto refused = [](absl::string_view what) {
+    return absl::FailedPreconditionError(
+        absl::StrCat(what, ": the server's operator finds more in its log"));
+  };
+  switch (code) {
+    case CURLE_COULDNT_RESOLVE_HOST:
+      return not_now(" is not found by its name");
+    case CURLE_COULDNT_CONNECT:
+      return not_now(" cannot be connected to");
+    case CURLE_OPERATION_TIMEDOUT:
+      return not_now(" did not answer in time");
+    case CURLE_PARTIAL_FILE:
+    case CURLE_GOT_NOTHING:
+    case CURLE_SEND_ERROR:
+    case CURLE_RECV_ERROR:
+      return not_now(" ended the connection too soon");
+    case CURLE_UNSUPPORTED_PROTOCOL:
+    case CURLE_WEIRD_SERVER_REPLY:
+      return not_now(" answers with what is no HTTP");
+    case CURLE_SSL_CONNECT_ERROR:
+      if (IsCutHandshake(text)) return not_now(" ended the connection too soon");
+      return refused(" cannot be spoken to over TLS");
+    case CURLE_PEER_FAILED_VERIFICATION:
+    case CURLE_SSL_CACERT_BADFILE:
+      return refused(" has a certificate that this server does not trust");
+    default:
+      return not_now(" cannot be asked");
+  }
+}
+
 }  // namespace
 
 std::string HttpClientReply::Header(const std::string& lower_name) const {
@@ -240,21 +276,10 @@ absl::Status HttpClient::Transfer::Result(CURLcode code, const char* text) {
     }
     return absl::OkStatus();
   }
-  const auto fail = [&](absl::StatusCode kind) {
-    // The text names addresses, too.
-    const char* const told = curl_easy_strerror(code);
-    return Fail(kind, absl::StrCat(": ", told), absl::StrCat(": ", text[0] != '\0' ? text : told));
-  };
-  switch (code) {
-    case CURLE_SSL_CONNECT_ERROR:
-      if (IsCutHandshake(text)) return fail(absl::StatusCode::kUnavailable);
-      [[fallthrough]];
-    case CURLE_PEER_FAILED_VERIFICATION:
-    case CURLE_SSL_CACERT_BADFILE:
-      return fail(absl::StatusCode::kFailedPrecondition);
-    default:
-      return fail(absl::StatusCode::kUnavailable);
-  }
+  // libcurl's text names addresses, too.
+  const absl::Status told = InOurWords(code, text);
+  return Fail(told.code(), told.message(),
+              absl::StrCat(": ", text[0] != '\0' ? text : curl_easy_strerror(code)));
 }
 
 HttpClient::HttpClient(HttpClientOptions options)
