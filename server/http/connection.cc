@@ -59,18 +59,25 @@ Connection::~Connection() {
   ::close(socket_);
 }
 
-bool Connection::AwaitRequest(absl::Duration timeout) {
+bool Connection::AwaitRequest(absl::Duration timeout, const std::function<RequestWatch()>& begins) {
   in_body_ = line_kept_ = named_ = after_return_ = false;
   chunks_.reset();
-  watch_.reset();
   request_line_.clear();
   line_bytes_ = part_bytes_ = written_bytes_ = 0;
   if (tls_ != nullptr && !greeted_ && !Greet(SteadyNow() + std::min(timeout, limits_.head_time))) {
     return false;
   }
-  if (taken_ == buffer_.size() && !Fill(SteadyNow() + timeout)) return false;
+  const absl::Time end = SteadyNow() + timeout;
+  const bool at_hand = taken_ < buffer_.size();
+  if (!at_hand && !AwaitBytes(end)) return false;
+  watch_ = begins();
+  if (!at_hand && !Fill(end)) return fault_ == Fault::kCrowded;
   deadline_ = SteadyNow() + limits_.head_time;
   return tls_ != nullptr || buffer_[taken_] != kTlsHandshake;
+}
+
+bool Connection::AwaitBytes(absl::Time deadline) {
+  return (tls_ != nullptr && SSL_pending(tls_.get()) > 0) || Poll(socket_, POLLIN, deadline) != 0;
 }
 
 bool Connection::Greet(absl::Time deadline) {
@@ -155,24 +162,15 @@ ssize_t Connection::Fail(Fault fault) {
 }
 
 bool Connection::Fill(absl::Time deadline) {
-  buffer_.resize(kReadBytes);
-  taken_ = 0;
-  const ssize_t count = Receive(buffer_.data(), buffer_.size(), deadline);
-  if (count <= 0) Fail(count == 0 ? Fault::kTooSlow : Fault::kGone);
-  buffer_.resize(std::max<ssize_t>(count, 0));
-  return count > 0;
-}
-
-bool Connection::FillBody() {
   while (true) {
     buffer_.resize(kReadBytes);
     taken_ = 0;
     const ssize_t count =
-        Receive(buffer_.data(), buffer_.size(), std::min(deadline_, SteadyNow() + kBodyLookTime));
+        Receive(buffer_.data(), buffer_.size(), std::min(deadline, SteadyNow() + kLookTime));
     buffer_.resize(std::max<ssize_t>(count, 0));
-    if (watch_->gives_way()) Fail(Fault::kCrowded);
     if (count < 0) Fail(Fault::kGone);
-    if (count == 0 && SteadyNow() >= deadline_) Fail(Fault::kTooSlow);
+    if (watch_.gives_way()) Fail(Fault::kCrowded);
+    if (count == 0 && SteadyNow() >= deadline) Fail(Fault::kTooSlow);
     if (count > 0 || fault_ != Fault::kNone) return fault_ == Fault::kNone;
   }
 }
@@ -216,14 +214,16 @@ Connection::Fault Connection::Count(const char* bytes, size_t size) {
 
 ssize_t Connection::read(char* ptr, size_t size) {
   if (fault_ != Fault::kNone) return -1;
-  if (taken_ == buffer_.size() && !(watch_ ? FillBody() : Fill(deadline_))) return -1;
+  if (taken_ == buffer_.size() && !Fill(deadline_)) return -1;
   // Byte by byte while it is the head: what follows it must not be counted as such.
   const size_t count = std::min(in_body_ ? size : 1, buffer_.size() - taken_);
   std::memcpy(ptr, buffer_.data() + taken_, count);
   taken_ += count;
   const Fault fault = Count(ptr, count);
   if (fault != Fault::kNone) return Fail(fault);
-  if (watch_ && !watch_->has_room(static_cast<int64_t>(count))) return Fail(Fault::kCrowded);
+  if (watch_.has_room && !watch_.has_room(static_cast<int64_t>(count))) {
+    return Fail(Fault::kCrowded);
+  }
   if (chunks_ && !chunks_->Take(ptr, count)) return Fail(Fault::kBadBody);
   return static_cast<ssize_t>(count);
 }

@@ -28,7 +28,7 @@ inline constexpr size_t kKeptLineBytesMax = 1 << 10;
 inline constexpr absl::Duration kHeadTimeMax = absl::Seconds(10);
 inline constexpr absl::Duration kBodyTimeMax = absl::Seconds(60);
 inline constexpr absl::Duration kWriteTimeMax = absl::Seconds(30);
-inline constexpr absl::Duration kBodyLookTime = absl::Milliseconds(50);
+inline constexpr absl::Duration kLookTime = absl::Milliseconds(50);
 inline constexpr absl::Duration kLingerTime = absl::Milliseconds(500);
 
 struct ConnectionLimits {
@@ -39,10 +39,11 @@ struct ConnectionLimits {
   absl::Duration write_time = kWriteTimeMax;
 };
 
-// Who is asked about a body that comes; the connection ends with kCrowded where it may not.
-struct BodyWatch {
-  std::function<bool()> gives_way;        // while it is waited for, at least every kBodyLookTime
-  std::function<bool(int64_t)> has_room;  // for so many bytes more, before they are read
+// Who is asked about a head or body that comes; the connection ends with kCrowded where it may not.
+struct RequestWatch {
+  std::function<bool()> gives_way;  // while it is waited for, at least every kLookTime
+  std::function<bool(int64_t)>
+      has_room;  // for so many bytes more, before they are read; may be null
 };
 
 class Connection final : public httplib::Stream {
@@ -51,10 +52,11 @@ class Connection final : public httplib::Stream {
   Connection(int socket, const ConnectionLimits& limits, std::shared_ptr<ssl_ctx_st> tls = nullptr);
   ~Connection() override;
 
-  // Waits for the first byte of a request; the first time greets the peer by TLS before.
-  // False: the peer has gone, speaks TLS where it should not or not where it should, or said
-  // nothing for `timeout`.
-  bool AwaitRequest(absl::Duration timeout);
+  // Waits for the first byte of a request; the first time greets the peer by TLS before. `begins`
+  // is called when there is something to read, before it is, and says who watches the head. False:
+  // the peer has gone, speaks TLS where it should not or not where it should, or said nothing for
+  // `timeout`.
+  bool AwaitRequest(absl::Duration timeout, const std::function<RequestWatch()>& begins);
 
   enum class Fault : uint8_t {
     kNone,
@@ -68,7 +70,7 @@ class Connection final : public httplib::Stream {
   };
   // The body that comes is in chunks, whose framing is looked at from here on.
   void ExpectChunks() { chunks_.emplace(); }
-  void WatchBody(BodyWatch watch) { watch_ = std::move(watch); }
+  void WatchBody(RequestWatch watch) { watch_ = std::move(watch); }
   Fault fault() const { return fault_; }  // of this request; the connection is of no more use
   // The request line, as far as it came, at most kKeptLineBytesMax of it.
   const std::string& request_line() const { return request_line_; }
@@ -99,8 +101,9 @@ class Connection final : public httplib::Stream {
   // Bytes; 0: nothing until `deadline`; -1: the peer has gone.
   ssize_t Receive(char* bytes, size_t size, absl::Time deadline);
   ssize_t SendSome(const char* bytes, size_t size, absl::Time deadline);
+  // False: nothing until `deadline`.
+  bool AwaitBytes(absl::Time deadline);
   bool Fill(absl::Time deadline);
-  bool FillBody();
   // Counts what the reader has been given; kNone: it may go on.
   Fault Count(const char* bytes, size_t size);
   bool IsWellFormed(char byte);
@@ -121,7 +124,7 @@ class Connection final : public httplib::Stream {
   bool after_return_ = false;  // only a line's end may come
   int64_t line_bytes_ = 0;
   std::optional<ChunkFraming> chunks_;
-  std::optional<BodyWatch> watch_;
+  RequestWatch watch_;
   int64_t part_bytes_ = 0;  // of head or body
   absl::Time deadline_;
   int64_t written_bytes_ = 0;

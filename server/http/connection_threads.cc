@@ -13,7 +13,7 @@
 namespace lorica {
 namespace {
 
-// Bytes that its thread has not read yet: it sits between its client's request and SetBusy.
+// Bytes that its thread has not read yet: it sits between its client's request and SetBegun.
 bool HasRequestAtHand(int socket) {
   char byte = 0;
   return ::recv(socket, &byte, 1, MSG_PEEK | MSG_DONTWAIT) == 1;
@@ -90,8 +90,8 @@ bool ConnectionThreads::Crowded() const {
          queue_.size() > static_cast<size_t>(free_threads_);
 }
 
-void ConnectionThreads::CloseOldest() {
-  if (!CloseOldestIdle()) CloseOldestReading();
+bool ConnectionThreads::CloseOldest() {
+  return CloseOldestIdle() || CloseOldestHead() || CloseOldestReading();
 }
 
 bool ConnectionThreads::CloseOldestIdle() {
@@ -105,7 +105,19 @@ bool ConnectionThreads::CloseOldestIdle() {
   return false;
 }
 
-// Its thread still answers, so only what it waits for is ended.
+// Its thread looks at what has begun to come every kLookTime, and answers: over TLS it could not
+// any more if what it reads from were shut.
+bool ConnectionThreads::CloseOldestHead() {
+  const absl::Time latest = SteadyNow() - kCrowdedWait;
+  for (Place* place : places_) {
+    const bool begun = place->state_ == Place::State::kBegun && !place->closed_;
+    if (!begun || place->since_ > latest || HasRequestAtHand(place->socket_)) continue;
+    place->closed_ = true;
+    return true;
+  }
+  return false;
+}
+
 bool ConnectionThreads::CloseOldestReading() {
   const auto reading = [](const Place& place) {
     return place.state_ == Place::State::kReading && !place.closed_;
@@ -123,7 +135,6 @@ bool ConnectionThreads::CloseOldestReading() {
   }
   if (chosen == nullptr) return false;
   chosen->closed_ = true;
-  ::shutdown(chosen->socket_, SHUT_RD);
   return true;
 }
 
@@ -132,14 +143,14 @@ void ConnectionThreads::CloseForCrowd() {
   size_t ending = 0;
   for (const Place* place : places_) ending += place->closed_ ? 1 : 0;
   const size_t wanted = queue_.size() - static_cast<size_t>(free_threads_);
-  while (ending < wanted && CloseOldestReading()) ++ending;
+  while (ending < wanted && CloseOldest()) ++ending;
 }
 
 void ConnectionThreads::StartDrain() {
   absl::MutexLock lock(&mutex_);
   draining_ = true;
   for (Place* place : places_) {
-    if (place->state_ == Place::State::kIdle) Close(place);
+    if (place->state_ == Place::State::kIdle && !HasRequestAtHand(place->socket_)) Close(place);
   }
 }
 
@@ -182,6 +193,13 @@ void ConnectionThreads::Place::GiveWay() {
   if (hurried_ && !served_ && !closed_) Tell(socket_, threads_->full_);
 }
 
+void ConnectionThreads::Place::SetBegun() {
+  absl::MutexLock lock(&threads_->mutex_);
+  state_ = State::kBegun;
+  since_ = SteadyNow();
+  threads_->places_.splice(threads_->places_.end(), threads_->places_, self_);
+}
+
 void ConnectionThreads::Place::SetReading(std::string tenant) {
   absl::MutexLock lock(&threads_->mutex_);
   state_ = State::kReading;
@@ -194,6 +212,8 @@ void ConnectionThreads::Place::SetReading(std::string tenant) {
 bool ConnectionThreads::Place::MustGiveWay() {
   absl::MutexLock lock(&threads_->mutex_);
   threads_->CloseForCrowd();
+  const bool is_head = state_ == State::kBegun;
+  if (threads_->draining_ && is_head && SteadyNow() - since_ > kDrainedHeadTime) closed_ = true;
   return closed_;
 }
 

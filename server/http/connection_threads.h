@@ -3,9 +3,10 @@
 // A connection has a thread while it lives. Threads are made as they are needed, up to a
 // bound, and end when nothing has come for kThreadIdleTime. Beyond it new ones wait, a few, and the
 // rest are refused; while some wait, connections whose request is not at hand give way: the one
-// that has been without for longest at once, others after kCrowdedWait. Where none is without a
-// head, bodies that have taken longer than kCrowdedBodyTime do: of the tenant that has most of
-// them, the one that began first. Thread-safe.
+// that has been without for longest at once, others after kCrowdedWait. Where there is none, heads
+// that have taken longer than kCrowdedWait do, then bodies that have taken longer than
+// kCrowdedBodyTime: of the tenant that has most of them, the one that began first. What has begun
+// to come is answered by its thread, and not cut. Thread-safe.
 #pragma once
 
 #include <httplib.h>
@@ -27,6 +28,7 @@ namespace lorica {
 inline constexpr int kWaitingConnectionsMax = 128;
 inline constexpr absl::Duration kCrowdedWait = absl::Milliseconds(20);
 inline constexpr absl::Duration kCrowdedBodyTime = absl::Milliseconds(100);
+inline constexpr absl::Duration kDrainedHeadTime = absl::Seconds(1);
 inline constexpr absl::Duration kThreadIdleTime = absl::Seconds(30);
 
 class ConnectionThreads {
@@ -41,8 +43,9 @@ class ConnectionThreads {
   bool TryRun(std::function<void()> work);
   // Tells the connection and closes it.
   void TurnAway(int socket) const;
-  // Every connection ends with its request; those that wait for another end now. New ones
-  // are served one request, so that health can be asked for.
+  // Every connection ends with its request; those that wait for another end now, and heads that
+  // take longer than kDrainedHeadTime. New ones are served one request, so that health can be asked
+  // for.
   void StartDrain();
   // Cuts what is left and joins.
   void Stop();
@@ -58,9 +61,11 @@ class ConnectionThreads {
     absl::Duration SetIdle(absl::Duration keep_alive);
     // No request came in time: says why, if it was for others.
     void GiveWay();
+    // Has something of a request, of which nothing has been read yet.
+    void SetBegun();
     // Has a whole request head; its body is to come, and is the tenant's.
     void SetReading(std::string tenant);
-    // To be asked while the body is waited for. True: it gives way.
+    // To be asked while more of it is waited for. True: it gives way.
     bool MustGiveWay();
     // Has a whole request. False: it had to give way before.
     bool SetBusy();
@@ -69,10 +74,10 @@ class ConnectionThreads {
     friend class ConnectionThreads;
     ConnectionThreads* const threads_;
     const int socket_;
-    enum class State : uint8_t { kBusy, kIdle, kReading };
+    enum class State : uint8_t { kBusy, kIdle, kBegun, kReading };
     State state_ = State::kBusy;
     std::string tenant_;  // while it reads
-    absl::Time since_;    // it reads
+    absl::Time since_;    // it reads its head, or its body
     bool served_ = false;
     bool closed_ = false;
     bool hurried_ = false;  // was given kCrowdedWait
@@ -85,8 +90,9 @@ class ConnectionThreads {
   std::function<void()> Await();
   // Some wait for whom there is no thread. Who is just on the way to one is no crowd.
   bool Crowded() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
-  void CloseOldest() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  bool CloseOldest() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   bool CloseOldestIdle() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  bool CloseOldestHead() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   bool CloseOldestReading() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   // Until as many end as wait.
   void CloseForCrowd() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);

@@ -21,9 +21,6 @@ struct Class {
   const char* code = "";
 };
 
-// As nginx logs it: who leaves is no fault of the server's.
-constexpr int kClientGone = 499;
-
 // LoRAX knows no other code for an adapter that cannot be had, for whatever reason.
 Class LoraxClass(const absl::Status& status) {
   if (IsAdapterFault(status)) return {424, "generation"};

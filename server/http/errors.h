@@ -15,6 +15,9 @@
 
 namespace lorica {
 
+// As nginx logs it: who leaves is no fault of the server's.
+inline constexpr int kClientGone = 499;
+
 struct HttpError {
   int status = 500;
   OrderedJson body;

@@ -215,7 +215,11 @@ class HttpTransport::Library final : public httplib::Server {
     while (true) {
       const absl::Duration wait = place.SetIdle(options_.keep_alive);
       if (wait == absl::ZeroDuration()) return;
-      if (!connection.AwaitRequest(wait)) return place.GiveWay();
+      const auto begins = [&place] {
+        place.SetBegun();
+        return RequestWatch{.gives_way = [&place] { return place.MustGiveWay(); }};
+      };
+      if (!connection.AwaitRequest(wait, begins)) return place.GiveWay();
       if (!ServeOne(connection, place)) return;
     }
   }
@@ -231,7 +235,7 @@ class HttpTransport::Library final : public httplib::Server {
     bool closed = false;
     const bool kept = process_request(connection, draining_.load(), closed,
                                       [&](httplib::Request& request) { SetUp(request); });
-    if (connection.written_bytes() == 0) RefuseLine(connection, now.exchange.entry);
+    if (connection.written_bytes() == 0) NoteUntold(connection, now.exchange.entry);
     if (now.exchange.request.id.empty()) NameRequest(connection, now.exchange.entry);
     Log(connection, now.exchange.entry);
     active_.fetch_sub(1);
@@ -251,6 +255,13 @@ class HttpTransport::Library final : public httplib::Server {
     log_->Write(entry);
   }
 
+  // Nothing was answered, or nobody was there to be answered.
+  static void NoteUntold(Connection& connection, AccessEntry& entry) {
+    if (entry.status == 0) return RefuseLine(connection, entry);
+    entry.status = kClientGone;
+    entry.notes.code = absl::StatusCodeToString(absl::StatusCode::kCancelled);
+  }
+
   // A request line that does not come whole is none to the library, and it says nothing.
   static void RefuseLine(Connection& connection, AccessEntry& entry) {
     entry.status = StatusOf(connection.fault());
@@ -259,11 +270,14 @@ class HttpTransport::Library final : public httplib::Server {
     entry.notes.code = TransportCode(entry.status);
     const char* const reason = entry.status == 414   ? "URI Too Long"
                                : entry.status == 408 ? "Request Timeout"
+                               : entry.status == 503 ? "Service Unavailable"
                                                      : "Bad Request";
+    const std::string retry =
+        entry.status == 503 ? absl::StrCat("Retry-After: ", kRetrySeconds, "\r\n") : "";
     const std::string body = TransportError(entry.status, "");
-    const std::string answer =
-        absl::StrCat("HTTP/1.1 ", entry.status, " ", reason, "\r\nContent-Type: ", kJsonType,
-                     "\r\nConnection: close\r\nContent-Length: ", body.size(), "\r\n\r\n", body);
+    const std::string answer = absl::StrCat(
+        "HTTP/1.1 ", entry.status, " ", reason, "\r\n", retry, "Content-Type: ", kJsonType,
+        "\r\nConnection: close\r\nContent-Length: ", body.size(), "\r\n\r\n", body);
     connection.write(answer.data(), answer.size());
   }
 
@@ -315,6 +329,7 @@ class HttpTransport::Library final : public httplib::Server {
   // Everything that can be said without the body.
   HandlerResponse Route(const httplib::Request& request, httplib::Response& response) {
     current().place->SetBusy();
+    if (!HasOneHost(request)) return Refuse(response, 400);
     const Methods* const methods = Find(request.path);
     if (methods == nullptr) return Refuse(response, 404);
     const std::string method = request.method == "HEAD" ? "GET" : request.method;
@@ -457,6 +472,16 @@ class HttpTransport::Library final : public httplib::Server {
                                   request.get_header_value("Content-Length") != "0");
   }
 
+  // As RFC 9112 wants it of every request; older ones have none.
+  static bool HasOneHost(const httplib::Request& request) {
+    const size_t hosts = request.get_header_value_count("Host");
+    if (hosts != 1) return hosts == 0 && request.version != "HTTP/1.1";
+    const std::string host = request.get_header_value("Host");
+    return std::all_of(host.begin(), host.end(), [](char c) {
+      return absl::ascii_isalnum(c) || absl::StrContains("-._~%!$&'()*+,;=:[]", c);
+    });
+  }
+
   // The status for a body that is not taken; 0 if all is well.
   int WrongFraming(const httplib::Request& request) const {
     const bool chunked = IsChunked(request);
@@ -464,7 +489,6 @@ class HttpTransport::Library final : public httplib::Server {
     if (lengths > 1 || (chunked && lengths > 0)) return 400;
     if (request.get_header_value_count("Transfer-Encoding") > 1) return 400;
     if (chunked && request.version != "HTTP/1.1") return 400;
-    if (request.get_header_value_count("Host") > 1) return 400;
     int64_t length = 0;
     if (lengths == 1) {
       const std::string digits = request.get_header_value("Content-Length");

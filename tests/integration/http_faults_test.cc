@@ -367,6 +367,7 @@ TEST_F(HttpFaults, SlowBodiesKeepNobodyOut) {
     EXPECT_EQ(HttpCall(port(), "GET", "/health").status, 200);
     EXPECT_LT(absl::Now() - began, kInstrumentationFactor * absl::Seconds(1)) << i;
   }
+  absl::SleepFor(2 * kLookTime);  // so that whoever gives way has seen it
   int told = 0;
   for (auto& socket : slow) {
     told += ParseAnswer(socket->Read(absl::Milliseconds(5))).status == 503 ? 1 : 0;

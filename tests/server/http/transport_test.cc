@@ -155,7 +155,7 @@ TEST_F(TransportTest, RequestLinesAreBoundedAndHaveALineInTheLog) {
   TransportOptions options;
   options.head_time = absl::Seconds(1);
   Start(options);
-  const std::string version = " HTTP/1.1\r\n\r\n";
+  const std::string version = " HTTP/1.1\r\nHost: x\r\n\r\n";
   EXPECT_EQ(StatusOf("GET /a?" + std::string(8192 - 20, 'b') + version), 404);
   EXPECT_EQ(StatusOf("GET /b?" + std::string(8192, 'b') + version), 414);
   EXPECT_EQ(StatusOf("PUT /" + std::string(kHeadBytesMax - 7, 'c')), 408) << "more may come";
@@ -182,20 +182,33 @@ TEST_F(TransportTest, RequestLinesAreBoundedAndHaveALineInTheLog) {
                                 "400 GET /e INVALID_ARGUMENT"));
 }
 
+TEST_F(TransportTest, ARequestNamesOneHost) {
+  for (const std::string host : {"", "Host: x\r\nHost: x\r\n", "Host: a b\r\n", "Host: a/b\r\n",
+                                 "Host: u@b\r\n", "Host: b\xC3\xBC\r\n"}) {
+    for (const char* path : {"/id", "/nowhere"}) {
+      EXPECT_EQ(StatusOf(absl::StrCat("GET ", path, " HTTP/1.1\r\n", host, "\r\n")), 400) << host;
+    }
+  }
+  for (const std::string host : {"Host: a-b.example:80\r\n", "Host: [::1]:8080\r\n"}) {
+    EXPECT_EQ(StatusOf("GET /id HTTP/1.1\r\nConnection: close\r\n" + host + "\r\n"), 200) << host;
+  }
+  EXPECT_EQ(StatusOf("GET /id HTTP/1.0\r\n\r\n"), 200);
+}
+
 TEST_F(TransportTest, WhatIsNoRequestIsRefused) {
   for (const std::string bytes :
        {"garbage\r\n\r\n", "GET /id HTTP/9.9\r\n\r\n", "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
-        "POST /echo HTTP/1.1\r\nContent-Length: 3\r\nTransfer-Encoding: chunked\r\n\r\n",
-        "POST /echo HTTP/1.1\r\nContent-Length: 3\r\nContent-Length: 4\r\n\r\nabc",
-        "POST /echo HTTP/1.1\r\nContent-Length: -3\r\n\r\n",
-        "POST /echo HTTP/1.1\r\nContent-Length: 3x\r\n\r\n",
-        "POST /echo HTTP/1.1\r\nContent-Length: +3\r\n\r\nabc",
+        "POST /echo HTTP/1.1\r\nHost: x\r\nContent-Length: 3\r\nTransfer-Encoding: chunked\r\n\r\n",
+        "POST /echo HTTP/1.1\r\nHost: x\r\nContent-Length: 3\r\nContent-Length: 4\r\n\r\nabc",
+        "POST /echo HTTP/1.1\r\nHost: x\r\nContent-Length: -3\r\n\r\n",
+        "POST /echo HTTP/1.1\r\nHost: x\r\nContent-Length: 3x\r\n\r\n",
+        "POST /echo HTTP/1.1\r\nHost: x\r\nContent-Length: +3\r\n\r\nabc",
         "GET /id HTTP/1.1\r\nHost: x\r\nHost: y\r\n\r\n",
         "GET /id HTTP/1.1\r\nHost: x\r\na: b\rc: d\r\n\r\n"}) {
     EXPECT_EQ(StatusOf(bytes), 400) << bytes;
   }
-  EXPECT_EQ(StatusOf("GET /id\rx HTTP/1.1\r\n\r\n"), 400);
-  EXPECT_EQ(StatusOf(std::string("GET /id HTTP/1.1\r\na: b\0c\r\n\r\n", 28)), 400);
+  EXPECT_EQ(StatusOf("GET /id\rx HTTP/1.1\r\nHost: x\r\n\r\n"), 400);
+  EXPECT_EQ(StatusOf(std::string("GET /id HTTP/1.1\r\nHost: x\r\na: b\0c\r\n\r\n", 37)), 400);
   HttpSocket tls(port());
   tls.Send(std::string("\x16\x03\x01\x02\x00", 5));
   EXPECT_EQ(tls.Read(absl::Seconds(10)), "") << "closed without a word";
@@ -406,6 +419,40 @@ TEST_F(TransportTest, IdleConnectionsGiveWayToNewOnes) {
   const absl::Time began = absl::Now();
   for (int i = 0; i < 10; ++i) EXPECT_EQ(HttpCall(port(), "GET", "/id").status, 200);
   EXPECT_LT(absl::Now() - began, absl::Seconds(2));
+}
+
+TEST_F(TransportTest, SlowHeadsGiveWayToNewOnesAndAreToldSo) {
+  constexpr int kSlow = 4;
+  for (const std::string head : {"GET /lat", "GET /later HTTP/1.1\r\nHo"}) {
+    TransportOptions options;
+    options.connections_max = kSlow;
+    Start(options);
+    std::vector<std::unique_ptr<HttpSocket>> slow;
+    for (int i = 0; i < kSlow; ++i) {
+      slow.push_back(std::make_unique<HttpSocket>(port()));
+      slow[i]->Send(RequestBytes("GET", "/id", "") + head);
+      EXPECT_THAT(slow[i]->Read(absl::Seconds(5), "\r\n\r\n"), StartsWith("HTTP/1.1 200"));
+    }
+    absl::SleepFor(2 * kCrowdedWait);
+    const absl::Time began = absl::Now();
+    EXPECT_EQ(HttpCall(port(), "GET", "/id").status, 200);
+    EXPECT_LT(absl::Now() - began, absl::Seconds(1));
+    const auto told = [&](absl::Duration wait) {
+      int count = 0;
+      for (const auto& socket : slow) {
+        const std::string bytes = socket->Read(wait);
+        if (!absl::StrContains(bytes, "HTTP/1.1 503 Service Unavailable\r\n")) continue;
+        EXPECT_THAT(bytes, HasSubstr("Retry-After: 1\r\n"));
+        ++count;
+      }
+      return count;
+    };
+    EXPECT_EQ(told(absl::Milliseconds(10)), 1) << "more were not needed";
+    transport_->StartDrain();
+    EXPECT_EQ(told(absl::Seconds(5)), kSlow - 1);
+  }
+  const std::vector<int> logged = LoggedStatuses();
+  EXPECT_EQ(std::count(logged.begin(), logged.end(), 503), 2 * kSlow);
 }
 
 TEST_F(TransportTest, SlowBodiesGiveWayToNewOnesAndAreToldSo) {

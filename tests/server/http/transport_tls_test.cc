@@ -3,6 +3,8 @@
 #include <signal.h>
 
 #include <filesystem>
+#include <thread>
+#include <utility>
 
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
@@ -23,6 +25,18 @@ size_t Keep(char* bytes, size_t size, size_t count, void* into) {
   return size * count;
 }
 
+size_t KeepAndEnd(char* bytes, size_t size, size_t count, void* into) {
+  Keep(bytes, size, count, into);
+  return 0;
+}
+
+// One byte of a body, and no more.
+size_t StallAfterOne(char* bytes, size_t, size_t, void* begun) {
+  if (std::exchange(*static_cast<bool*>(begun), true)) return CURL_READFUNC_PAUSE;
+  *bytes = '{';
+  return 1;
+}
+
 class TransportTlsTest : public ::testing::Test {
  protected:
   TransportTlsTest() {
@@ -40,7 +54,7 @@ class TransportTlsTest : public ::testing::Test {
                     fs::copy_options::overwrite_existing);
     }
   }
-  void Start(const std::string& client_ca) {
+  void Start(const std::string& client_ca, int connections_max = 320) {
     transport_.reset();
     auto tls = ServerTls::Read({Path("used.pem"), Path("used.key"), client_ca});
     ASSERT_TRUE(tls.ok()) << tls.status();
@@ -48,6 +62,7 @@ class TransportTlsTest : public ::testing::Test {
     TransportOptions options;
     options.address = "127.0.0.1:0";
     options.head_time = absl::Milliseconds(400);
+    options.connections_max = connections_max;
     options.tls = [this] { return tls_->context(); };
     HttpRoutes routes;
     routes["/echo"]["POST"] = [](const HttpRequest& request, HttpReply& reply) {
@@ -143,6 +158,42 @@ TEST_F(TransportTlsTest, PlainTextAndStalledGreetingsAreCut) {
   half.Read(absl::Seconds(5));
   EXPECT_LT(absl::Now() - began, absl::Seconds(2)) << "closed after head_time";
   EXPECT_EQ(Ask("one"), CURLE_OK);
+}
+
+TEST_F(TransportTlsTest, ABodyThatGivesWayIsToldSo) {
+  Start("", /*connections_max=*/1);
+  std::string told;
+  long status = 0;
+  CURLcode ended = CURLE_OK;
+  std::thread slow([&] {
+    bool begun = false;
+    CURL* const curl = curl_easy_init();
+    const std::string url = absl::StrCat("https://127.0.0.1:", transport_->port(), "/echo");
+    curl_slist* headers = curl_slist_append(nullptr, "Content-Type: application/json");
+    headers = curl_slist_append(headers, "Expect:");
+    curl_easy_setopt(curl, CURLOPT_URL, url.c_str());
+    curl_easy_setopt(curl, CURLOPT_CAINFO, Path("one.pem").c_str());
+    curl_easy_setopt(curl, CURLOPT_HTTPHEADER, headers);
+    curl_easy_setopt(curl, CURLOPT_POST, 1L);
+    curl_easy_setopt(curl, CURLOPT_POSTFIELDSIZE, 5000L);
+    curl_easy_setopt(curl, CURLOPT_READFUNCTION, StallAfterOne);
+    curl_easy_setopt(curl, CURLOPT_READDATA, &begun);
+    curl_easy_setopt(curl, CURLOPT_WRITEFUNCTION, KeepAndEnd);
+    curl_easy_setopt(curl, CURLOPT_WRITEDATA, &told);
+    curl_easy_setopt(curl, CURLOPT_TIMEOUT, 20L);
+    ended = curl_easy_perform(curl);
+    curl_easy_getinfo(curl, CURLINFO_RESPONSE_CODE, &status);
+    curl_slist_free_all(headers);
+    curl_easy_cleanup(curl);
+  });
+  absl::SleepFor(absl::Milliseconds(300));  // its body is waited for
+  const absl::Time began = absl::Now();
+  EXPECT_EQ(Ask("one"), CURLE_OK);
+  EXPECT_LT(absl::Now() - began, absl::Seconds(2));
+  slow.join();
+  EXPECT_EQ(ended, CURLE_WRITE_ERROR) << "it was told something";
+  EXPECT_EQ(status, 503);
+  EXPECT_NE(told.find("overloaded"), std::string::npos) << told;
 }
 
 TEST_F(TransportTlsTest, AReaderThatLeavesAndOneThatStopsDoNotHurtOthers) {
