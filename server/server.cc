@@ -474,6 +474,7 @@ absl::Status Server::Listen() {
     options.connection_age = absl::Seconds(config_.connection_seconds);
   }
   options.block_bytes = parts.cache.block_bytes;
+  options.tenant_parts = parts.tenants->needs_keys() ? kTenantParts : 1;
   auto grpc = GrpcService::Start(options, std::move(facts), parts.gateway.get());
   if (!grpc.ok()) return grpc.status();
   parts.grpc = *std::move(grpc);

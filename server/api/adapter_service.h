@@ -16,7 +16,7 @@
 #include "absl/synchronization/mutex.h"
 #include "absl/time/time.h"
 #include "adapters/adapter_catalog.h"
-#include "lorica/v1/adapters.grpc.pb.h"
+#include "lorica/v1/adapters.pb.h"
 #include "server/api/adapter_watch.h"
 #include "server/api/call_pump.h"
 #include "server/api/pin_book.h"
@@ -29,7 +29,7 @@ inline constexpr absl::Duration kAdapterWaitMax = absl::Seconds(60);
 inline constexpr int kListPageDefault = 100;
 inline constexpr int kListPageMax = 1000;
 
-class AdapterService final : public v1::AdapterService::CallbackService {
+class AdapterService final {
  public:
   AdapterService(Gateway* gateway, CallPools pools, int64_t block_bytes);
 
@@ -38,42 +38,42 @@ class AdapterService final : public v1::AdapterService::CallbackService {
 
   grpc::ServerUnaryReactor* RegisterAdapter(grpc::CallbackServerContext* context,
                                             const v1::RegisterAdapterRequest* request,
-                                            v1::RegisterAdapterResponse* response) override;
+                                            v1::RegisterAdapterResponse* response);
   grpc::ServerUnaryReactor* MergeAdapters(grpc::CallbackServerContext* context,
                                           const v1::MergeAdaptersRequest* request,
-                                          v1::MergeAdaptersResponse* response) override;
+                                          v1::MergeAdaptersResponse* response);
   grpc::ServerUnaryReactor* RollbackAdapter(grpc::CallbackServerContext* context,
                                             const v1::RollbackAdapterRequest* request,
-                                            v1::RollbackAdapterResponse* response) override;
+                                            v1::RollbackAdapterResponse* response);
   grpc::ServerUnaryReactor* SetAlias(grpc::CallbackServerContext* context,
                                      const v1::SetAliasRequest* request,
-                                     v1::SetAliasResponse* response) override;
+                                     v1::SetAliasResponse* response);
   grpc::ServerUnaryReactor* CheckAdapter(grpc::CallbackServerContext* context,
                                          const v1::CheckAdapterRequest* request,
-                                         v1::CheckAdapterResponse* response) override;
+                                         v1::CheckAdapterResponse* response);
   grpc::ServerUnaryReactor* GetAdapter(grpc::CallbackServerContext* context,
                                        const v1::GetAdapterRequest* request,
-                                       v1::GetAdapterResponse* response) override;
+                                       v1::GetAdapterResponse* response);
   grpc::ServerUnaryReactor* ListAdapters(grpc::CallbackServerContext* context,
                                          const v1::ListAdaptersRequest* request,
-                                         v1::ListAdaptersResponse* response) override;
+                                         v1::ListAdaptersResponse* response);
   grpc::ServerUnaryReactor* LoadAdapter(grpc::CallbackServerContext* context,
                                         const v1::LoadAdapterRequest* request,
-                                        v1::LoadAdapterResponse* response) override;
+                                        v1::LoadAdapterResponse* response);
   grpc::ServerUnaryReactor* EvictAdapter(grpc::CallbackServerContext* context,
                                          const v1::EvictAdapterRequest* request,
-                                         v1::EvictAdapterResponse* response) override;
+                                         v1::EvictAdapterResponse* response);
   grpc::ServerUnaryReactor* PinAdapter(grpc::CallbackServerContext* context,
                                        const v1::PinAdapterRequest* request,
-                                       v1::PinAdapterResponse* response) override;
+                                       v1::PinAdapterResponse* response);
   grpc::ServerUnaryReactor* UnpinAdapter(grpc::CallbackServerContext* context,
                                          const v1::UnpinAdapterRequest* request,
-                                         v1::UnpinAdapterResponse* response) override;
+                                         v1::UnpinAdapterResponse* response);
   grpc::ServerUnaryReactor* DeleteAdapter(grpc::CallbackServerContext* context,
                                           const v1::DeleteAdapterRequest* request,
-                                          v1::DeleteAdapterResponse* response) override;
+                                          v1::DeleteAdapterResponse* response);
   grpc::ServerWriteReactor<v1::WatchAdaptersResponse>* WatchAdapters(
-      grpc::CallbackServerContext* context, const v1::WatchAdaptersRequest* request) override;
+      grpc::CallbackServerContext* context, const v1::WatchAdaptersRequest* request);
 
  private:
   using Done = std::function<void(absl::Status)>;

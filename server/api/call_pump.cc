@@ -7,11 +7,13 @@
 #include "grpc/support/time.h"
 #include "server/api/field_error.h"
 #include "server/api/refusal_log.h"
+#include "server/api/reset_guard.h"
 
 namespace lorica {
 
 void CallPump::Begin(GenerateCall call) {
   adapter_ids_ = AdaptersOf(call);
+  deadline_ = call.deadline;
   auto shared = std::make_shared<GenerateCall>(std::move(call));
   const bool taken = pools_.work->TryRun([self = Share(), shared] { self->Admit(*shared); });
   if (!taken) Refuse(TryLater("the server has too many calls to look at; try again"));
@@ -26,8 +28,9 @@ void CallPump::Admit(const GenerateCall& call) {
   {
     absl::MutexLock lock(&mutex_);
     if (cancelled_) {
-      OnRefused(absl::CancelledError("the client cancelled the call"));
-      return;
+      const absl::Status late = absl::DeadlineExceededError("the deadline passed in the queue");
+      if (IsLate()) return Refuse(late);
+      return OnRefused(absl::CancelledError("the client cancelled the call"));
     }
   }
   absl::StatusOr<std::shared_ptr<Answer>> answer = gateway_->Generate(call);
@@ -52,6 +55,9 @@ void CallPump::Admit(const GenerateCall& call) {
   Pump();
 }
 
+// The client's clock for it starts before ours.
+bool CallPump::IsLate() const { return SteadyNow() >= deadline_ - kDeadlineSlack; }
+
 void CallPump::Continue() {
   pools_.delivery->RunAdmitted([self = Share()] { self->Pump(); });
 }
@@ -71,6 +77,9 @@ void CallPump::Pump() {
   AnswerChunk chunk;
   std::optional<AnswerEnd> end;
   if (answer->Take(&chunk, &end)) {
+    if (end && absl::IsCancelled(end->status) && IsLate()) {
+      end->status = absl::DeadlineExceededError("the deadline passed while the answer was made");
+    }
     if (end) LogEnd(method_, adapter_ids_, *end);
     OnPiece(std::move(chunk), std::move(end));
     return;

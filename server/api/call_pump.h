@@ -47,11 +47,14 @@ class CallPump {
   void Admit(const GenerateCall& call);
   void Refuse(const absl::Status& status);
   void Pump();
+  // Of a call that was cancelled: its deadline passed, or else its client took it back.
+  bool IsLate() const;
 
   Gateway* const gateway_;
   const CallPools pools_;
   const std::string method_;
-  std::string adapter_ids_;  // for the log; written by Begin
+  std::string adapter_ids_;  // for the log; written by Begin, as is
+  absl::Time deadline_;
   absl::Mutex mutex_;
   std::shared_ptr<Answer> answer_ ABSL_GUARDED_BY(mutex_);
   bool cancelled_ ABSL_GUARDED_BY(mutex_) = false;

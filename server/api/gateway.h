@@ -215,7 +215,9 @@ class Gateway {
   int64_t waiting_calls() const;
   // Answers whose end has not been taken yet.
   int64_t open_answers() const;
-  // Calls that Generate refused.
+  // Of a call that a face refuses itself.
+  void CountRefusal() { refused_count_.fetch_add(1, std::memory_order_relaxed); }
+  // Those, and what Generate refused.
   int64_t refused_count() const { return refused_count_.load(std::memory_order_relaxed); }
 
   // What tenants used.

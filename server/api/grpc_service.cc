@@ -9,27 +9,31 @@
 #include "absl/time/clock.h"
 #include "adapters/hub/steady_now.h"
 #include "grpc/grpc.h"
+#include "grpc/health/v1/health.grpc.pb.h"
 #include "grpcpp/ext/proto_server_reflection_plugin.h"
-#include "grpcpp/health_check_service_interface.h"
+#include "grpcpp/generic/async_generic_service.h"
 #include "grpcpp/impl/server_builder_option.h"
 #include "grpcpp/impl/server_builder_plugin.h"
 #include "grpcpp/resource_quota.h"
 #include "grpcpp/server.h"
 #include "grpcpp/server_builder.h"
+#include "lorica/v1/adapters.grpc.pb.h"
+#include "lorica/v1/inference.grpc.pb.h"
+#include "lorica/v1/server.grpc.pb.h"
 #include "server/api/adapter_service.h"
 #include "server/api/grpc_door.h"
+#include "server/api/health_service.h"
 #include "server/api/inference_service.h"
-#include "server/api/parse_refusal.h"
+#include "server/api/refusal_log.h"
 #include "server/api/reset_guard.h"
 #include "server/api/server_tls.h"
+#include "server/api/status_map.h"
 #include "server/api/work_pool.h"
 
 namespace lorica {
 namespace {
 
 constexpr absl::Duration kStopPoll = absl::Milliseconds(5);
-constexpr const char* kHealthNames[] = {"lorica.v1.InferenceService", "lorica.v1.AdapterService",
-                                        "lorica.v1.ServerService"};
 
 // The library registers its reflection by itself, for every server of the process.
 class WithoutReflection final : public grpc::ServerBuilderOption {
@@ -55,12 +59,36 @@ class OpenCalls final : public grpc::ContextAllocator {
   std::atomic<int>& count_;
 };
 
+// What no service has.
+class UnknownMethods final : public grpc::CallbackGenericService {
+ public:
+  grpc::ServerGenericBidiReactor* CreateReactor(
+      grpc::GenericCallbackServerContext* context) override {
+    const absl::Status status = absl::UnimplementedError(
+        absl::StrCat("this server has no method ", context->method()));
+    LogRefusal("unknown", "", status, SteadyNow());
+    class Refusal final : public grpc::ServerGenericBidiReactor {
+     public:
+      void OnDone() override { delete this; }
+    };
+    auto* const refusal = new Refusal;
+    refusal->Finish(ToGrpcStatus(status));
+    return refusal;
+  }
+};
+
+MessageTurnsLimits ForTenants(int parts) {
+  MessageTurnsLimits limits = kTenantTurns;
+  limits.lane_parts = parts;
+  return limits;
+}
+
 void SetLimits(const GrpcOptions& options, grpc::ServerBuilder* builder) {
   grpc::ResourceQuota quota("lorica");
   quota.Resize(kTransportBytesMax);
   quota.SetMaxThreads(kTransportThreadsMax);
   builder->SetResourceQuota(quota);
-  builder->SetMaxReceiveMessageSize(kMessageBytesMax);
+  builder->SetMaxReceiveMessageSize(-1);  // HeldCall looks at it
   // The library would unpack a small message to any size before it looks at the limit.
   for (const auto packing : {GRPC_COMPRESS_DEFLATE, GRPC_COMPRESS_GZIP}) {
     builder->SetCompressionAlgorithmSupportStatus(packing, false);
@@ -68,7 +96,10 @@ void SetLimits(const GrpcOptions& options, grpc::ServerBuilder* builder) {
   const auto set_ms = [builder](const char* name, absl::Duration value) {
     builder->AddChannelArgument(name, static_cast<int>(absl::ToInt64Milliseconds(value)));
   };
-  builder->AddChannelArgument(GRPC_ARG_MAX_METADATA_SIZE, kMetadataBytesMax);
+  builder->AddChannelArgument(GRPC_ARG_MAX_METADATA_SIZE, kTransportMetadataBytesMax);
+  // Windows do not grow by themselves: an unread message takes no more than this.
+  builder->AddChannelArgument(GRPC_ARG_HTTP2_BDP_PROBE, 0);
+  builder->AddChannelArgument(GRPC_ARG_HTTP2_STREAM_LOOKAHEAD_BYTES, kStreamWindowBytes);
   builder->AddChannelArgument(GRPC_ARG_MAX_CONCURRENT_STREAMS, kStreamsPerConnectionMax);
   builder->AddChannelArgument(GRPC_ARG_KEEPALIVE_PERMIT_WITHOUT_CALLS, 1);
   if (options.connection_age != absl::InfiniteDuration()) {
@@ -90,13 +121,28 @@ struct GrpcService::Parts {
       : inference(gateway, {&work, &delivery, &adapter_work}),
         adapters(gateway, {&work, &delivery, &adapter_work}, options.block_bytes),
         status(std::move(facts), state, gateway),
+        health(state),
+        tenant_turns(ForTenants(options.tenant_parts)),
+        open_turns(kOpenTurns),
+        intakes{{v1::InferenceService::service_full_name(), gateway, &tenant_turns},
+                {v1::AdapterService::service_full_name(), gateway, &tenant_turns},
+                {v1::ServerService::service_full_name(), gateway, &tenant_turns},
+                {grpc::health::v1::Health::service_full_name(), nullptr, &open_turns}},
         work(options.work_threads, options.work_queue),
         delivery(kDeliveryThreads, options.work_queue),
-        adapter_work(kAdapterWorkThreads, options.work_queue) {}
+        adapter_work(kAdapterWorkThreads, options.work_queue) {
+    AddMethods();
+  }
+  void AddMethods();
 
   InferenceService inference;
   AdapterService adapters;
   ServerService status;
+  HealthService health;
+  MessageTurns tenant_turns;
+  MessageTurns open_turns;
+  CallIntake intakes[4];
+  UnknownMethods unknown;
   WorkPool work;  // what is queued may still name the services
   WorkPool delivery;
   WorkPool adapter_work;
@@ -106,6 +152,30 @@ struct GrpcService::Parts {
   std::thread closing;  // waits for what is open, once the port is closed
   std::atomic<bool> closed{false};
 };
+
+void GrpcService::Parts::AddMethods() {
+  auto& [of_inference, of_adapters, of_server, of_health] = intakes;
+  of_inference.Add("Generate", &inference, &InferenceService::Generate);
+  of_inference.Add("GenerateStream", &inference, &InferenceService::GenerateStream);
+  of_inference.Add("Tokenize", &inference, &InferenceService::Tokenize);
+  of_adapters.Add("RegisterAdapter", &adapters, &AdapterService::RegisterAdapter);
+  of_adapters.Add("MergeAdapters", &adapters, &AdapterService::MergeAdapters);
+  of_adapters.Add("RollbackAdapter", &adapters, &AdapterService::RollbackAdapter);
+  of_adapters.Add("SetAlias", &adapters, &AdapterService::SetAlias);
+  of_adapters.Add("CheckAdapter", &adapters, &AdapterService::CheckAdapter);
+  of_adapters.Add("GetAdapter", &adapters, &AdapterService::GetAdapter);
+  of_adapters.Add("ListAdapters", &adapters, &AdapterService::ListAdapters);
+  of_adapters.Add("LoadAdapter", &adapters, &AdapterService::LoadAdapter);
+  of_adapters.Add("EvictAdapter", &adapters, &AdapterService::EvictAdapter);
+  of_adapters.Add("PinAdapter", &adapters, &AdapterService::PinAdapter);
+  of_adapters.Add("UnpinAdapter", &adapters, &AdapterService::UnpinAdapter);
+  of_adapters.Add("DeleteAdapter", &adapters, &AdapterService::DeleteAdapter);
+  of_adapters.Add("WatchAdapters", &adapters, &AdapterService::WatchAdapters);
+  of_server.Add("GetStatus", &status, &ServerService::GetStatus);
+  of_server.Add("GetUsage", &status, &ServerService::GetUsage);
+  of_health.Add("Check", &health, &HealthService::Check);
+  of_health.Add("Watch", &health, &HealthService::Watch);
+}
 
 GrpcService::GrpcService() = default;
 
@@ -122,7 +192,6 @@ absl::StatusOr<std::unique_ptr<GrpcService>> GrpcService::Start(const GrpcOption
 }
 
 absl::Status GrpcService::Listen(const GrpcOptions& options) {
-  grpc::EnableDefaultHealthCheckService(true);
   grpc::ServerBuilder builder;
   grpc::reflection::InitProtoReflectionServerBuilderPlugin();
   if (!options.reflection) builder.SetOption(std::make_unique<WithoutReflection>());
@@ -132,11 +201,9 @@ absl::Status GrpcService::Listen(const GrpcOptions& options) {
       options.tls == nullptr ? grpc::InsecureServerCredentials() : options.tls->credentials(),
       &builder);
   if (!door.ok()) return door.status();
-  builder.RegisterService(&parts_->inference);
-  builder.RegisterService(&parts_->adapters);
-  builder.RegisterService(&parts_->status);
+  for (CallIntake& intake : parts_->intakes) builder.RegisterService(&intake);
+  builder.RegisterCallbackGenericService(&parts_->unknown);
   std::vector<std::unique_ptr<grpc::experimental::ServerInterceptorFactoryInterface>> interceptors;
-  interceptors.push_back(MakeParseRefusals());
   interceptors.push_back(MakeResetGuard());
   builder.experimental().SetInterceptorCreators(std::move(interceptors));
   builder.SetContextAllocator(std::make_unique<OpenCalls>(&parts_->open_calls));
@@ -151,10 +218,7 @@ absl::Status GrpcService::Listen(const GrpcOptions& options) {
 
 void GrpcService::SetState(ServingState state) {
   state_.store(state);
-  grpc::HealthCheckServiceInterface* health = parts_->server->GetHealthCheckService();
-  const bool serving = state == ServingState::kServing;
-  health->SetServingStatus(serving);  // every name it knows, and ""
-  for (const char* name : kHealthNames) health->SetServingStatus(name, serving);
+  parts_->health.Tell();
 }
 
 std::shared_ptr<grpc::Channel> GrpcService::InProcess() {
@@ -168,6 +232,7 @@ void GrpcService::StartDrain() {
 
 void GrpcService::CloseDoor() {
   if (parts_->server == nullptr || parts_->closing.joinable()) return;
+  parts_->health.EndWatches();
   parts_->door->Close();
   parts_->closing = std::thread([&parts = *parts_] {
     parts.server->Shutdown(std::chrono::system_clock::time_point::max());

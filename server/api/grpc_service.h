@@ -1,7 +1,6 @@
 // The gRPC face: one port with the three services of lorica/v1, health and reflection.
 //
-// Owns the transport and the pools for work, for delivery and for adapters. Health says NOT_SERVING
-// until SetState(kServing) and again from drain or failure on. The caller keeps the
+// Owns the transport and the pools for work, for delivery and for adapters. The caller keeps the
 // engine's thread running until Stop has returned, so that open calls can end. All
 // methods may be called from any thread; Start, Stop once each.
 #pragma once
@@ -14,16 +13,28 @@
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
 #include "grpcpp/channel.h"
+#include "server/api/call_intake.h"
 #include "server/api/gateway.h"
+#include "server/api/message_turns.h"
 #include "server/api/server_service.h"
 
 namespace lorica {
 
-inline constexpr int kMessageBytesMax = 4 << 20;
-inline constexpr int kMetadataBytesMax = 8 << 10;
 inline constexpr int kStreamsPerConnectionMax = 256;
 inline constexpr int kTransportBytesMax = 256 << 20;  // buffers of all connections
-inline constexpr int kTransportThreadsMax = 64;
+inline constexpr int kTransportThreadsMax = 8;  // those of reflection, a call each
+// Metadata beyond this end their connection, those beyond kMetadataBytesMax their call.
+inline constexpr int kTransportMetadataBytesMax = 64 << 10;
+
+// Messages that are read at a time, and calls that wait for that: those of tenants, and those that
+// ask for no key, of which a connection may have a quarter.
+inline constexpr MessageTurnsLimits kTenantTurns = {.reading_max = 24, .waiting_max = 1024};
+inline constexpr MessageTurnsLimits kOpenTurns = {
+    .reading_max = 4, .waiting_max = 128, .lane_parts = 4};
+inline constexpr int kStreamWindowBytes = 65535;  // of a message that nobody reads yet
+static_assert(int64_t{kTenantTurns.reading_max + kOpenTurns.reading_max} * kMessageBytesMax +
+                  int64_t{kTenantTurns.waiting_max + kOpenTurns.waiting_max} * kStreamWindowBytes <
+              int64_t{kTransportBytesMax} * 3 / 4);
 inline constexpr int kDeliveryThreads = 2;
 inline constexpr absl::Duration kHandshakeMax = absl::Seconds(10);  // TLS, and HTTP/2's preface
 inline constexpr absl::Duration kKeepaliveTime = absl::Seconds(60);
@@ -45,6 +56,7 @@ struct GrpcOptions {
   int work_threads = 2;
   int work_queue = 1024;    // calls that wait to be looked at
   int64_t block_bytes = 0;  // of the arena, for CheckAdapter
+  int tenant_parts = 1;     // one tenant's messages may be one of so many parts of kTenantTurns
 };
 
 class GrpcService {

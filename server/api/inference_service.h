@@ -5,23 +5,23 @@
 // Thread-safe; gateway and pools outlive it and all its calls.
 #pragma once
 
-#include "lorica/v1/inference.grpc.pb.h"
+#include "lorica/v1/inference.pb.h"
 #include "server/api/call_pump.h"
 
 namespace lorica {
 
-class InferenceService final : public v1::InferenceService::CallbackService {
+class InferenceService final {
  public:
   InferenceService(Gateway* gateway, CallPools pools) : gateway_(gateway), pools_(pools) {}
 
   grpc::ServerUnaryReactor* Generate(grpc::CallbackServerContext* context,
                                      const v1::GenerateRequest* request,
-                                     v1::GenerateResponse* response) override;
+                                     v1::GenerateResponse* response);
   grpc::ServerWriteReactor<v1::GenerateStreamResponse>* GenerateStream(
-      grpc::CallbackServerContext* context, const v1::GenerateRequest* request) override;
+      grpc::CallbackServerContext* context, const v1::GenerateRequest* request);
   grpc::ServerUnaryReactor* Tokenize(grpc::CallbackServerContext* context,
                                      const v1::TokenizeRequest* request,
-                                     v1::TokenizeResponse* response) override;
+                                     v1::TokenizeResponse* response);
 
  private:
   Gateway* const gateway_;

@@ -1,17 +1,16 @@
-// What a client hears whose message cannot be parsed.
+// A message from its bytes, and what a client hears whose bytes are none.
 //
-// gRPC answers such a call itself, with UNIMPLEMENTED and no text. An interceptor makes of it
-// INVALID_ARGUMENT with the field, where Protobuf names one: a string that is not UTF-8 is the
-// usual case. Protobuf would also print a line for each; those lines end here.
+// That is INVALID_ARGUMENT with the field, where Protobuf names one: a string that is not UTF-8 is
+// the usual case. Protobuf would also print a line for each; those lines end here.
 #pragma once
 
-#include <memory>
-
-#include "grpcpp/support/server_interceptor.h"
+#include "absl/status/status.h"
+#include "google/protobuf/message.h"
+#include "grpcpp/support/byte_buffer.h"
 
 namespace lorica {
 
-// Give it to one grpc::ServerBuilder. Takes over Protobuf's log, once for the process.
-std::unique_ptr<grpc::experimental::ServerInterceptorFactoryInterface> MakeParseRefusals();
+// Lets go of `bytes`. Takes over Protobuf's log, once for the process.
+absl::Status ParseMessage(grpc::ByteBuffer* bytes, google::protobuf::Message* message);
 
 }  // namespace lorica

@@ -9,7 +9,9 @@
 #include <string>
 
 #include "absl/time/time.h"
-#include "lorica/v1/server.grpc.pb.h"
+#include "grpcpp/server_context.h"
+#include "grpcpp/support/server_callback.h"
+#include "lorica/v1/server.pb.h"
 #include "server/api/gateway.h"
 
 namespace lorica {
@@ -26,7 +28,7 @@ struct ServerFacts {
   v1::Limits limits;
 };
 
-class ServerService final : public v1::ServerService::CallbackService {
+class ServerService final {
  public:
   // `state` and `gateway` outlive it. Counters count from here: the warm-up is nobody's request.
   ServerService(ServerFacts facts, const std::atomic<ServingState>* state, Gateway* gateway)
@@ -37,10 +39,10 @@ class ServerService final : public v1::ServerService::CallbackService {
 
   grpc::ServerUnaryReactor* GetStatus(grpc::CallbackServerContext* context,
                                       const v1::GetStatusRequest* request,
-                                      v1::GetStatusResponse* response) override;
+                                      v1::GetStatusResponse* response);
   grpc::ServerUnaryReactor* GetUsage(grpc::CallbackServerContext* context,
                                      const v1::GetUsageRequest* request,
-                                     v1::GetUsageResponse* response) override;
+                                     v1::GetUsageResponse* response);
 
  private:
   const ServerFacts facts_;

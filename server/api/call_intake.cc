@@ -1,0 +1,152 @@
+#include "server/api/call_intake.h"
+
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "adapters/hub/steady_now.h"
+#include "grpc/grpc.h"
+#include "grpc/support/time.h"
+#include "grpcpp/impl/codegen/proto_utils.h"
+#include "server/api/call_pump.h"
+#include "server/api/refusal_log.h"
+#include "server/api/status_map.h"
+
+namespace lorica {
+namespace {
+
+absl::Status CheckMetadata(const grpc::CallbackServerContext& context) {
+  constexpr size_t kHeaderBytes = 32;
+  size_t bytes = 0;
+  for (const auto& [name, value] : context.client_metadata()) {
+    bytes += name.size() + value.size() + kHeaderBytes;
+  }
+  if (bytes <= kMetadataBytesMax) return absl::OkStatus();
+  return absl::ResourceExhaustedError(
+      absl::StrCat("the call's metadata have ", bytes, " bytes, more than ", kMetadataBytesMax));
+}
+
+bool HasPassed(const gpr_timespec& deadline) {
+  return gpr_time_cmp(deadline, gpr_now(deadline.clock_type)) <= 0;
+}
+
+}  // namespace
+
+void HeldCall::Begin(const absl::StatusOr<std::string>& lane) {
+  absl::Status status = lane.status();
+  if (status.ok()) status = turns_->Enter(this, *lane);
+  if (!status.ok()) Refuse(status);
+}
+
+void HeldCall::Refuse(const absl::Status& status) {
+  LogRefusal(method_, "", status, SteadyNow());
+  Finish(ToGrpcStatus(status));
+}
+
+// So that what has come of the message is let go at once, also where the client reads nothing; it
+// hears the reason all the same.
+void HeldCall::GiveWay(const absl::Status& why) {
+  gave_way_ = why;
+  grpc_call_cancel_with_status(context_->c_call(), static_cast<grpc_status_code>(why.code()),
+                               CleanErrorText(why.message()).c_str(), nullptr);
+  if (is_last_.exchange(true)) Refuse(gave_way_);
+}
+
+absl::Status HeldCall::WhyNoMessage() const {
+  if (!context_->IsCancelled()) return absl::InvalidArgumentError("the call has no message");
+  if (HasPassed(context_->raw_deadline())) {
+    return absl::DeadlineExceededError("the deadline passed before the message was here");
+  }
+  return absl::CancelledError("the client cancelled the call before its message was here");
+}
+
+void HeldCall::OnReadDone(bool ok) {
+  if (!turns_->Leave(this)) {
+    bytes_.Clear();
+    if (is_last_.exchange(true)) Refuse(gave_way_);
+    return;
+  }
+  absl::Status status = ok ? absl::OkStatus() : WhyNoMessage();
+  if (ok && bytes_.Length() > kMessageBytesMax) {
+    status = absl::ResourceExhaustedError(absl::StrCat(
+        "the message has ", bytes_.Length(), " bytes, more than ", kMessageBytesMax));
+  }
+  if (status.ok()) status = Handle(&bytes_);
+  if (!status.ok()) Refuse(status);
+}
+
+void HeldCall::SetReactor(grpc::internal::ServerReactor* reactor) {
+  {
+    absl::MutexLock lock(&mutex_);
+    reactor_ = reactor;
+    if (!cancelled_) return;
+  }
+  reactor->OnCancel();
+}
+
+void HeldCall::OnCancel() {
+  grpc::internal::ServerReactor* reactor = nullptr;
+  {
+    absl::MutexLock lock(&mutex_);
+    cancelled_ = true;
+    reactor = reactor_;
+  }
+  if (reactor != nullptr) {
+    reactor->OnCancel();
+  } else if (turns_->GiveUp(this)) {
+    Refuse(WhyNoMessage());
+  }
+}
+
+void HeldCall::OnDone() {
+  grpc::internal::ServerReactor* reactor = nullptr;
+  {
+    absl::MutexLock lock(&mutex_);
+    reactor = reactor_;
+  }
+  if (reactor != nullptr) reactor->OnDone();
+  delete this;
+}
+
+// False: it is too large for Protobuf.
+bool HeldCall::Serialize(const google::protobuf::Message& message) {
+  bool own = false;
+  bytes_.Clear();
+  return grpc::SerializationTraits<google::protobuf::Message>::Serialize(message, &bytes_, &own)
+      .ok();
+}
+
+void HeldCall::Send(const google::protobuf::Message& message, grpc::WriteOptions options) {
+  if (!Serialize(message)) context_->TryCancel();  // so the write fails
+  StartWrite(&bytes_, options);
+}
+
+void HeldCall::SendAndFinish(const google::protobuf::Message& message, grpc::WriteOptions options,
+                             grpc::Status status) {
+  if (!Serialize(message)) {
+    return Finish(ToGrpcStatus(absl::InternalError("the answer is too large for one message")));
+  }
+  StartWriteAndFinish(&bytes_, options, std::move(status));
+}
+
+absl::StatusOr<std::string> CallIntake::LaneOf(const grpc::CallbackServerContext& context) const {
+  if (absl::Status s = CheckMetadata(context); !s.ok()) return s;
+  if (gateway_ == nullptr) return context.peer();
+  absl::StatusOr<TenantPtr> tenant = gateway_->Authenticate(CredentialsOf(context));
+  if (tenant.ok()) return (*tenant)->name;
+  gateway_->CountRefusal();
+  return tenant.status();
+}
+
+void CallIntake::Register(
+    const std::string& method,
+    std::function<grpc::ServerGenericBidiReactor*(grpc::CallbackServerContext*)> begin) {
+  using grpc::internal::RpcServiceMethod;
+  using Handler = grpc::internal::CallbackBidiHandler<grpc::ByteBuffer, grpc::ByteBuffer>;
+  const std::string& path = names_.emplace_back(absl::StrCat("/", service_, "/", method));
+  auto* const added = new RpcServiceMethod(path.c_str(), RpcServiceMethod::BIDI_STREAMING,
+                                           new Handler(std::move(begin)));
+  added->SetServerApiType(RpcServiceMethod::ApiType::RAW_CALL_BACK);
+  AddMethod(added);
+}
+
+}  // namespace lorica

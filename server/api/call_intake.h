@@ -1,0 +1,192 @@
+// A service of gRPC whose calls are looked at before their message is read.
+//
+// The library reads the message of a unary or server-streaming method before anybody sees the
+// call. To a client bidirectional streams are the same bytes, and theirs are read when asked for.
+// So every method is registered as one: first its head is judged, key and metadata, then its
+// message has a turn (MessageTurns), is parsed, and goes to the handler that it was added with, on
+// whose reactor the call goes on. What comes behind the message is never read.
+#pragma once
+
+#include <atomic>
+#include <deque>
+#include <functional>
+#include <string>
+#include <utility>
+
+#include "absl/base/thread_annotations.h"
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "absl/strings/string_view.h"
+#include "absl/synchronization/mutex.h"
+#include "google/protobuf/message.h"
+#include "grpcpp/generic/async_generic_service.h"
+#include "grpcpp/impl/service_type.h"
+#include "grpcpp/support/byte_buffer.h"
+#include "grpcpp/support/server_callback.h"
+#include "server/api/gateway.h"
+#include "server/api/message_turns.h"
+#include "server/api/parse_refusal.h"
+
+namespace lorica {
+
+inline constexpr int kMessageBytesMax = 4 << 20;
+// Names, values and 32 for each header, as HTTP/2 counts.
+inline constexpr int kMetadataBytesMax = 8 << 10;
+
+// A call until its handler has it, and between that one's reactor and the library from then on.
+class HeldCall : public grpc::ServerGenericBidiReactor, private MessageTurns::Turn {
+ public:
+  HeldCall(absl::string_view method, MessageTurns* turns, grpc::CallbackServerContext* context)
+      : method_(method), turns_(turns), context_(context) {}
+
+  // Refuses it, or lets it wait for its turn in the lane.
+  void Begin(const absl::StatusOr<std::string>& lane);
+
+  void OnReadDone(bool ok) override;
+  void OnCancel() override;
+  void OnDone() override;
+
+ protected:
+  // Parses the message and hands it over. An error: it was not, and ends the call.
+  virtual absl::Status Handle(grpc::ByteBuffer* bytes) = 0;
+  // What hears of the call from here on, within Handle.
+  void SetReactor(grpc::internal::ServerReactor* reactor);
+  void Send(const google::protobuf::Message& message, grpc::WriteOptions options);
+  void SendAndFinish(const google::protobuf::Message& message, grpc::WriteOptions options,
+                     grpc::Status status);
+  grpc::CallbackServerContext* context() const { return context_; }
+
+ private:
+  void StartReading() override { StartRead(&bytes_); }
+  void GiveWay(const absl::Status& why) override;
+  void Refuse(const absl::Status& status);
+  absl::Status WhyNoMessage() const;
+  bool Serialize(const google::protobuf::Message& message);
+
+  const absl::string_view method_;
+  MessageTurns* const turns_;
+  grpc::CallbackServerContext* const context_;
+  grpc::ByteBuffer bytes_;  // the message, then what is sent
+  absl::Status gave_way_;
+  std::atomic<bool> is_last_{false};  // of GiveWay and OnReadDone one has been here
+  absl::Mutex mutex_;
+  grpc::internal::ServerReactor* reactor_ ABSL_GUARDED_BY(mutex_) = nullptr;
+  bool cancelled_ ABSL_GUARDED_BY(mutex_) = false;
+};
+
+template <typename Request, typename Response>
+class HeldUnary final : public HeldCall, private grpc::ServerCallbackUnary {
+ public:
+  using Handler = std::function<grpc::ServerUnaryReactor*(grpc::CallbackServerContext*,
+                                                          const Request*, Response*)>;
+  HeldUnary(absl::string_view method, MessageTurns* turns, grpc::CallbackServerContext* context,
+            const Handler& handler)
+      : HeldCall(method, turns, context), handler_(handler) {}
+
+ private:
+  absl::Status Handle(grpc::ByteBuffer* bytes) override {
+    Request request;
+    if (absl::Status s = ParseMessage(bytes, &request); !s.ok()) return s;
+    unary_ = handler_(context(), &request, &response_);
+    SetReactor(unary_);
+    BindReactor(unary_);
+    return absl::OkStatus();
+  }
+  void Finish(grpc::Status status) override {
+    if (!status.ok()) return HeldCall::Finish(std::move(status));
+    SendAndFinish(response_, grpc::WriteOptions(), std::move(status));
+  }
+  void SendInitialMetadata() override { StartSendInitialMetadata(); }
+  grpc::internal::ServerReactor* reactor() override { return unary_; }
+  void CallOnDone() override {}  // HeldCall hears of the end
+
+  const Handler& handler_;
+  grpc::ServerUnaryReactor* unary_ = nullptr;
+  Response response_;
+};
+
+template <typename Request, typename Response>
+class HeldStream final : public HeldCall, private grpc::ServerCallbackWriter<Response> {
+ public:
+  using Handler = std::function<grpc::ServerWriteReactor<Response>*(grpc::CallbackServerContext*,
+                                                                    const Request*)>;
+  HeldStream(absl::string_view method, MessageTurns* turns, grpc::CallbackServerContext* context,
+             const Handler& handler)
+      : HeldCall(method, turns, context), handler_(handler) {}
+
+  void OnWriteDone(bool ok) override { writer_->OnWriteDone(ok); }
+
+ private:
+  absl::Status Handle(grpc::ByteBuffer* bytes) override {
+    Request request;
+    if (absl::Status s = ParseMessage(bytes, &request); !s.ok()) return s;
+    writer_ = handler_(context(), &request);
+    SetReactor(writer_);
+    this->BindReactor(writer_);
+    return absl::OkStatus();
+  }
+  void Finish(grpc::Status status) override { HeldCall::Finish(std::move(status)); }
+  void SendInitialMetadata() override { this->StartSendInitialMetadata(); }
+  void Write(const Response* message, grpc::WriteOptions options) override {
+    Send(*message, options);
+  }
+  void WriteAndFinish(const Response* message, grpc::WriteOptions options,
+                      grpc::Status status) override {
+    SendAndFinish(*message, options, std::move(status));
+  }
+  grpc::internal::ServerReactor* reactor() override { return writer_; }
+  void CallOnDone() override {}
+
+  const Handler& handler_;
+  grpc::ServerWriteReactor<Response>* writer_ = nullptr;
+};
+
+class CallIntake final : public grpc::Service {
+ public:
+  // `service` is its full name. Without a gateway nobody is asked for a key, and each connection is
+  // a lane of its own; with one each tenant is. Everything given outlives it and its calls.
+  CallIntake(std::string service, Gateway* gateway, MessageTurns* turns)
+      : service_(std::move(service)), gateway_(gateway), turns_(turns) {}
+
+  // A unary method of `server`.
+  template <typename Server, typename Request, typename Response>
+  void Add(const std::string& method, Server* server,
+           grpc::ServerUnaryReactor* (Server::*handle)(grpc::CallbackServerContext*, const Request*,
+                                                       Response*)) {
+    AddHeld<HeldUnary<Request, Response>>(
+        method, [=](grpc::CallbackServerContext* context, const Request* request,
+                    Response* response) { return (server->*handle)(context, request, response); });
+  }
+  // One that streams its answer.
+  template <typename Server, typename Request, typename Response>
+  void Add(const std::string& method, Server* server,
+           grpc::ServerWriteReactor<Response>* (Server::*handle)(grpc::CallbackServerContext*,
+                                                                 const Request*)) {
+    AddHeld<HeldStream<Request, Response>>(
+        method, [=](grpc::CallbackServerContext* context, const Request* request) {
+          return (server->*handle)(context, request);
+        });
+  }
+
+ private:
+  template <typename Held>
+  void AddHeld(const std::string& method, typename Held::Handler handler) {
+    const absl::string_view name = names_.emplace_back(method);
+    Register(method, [this, name, handler = std::move(handler)](grpc::CallbackServerContext* call) {
+      auto* const held = new Held(name, turns_, call, handler);  // until OnDone
+      held->Begin(LaneOf(*call));
+      return held;
+    });
+  }
+  void Register(const std::string& method,
+                std::function<grpc::ServerGenericBidiReactor*(grpc::CallbackServerContext*)> begin);
+  // Whose call it is, or why it is refused.
+  absl::StatusOr<std::string> LaneOf(const grpc::CallbackServerContext& context) const;
+
+  const std::string service_;
+  Gateway* const gateway_;
+  MessageTurns* const turns_;
+  std::deque<std::string> names_;  // the library keeps pointers to them
+};
+
+}  // namespace lorica
