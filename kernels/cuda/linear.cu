@@ -4,7 +4,11 @@
 // `splits` ranges of the inputs. Tiles are as high as makes all multiprocessors equally busy: a
 // single one cannot take weights faster than at a rate of its own. One thread copies tiles of W
 // and x into a ring of shared memory with the tensor copy engine; four warps, with many rows eight,
-// multiply them there: W is the left operand, rows of the batch are the columns of the product.
+// multiply them there: W is the left operand, rows of the batch are the columns of the product. Of
+// more than 32 rows it is the other way round: four warps take 64 rows of the batch as the left
+// operand, and the columns are the features of a tile, only as many as it has. So less is
+// multiplied and read from shared memory: power is what bounds steps of so many rows, since a card
+// that is at its limit lowers its clock.
 // With splits each block leaves its sums as a part, and who reads the product adds the parts in
 // order. Splits follow from the weight's shape alone, so a row's bits do not depend on how many
 // rows there are.
@@ -47,8 +51,9 @@ constexpr int RingBytes(int rows, int features, bool lora) {
 // How kernels for kRows rows and tiles of at most kFeatures are laid out.
 template <int kRows, int kFeatures, bool kLora>
 struct Form {
-  static constexpr int kWarps = kRows * kFeatures > 64 * kStreamTileFeatures ? 8 : 4;  // multiply
-  static constexpr int kSlices = kFeatures / kSlice / (kWarps / 4);  // that a warp works on
+  static constexpr bool kRowsLeft = kRows >= kSlice;
+  static constexpr int kWarps = kRowsLeft ? kRows / kSlice * 4 : 4;   // multiply
+  static constexpr int kSlices = kRowsLeft ? 1 : kFeatures / kSlice;  // that a warp works on
   // Four LoRA warps leave blocks of other launches room beside them; 64 rows may be of 64 adapters,
   // which take eight.
   using Lora = LoraLayout<kRows == 64 ? 8 : 4>;
@@ -202,29 +207,32 @@ struct Producer {
   }
 };
 
-// Begins d[i] += W[kSlice features, kInputs] x[kRows, kInputs]^T, slices from `slice` on.
-template <typename F, int kRows>
-__device__ __forceinline__ void MultiplyStep(float (&d)[F::kSlices][kRows / 2], uint32_t stage,
+// Begins d[i] += left[kSlice, kInputs] right[kWidth, kInputs]^T, slices of the left operand from
+// `slice` on: W, with rows of the batch on the right, or with kRowsLeft the rows.
+template <typename F, int kCount, int kWidth>
+__device__ __forceinline__ void MultiplyStep(float (&d)[kCount][kWidth / 2], uint32_t stage,
                                              int slice) {
+  const uint32_t x = stage + F::kWeightBytes;
+  const uint32_t left = F::kRowsLeft ? x : stage, right = F::kRowsLeft ? stage : x;
   FenceRegisters();
 #pragma unroll
   for (int k = 0; k < kInputs / 16; ++k) {
 #pragma unroll
-    for (int i = 0; i < F::kSlices; ++i) {
-      const uint64_t left = SwizzledMatrix(stage + (slice + i) * kSlice * kInputBytes + k * 32);
-      WarpgroupMma<kRows>(d[i], left, stage + F::kWeightBytes + k * 32);
+    for (int i = 0; i < kCount; ++i) {
+      const uint32_t from = left + (slice + i) * kSlice * kInputBytes + k * 32;
+      ProductOf<kWidth>(d[i], SwizzledMatrix(from), SwizzledMatrix(right + k * 32));
     }
   }
   CommitProducts();
 }
 
 // Products that are under way own the sums: nothing else is to touch them meanwhile.
-template <typename F, int kRows>
-__device__ __forceinline__ void KeepInRegisters(float (&d)[F::kSlices][kRows / 2]) {
+template <int kCount, int kSums>
+__device__ __forceinline__ void KeepInRegisters(float (&d)[kCount][kSums]) {
 #pragma unroll
-  for (int i = 0; i < F::kSlices; ++i) {
+  for (int i = 0; i < kCount; ++i) {
 #pragma unroll
-    for (int j = 0; j < kRows / 2; ++j) asm volatile("" : "+f"(d[i][j])::"memory");
+    for (int j = 0; j < kSums; ++j) asm volatile("" : "+f"(d[i][j])::"memory");
   }
 }
 
@@ -267,11 +275,45 @@ __device__ __forceinline__ void StoreTile(Element* y, const float (&d)[kRows / 2
   }
 }
 
-template <typename F, int kRows>
+__device__ __forceinline__ void StorePair(Element* to, float2 pair) {
+  *reinterpret_cast<uint32_t*>(to) = PackElements(pair.x, pair.y);
+}
+__device__ __forceinline__ void StorePair(float* to, float2 pair) {
+  *reinterpret_cast<float2*>(to) = pair;
+}
+
+// The same where rows of the batch were left, from `row` on: a thread has two of them, of which it
+// stores features first + 2 t and the next, and so on every 8. Odd widths have no aligned pairs.
+template <int kWidth, typename T>
+__device__ __forceinline__ void StoreRows(T* y, const float (&d)[kWidth / 2], int rows, int row,
+                                          int first, int end, int features) {
+  const int warp = threadIdx.x / 32 % 4, g = threadIdx.x % 32 / 4, t = threadIdx.x % 4;
+  row += warp * 16 + g;
+  const int feature = first + 2 * t;
+  T* to = y + int64_t{row} * features + feature;
+#pragma unroll
+  for (int i = 0; i < 2; ++i, to += int64_t{8} * features) {
+    if (row + i * 8 >= rows) return;
+#pragma unroll
+    for (int j = 0; j < kWidth / 8; ++j) {
+      const float2 pair = make_float2(d[j * 4 + i * 2], d[j * 4 + i * 2 + 1]);
+      if (features % 2 == 0) {
+        if (feature + j * 8 < end) StorePair(to + j * 8, pair);
+      } else {
+        if (feature + j * 8 < end) to[j * 8] = T(pair.x);
+        if (feature + j * 8 + 1 < end) to[j * 8 + 1] = T(pair.y);
+      }
+    }
+  }
+}
+
+// Does the block's work with kWidth columns; sums go to `y`, or as a part if that is null.
+template <typename F, int kWidth>
 __device__ __forceinline__ void Multiply(Element* y, float* parts, int rows, int features,
-                                         int splits, uint32_t ring, Barriers barriers,
-                                         const Work& work) {
-  const int slice = threadIdx.x / 128 * F::kSlices;
+                                         uint32_t ring, Barriers barriers, const Work& work) {
+  constexpr int kCount = F::kSlices;
+  const int slice = threadIdx.x / 128;
+  float* const part = parts + int64_t{work.split} * rows * features;
   const auto release = [&](int stage) {
     if (threadIdx.x % 32 != 0) return;
     BarrierArrive(barriers.empty + (stage < 0 ? stage + F::kStages : stage) * 8);
@@ -279,13 +321,13 @@ __device__ __forceinline__ void Multiply(Element* y, float* parts, int rows, int
   int stage = 0, phase = 0;
 #pragma unroll 1
   for (int i = 0; i < work.tiles; ++i) {
-    float d[F::kSlices][kRows / 2] = {};
-    KeepInRegisters<F, kRows>(d);
+    float d[kCount][kWidth / 2] = {};
+    KeepInRegisters(d);
 #pragma unroll 1
     for (int step = 0; step < work.per_tile(); ++step) {
       BarrierWait(barriers.w + stage * 8, phase);
       BarrierWait(barriers.x + stage * 8, phase);
-      MultiplyStep<F, kRows>(d, ring + stage * F::kStageBytes, slice);
+      MultiplyStep<F, kCount, kWidth>(d, ring + stage * F::kStageBytes, slice);
       WaitForProducts<F::kOverlap>();
       if (step >= F::kOverlap) release(stage - F::kOverlap);
       if (++stage == F::kStages) {
@@ -294,25 +336,38 @@ __device__ __forceinline__ void Multiply(Element* y, float* parts, int rows, int
       }
     }
     WaitForProducts();
-    KeepInRegisters<F, kRows>(d);
+    KeepInRegisters(d);
     if (F::kOverlap > 0 && work.per_tile() > 0) release(stage - 1);
     const int tile = (work.first_tile + i * work.tile_stride) * work.tile_features;
     const int end = min(tile + work.tile_features, features);
 #pragma unroll
-    for (int j = 0; j < F::kSlices; ++j) {
-      const int first = tile + (slice + j) * kSlice;
-      if (!y) {
-        float* part = parts + int64_t{work.split} * rows * features;
-        StorePart<kRows>(part, d[j], rows, first, end, features);
+    for (int j = 0; j < kCount; ++j) {
+      const int first = (slice + j) * kSlice;  // row, or feature of the tile
+      if constexpr (F::kRowsLeft) {
+        y ? StoreRows<kWidth>(y, d[j], rows, first, tile, end, features)
+          : StoreRows<kWidth>(part, d[j], rows, first, tile, end, features);
+      } else if (!y) {
+        StorePart<kWidth>(part, d[j], rows, tile + first, end, features);
       } else {
-        StoreTile<kRows>(y, d[j], rows, first, end, features);
+        StoreTile<kWidth>(y, d[j], rows, tile + first, end, features);
       }
     }
   }
 }
 
-// Rows of a stage beyond the tile's are multiplied, too. As zeros they take less power, which is
-// what bounds steps of many rows: a card that is at its limit lowers its clock.
+// The same where rows of the batch are left: with the fewest columns that the tiles fit into.
+template <typename F, int kWidth, int... kWider>
+__device__ __forceinline__ void MultiplyWidth(Element* y, float* parts, int rows, int features,
+                                              uint32_t ring, Barriers barriers, const Work& work) {
+  if constexpr (sizeof...(kWider) > 0) {
+    if (work.tile_features > kWidth) {
+      return MultiplyWidth<F, kWider...>(y, parts, rows, features, ring, barriers, work);
+    }
+  }
+  Multiply<F, kWidth>(y, parts, rows, features, ring, barriers, work);
+}
+
+// What lies in a stage beyond the tile may be multiplied, too. As zeros it takes less power.
 template <typename F>
 __device__ __forceinline__ void ClearBeyondTile(std::byte* ring, int tile_features, int rows) {
   const int begin = tile_features * kInputBytes, bytes = rows * kInputBytes - begin;
@@ -351,7 +406,7 @@ __global__ void __launch_bounds__(Form<kRows, kFeatures, kLora>::kThreads,
     }
     asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
   }
-  if (kRows == kStreamRowsMax && tile_features < kFeatures) {
+  if (F::kRowsLeft && tile_features < kFeatures) {
     ClearBeyondTile<F>(shared + (ring - base), tile_features, kFeatures);
   }
   __syncthreads();
@@ -359,7 +414,13 @@ __global__ void __launch_bounds__(Form<kRows, kFeatures, kLora>::kThreads,
   Producer<F, kRows> producer(w_map, x_map, ring, barriers, work);
   if (warp < F::kWarps) {
     if constexpr (F::kSharesRegisters) SetRegisters<R::kLaunch, R::kProduct>();
-    Multiply<F, kRows>(y, parts, rows, features, splits, ring, barriers, work);
+    if constexpr (!F::kRowsLeft) {
+      Multiply<F, kRows>(y, parts, rows, features, ring, barriers, work);
+    } else if constexpr (kFeatures > kStreamTileFeatures) {
+      MultiplyWidth<F, 160, 192, 224, 256>(y, parts, rows, features, ring, barriers, work);
+    } else {
+      MultiplyWidth<F, 64, 96, 112, 128>(y, parts, rows, features, ring, barriers, work);
+    }
     return;
   }
   const bool fills = threadIdx.x == F::kThreads - F::kFillWarps * 32;
@@ -383,13 +444,6 @@ __global__ void __launch_bounds__(Form<kRows, kFeatures, kLora>::kThreads,
     if (warp == F::kThreads / 32 - 1) PrefetchNext(lora);
   }
   if (fills) producer.Fill(early, flight);
-}
-
-__device__ __forceinline__ void StorePair(Element* to, float2 pair) {
-  *reinterpret_cast<uint32_t*>(to) = PackElements(pair.x, pair.y);
-}
-__device__ __forceinline__ void StorePair(float* to, float2 pair) {
-  *reinterpret_cast<float2*>(to) = pair;
 }
 
 // y = the parts, added in order.

@@ -44,79 +44,83 @@ __device__ __forceinline__ void WaitForProducts() {
   asm volatile("wgmma.wait_group.sync.aligned %0;" ::"n"(kGroups) : "memory");
 }
 
-__device__ __forceinline__ void ProductOf8(float* d, uint64_t left, uint64_t right) {
-  asm volatile("wgmma.mma_async.sync.aligned.m64n8k16." LORICA_PTX_TYPES
-               " {%0,%1,%2,%3}, %4, %5, 1, 1, 1, 0, 0;"
-               : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
-               : "l"(left), "l"(right));
-}
-
-__device__ __forceinline__ void ProductOf16(float* d, uint64_t left, uint64_t right) {
-  asm volatile("wgmma.mma_async.sync.aligned.m64n16k16." LORICA_PTX_TYPES
-               " {%0,%1,%2,%3,%4,%5,%6,%7}, %8, %9, "
-               "1, 1, 1, 0, 0;"
-               : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3]), "+f"(d[4]), "+f"(d[5]), "+f"(d[6]),
-                 "+f"(d[7])
-               : "l"(left), "l"(right));
-}
-
-#define LORICA_FOUR(d, i) "+f"(d[i]), "+f"(d[i + 1]), "+f"(d[i + 2]), "+f"(d[i + 3])
-
-__device__ __forceinline__ void ProductOf32(float* d, uint64_t left, uint64_t right) {
-  asm volatile("wgmma.mma_async.sync.aligned.m64n32k16." LORICA_PTX_TYPES
-               " "
-               "{%0,%1,%2,%3,%4,%5,%6,%7,%8,%9,%10,%11,%12,%13,%14,%15}, %16, %17, 1, 1, 1, 0, 0;"
-               : LORICA_FOUR(d, 0), LORICA_FOUR(d, 4), LORICA_FOUR(d, 8), LORICA_FOUR(d, 12)
-               : "l"(left), "l"(right));
-}
-
-__device__ __forceinline__ void ProductOf64(float* d, uint64_t left, uint64_t right) {
-  asm volatile(
-      "wgmma.mma_async.sync.aligned.m64n64k16." LORICA_PTX_TYPES
-      " "
-      "{%0,%1,%2,%3,%4,%5,%6,%7,%8,%9,%10,%11,%12,%13,%14,%15,%16,%17,%18,%19,%20,%21,%22,%23,"
-      "%24,%25,%26,%27,%28,%29,%30,%31}, %32, %33, 1, 1, 1, 0, 0;"
-      : LORICA_FOUR(d, 0), LORICA_FOUR(d, 4), LORICA_FOUR(d, 8), LORICA_FOUR(d, 12),
-        LORICA_FOUR(d, 16), LORICA_FOUR(d, 20), LORICA_FOUR(d, 24), LORICA_FOUR(d, 28)
-      : "l"(left), "l"(right));
-}
-
-__device__ __forceinline__ void ProductOf128(float* d, uint64_t left, uint64_t right) {
-  asm volatile(
-      "wgmma.mma_async.sync.aligned.m64n128k16." LORICA_PTX_TYPES
-      " "
-      "{%0,%1,%2,%3,%4,%5,%6,%7,%8,%9,%10,%11,%12,%13,%14,%15,%16,%17,%18,%19,%20,%21,%22,%23,"
-      "%24,%25,%26,%27,%28,%29,%30,%31,%32,%33,%34,%35,%36,%37,%38,%39,%40,%41,%42,%43,%44,%45,"
-      "%46,%47,%48,%49,%50,%51,%52,%53,%54,%55,%56,%57,%58,%59,%60,%61,%62,%63}, %64, %65, "
-      "1, 1, 1, 0, 0;"
-      : LORICA_FOUR(d, 0), LORICA_FOUR(d, 4), LORICA_FOUR(d, 8), LORICA_FOUR(d, 12),
-        LORICA_FOUR(d, 16), LORICA_FOUR(d, 20), LORICA_FOUR(d, 24), LORICA_FOUR(d, 28),
-        LORICA_FOUR(d, 32), LORICA_FOUR(d, 36), LORICA_FOUR(d, 40), LORICA_FOUR(d, 44),
-        LORICA_FOUR(d, 48), LORICA_FOUR(d, 52), LORICA_FOUR(d, 56), LORICA_FOUR(d, 60)
-      : "l"(left), "l"(right));
-}
-
-#undef LORICA_FOUR
-
-// d[64, kColumns] += left[64, 16] right[kColumns, 16]^T.
+// d[64, kColumns] += left[64, 16] right[kColumns, 16]^T. Specialised for the counts of columns in
+// use.
 template <int kColumns>
-__device__ __forceinline__ void WarpgroupMma(float (&d)[kColumns / 2], uint64_t left,
-                                             uint32_t right) {
-  static_assert(kColumns == 8 || kColumns == 16 || kColumns == 32 || kColumns == 64 ||
-                kColumns == 128);
-  const uint64_t matrix = SwizzledMatrix(right);
-  if constexpr (kColumns == 8) {
-    ProductOf8(d, left, matrix);
-  } else if constexpr (kColumns == 16) {
-    ProductOf16(d, left, matrix);
-  } else if constexpr (kColumns == 32) {
-    ProductOf32(d, left, matrix);
-  } else if constexpr (kColumns == 64) {
-    ProductOf64(d, left, matrix);
-  } else {
-    ProductOf128(d, left, matrix);
+__device__ void ProductOf(float* d, uint64_t left, uint64_t right);
+
+// A product's sums as operands, 16 at a time: their numbers as text, and themselves.
+#define LORICA_NAMES_0 "%0,%1,%2,%3,%4,%5,%6,%7,%8,%9,%10,%11,%12,%13,%14,%15"
+#define LORICA_NAMES_16 ",%16,%17,%18,%19,%20,%21,%22,%23,%24,%25,%26,%27,%28,%29,%30,%31"
+#define LORICA_NAMES_32 ",%32,%33,%34,%35,%36,%37,%38,%39,%40,%41,%42,%43,%44,%45,%46,%47"
+#define LORICA_NAMES_48 ",%48,%49,%50,%51,%52,%53,%54,%55,%56,%57,%58,%59,%60,%61,%62,%63"
+#define LORICA_NAMES_64 ",%64,%65,%66,%67,%68,%69,%70,%71,%72,%73,%74,%75,%76,%77,%78,%79"
+#define LORICA_NAMES_80 ",%80,%81,%82,%83,%84,%85,%86,%87,%88,%89,%90,%91,%92,%93,%94,%95"
+#define LORICA_NAMES_96                  \
+  ",%96,%97,%98,%99,%100,%101,%102,%103" \
+  ",%104,%105,%106,%107,%108,%109,%110,%111"
+#define LORICA_NAMES_112                     \
+  ",%112,%113,%114,%115,%116,%117,%118,%119" \
+  ",%120,%121,%122,%123,%124,%125,%126,%127"
+#define LORICA_NAMES_48_TO_56 ",%48,%49,%50,%51,%52,%53,%54,%55"
+#define LORICA_FOUR(d, i) "+f"(d[i]), "+f"(d[i + 1]), "+f"(d[i + 2]), "+f"(d[i + 3])
+#define LORICA_EIGHT(d, i) LORICA_FOUR(d, i), LORICA_FOUR(d, i + 4)
+#define LORICA_SUMS(d, i) LORICA_EIGHT(d, i), LORICA_EIGHT(d, i + 8)
+// `matrices`: the numbers of the operands behind the sums.
+#define LORICA_PRODUCT(columns, names, matrices, ...)                                            \
+  template <>                                                                                    \
+  __device__ __forceinline__ void ProductOf<columns>(float* d, uint64_t left, uint64_t right) {  \
+    asm volatile("wgmma.mma_async.sync.aligned.m64n" #columns "k16." LORICA_PTX_TYPES " {" names \
+                 "}, " matrices ", 1, 1, 1, 0, 0;"                                               \
+                 : __VA_ARGS__                                                                   \
+                 : "l"(left), "l"(right));                                                       \
   }
-}
+
+LORICA_PRODUCT(8, "%0,%1,%2,%3", "%4, %5", LORICA_FOUR(d, 0))
+LORICA_PRODUCT(16, "%0,%1,%2,%3,%4,%5,%6,%7", "%8, %9", LORICA_EIGHT(d, 0))
+LORICA_PRODUCT(32, LORICA_NAMES_0, "%16, %17", LORICA_SUMS(d, 0))
+LORICA_PRODUCT(64, LORICA_NAMES_0 LORICA_NAMES_16, "%32, %33", LORICA_SUMS(d, 0),
+               LORICA_SUMS(d, 16))
+LORICA_PRODUCT(96, LORICA_NAMES_0 LORICA_NAMES_16 LORICA_NAMES_32, "%48, %49", LORICA_SUMS(d, 0),
+               LORICA_SUMS(d, 16), LORICA_SUMS(d, 32))
+LORICA_PRODUCT(112, LORICA_NAMES_0 LORICA_NAMES_16 LORICA_NAMES_32 LORICA_NAMES_48_TO_56,
+               "%56, %57", LORICA_SUMS(d, 0), LORICA_SUMS(d, 16), LORICA_SUMS(d, 32),
+               LORICA_EIGHT(d, 48))
+LORICA_PRODUCT(128, LORICA_NAMES_0 LORICA_NAMES_16 LORICA_NAMES_32 LORICA_NAMES_48, "%64, %65",
+               LORICA_SUMS(d, 0), LORICA_SUMS(d, 16), LORICA_SUMS(d, 32), LORICA_SUMS(d, 48))
+LORICA_PRODUCT(160, LORICA_NAMES_0 LORICA_NAMES_16 LORICA_NAMES_32 LORICA_NAMES_48 LORICA_NAMES_64,
+               "%80, %81", LORICA_SUMS(d, 0), LORICA_SUMS(d, 16), LORICA_SUMS(d, 32),
+               LORICA_SUMS(d, 48), LORICA_SUMS(d, 64))
+LORICA_PRODUCT(192,
+               LORICA_NAMES_0 LORICA_NAMES_16 LORICA_NAMES_32 LORICA_NAMES_48 LORICA_NAMES_64
+                   LORICA_NAMES_80,
+               "%96, %97", LORICA_SUMS(d, 0), LORICA_SUMS(d, 16), LORICA_SUMS(d, 32),
+               LORICA_SUMS(d, 48), LORICA_SUMS(d, 64), LORICA_SUMS(d, 80))
+LORICA_PRODUCT(224,
+               LORICA_NAMES_0 LORICA_NAMES_16 LORICA_NAMES_32 LORICA_NAMES_48 LORICA_NAMES_64
+                   LORICA_NAMES_80 LORICA_NAMES_96,
+               "%112, %113", LORICA_SUMS(d, 0), LORICA_SUMS(d, 16), LORICA_SUMS(d, 32),
+               LORICA_SUMS(d, 48), LORICA_SUMS(d, 64), LORICA_SUMS(d, 80), LORICA_SUMS(d, 96))
+LORICA_PRODUCT(256,
+               LORICA_NAMES_0 LORICA_NAMES_16 LORICA_NAMES_32 LORICA_NAMES_48 LORICA_NAMES_64
+                   LORICA_NAMES_80 LORICA_NAMES_96 LORICA_NAMES_112,
+               "%128, %129", LORICA_SUMS(d, 0), LORICA_SUMS(d, 16), LORICA_SUMS(d, 32),
+               LORICA_SUMS(d, 48), LORICA_SUMS(d, 64), LORICA_SUMS(d, 80), LORICA_SUMS(d, 96),
+               LORICA_SUMS(d, 112))
+
+#undef LORICA_PRODUCT
+#undef LORICA_SUMS
+#undef LORICA_EIGHT
+#undef LORICA_FOUR
+#undef LORICA_NAMES_0
+#undef LORICA_NAMES_16
+#undef LORICA_NAMES_32
+#undef LORICA_NAMES_48
+#undef LORICA_NAMES_64
+#undef LORICA_NAMES_80
+#undef LORICA_NAMES_96
+#undef LORICA_NAMES_112
+#undef LORICA_NAMES_48_TO_56
 
 // Gives each thread of a warpgroup kTo registers in place of the kFrom of its launch. All four
 // warps; those that take more wait until others have given theirs.

@@ -158,7 +158,9 @@ INSTANTIATE_TEST_SUITE_P(Shapes, CudaLinear,
                          ::testing::Values(Shape{"Square", 1024, 1024}, Shape{"Qkv", 6144, 4096},
                                            Shape{"Deep", 512, 14336}, Shape{"Odd", 1100, 1000},
                                            Shape{"Narrow", 36, 72}, Shape{"Unaligned", 1001, 576},
-                                           Shape{"Tall", 33000, 256}),
+                                           Shape{"Tall", 33000, 256}, Shape{"Wide160", 20000, 64},
+                                           Shape{"Wide192", 25000, 64},
+                                           Shape{"Wide224", 28672, 64}),
                          [](const auto& info) { return info.param.name; });
 
 }  // namespace
