@@ -9,15 +9,20 @@ namespace lorica::cuda {
 namespace {
 
 constexpr int kThreads = 128;
+constexpr int kScatterThreads = 256, kScatterBlocks = 4;
 
-__global__ void ScatterKernel(std::byte* tables, const std::byte* image) {
-  const auto* sections = reinterpret_cast<const ScatterSection*>(image);
-  const ScatterSection section = sections[blockIdx.x];
+// kScatterBlocks blocks a section.
+__global__ void ScatterKernel(std::byte* tables, const std::byte* image,
+                              const __grid_constant__ ScatterSections sections) {
+  const ScatterSection& section = sections.sections[blockIdx.x];
   const auto* from = reinterpret_cast<const uint4*>(image + section.source_bytes);
   auto* to = reinterpret_cast<uint4*>(tables + section.target_bytes);
   // Sections are padded to 16 bytes on both sides.
+  const int first = blockIdx.y * kScatterThreads + threadIdx.x;
 #pragma unroll 4
-  for (int64_t i = threadIdx.x; i < (section.bytes + 15) / 16; i += blockDim.x) to[i] = from[i];
+  for (int64_t i = first; i < (section.bytes + 15) / 16; i += kScatterBlocks * kScatterThreads) {
+    to[i] = from[i];
+  }
 }
 
 __global__ void EmbedKernel(float* out, const Element* table, int64_t columns, StepTables step) {
@@ -68,8 +73,10 @@ __global__ void GatherKernel(Element* out, const Element* x, int64_t columns, St
 
 }  // namespace
 
-void LaunchScatter(std::byte* tables, const std::byte* image, cudaStream_t stream) {
-  ScatterKernel<<<kScatterSectionsMax, 256, 0, stream>>>(tables, image);
+void LaunchScatter(std::byte* tables, const std::byte* image, const ScatterSections& sections,
+                   cudaStream_t stream) {
+  const dim3 blocks(sections.count, kScatterBlocks);
+  ScatterKernel<<<blocks, kScatterThreads, 0, stream>>>(tables, image, sections);
 }
 
 void LaunchEmbed(void* out, const void* table, int64_t columns, const StepTables& step, int rows,

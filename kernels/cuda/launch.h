@@ -12,14 +12,20 @@
 
 namespace lorica::cuda {
 
-// Copies the sections of a packed step image to their fixed places.
+// Copies the sections of a packed step image, which lies in pinned memory of the host, to their
+// fixed places on the device: one launch, where a copy of its own would cost the host twice that.
 struct ScatterSection {
   int64_t target_bytes = 0;  // offsets from the tables' base and the image's base
   int64_t source_bytes = 0;
   int64_t bytes = 0;  // a multiple of 4
 };
-inline constexpr int kScatterSectionsMax = 16;
-void LaunchScatter(std::byte* tables, const std::byte* image, cudaStream_t stream);
+struct ScatterSections {
+  static constexpr int kMax = 16;
+  ScatterSection sections[kMax];
+  int count = 0;
+};
+void LaunchScatter(std::byte* tables, const std::byte* image, const ScatterSections& sections,
+                   cudaStream_t stream);
 
 // Fills the plan of every (layer, group) from the step's terms and row tiles.
 void LaunchLoraPlan(const StepTables& step, const LoraPlan& plan, int layers, cudaStream_t stream);

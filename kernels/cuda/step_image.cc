@@ -19,36 +19,29 @@ int64_t Aligned(int64_t bytes) { return (bytes + kAlignment - 1) / kAlignment * 
 class StepImage::Packer {
  public:
   Packer(std::byte* image, const std::byte* tables, int64_t capacity)
-      : image_(image),
-        tables_(tables),
-        capacity_(capacity),
-        used_(Aligned(kScatterSectionsMax * sizeof(ScatterSection))) {
-    std::fill_n(sections(), kScatterSectionsMax, ScatterSection{});
-  }
+      : image_(image), tables_(tables), capacity_(capacity) {}
 
   // Room for `count` values that end up at `target`.
   template <typename T>
   T* Add(const T* target, int64_t count) {
     const int64_t bytes = count * static_cast<int64_t>(sizeof(T));
-    LORICA_CHECK(section_ < kScatterSectionsMax);
+    LORICA_CHECK(sections_.count < ScatterSections::kMax);
     LORICA_CHECK(used_ + Aligned(bytes) <= capacity_, bytes);
     const int64_t place = reinterpret_cast<const std::byte*>(target) - tables_;
-    sections()[section_++] = {place, used_, bytes};
+    sections_.sections[sections_.count++] = {place, used_, bytes};
     T* out = reinterpret_cast<T*>(image_ + used_);
     used_ += Aligned(bytes);
     return out;
   }
 
-  int64_t used() const { return used_; }
+  const ScatterSections& sections() const { return sections_; }
 
  private:
-  ScatterSection* sections() { return reinterpret_cast<ScatterSection*>(image_); }
-
   std::byte* image_;
   const std::byte* tables_;
   int64_t capacity_;
-  int64_t used_;
-  int section_ = 0;
+  int64_t used_ = 0;
+  ScatterSections sections_;
 };
 
 absl::StatusOr<std::unique_ptr<StepImage>> StepImage::Make(int rows_max, int decode_rows_max,
@@ -62,9 +55,6 @@ absl::StatusOr<std::unique_ptr<StepImage>> StepImage::Make(int rows_max, int dec
   auto tables = AllocateDevice(image->image_bytes_max_);
   if (!tables.ok()) return tables.status();
   image->device_ = *std::move(tables);
-  auto device_image = AllocateDevice(image->image_bytes_max_);
-  if (!device_image.ok()) return device_image.status();
-  image->device_image_ = *std::move(device_image);
   auto slots = AllocateDevice(kTokenSlotsMax * 4);
   if (!slots.ok()) return slots.status();
   image->token_slots_ = *std::move(slots);
@@ -81,7 +71,7 @@ absl::StatusOr<std::unique_ptr<StepImage>> StepImage::Make(int rows_max, int dec
 // the size is wanted.
 void StepImage::Layout(int rows_max) {
   const int64_t rows = rows_max, terms = rows * kMixTermsMax;
-  int64_t used = Aligned(kScatterSectionsMax * sizeof(ScatterSection));
+  int64_t used = 0;
   auto* base = device_ ? static_cast<std::byte*>(device_->data()) : nullptr;
   const auto place = [&](auto& pointer, int64_t count) {
     using T = std::remove_reference_t<decltype(*pointer)>;
@@ -203,7 +193,7 @@ void StepImage::Send(const StepBatch& batch, absl::Span<const DeviceSample> samp
   LORICA_CHECK(batch.rows() <= rows_max_, batch.rows(), rows_max_);
   LORICA_CHECK(batch.terms.size() <= int64_t{rows_max_} * kMixTermsMax, batch.terms.size());
   Staging& staging = staging_[turn_++ % 2];
-  staging.sent.Wait();
+  staging.scattered.Wait();
   auto* image = static_cast<std::byte*>(staging.memory->data());
   Packer packer(image, static_cast<const std::byte*>(device_->data()), image_bytes_max_);
   counts_ = {};
@@ -216,10 +206,8 @@ void StepImage::Send(const StepBatch& batch, absl::Span<const DeviceSample> samp
   std::copy(samples.begin(), samples.end(), packer.Add(tables_.samples, samples.size()));
   PackAdapters(batch, packer);
   *counts = counts_;
-  cudaMemcpyAsync(device_image_->data(), image, packer.used(), cudaMemcpyHostToDevice, stream);
-  staging.sent.Record(stream);
-  LaunchScatter(static_cast<std::byte*>(device_->data()),
-                static_cast<const std::byte*>(device_image_->data()), stream);
+  LaunchScatter(static_cast<std::byte*>(device_->data()), image, packer.sections(), stream);
+  staging.scattered.Record(stream);
 }
 
 }  // namespace lorica::cuda

@@ -1,5 +1,5 @@
-// Packs a StepBatch into one image, sends it over and scatters it to tables whose
-// addresses never change.
+// Packs a StepBatch into one image, which the device scatters to tables whose addresses never
+// change.
 //
 // Two pinned images take turns, so that a step may be packed while the one before it is
 // still on its way. One thread.
@@ -37,7 +37,7 @@ class StepImage {
  private:
   struct Staging {
     std::unique_ptr<Buffer> memory;
-    Event sent;
+    Event scattered;
   };
   class Packer;
 
@@ -56,7 +56,6 @@ class StepImage {
   StepCounts counts_{};
   AttendPlan attend_;
   std::unique_ptr<Buffer> device_;  // tables
-  std::unique_ptr<Buffer> device_image_;
   std::unique_ptr<Buffer> token_slots_;
   Staging staging_[2];
   int turn_ = 0;
