@@ -229,8 +229,9 @@ absl::Status CheckOffsets(std::vector<SafetensorsEntry>& entries, int64_t data_b
   for (const SafetensorsEntry& entry : entries) {
     if (entry.end < entry.begin) return BadTensor(entry.name, "data_offsets end before they begin");
     if (entry.end > data_bytes) {
-      return BadTensor(entry.name, absl::StrCat("data ends at ", entry.end, ", file has ",
-                                                data_bytes, " bytes of data"));
+      return BadTensor(entry.name,
+                       absl::StrCat("data ends at ", entry.end, ", file has ", data_bytes,
+                                    " bytes of data: it was cut, copy it again"));
     }
     if (entry.begin != position) {
       return BadTensor(entry.name, absl::StrCat("data begins at ", entry.begin, ", expected ",
@@ -280,7 +281,8 @@ absl::StatusOr<int64_t> SafetensorsHeaderBytes(absl::Span<const std::byte> first
                             kSafetensorsHeaderBytesMax));
   }
   if (static_cast<int64_t>(length) > file_bytes - 8) {
-    return Bad(absl::StrCat("header length: ", length, " bytes, file has ", file_bytes));
+    return Bad(absl::StrCat("header length: ", length, " bytes, file has ", file_bytes,
+                            ": it was cut, copy it again"));
   }
   return static_cast<int64_t>(length);
 }

@@ -430,10 +430,10 @@ int Delete(const CommandContext& context, const AdapterFlags& flags) {
       });
 }
 
-void PrintEvent(const v1::WatchAdaptersResponse& event, bool json) {
+// False: nobody reads it.
+bool PrintEvent(const v1::WatchAdaptersResponse& event, bool json) {
   const std::string text = json ? ToLine(MessageToJson(event)) + "\n" : EventText(event);
-  std::printf("%s", text.c_str());
-  std::fflush(stdout);
+  return std::printf("%s", text.c_str()) >= 0 && std::fflush(stdout) == 0;
 }
 
 int Watch(const CommandContext& context, const AdapterFlags& flags) {
@@ -443,8 +443,8 @@ int Watch(const CommandContext& context, const AdapterFlags& flags) {
   absl::Status status = context.MakeClient()->WatchAdapters(
       request,
       [&](const v1::WatchAdaptersResponse& event) {
-        PrintEvent(event, context.json);
-        return flags.count == 0 || ++seen < flags.count;
+        const bool more = flags.count == 0 || ++seen < flags.count;
+        return PrintEvent(event, context.json) && more;
       },
       context.Call());
   return status.ok() ? kExitOk : Fail(context, status);

@@ -4,6 +4,7 @@
 
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_format.h"
 #include "client/commands/terminal.h"
 
 namespace lorica {
@@ -71,9 +72,9 @@ CLI::Validator NumberBetween(double low, double high) {
         double number = 0;  // of which nan is neither above nor below anything
         return absl::SimpleAtod(text, &number) && number >= low && number <= high
                    ? std::string()
-                   : absl::StrCat("'", text, "' is not a number from ", low, " to ", high);
+                   : absl::StrFormat("'%s' is not a number from %.9g to %.9g", text, low, high);
       },
-      absl::StrCat("FLOAT in [", low, " - ", high, "]"));
+      absl::StrFormat("FLOAT in [%.9g - %.9g]", low, high));
 }
 
 CLI::Validator Seconds(double least) { return NumberBetween(least, 1e6).description(""); }

@@ -293,6 +293,7 @@ class HttpTransport::Library final : public httplib::Server {
   // Answers are neither compressed nor cut into ranges.
   void SetUp(httplib::Request& request) const {
     current().request = &request;
+    request.path = OriginForm(request.path);
     current().exchange.entry.path = request.path;
     const std::string_view inside = Inside(request.path);
     request.path = inside.empty() ? "/" : std::string(inside);
@@ -316,6 +317,16 @@ class HttpTransport::Library final : public httplib::Server {
     exchange.entry.request_id = ours.id;
     exchange.entry.peer = ours.peer;
     exchange.entry.method = ours.method;
+  }
+
+  // A client that takes us for a proxy sends the whole address, which counts as its path.
+  static std::string OriginForm(const std::string& target) {
+    if (!absl::StartsWithIgnoreCase(target, "http://") &&
+        !absl::StartsWithIgnoreCase(target, "https://")) {
+      return target;
+    }
+    const size_t path = target.find('/', target.find("://") + 3);
+    return path == std::string::npos ? "/" : target.substr(path);
   }
 
   // What of a path is behind the prefix, if it begins with that.

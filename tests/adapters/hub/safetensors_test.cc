@@ -110,7 +110,8 @@ TEST(SafetensorsTest, RefusesOffsetsThatOverlapLeaveHolesOrLie) {
   ExpectRefused(two("[0,4]", "[5,9]"), 9, "expected 4");
   ExpectRefused(two("[1,5]", "[5,9]"), 9, "expected 0");
   ExpectRefused(two("[4,0]", "[0,4]"), 8, "end before they begin");
-  ExpectRefused(two("[0,4]", "[4,8]"), 7, "data ends at 8, file has 7");
+  ExpectRefused(two("[0,4]", "[4,8]"), 7,
+                "data ends at 8, file has 7 bytes of data: it was cut, copy it again");
   ExpectRefused(two("[0,4]", "[4,8]"), 12, "tensors end at 8, file has 12");
   ExpectRefused(two("[0,4]", "[4,9223372036854775807]"), 8, "data ends at");
 }

@@ -59,13 +59,21 @@ TEST(Status, JsonHoldsWideNumbersAsNumbers) {
 
 TEST(Status, WhatCannotBeWrittenIsAnError) {
   FakeServer server;
-  for (const std::string arguments : {" status", " status --json", " tokenize Hi", " key"}) {
+  server.AddAdapter("a");
+  for (const std::string arguments :
+       {" status", " status --json", " tokenize Hi", " key", " adapters watch --timeout 20"}) {
     const RunResult run = RunToEnd(
         {"/bin/sh", "-c",
          absl::StrCat(LORICA_BINARY, " --server ", server.address(), arguments, " > /dev/full")});
-    EXPECT_EQ(run.code, 1) << arguments;
+    EXPECT_EQ(run.code, 1) << arguments << run.error;
     EXPECT_THAT(run.error, HasSubstr("could not be written")) << arguments;
   }
+}
+
+TEST(Status, ASecondTooManyIsNoTimeout) {
+  const RunResult run = RunToEnd({LORICA_BINARY, "--timeout", "1000001", "status"});
+  EXPECT_EQ(run.code, 2);
+  EXPECT_THAT(run.error, HasSubstr("'1000001' is not a number from 0 to 1000000"));
 }
 
 TEST(Status, AServerWithoutAPortIsTold) {

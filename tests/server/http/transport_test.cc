@@ -408,6 +408,10 @@ TEST_F(TransportTest, PathsBeneathAPrefixAreServedAsAtTheRoot) {
   for (const char* path : {"/tenant/xecho", "/tenant/x", "/tenant/x/", "/tenant/x/tenant/x/echo"}) {
     EXPECT_EQ(HttpCall(port(), "POST", path, "1").status, 404) << path;
   }
+  for (const char* whole : {"http://test/echo", "HTTPS://test:80/tenant/x/echo?a=b"}) {
+    EXPECT_EQ(HttpCall(port(), "POST", whole, "1").body, "1") << whole;
+  }
+  EXPECT_EQ(HttpCall(port(), "GET", "http://test").status, 404);
 }
 
 TEST_F(TransportTest, IdleConnectionsGiveWayToNewOnes) {
