@@ -473,6 +473,7 @@ EngineStats Engine::Impl::Stats() const {
   stats.queued = static_cast<int32_t>(scheduler.requests().size()) - stats.running;
   stats.waiting_for_adapter = scheduler.waiting_for_adapter();
   stats.preemptions = scheduler.preemptions();
+  stats.share_preemptions = scheduler.share_preemptions();
   stats.lanes = scheduler.lanes();
   for (const auto& [id, request] : scheduler.requests()) stats.paused += request->paused;
   stats.free_blocks = arena->free_blocks();

@@ -73,7 +73,8 @@ struct EngineStats {
   int64_t steps = 0;
   int64_t rows = 0;
   int64_t preemptions = 0;
-  int64_t late_masks = 0;  // rows that were computed in vain
+  int64_t share_preemptions = 0;  // of them, for another tenant's share (FairShares)
+  int64_t late_masks = 0;         // rows that were computed in vain
   int32_t free_blocks = 0;
   int32_t kv_blocks = 0;      // of requests
   int32_t prefix_blocks = 0;  // KV of earlier ones, kept as long as there is room

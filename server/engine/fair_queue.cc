@@ -8,16 +8,6 @@
 
 namespace lorica {
 
-struct FairLane {
-  std::string tenant;
-  double counter = 0.0;
-  int requests = 0;  // waiting and running
-  absl::btree_map<RequestId, RequestState*> waiting;
-};
-
-FairQueue::FairQueue() = default;
-FairQueue::~FairQueue() = default;
-
 void FairQueue::Enter(RequestState& request) {
   LORICA_CHECK(request.request.tenant_weight > 0.0, "tenant", request.request.tenant);
   std::unique_ptr<FairLane>& lane = lanes_[request.request.tenant];
@@ -26,13 +16,16 @@ void FairQueue::Enter(RequestState& request) {
     lane->tenant = request.request.tenant;
   }
   if (lane->waiting.empty()) Lift(*lane);
-  ++lane->requests;
+  const bool is_first = lane->requests++ == 0;
+  tenants_ += is_first;
+  weights_ += request.request.tenant_weight - (is_first ? 0.0 : lane->weight);
+  lane->weight = request.request.tenant_weight;
   request.lane = lane.get();
   Wait(request);
 }
 
 void FairQueue::Lift(FairLane& lane) {
-  double floor = waiting_lanes_.empty() ? last_left_ : waiting_lanes_.begin()->second->counter;
+  double floor = largest_;
   for (const auto& [tenant, other] : waiting_lanes_) floor = std::min(floor, other->counter);
   lane.counter = std::max(lane.counter, floor);
 }
@@ -47,14 +40,14 @@ void FairQueue::Run(RequestState& request) {
   if (waiting_.erase(request.id) == 0) return;
   FairLane& lane = *request.lane;
   lane.waiting.erase(request.id);
-  if (!lane.waiting.empty()) return;
-  waiting_lanes_.erase(lane.tenant);
-  last_left_ = lane.counter;
+  if (lane.waiting.empty()) waiting_lanes_.erase(lane.tenant);
 }
 
 void FairQueue::Leave(RequestState& request) {
   Run(request);
-  --std::exchange(request.lane, nullptr)->requests;
+  FairLane& lane = *std::exchange(request.lane, nullptr);
+  if (--lane.requests > 0) return;
+  weights_ = --tenants_ == 0 ? 0.0 : weights_ - lane.weight;  // sums of weights are not exact
   ForgetIdle();
 }
 
@@ -72,12 +65,16 @@ void FairQueue::ForgetIdle() {
 }
 
 void FairQueue::ChargePrompt(const RequestState& request) {
-  request.lane->counter += kPromptTokenCost * static_cast<double>(request.request.prompt.size()) /
-                           request.request.tenant_weight;
+  Charge(*request.lane, kPromptTokenCost * static_cast<double>(request.request.prompt.size()));
 }
 
 void FairQueue::ChargeToken(const RequestState& request) {
-  request.lane->counter += kGeneratedTokenCost / request.request.tenant_weight;
+  Charge(*request.lane, kGeneratedTokenCost);
+}
+
+void FairQueue::Charge(FairLane& lane, double cost) {
+  lane.counter += cost / lane.weight;
+  largest_ = std::max(largest_, lane.counter);
 }
 
 void FairQueue::Visit(absl::FunctionRef<bool(RequestState&)> visit) {

@@ -3,7 +3,8 @@
 // Each tenant has a lane, first in first out, and a counter of what it was served:
 // prompt tokens when a request is first admitted, generated tokens as they come, both
 // divided by the tenant's weight. The tenant with the smallest counter goes first. One
-// that comes back is lifted to the others' level, so that idleness earns no credit; work
+// that comes back is lifted to the smallest of those who wait, so that idleness earns no credit;
+// where nobody waits, to the largest of all, since then nobody lacks what another got. Work
 // done again after a preemption is not counted again. Between two tenants that both have
 // requests waiting, what they were served differs by at most twice the larger of the
 // longest prompt and what fits into the running batch (Sheng et al., "Fairness in Serving
@@ -28,11 +29,16 @@ inline constexpr double kGeneratedTokenCost = 2.0;
 // Counters that are remembered of tenants without requests; beyond, the smallest go.
 inline constexpr int kIdleLanesMax = 20'000;
 
+struct FairLane {
+  std::string tenant;
+  double weight = 1.0;  // as its last request said
+  double counter = 0.0;
+  int requests = 0;  // waiting and running
+  absl::btree_map<RequestId, RequestState*> waiting;
+};
+
 class FairQueue {
  public:
-  FairQueue();
-  ~FairQueue();
-
   // The request is new: it belongs to a lane from now until Leave.
   void Enter(RequestState& request);
   // For good; it waits no more.
@@ -53,17 +59,23 @@ class FairQueue {
   // What the tenant was served by its weight; 0 when nothing is remembered of it.
   double counter(const std::string& tenant) const;
   int lanes() const { return static_cast<int>(lanes_.size()); }
+  // Who has requests, waiting or running, and the sum of their weights.
+  int tenants() const { return tenants_; }
+  double weights() const { return weights_; }
 
  private:
   using RequestMap = absl::btree_map<RequestId, RequestState*>;
 
   void Lift(FairLane& lane);
+  void Charge(FairLane& lane, double cost);
   void ForgetIdle();
 
   absl::flat_hash_map<std::string, std::unique_ptr<FairLane>> lanes_;
   absl::btree_map<std::string, FairLane*> waiting_lanes_;  // by tenant: the order is fixed
   RequestMap waiting_;
-  double last_left_ = 0.0;  // counter of the lane that last had nobody waiting any more
+  int tenants_ = 0;
+  double weights_ = 0.0;
+  double largest_ = 0.0;  // counter that any lane has had
 };
 
 }  // namespace lorica

@@ -1,8 +1,23 @@
 #include "server/engine/prefix_cache.h"
 
+#include <algorithm>
+
 #include "kernels/check.h"
 
 namespace lorica {
+
+// Towards the root a node has at least as many holders.
+double PartOf(const PrefixChain& chain) {
+  double part = 0.0;
+  for (auto begin = chain.begin() + !chain.empty(); begin != chain.end();) {
+    const int32_t holders = (*begin)->holders;
+    const auto end = std::partition_point(
+        begin, chain.end(), [&](const PrefixNode* node) { return node->holders == holders; });
+    part += static_cast<double>(end - begin) / holders;
+    begin = end;
+  }
+  return part;
+}
 
 PrefixCache::PrefixCache(BlockArena* arena) : arena_(arena) {}
 

@@ -35,6 +35,9 @@ struct PrefixNode {
 // From the root down; empty: no use is made of the cache.
 using PrefixChain = std::vector<PrefixNode*>;
 
+// A holder's part of a chain's blocks: each is divided among those who hold it.
+double PartOf(const PrefixChain& chain);
+
 class PrefixCache {
  public:
   explicit PrefixCache(BlockArena* arena);

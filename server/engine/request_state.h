@@ -59,6 +59,7 @@ struct RequestState {
   int32_t prompt_reached = 0;  // tokens of the prompt that launched steps have come to, at most
   int32_t cached_tokens = 0;   // of them, whose K and V were there already
   int64_t room_steps = 0;      // steps it has waited for room
+  int64_t waits_since = 0;     // the scheduler's turn in which it began to wait
   bool prepared = false;       // its adapters were asked for when it came
   bool mask_late = false;      // its last row was computed in vain: the mask was not there
 

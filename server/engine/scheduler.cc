@@ -25,6 +25,7 @@ Scheduler::~Scheduler() {
 void Scheduler::Add(std::unique_ptr<RequestState> request) {
   const RequestId id = request->id;
   queue_.Enter(*request);
+  request->waits_since = turn_;
   request->tile_number = tile_keys_.Take(request->tile_key);
   index_.emplace(id, request.get());
   requests_.emplace(id, std::move(request));
@@ -61,10 +62,11 @@ void Scheduler::PrepareAdapters(absl::Time now) {
 
 StepPlan Scheduler::Schedule(uint64_t step, absl::Time now, std::vector<Failure>* failures) {
   failures_ = failures;
+  ++turn_;
   StepPlan plan;
   plan.step = step_ = step;
   Budget budget{.rows = options_.rows_max, .chunk = options_.chunk_tokens};
-  MakeRoomForSenior();
+  MakeRoom();
   PlaceDecodeRows(budget, plan);
   plan.decode_rows = plan.rows;
   if (plan.decode_rows > 0) budget.chunk = std::min(budget.chunk, pace_.TokensBeside());
@@ -228,9 +230,10 @@ void Scheduler::Admit(absl::Time now) {
   // Room was made for it. Who is due by fairness would take that and be preempted again,
   // for ever.
   RequestState* const due = queue_.Find(senior_);
-  const bool senior_first = due != nullptr && WaitedEnough(*due);
+  const bool senior_first = due != nullptr && HasRoomMade(*due);
   RequestId first_blocked = 0;
   senior_ = 0;
+  senior_loads_ = false;
   waiting_for_adapter_ = 0;
   const auto visit = [&](RequestState& request) {
     if (request.paused || InFlight(request)) return true;
@@ -242,16 +245,20 @@ void Scheduler::Admit(absl::Time now) {
     if (admission != Admission::kNoRoom) ++waiting_for_adapter_;
     // What it gave room for is on its way: were another senior meanwhile, that one would have it
     // evicted again before it is used, and so on in turns.
-    if (admission == Admission::kLoading && senior_first && &request == due) senior_ = request.id;
-    if (admission == Admission::kLoading) return true;
+    if (admission == Admission::kLoading) {
+      senior_loads_ = senior_loads_ || (senior_first && &request == due);
+      if (senior_loads_) senior_ = due->id;
+      return true;
+    }
     if (senior_ == 0) senior_ = request.id;
     ++request.room_steps;
-    return admission != Admission::kNoRoom && !WaitedEnough(request);
+    return admission != Admission::kNoRoom && !HasRoomMade(request);
   };
   if (!senior_first || visit(*due)) {
     queue_.Visit(
         [&](RequestState& request) { return (senior_first && &request == due) || visit(request); });
   }
+  if (senior_ != made_room_for_) made_room_for_ = 0;
   HoldOnly(first_blocked);
 }
 
@@ -343,7 +350,7 @@ bool Scheduler::TakeKv(RequestState& request) {
   const int32_t shared = Reach(request, chain);
   // One block a running request is left, so that a newcomer does not cause preemption
   // at once.
-  const int32_t reserve = WaitedEnough(request) ? 0 : running_count();
+  const int32_t reserve = HasRoomMade(request) ? 0 : running_count();
   const int32_t own = KvBlocksFor(std::min(request.known() + 1, request.positions_max())) - shared;
   const auto fits = [&] { return arena_->available_blocks() >= own + reserve; };
   for (int32_t i = 0; fits() && i < shared; ++i) {
@@ -419,72 +426,7 @@ void Scheduler::ShareNextBlock(RequestState& request) {
   Put(std::move(own));
 }
 
-// --- room --------------------------------------------------------------------------------
-
-Scheduler::Room Scheduler::Grow(RequestState& request) {
-  const auto has = static_cast<int32_t>(request.pages.size());
-  const int32_t more = KvBlocksFor(request.scheduled + 1) - has;
-  if (more <= 0) return Room::kYes;
-  if (!CanEverHave(request, request.adapter_blocks + has + more)) return Room::kNever;
-  while (!arena_->Extend(request.kv, more).ok()) {
-    if (arena_->available_blocks() + grave_blocks_ >= more) return Room::kLater;
-    if (RequestState* victim = Victim(request.id)) {
-      Preempt(*victim);
-    } else if (holder_ != 0) {
-      HoldOnly(0);
-    } else {
-      return Room::kLater;
-    }
-  }
-  const absl::Span<const BlockId> blocks = arena_->blocks(request.kv);
-  request.pages.insert(request.pages.end(), blocks.end() - more, blocks.end());
-  return Room::kYes;
-}
-
-bool Scheduler::WaitedEnough(const RequestState& request) const {
-  if (request.room_steps > options_.overtake_steps_max) return true;
-  return std::all_of(running_.begin(), running_.end(),
-                     [](const auto& entry) { return entry.second->paused; });
-}
-
-int32_t Scheduler::BlocksMissing(const RequestState& request) const {
-  int32_t blocks = KvBlocksFor(std::min(request.known() + 1, request.positions_max()));
-  for (const GenerationPtr& generation : request.generations) {
-    bool held = false;
-    for (size_t i = 0; i < request.leases.size(); ++i) {
-      held |= request.leases[i] && request.request.mix[i].generation->digest == generation->digest;
-    }
-    if (!held) blocks += generation->block_count;
-  }
-  return blocks;
-}
-
-void Scheduler::MakeRoomForSenior() {
-  const RequestState* found = queue_.Find(senior_);
-  if (found == nullptr || !WaitedEnough(*found)) return;
-  const RequestState& senior = *found;
-  const auto fits = [&] {
-    const bool slot = running_count() < options_.running_max;  // free, or free in a step
-    return slot && arena_->available_blocks() + grave_blocks_ >= BlocksMissing(senior);
-  };
-  while (!fits()) {
-    if (RequestState* victim = Victim(senior.id)) {
-      Preempt(*victim);
-    } else if (holder_ != 0 && holder_ != senior.id) {
-      HoldOnly(0);
-    } else {
-      return;
-    }
-  }
-}
-
-RequestState* Scheduler::Victim(RequestId beneficiary) const {
-  for (auto it = running_.rbegin(); it != running_.rend(); ++it) {
-    if (it->second->paused && it->first != beneficiary) return it->second;
-  }
-  if (running_.empty() || running_.rbegin()->first <= beneficiary) return nullptr;
-  return running_.rbegin()->second;
-}
+// --- what is held ------------------------------------------------------------------------
 
 void Scheduler::Preempt(RequestState& request) {
   Bury(request);
@@ -493,6 +435,7 @@ void Scheduler::Preempt(RequestState& request) {
   ++request.timings.preemptions;
   ++preemptions_;
   running_.erase(request.id);
+  request.waits_since = turn_;
   queue_.Wait(request);
 }
 

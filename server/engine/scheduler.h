@@ -8,8 +8,15 @@
 // overtaken, and so is one whose constraint is being made. One that waits for room is not: by
 // nobody when KV or a slot is missing, for overtake_steps_max steps when its adapter has no room;
 // after as many steps more recent requests are preempted for it. Whoever is preempted keeps its
-// tokens and computes its KV again later. A request gives way to older ones alone (a paused one to
-// all), so the oldest that can run always does.
+// tokens and computes its KV again later. Within a tenant a request gives way to older ones alone
+// (a paused one to all), so the oldest that can run always does.
+//
+// What a tenant holds beyond its share is another's who waits (FairShares): its youngest requests
+// give way to the one that is next by FairQueue and has waited for kShareWaitSteps. So a tenant
+// that runs nothing and is next gets a slot within two more steps, however long the others'
+// answers are, if any tenant runs two requests; one tenant after the other, a step each. Where all
+// run one, with more tenants than slots, the next waits until one ends or, if it is older than
+// the youngest, for overtake_steps_max. With one tenant nothing of this happens.
 //
 // KV in whole blocks that an earlier request of the same tenant and tile list computed is not
 // computed again (PrefixCache), but for the last token, which gives the logits. A request that
@@ -36,6 +43,7 @@
 #include "adapters/adapter_pool.h"
 #include "kernels/block_arena.h"
 #include "server/engine/fair_queue.h"
+#include "server/engine/fair_shares.h"
 #include "server/engine/request_state.h"
 #include "server/engine/step_pace.h"
 #include "server/engine/step_plan.h"
@@ -97,6 +105,8 @@ class Scheduler {
   int32_t running_count() const { return static_cast<int32_t>(running_.size()); }
   int32_t waiting_for_adapter() const { return waiting_for_adapter_; }
   int64_t preemptions() const { return preemptions_; }
+  // Of those, who gave way though the youngest would not have had to: for a tenant's share.
+  int64_t share_preemptions() const { return share_preemptions_; }
   const PrefixCache& prefix() const { return prefix_; }
   // Prompt tokens that launched steps have reached, each once, whatever was preempted; of them,
   // those whose KV was there when the request came to them.
@@ -149,10 +159,14 @@ class Scheduler {
   void HoldOnly(RequestId holder);
 
   Room Grow(RequestState& request);
-  void MakeRoomForSenior();
+  void MakeRoom();
+  void MakeRoomByAge(const RequestState& senior);
+  void MakeRoomByShare(RequestState& senior, int32_t reserve);
   bool WaitedEnough(const RequestState& request) const;
-  int32_t BlocksMissing(const RequestState& request) const;
-  RequestState* Victim(RequestId beneficiary) const;
+  bool HasRoomMade(const RequestState& request) const;
+  FairShares::Need NeedOf(const RequestState& request, int32_t reserve) const;
+  RequestState* PausedBeside(RequestId id) const;
+  FairShares Shares(bool with_blocks) const;
   bool CanEverHave(const RequestState& request, int32_t blocks) const;
   void Fail(const RequestState& request, absl::Status status);
 
@@ -189,12 +203,16 @@ class Scheduler {
   // The one waiting request that may hold leases before it has all it needs: the first
   // that is blocked. 0 = none.
   RequestId holder_ = 0;
-  RequestId senior_ = 0;  // the first that waited for room in the last step; 0 = none
+  RequestId senior_ = 0;         // the first that waited for room in the last step; 0 = none
+  bool senior_loads_ = false;    // its adapter has got room and is on its way
+  RequestId made_room_for_ = 0;  // the senior for which others gave way for its share; 0 = none
   int32_t waiting_for_adapter_ = 0;
   int64_t preemptions_ = 0;
+  int64_t share_preemptions_ = 0;
   int64_t prompt_tokens_ = 0;
   int64_t cached_tokens_ = 0;
   uint64_t step_ = 0;                         // that is being scheduled
+  int64_t turn_ = 0;                          // calls of Schedule so far
   std::vector<Failure>* failures_ = nullptr;  // during Schedule
 };
 

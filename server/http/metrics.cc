@@ -139,6 +139,8 @@ void Metrics::AddEngine(const EngineStats& stats, Page* page) {
               stats.late_masks);
   page->Count("lorica_preemptions_total", "Requests that gave way and compute again",
               stats.preemptions);
+  page->Count("lorica_share_preemptions_total", "Of those, for the share of another tenant",
+              stats.share_preemptions);
   const char* const kBlocks = "Blocks of the arena, by what they hold";
   page->Gauge("lorica_arena_blocks", kBlocks, stats.free_blocks, {{"holds", "nothing"}});
   page->Gauge("lorica_arena_blocks", kBlocks, stats.kv_blocks, {{"holds", "kv"}});

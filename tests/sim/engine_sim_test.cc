@@ -40,6 +40,7 @@ TEST(EngineSim, AnswersAreRightAndBooksBalanceInEverySeededLife) {
     all.requests += one.requests;
     all.complete += one.complete;
     all.preemptions += one.preemptions;
+    all.share_preemptions += one.share_preemptions;
     all.evictions += one.evictions;
     all.failed_loads += one.failed_loads;
     all.cached_tokens += one.cached_tokens;
@@ -48,17 +49,19 @@ TEST(EngineSim, AnswersAreRightAndBooksBalanceInEverySeededLife) {
   }
   std::printf(
       "%lld steps, %lld requests, %lld compared to the end, %lld preemptions, "
+      "%lld of them for another tenant, "
       "%lld evictions, %lld failed loads, %lld cached tokens, %lld prefix blocks evicted, "
       "%lld late masks\n",
       static_cast<long long>(all.steps), static_cast<long long>(all.requests),
       static_cast<long long>(all.complete), static_cast<long long>(all.preemptions),
-      static_cast<long long>(all.evictions), static_cast<long long>(all.failed_loads),
-      static_cast<long long>(all.cached_tokens), static_cast<long long>(all.prefix_evictions),
-      static_cast<long long>(all.late_masks));
+      static_cast<long long>(all.share_preemptions), static_cast<long long>(all.evictions),
+      static_cast<long long>(all.failed_loads), static_cast<long long>(all.cached_tokens),
+      static_cast<long long>(all.prefix_evictions), static_cast<long long>(all.late_masks));
   if (g_seed != 0) return;
   EXPECT_GE(all.steps, 100'000);
   EXPECT_GT(all.complete, 10'000);
   EXPECT_GT(all.preemptions, 1'000);
+  EXPECT_GT(all.share_preemptions, 100);
   EXPECT_GT(all.evictions, 1'000);
   EXPECT_GT(all.failed_loads, 100);
   EXPECT_GT(all.cached_tokens, 10'000);

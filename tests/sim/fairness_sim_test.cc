@@ -17,6 +17,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "server/engine/fair_queue.h"
+#include "server/engine/fair_shares.h"
 #include "tests/server/engine/engine_fixture.h"
 
 namespace lorica {
@@ -52,6 +53,7 @@ class Life {
     world_ = std::make_unique<EngineWorld>(options);
     served_.resize(tenants_.size());
     open_.resize(tenants_.size());
+    longest_wait_.resize(tenants_.size());
   }
 
   // One step after everybody with `active` has topped up its requests.
@@ -61,6 +63,7 @@ class Life {
     }
     world_->held.RunAll();
     const StepReport report = world_->Step();
+    ++steps_;
     for (const Span& span : report.plan.spans) Count(span);
     for (auto it = live_.begin(); it != live_.end();) {
       One& one = it->second;
@@ -74,6 +77,10 @@ class Life {
   }
   // By weight.
   double served(int tenant) const { return served_[tenant]; }
+  // Of a request until it had its first row.
+  int longest_wait(int tenant) const { return longest_wait_[tenant]; }
+  int running_max() const { return running_max_; }
+  int64_t exchanges() const { return world_->engine->stats().share_preemptions; }
   double bound() const {
     int prompt = 0;
     int whole = 0;
@@ -97,6 +104,7 @@ class Life {
     int32_t computed = 0;  // prompt positions counted
     int32_t sampled_at = -1;
     std::shared_ptr<RecordingSink> sink;
+    int came = 0;  // in this step
   };
 
   void Submit(size_t tenant) {
@@ -111,13 +119,15 @@ class Life {
     }
     const auto prompt = static_cast<int32_t>(request.prompt.size());
     const EngineWorld::Submitted submitted = world_->Submit(std::move(request));
-    live_[submitted.id] = {tenant, prompt, 0, -1, submitted.sink};
+    live_[submitted.id] = {tenant, prompt, 0, -1, submitted.sink, steps_};
     ++open_[tenant];
   }
   void Count(const Span& span) {
     const auto found = live_.find(span.request);
     if (found == live_.end()) return;
     One& one = found->second;
+    int& wait = longest_wait_[one.tenant];
+    if (one.computed == 0) wait = std::max(wait, steps_ - one.came);
     const int32_t end = span.position_begin + span.token_count;
     const int32_t fresh = std::min(end, one.prompt) - one.computed;
     double cost = 0.0;
@@ -136,11 +146,13 @@ class Life {
   const std::vector<Manners> tenants_;
   int running_max_ = 0;
   int arena_tokens_ = 0;
+  int steps_ = 0;
   int adapters_ = 0;
   std::unique_ptr<EngineWorld> world_;
   std::map<RequestId, One> live_;
   std::vector<int> open_;
   std::vector<double> served_;
+  std::vector<int> longest_wait_;
 };
 
 // Over all windows: how far the difference of two tenants moved.
@@ -234,6 +246,38 @@ TEST(FairnessSim, WhoWasIdleGetsItsShareAndNoMore) {
     for (const Spread& spread : spreads) EXPECT_LE(spread.widest(), life.bound());
     EXPECT_GT(life.served(2), 0.0);
   });
+}
+
+// Of two slots and more, one is left for whoever comes, after kShareWaitSteps and at most two steps
+// in which what the preempted one held is still read; before, the other has to be served as much as
+// the last request was, of whom at least one token is sampled in a step.
+TEST(FairnessSim, WhoFillsTheBatchFirstKeepsNobodyOut) {
+  const Manners caller = {.prompt_max = 16, .output_max = 4, .backlog = 1};
+  const int cost = caller.prompt_max + static_cast<int>(kGeneratedTokenCost) * caller.output_max;
+  int64_t exchanges = 0;
+  int longest = 0;
+  ForEachSeed([&](uint64_t seed) {
+    Life life(seed, {{.prompt_max = 40, .output_max = 200, .backlog = 30}, caller});
+    for (int step = 0; step < kSteps; ++step) life.Step({true, step >= 50});
+    exchanges += life.exchanges();
+    if (life.running_max() == 1) return;
+    EXPECT_LE(life.longest_wait(1), kShareWaitSteps + 2 + cost);
+    longest = std::max(longest, life.longest_wait(1));
+  });
+  std::printf("longest wait: %d steps; %lld exchanges\n", longest,
+              static_cast<long long>(exchanges));
+  EXPECT_TRUE(g_seed != 0 || exchanges > 1000) << exchanges;
+}
+
+TEST(FairnessSim, WhoFillsTheBatchFirstIsServedNoMoreThanTheBound) {
+  double worst = 0.0;
+  ForEachSeed([&](uint64_t seed) {
+    Life life(seed, {{.prompt_max = 40, .output_max = 200, .backlog = 30},
+                     {.weight = 2.0, .prompt_max = 10, .output_max = 10, .backlog = 30}});
+    for (int step = 0; step < 50; ++step) life.Step({true, false});
+    worst = std::max(worst, RunBacklogged(life, kSteps));
+  });
+  std::printf("widest difference in any window: %.2f of the bound\n", worst);
 }
 
 TEST(FairnessSim, TheMachineIsNeverIdleForFairness) {

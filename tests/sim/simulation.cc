@@ -183,6 +183,7 @@ Simulation::~Simulation() = default;
 SimulationTotals Simulation::totals() const {
   SimulationTotals totals = totals_;
   totals.preemptions = engine_->stats().preemptions;
+  totals.share_preemptions = engine_->stats().share_preemptions;
   totals.evictions = pool_->stats().device.evictions + pool_->stats().host.evictions;
   totals.failed_loads = pool_->stats().loads_failed;
   totals.cached_tokens = engine_->stats().cached_tokens;
@@ -341,6 +342,7 @@ void Simulation::CheckBooks() {
   LORICA_CHECK(pool.host.misses == pool.loads_started, pool.host.misses, pool.loads_started);
   const EngineStats stats = engine_->stats();
   LORICA_CHECK(stats.running <= config_->engine.running_max, stats.running);
+  LORICA_CHECK(HasTenants() || stats.share_preemptions == 0, stats.share_preemptions);
   LORICA_CHECK(stats.accepted == stats.finished + stats.cancelled + stats.failed + stats.invalid +
                                     stats.queued + stats.running,
                stats.accepted);

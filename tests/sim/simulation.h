@@ -25,6 +25,7 @@ struct SimulationTotals {
   int64_t requests = 0;
   int64_t complete = 0;  // answers compared to their end
   int64_t preemptions = 0;
+  int64_t share_preemptions = 0;  // of them, for another tenant
   int64_t evictions = 0;
   int64_t failed_loads = 0;
   int64_t cached_tokens = 0;  // of prompts

@@ -97,6 +97,35 @@ TEST_F(FairQueueTest, IdlenessEarnsNoCredit) {
   EXPECT_EQ(queue_.counter("c"), queue_.counter("a"));
 }
 
+TEST_F(FairQueueTest, WhereNobodyWaitsAllStartLevel) {
+  RequestState& early = Enter("a", 1);
+  Admit(early);
+  RequestState& b = Enter("b", 10);
+  Admit(b);
+  for (int i = 0; i < 1000; ++i) queue_.ChargeToken(early);
+  Enter("c");
+  EXPECT_EQ(queue_.counter("c"), queue_.counter("a")) << "what a has got meanwhile, nobody lacked";
+  Enter("b");
+  EXPECT_EQ(queue_.counter("b"), queue_.counter("a")) << "to the level of c, which waits";
+}
+
+TEST_F(FairQueueTest, KnowsWhoHasRequestsAndTheirWeights) {
+  RequestState& a = Enter("a", 1, 2.0);
+  RequestState& b = Enter("b", 1, 0.5);
+  Admit(a);
+  RequestState& a2 = Enter("a", 1, 3.0);  // from now on
+  EXPECT_EQ(queue_.tenants(), 2);
+  EXPECT_EQ(queue_.weights(), 3.5);
+  queue_.Leave(a);
+  EXPECT_EQ(queue_.weights(), 3.5);
+  queue_.Leave(a2);
+  EXPECT_EQ(queue_.tenants(), 1);
+  EXPECT_EQ(queue_.weights(), 0.5);
+  queue_.Leave(b);
+  EXPECT_EQ(queue_.tenants(), 0);
+  EXPECT_EQ(queue_.weights(), 0.0);
+}
+
 TEST_F(FairQueueTest, WhatWasTakenIsRememberedWhileATenantIsAway) {
   Enter("b");
   RequestState& greedy = Enter("a", 1000);

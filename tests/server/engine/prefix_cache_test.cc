@@ -260,6 +260,32 @@ TEST(PrefixCache, LeavesAreEvictedBeforeTheirParents) {
   }
 }
 
+TEST(PrefixCache, ABlockIsDividedAmongThoseWhoHoldIt) {
+  Tree tree;
+  const UnitId kv = tree.Kv(8);
+  PrefixChain first = tree.cache.Begin("t", "k");
+  EXPECT_EQ(PartOf({}), 0.0);
+  EXPECT_EQ(PartOf(first), 0.0);
+  for (int32_t i = 0; i < 8; ++i) tree.cache.Add(first, Tree::Tokens(i), kv);
+  EXPECT_EQ(PartOf(first), 8.0);
+  PrefixChain second = tree.cache.Begin("t", "k");
+  PrefixChain third = tree.cache.Begin("t", "k");
+  const auto follow = [&](PrefixChain& chain, int32_t blocks) {
+    for (int32_t i = 1; i <= blocks; ++i) {
+      tree.cache.Hold(first[i]);
+      chain.push_back(first[i]);
+    }
+  };
+  follow(second, 6);
+  follow(third, 3);
+  EXPECT_DOUBLE_EQ(PartOf(first), 3 / 3.0 + 3 / 2.0 + 2);
+  EXPECT_DOUBLE_EQ(PartOf(second), 3 / 3.0 + 3 / 2.0);
+  EXPECT_DOUBLE_EQ(PartOf(third), 3 / 3.0);
+  for (PrefixChain* chain : {&third, &second, &first}) tree.cache.Release(*chain);
+  tree.arena.Free(kv);
+  tree.Check();
+}
+
 TEST(PrefixCache, WhatIsHeldStaysAndSoDoItsParents) {
   Tree tree;
   const UnitId kv = tree.Kv(3);
