@@ -212,8 +212,7 @@ void ConnectionThreads::Place::SetReading(std::string tenant) {
 bool ConnectionThreads::Place::MustGiveWay() {
   absl::MutexLock lock(&threads_->mutex_);
   threads_->CloseForCrowd();
-  const bool is_head = state_ == State::kBegun;
-  if (threads_->draining_ && is_head && SteadyNow() - since_ > kDrainedHeadTime) closed_ = true;
+  if (threads_->draining_ && SteadyNow() - since_ > kDrainedReadTime) closed_ = true;
   return closed_;
 }
 

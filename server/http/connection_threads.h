@@ -28,7 +28,7 @@ namespace lorica {
 inline constexpr int kWaitingConnectionsMax = 128;
 inline constexpr absl::Duration kCrowdedWait = absl::Milliseconds(20);
 inline constexpr absl::Duration kCrowdedBodyTime = absl::Milliseconds(100);
-inline constexpr absl::Duration kDrainedHeadTime = absl::Seconds(1);
+inline constexpr absl::Duration kDrainedReadTime = absl::Seconds(1);
 inline constexpr absl::Duration kThreadIdleTime = absl::Seconds(30);
 
 class ConnectionThreads {
@@ -43,9 +43,9 @@ class ConnectionThreads {
   bool TryRun(std::function<void()> work);
   // Tells the connection and closes it.
   void TurnAway(int socket) const;
-  // Every connection ends with its request; those that wait for another end now, and heads that
-  // take longer than kDrainedHeadTime. New ones are served one request, so that health can be asked
-  // for.
+  // Every connection ends with its request; those that wait for another end now, and requests that
+  // take longer than kDrainedReadTime to come give way: they would be refused. New ones are served
+  // one, so that health can be asked for.
   void StartDrain();
   // Cuts what is left and joins.
   void Stop();

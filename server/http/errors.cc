@@ -107,7 +107,7 @@ const char* TransportText(int http_status) {
     case 501:
       return "this Transfer-Encoding is not served";
     case 503:
-      return "too many requests are being read; try again";
+      return "the server cannot read this request now; try again";
     default:
       return http_status < 500 ? "this is no well-formed request" : "internal error";
   }

@@ -568,8 +568,13 @@ TEST_F(TransportTest, DrainEndsIdleConnectionsAndServesOneRequestEach) {
   HttpSocket idle(port());
   idle.Send(RequestBytes("GET", "/id", ""));
   idle.Read(absl::Seconds(5), "\r\n\r\n");
+  HttpSocket slow(port());
+  slow.Send(
+      "POST /echo HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+      "Content-Length: 5\r\n\r\n{");
   transport_->StartDrain();
   idle.Read(absl::Seconds(5));
+  EXPECT_EQ(ParseAnswer(slow.Read(absl::Seconds(5))).status, 503);
   const HttpAnswer answer = HttpCall(port(), "GET", "/id");
   EXPECT_EQ(answer.status, 200);
   EXPECT_EQ(answer.headers.at("connection"), "close");
