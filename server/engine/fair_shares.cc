@@ -6,6 +6,8 @@ namespace lorica {
 namespace {
 
 constexpr double kRounding = 1e-6;  // sums of weights are not exact
+// Of one that decodes: its last block, and what is not yet read.
+constexpr int32_t kLostTokensMax = 2 * kBlockTokens;
 
 }  // namespace
 
@@ -18,7 +20,6 @@ void FairShares::Add(RequestState& running, double blocks) {
   Tenant& tenant = tenants_[found->second];
   ++tenant.slots;
   tenant.blocks += blocks;
-  tenant.youngest = static_cast<int>(running_.size());
   running_.push_back({&running, found->second, blocks});
   blocks_ += blocks;
 }
@@ -46,26 +47,41 @@ bool FairShares::IsSpared(const Tenant& tenant) const {
   return tenant.slots == 1 || tenant.blocks <= BlockShare(tenant);
 }
 
-int FairShares::Giver(const std::vector<Tenant>& tenants, bool slot, bool first) const {
+int FairShares::Giver(bool slot, bool first) const {
   const auto level = [slot](const Tenant& tenant) {
     return (slot ? tenant.slots : tenant.blocks) / tenant.lane->weight;
   };
   int most = -1;
-  for (int i = 0; i < std::ssize(tenants); ++i) {
-    if (!MayGive(tenants[i], slot, first)) continue;
-    if (most < 0 || level(tenants[i]) > level(tenants[most])) most = i;
+  for (int i = 0; i < std::ssize(tenants_); ++i) {
+    if (!MayGive(tenants_[i], slot, first)) continue;
+    if (most < 0 || level(tenants_[i]) > level(tenants_[most])) most = i;
   }
   return most;
 }
 
-// Its youngest gives way.
-void FairShares::Take(Tenant& tenant) const {
-  const Running& gone = running_[tenant.youngest];
+int FairShares::YoungestOf(int tenant) const {
+  auto index = static_cast<int>(running_.size()) - 1;
+  while (running_[index].tenant != tenant) --index;
+  return index;
+}
+
+// To give way: the youngest that loses little, and is not the oldest.
+int FairShares::NextOf(int tenant) const {
+  const int youngest = YoungestOf(tenant);
+  int found = -1;
+  for (int i = youngest; i >= 0; --i) {
+    if (running_[i].tenant != tenant) continue;
+    if (found >= 0) return found;
+    if (running_[i].request->lost_if_preempted() <= kLostTokensMax) found = i;
+  }
+  return youngest;
+}
+
+void FairShares::Take(int running) {
+  Tenant& tenant = tenants_[running_[running].tenant];
   --tenant.slots;
-  tenant.blocks -= gone.blocks;
-  do {
-    --tenant.youngest;
-  } while (tenant.youngest >= 0 && running_[tenant.youngest].tenant != gone.tenant);
+  tenant.blocks -= running_[running].blocks;
+  running_.erase(running_.begin() + running);
 }
 
 std::vector<RequestState*> FairShares::ForShare(const RequestState& waiting,
@@ -74,19 +90,20 @@ std::vector<RequestState*> FairShares::ForShare(const RequestState& waiting,
   const bool first = own.slots == 0;
   if (!first && need.slot && own.slots + 1 > SlotShare(own)) return {};
   if (!first && need.blocks > 0 && own.blocks + need.takes > BlockShare(own)) return {};
-  std::vector<Tenant> tenants = tenants_;
+  FairShares left = *this;
   std::vector<RequestState*> giving;
   double blocks = need.blocks;
   for (bool slot = need.slot; slot || blocks > 0; slot = false) {
-    const int most = Giver(tenants, slot, first);
-    if (most < 0 || tenants[most].lane == waiting.lane) return {};
-    const Running& gives = running_[tenants[most].youngest];
-    const double lost = kPromptTokenCost * gives.request->known() / tenants[most].lane->weight;
-    const double lead = tenants[most].lane->counter - waiting.lane->counter;
-    if (!first && lead < lost) return {};
+    const int giver = left.Giver(slot, first);
+    if (giver < 0 || tenants_[giver].lane == waiting.lane) return {};
+    const FairLane& lane = *tenants_[giver].lane;
+    const int next = left.NextOf(giver);
+    const Running gives = left.running_[next];
+    const double lost = kPromptTokenCost * gives.request->known() / lane.weight;
+    if (!first && lane.counter - waiting.lane->counter < lost) return {};
     giving.push_back(gives.request);
     blocks -= gives.blocks;
-    Take(tenants[most]);
+    left.Take(next);
   }
   return giving;
 }
@@ -103,10 +120,9 @@ RequestState* FairShares::ForSenior(const RequestState& waiting, bool slot) cons
 
 RequestState* FairShares::ForGrowth(const RequestState& grower) const {
   const Running& youngest = running_.back();
-  const int most = Giver(tenants_, /*slot=*/false, /*first=*/false);
+  const int most = Giver(/*slot=*/false, /*first=*/false);
   const bool by_share = most >= 0 && IsSpared(tenants_[youngest.tenant]);
-  RequestState* const gives =
-      by_share ? running_[tenants_[most].youngest].request : youngest.request;
+  RequestState* const gives = by_share ? running_[YoungestOf(most)].request : youngest.request;
   return gives->id > grower.id ? gives : nullptr;
 }
 

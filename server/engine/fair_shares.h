@@ -3,7 +3,7 @@
 // A tenant's share of slots and of blocks is its part, by weight, among the tenants that have
 // requests; of slots it is rounded up. Who is above gives, while it runs more than one request: a
 // tenant's oldest never gives way here. First the one that has the most by weight, of it the
-// youngest.
+// youngest; but one in the middle of its prompt, which would have to begin again, only if all are.
 //
 // A waiting request gets room so if its tenant has no more than its share with it. A tenant that
 // runs nothing gets its first slot in any case, from whoever has two. Later ones wait until
@@ -63,7 +63,6 @@ class FairShares {
     const FairLane* lane = nullptr;
     int32_t slots = 0;
     double blocks = 0.0;
-    int youngest = -1;  // in running_
   };
 
   Tenant Of(const RequestState& request) const;
@@ -71,8 +70,12 @@ class FairShares {
   double BlockShare(const Tenant& tenant) const;
   bool MayGive(const Tenant& tenant, bool slot, bool first) const;
   bool IsSpared(const Tenant& tenant) const;
-  int Giver(const std::vector<Tenant>& tenants, bool slot, bool first) const;
-  void Take(Tenant& tenant) const;
+  // In tenants_; -1: nobody.
+  int Giver(bool slot, bool first) const;
+  // In running_.
+  int YoungestOf(int tenant) const;
+  int NextOf(int tenant) const;
+  void Take(int running);
 
   const double weights_;
   const int32_t slots_;

@@ -87,6 +87,11 @@ struct RequestState {
     if (position < known()) return output[position - prompt];
     return -1 - slot;
   }
+  // Positions whose K and V nobody would find again.
+  int32_t lost_if_preempted() const {
+    const auto shared = static_cast<int32_t>(prefix.size()) - 1;
+    return scheduled - std::max(0, shared) * kBlockTokens;
+  }
   bool wants_scores() const { return scored < static_cast<int32_t>(scored_tokens.size()); }
   // Of the next `tokens` positions.
   ScoredRows ScoredAmong(int32_t tokens) const {

@@ -82,6 +82,17 @@ TEST_F(FairSharesTest, TheYoungestOfWhoHoldsTheMostGivesWay) {
   EXPECT_THAT(Giving(Shares(8), c, kSlot), ElementsAre(5));
 }
 
+TEST_F(FairSharesTest, WhoIsInTheMiddleOfItsPromptGivesWayOnlyIfAllAre) {
+  Run("a", 4);
+  RequestState& b = Enter("b");
+  requests_[3]->scheduled = 100;
+  EXPECT_THAT(Giving(Shares(4), b, kSlot), ElementsAre(3));
+  requests_[3]->prefix.resize(6);  // with the root: 80 of 100 are there for others
+  EXPECT_THAT(Giving(Shares(4), b, kSlot), ElementsAre(4));
+  for (int i = 1; i < 4; ++i) requests_[i]->scheduled = 120;
+  EXPECT_THAT(Giving(Shares(4), b, kSlot), ElementsAre(4)) << "the oldest never does";
+}
+
 TEST_F(FairSharesTest, WhoIsAloneGivesNothing) {
   Run("a", 8);
   EXPECT_THAT(Giving(Shares(8), Enter("a"), kSlot), IsEmpty());

@@ -14,8 +14,9 @@ using Submitted = EngineWorld::Submitted;
 
 class SchedulerShares : public ::testing::TestWithParam<int> {
  protected:
-  void Start(int slots, int blocks) {
+  void Start(int slots, int blocks, int chunk = 256) {
     EngineWorld::Options options;
+    options.engine.chunk_tokens = chunk;
     options.depth = GetParam();
     options.arena_blocks = blocks;
     options.engine.running_max = slots;
@@ -192,6 +193,21 @@ TEST_P(SchedulerShares, ShortCallsOneAfterAnotherCostTheOtherOneStreamAtATime) {
   for (int i = 0; i < 7; ++i) EXPECT_GE(std::ssize(a[i].sink->tokens), 30 * 3) << i;
   EndWell(a);
   for (int i = 0; i < 7; ++i) EXPECT_EQ(a[i].sink->finish.timings.preemptions, 0) << i;
+}
+
+TEST_P(SchedulerShares, ALongPromptIsNotBegunAgainAndAgain) {
+  Start(8, 400, /*chunk=*/10);
+  const std::vector<Submitted> a = Fill("a", 7, 600);
+  const Submitted prompt = Submit("a", 300, 100);
+  for (int i = 0; i < 10; ++i) {
+    const Submitted b = Submit("b", 2, 2);
+    EXPECT_LE(StepsToFirstToken(b), FirstTokenSteps()) << i;
+    while (b.sink->finishes == 0) Step();
+  }
+  EXPECT_GT(exchanges(), 5);
+  EXPECT_GT(prompt.sink->tokens.size(), 0u);
+  EndWell(a);
+  EXPECT_TRUE(prompt.ended_well() && prompt.right());
 }
 
 TEST_P(SchedulerShares, WhoWasServedMuchAloneStartsLevelWithWhoComesLater) {
