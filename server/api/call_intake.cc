@@ -66,9 +66,9 @@ void HeldCall::OnReadDone(bool ok) {
     return;
   }
   absl::Status status = ok ? absl::OkStatus() : WhyNoMessage();
-  if (ok && bytes_.Length() > kMessageBytesMax) {
-    status = absl::ResourceExhaustedError(absl::StrCat(
-        "the message has ", bytes_.Length(), " bytes, more than ", kMessageBytesMax));
+  if (ok && IsTooLarge(bytes_)) {
+    status = absl::ResourceExhaustedError(
+        absl::StrCat("the message has more than ", kMessageBytesMax, " bytes"));
   }
   if (status.ok()) status = Handle(&bytes_);
   if (!status.ok()) Refuse(status);

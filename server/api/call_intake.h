@@ -24,12 +24,12 @@
 #include "grpcpp/support/byte_buffer.h"
 #include "grpcpp/support/server_callback.h"
 #include "server/api/gateway.h"
+#include "server/api/message_bound.h"
 #include "server/api/message_turns.h"
 #include "server/api/parse_refusal.h"
 
 namespace lorica {
 
-inline constexpr int kMessageBytesMax = 4 << 20;
 // Names, values and 32 for each header, as HTTP/2 counts.
 inline constexpr int kMetadataBytesMax = 8 << 10;
 
