@@ -8,6 +8,7 @@
 #include "grpc/support/time.h"
 #include "grpcpp/impl/codegen/proto_utils.h"
 #include "server/api/call_pump.h"
+#include "server/api/field_error.h"
 #include "server/api/refusal_log.h"
 #include "server/api/status_map.h"
 
@@ -31,9 +32,10 @@ bool HasPassed(const gpr_timespec& deadline) {
 
 }  // namespace
 
-void HeldCall::Begin(const absl::StatusOr<std::string>& lane) {
-  absl::Status status = lane.status();
-  if (status.ok()) status = turns_->Enter(this, *lane);
+void HeldCall::Begin(absl::StatusOr<IntakeCaller> caller) {
+  if (!caller.ok()) return Refuse(caller.status());
+  tenant_ = std::move(caller->tenant);
+  const absl::Status status = turns_->Enter(this, caller->lane);
   if (!status.ok()) Refuse(status);
 }
 
@@ -59,6 +61,17 @@ absl::Status HeldCall::WhyNoMessage() const {
   return absl::CancelledError("the client cancelled the call before its message was here");
 }
 
+absl::Status HeldCall::CheckSize() {
+  if (IsTooLarge(bytes_)) {
+    return absl::ResourceExhaustedError(
+        absl::StrCat("the message has more than ", kMessageBytesMax, " bytes"));
+  }
+  if (bytes_.Length() <= kSmallBodyBytes) return absl::OkStatus();
+  held_.emplace(room_, tenant_);
+  if (held_->Take(static_cast<int64_t>(bytes_.Length()))) return absl::OkStatus();
+  return TryLater("the messages of calls that are open take all the room; try again");
+}
+
 void HeldCall::OnReadDone(bool ok) {
   if (!turns_->Leave(this)) {
     bytes_.Clear();
@@ -66,10 +79,7 @@ void HeldCall::OnReadDone(bool ok) {
     return;
   }
   absl::Status status = ok ? absl::OkStatus() : WhyNoMessage();
-  if (ok && IsTooLarge(bytes_)) {
-    status = absl::ResourceExhaustedError(
-        absl::StrCat("the message has more than ", kMessageBytesMax, " bytes"));
-  }
+  if (status.ok()) status = CheckSize();
   if (status.ok()) status = Handle(&bytes_);
   if (!status.ok()) Refuse(status);
 }
@@ -128,13 +138,17 @@ void HeldCall::SendAndFinish(const google::protobuf::Message& message, grpc::Wri
   StartWriteAndFinish(&bytes_, options, std::move(status));
 }
 
-absl::StatusOr<std::string> CallIntake::LaneOf(const grpc::CallbackServerContext& context) const {
+absl::StatusOr<IntakeCaller> CallIntake::CallerOf(
+    const grpc::CallbackServerContext& context) const {
   if (absl::Status s = CheckMetadata(context); !s.ok()) return s;
-  if (gateway_ == nullptr) return context.peer();
+  if (gateway_ == nullptr) return IntakeCaller{context.peer(), ""};
   absl::StatusOr<TenantPtr> tenant = gateway_->Authenticate(CredentialsOf(context));
-  if (tenant.ok()) return (*tenant)->name;
-  gateway_->CountRefusal();
-  return tenant.status();
+  if (!tenant.ok()) {
+    gateway_->CountRefusal();
+    return tenant.status();
+  }
+  const std::string& name = (*tenant)->name;
+  return IntakeCaller{gateway_->needs_keys() ? name : context.peer(), name};
 }
 
 void CallIntake::Register(

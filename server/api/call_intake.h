@@ -3,13 +3,15 @@
 // The library reads the message of a unary or server-streaming method before anybody sees the
 // call. To a client bidirectional streams are the same bytes, and theirs are read when asked for.
 // So every method is registered as one: first its head is judged, key and metadata, then its
-// message has a turn (MessageTurns), is parsed, and goes to the handler that it was added with, on
-// whose reactor the call goes on. What comes behind the message is never read.
+// message has a turn (MessageTurns), finds room (BodyRoom), is parsed, and goes to the handler that
+// it was added with, on whose reactor the call goes on. What comes behind the message is never
+// read.
 #pragma once
 
 #include <atomic>
 #include <deque>
 #include <functional>
+#include <optional>
 #include <string>
 #include <utility>
 
@@ -23,6 +25,7 @@
 #include "grpcpp/impl/service_type.h"
 #include "grpcpp/support/byte_buffer.h"
 #include "grpcpp/support/server_callback.h"
+#include "server/api/body_room.h"
 #include "server/api/gateway.h"
 #include "server/api/message_bound.h"
 #include "server/api/message_turns.h"
@@ -33,14 +36,26 @@ namespace lorica {
 // Names, values and 32 for each header, as HTTP/2 counts.
 inline constexpr int kMetadataBytesMax = 8 << 10;
 
+// Where calls wait, and what their messages fill.
+struct IntakeRooms {
+  MessageTurns* turns;
+  BodyRoom* bytes;
+};
+
+// Whose call it is, in either.
+struct IntakeCaller {
+  std::string lane;
+  std::string tenant;
+};
+
 // A call until its handler has it, and between that one's reactor and the library from then on.
 class HeldCall : public grpc::ServerGenericBidiReactor, private MessageTurns::Turn {
  public:
-  HeldCall(absl::string_view method, MessageTurns* turns, grpc::CallbackServerContext* context)
-      : method_(method), turns_(turns), context_(context) {}
+  HeldCall(absl::string_view method, IntakeRooms rooms, grpc::CallbackServerContext* context)
+      : method_(method), turns_(rooms.turns), room_(rooms.bytes), context_(context) {}
 
-  // Refuses it, or lets it wait for its turn in the lane.
-  void Begin(const absl::StatusOr<std::string>& lane);
+  // Refuses it, or lets it wait for its turn.
+  void Begin(absl::StatusOr<IntakeCaller> caller);
 
   void OnReadDone(bool ok) override;
   void OnCancel() override;
@@ -61,11 +76,16 @@ class HeldCall : public grpc::ServerGenericBidiReactor, private MessageTurns::Tu
   void GiveWay(const absl::Status& why) override;
   void Refuse(const absl::Status& status);
   absl::Status WhyNoMessage() const;
+  // Of the message that is here.
+  absl::Status CheckSize();
   bool Serialize(const google::protobuf::Message& message);
 
   const absl::string_view method_;
   MessageTurns* const turns_;
+  BodyRoom* const room_;
   grpc::CallbackServerContext* const context_;
+  std::string tenant_;
+  std::optional<BodyRoom::Body> held_;  // of a message that is not small
   grpc::ByteBuffer bytes_;  // the message, then what is sent
   absl::Status gave_way_;
   std::atomic<bool> is_last_{false};  // of GiveWay and OnReadDone one has been here
@@ -79,9 +99,9 @@ class HeldUnary final : public HeldCall, private grpc::ServerCallbackUnary {
  public:
   using Handler = std::function<grpc::ServerUnaryReactor*(grpc::CallbackServerContext*,
                                                           const Request*, Response*)>;
-  HeldUnary(absl::string_view method, MessageTurns* turns, grpc::CallbackServerContext* context,
+  HeldUnary(absl::string_view method, IntakeRooms rooms, grpc::CallbackServerContext* context,
             const Handler& handler)
-      : HeldCall(method, turns, context), handler_(handler) {}
+      : HeldCall(method, rooms, context), handler_(handler) {}
 
  private:
   absl::Status Handle(grpc::ByteBuffer* bytes) override {
@@ -110,9 +130,9 @@ class HeldStream final : public HeldCall, private grpc::ServerCallbackWriter<Res
  public:
   using Handler = std::function<grpc::ServerWriteReactor<Response>*(grpc::CallbackServerContext*,
                                                                     const Request*)>;
-  HeldStream(absl::string_view method, MessageTurns* turns, grpc::CallbackServerContext* context,
+  HeldStream(absl::string_view method, IntakeRooms rooms, grpc::CallbackServerContext* context,
              const Handler& handler)
-      : HeldCall(method, turns, context), handler_(handler) {}
+      : HeldCall(method, rooms, context), handler_(handler) {}
 
   void OnWriteDone(bool ok) override { writer_->OnWriteDone(ok); }
 
@@ -143,10 +163,11 @@ class HeldStream final : public HeldCall, private grpc::ServerCallbackWriter<Res
 
 class CallIntake final : public grpc::Service {
  public:
-  // `service` is its full name. Without a gateway nobody is asked for a key, and each connection is
-  // a lane of its own; with one each tenant is. Everything given outlives it and its calls.
-  CallIntake(std::string service, Gateway* gateway, MessageTurns* turns)
-      : service_(std::move(service)), gateway_(gateway), turns_(turns) {}
+  // `service` is its full name. With a gateway callers show their keys, and each tenant is a lane;
+  // without, or where nobody needs a key, each connection. Everything given outlives it and its
+  // calls.
+  CallIntake(std::string service, Gateway* gateway, IntakeRooms rooms)
+      : service_(std::move(service)), gateway_(gateway), rooms_(rooms) {}
 
   // A unary method of `server`.
   template <typename Server, typename Request, typename Response>
@@ -173,19 +194,19 @@ class CallIntake final : public grpc::Service {
   void AddHeld(const std::string& method, typename Held::Handler handler) {
     const absl::string_view name = names_.emplace_back(method);
     Register(method, [this, name, handler = std::move(handler)](grpc::CallbackServerContext* call) {
-      auto* const held = new Held(name, turns_, call, handler);  // until OnDone
-      held->Begin(LaneOf(*call));
+      auto* const held = new Held(name, rooms_, call, handler);  // until OnDone
+      held->Begin(CallerOf(*call));
       return held;
     });
   }
   void Register(const std::string& method,
                 std::function<grpc::ServerGenericBidiReactor*(grpc::CallbackServerContext*)> begin);
-  // Whose call it is, or why it is refused.
-  absl::StatusOr<std::string> LaneOf(const grpc::CallbackServerContext& context) const;
+  // Or why the call is refused.
+  absl::StatusOr<IntakeCaller> CallerOf(const grpc::CallbackServerContext& context) const;
 
   const std::string service_;
   Gateway* const gateway_;
-  MessageTurns* const turns_;
+  const IntakeRooms rooms_;
   std::deque<std::string> names_;  // the library keeps pointers to them
 };
 

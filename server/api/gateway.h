@@ -185,6 +185,7 @@ class Gateway {
   // Whose call it is: the first thing every face asks, for every call it takes. Generate
   // asks by itself. Unauthenticated: no key that counts.
   absl::StatusOr<TenantPtr> Authenticate(const Credentials& credentials) const;
+  bool needs_keys() const { return limits_.tenants->needs_keys(); }
 
   absl::StatusOr<std::shared_ptr<Answer>> Generate(const GenerateCall& call);
   // The server's own calls, and those of whom Authenticate has named already.

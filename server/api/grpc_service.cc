@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "absl/strings/str_cat.h"
+#include "absl/strings/strip.h"
 #include "absl/time/clock.h"
 #include "adapters/hub/steady_now.h"
 #include "grpc/grpc.h"
@@ -65,7 +66,7 @@ class UnknownMethods final : public grpc::CallbackGenericService {
   grpc::ServerGenericBidiReactor* CreateReactor(
       grpc::GenericCallbackServerContext* context) override {
     const absl::Status status = absl::UnimplementedError(
-        absl::StrCat("this server has no method ", context->method()));
+        absl::StrCat("this server has no method ", absl::StripPrefix(context->method(), "/")));
     LogRefusal("unknown", "", status, SteadyNow());
     class Refusal final : public grpc::ServerGenericBidiReactor {
      public:
@@ -76,12 +77,6 @@ class UnknownMethods final : public grpc::CallbackGenericService {
     return refusal;
   }
 };
-
-MessageTurnsLimits ForTenants(int parts) {
-  MessageTurnsLimits limits = kTenantTurns;
-  limits.lane_parts = parts;
-  return limits;
-}
 
 void SetLimits(const GrpcOptions& options, grpc::ServerBuilder* builder) {
   grpc::ResourceQuota quota("lorica");
@@ -122,12 +117,13 @@ struct GrpcService::Parts {
         adapters(gateway, {&work, &delivery, &adapter_work}, options.block_bytes),
         status(std::move(facts), state, gateway),
         health(state),
-        tenant_turns(ForTenants(options.tenant_parts)),
+        tenant_turns(kTenantTurns),
         open_turns(kOpenTurns),
-        intakes{{v1::InferenceService::service_full_name(), gateway, &tenant_turns},
-                {v1::AdapterService::service_full_name(), gateway, &tenant_turns},
-                {v1::ServerService::service_full_name(), gateway, &tenant_turns},
-                {grpc::health::v1::Health::service_full_name(), nullptr, &open_turns}},
+        bytes(kMessagesBytesMax, options.tenant_parts),
+        intakes{{v1::InferenceService::service_full_name(), gateway, {&tenant_turns, &bytes}},
+                {v1::AdapterService::service_full_name(), gateway, {&tenant_turns, &bytes}},
+                {v1::ServerService::service_full_name(), gateway, {&tenant_turns, &bytes}},
+                {grpc::health::v1::Health::service_full_name(), nullptr, {&open_turns, &bytes}}},
         work(options.work_threads, options.work_queue),
         delivery(kDeliveryThreads, options.work_queue),
         adapter_work(kAdapterWorkThreads, options.work_queue) {
@@ -141,6 +137,7 @@ struct GrpcService::Parts {
   HealthService health;
   MessageTurns tenant_turns;
   MessageTurns open_turns;
+  BodyRoom bytes;
   CallIntake intakes[4];
   UnknownMethods unknown;
   WorkPool work;  // what is queued may still name the services

@@ -26,11 +26,13 @@ inline constexpr int kTransportThreadsMax = 8;  // those of reflection, a call e
 // Metadata beyond this end their connection, those beyond kMetadataBytesMax their call.
 inline constexpr int kTransportMetadataBytesMax = 64 << 10;
 
-// Messages that are read at a time, and calls that wait for that: those of tenants, and those that
-// ask for no key, of which a connection may have a quarter.
-inline constexpr MessageTurnsLimits kTenantTurns = {.reading_max = 24, .waiting_max = 1024};
+// Messages that are read at a time, and calls that wait for that: those of tenants, or, where
+// nobody needs a key, of connections, and those of services that ask for none.
+inline constexpr MessageTurnsLimits kTenantTurns = {
+    .reading_max = 24, .waiting_max = 1024, .lane_parts = 2};
 inline constexpr MessageTurnsLimits kOpenTurns = {
     .reading_max = 4, .waiting_max = 128, .lane_parts = 4};
+inline constexpr int64_t kMessagesBytesMax = 256 << 20;  // of calls that are open
 inline constexpr int kStreamWindowBytes = 65535;  // of a message that nobody reads yet
 static_assert(int64_t{kTenantTurns.reading_max + kOpenTurns.reading_max} * kMessageBytesMax +
                   int64_t{kTenantTurns.waiting_max + kOpenTurns.waiting_max} * kStreamWindowBytes <
@@ -56,7 +58,7 @@ struct GrpcOptions {
   int work_threads = 2;
   int work_queue = 1024;    // calls that wait to be looked at
   int64_t block_bytes = 0;  // of the arena, for CheckAdapter
-  int tenant_parts = 1;     // one tenant's messages may be one of so many parts of kTenantTurns
+  int tenant_parts = 1;     // one tenant's may be one of so many parts of kMessagesBytesMax
 };
 
 class GrpcService {

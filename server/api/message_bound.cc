@@ -30,7 +30,8 @@ namespace {
 // No message of Protobuf's: none has a field 0.
 constexpr absl::string_view kMark("\0the message is too large", 25);
 constexpr char kDeframe[] =
-    "_Z40grpc_deframe_unprocessed_incoming_framesP18grpc_chttp2_streamPlPN9grpc_core11SliceBufferEPj";
+    "_Z40grpc_deframe_unprocessed_incoming_frames"
+    "P18grpc_chttp2_streamPlPN9grpc_core11SliceBufferEPj";
 
 bool IsMark(const grpc::ByteBuffer& bytes) {
   std::vector<grpc::Slice> slices;

@@ -15,26 +15,29 @@ int PartOf(int limit, int parts) { return std::max(1, limit / std::max(1, parts)
 
 }  // namespace
 
-bool MessageTurns::MayRead(const Lane& lane) const {
-  return static_cast<int>(reading_.size()) < limits_.reading_max &&
-         lane.reading < PartOf(limits_.reading_max, limits_.lane_parts);
-}
+MessageTurns::MessageTurns(const MessageTurnsLimits& limits)
+    : limits_(limits),
+      lane_reading_max_(PartOf(limits.reading_max, limits.lane_parts)),
+      lane_waiting_max_(PartOf(limits.waiting_max, limits.lane_parts)) {}
 
 absl::Status MessageTurns::Enter(Turn* turn, const std::string& lane_name) {
   Turns next;
   bool watch = false;
   {
     absl::MutexLock lock(&mutex_);
-    const auto lane = lanes_.find(lane_name);
-    if (static_cast<int>(waiting_.size()) >= limits_.waiting_max ||
-        (lane != lanes_.end() &&
-         lane->second.waiting >= PartOf(limits_.waiting_max, limits_.lane_parts))) {
+    const auto found = lanes_.find(lane_name);
+    const int of_lane =
+        found == lanes_.end() ? 0 : static_cast<int>(found->second.waiting.size());
+    if (waiting_ >= limits_.waiting_max || of_lane >= lane_waiting_max_) {
       return TryLater("too many calls wait for their message to be read; try again");
     }
-    turn->lane_ = lane_name;
+    Lane& lane = lanes_[lane_name];
+    lane.name = lane_name;
+    turn->lane_ = &lane;
+    turn->number_ = ++entered_;
     turn->state_ = Turn::State::kWaiting;
-    turn->self_ = waiting_.insert(waiting_.end(), turn);
-    ++lanes_[lane_name].waiting;
+    turn->self_ = lane.waiting.insert(lane.waiting.end(), turn);
+    ++waiting_;
     next = Next();
     watch = !std::exchange(watched_, true);
   }
@@ -50,7 +53,7 @@ bool MessageTurns::Leave(Turn* turn) {
     absl::MutexLock lock(&mutex_);
     stayed = turn->state_ == Turn::State::kReading;
     reading_.erase(turn->self_);
-    --lanes_[turn->lane_].reading;
+    --turn->lane_->reading;
     Forget(turn);
     next = Next();
   }
@@ -61,31 +64,40 @@ bool MessageTurns::Leave(Turn* turn) {
 bool MessageTurns::GiveUp(Turn* turn) {
   absl::MutexLock lock(&mutex_);
   if (turn->state_ != Turn::State::kWaiting) return false;
-  waiting_.erase(turn->self_);
-  --lanes_[turn->lane_].waiting;
+  turn->lane_->waiting.erase(turn->self_);
+  --waiting_;
   Forget(turn);
   return true;
 }
 
 void MessageTurns::Forget(Turn* turn) {
   turn->state_ = Turn::State::kOutside;
-  const auto lane = lanes_.find(turn->lane_);
-  if (lane->second.reading == 0 && lane->second.waiting == 0) lanes_.erase(lane);
+  const Lane& lane = *std::exchange(turn->lane_, nullptr);
+  if (lane.reading == 0 && lane.waiting.empty()) lanes_.erase(lanes_.find(lane.name));
+}
+
+MessageTurns::Turn* MessageTurns::Chosen() {
+  if (waiting_ == 0 || static_cast<int>(reading_.size()) >= limits_.reading_max) return nullptr;
+  Turn* chosen = nullptr;
+  for (const auto& [name, lane] : lanes_) {
+    if (lane.waiting.empty() || lane.reading >= lane_reading_max_) continue;
+    Turn* const first = lane.waiting.front();
+    if (chosen == nullptr || std::pair(lane.reading, first->number_) <
+                                 std::pair(chosen->lane_->reading, chosen->number_)) {
+      chosen = first;
+    }
+  }
+  return chosen;
 }
 
 MessageTurns::Turns MessageTurns::Next() {
   Turns next;
-  const absl::Time now = SteadyNow();
-  for (auto entry = waiting_.begin(); entry != waiting_.end();) {
-    if (static_cast<int>(reading_.size()) >= limits_.reading_max) break;
-    Turn* const turn = *entry++;
-    Lane& lane = lanes_[turn->lane_];
-    if (!MayRead(lane)) continue;
-    reading_.splice(reading_.end(), waiting_, turn->self_);
+  while (Turn* const turn = Chosen()) {
+    reading_.splice(reading_.end(), turn->lane_->waiting, turn->self_);
     turn->state_ = Turn::State::kReading;
-    turn->since_ = now;
-    --lane.waiting;
-    ++lane.reading;
+    turn->since_ = SteadyNow();
+    --waiting_;
+    ++turn->lane_->reading;
     next.push_back(turn);
   }
   return next;
@@ -95,19 +107,14 @@ void MessageTurns::StartAll(const Turns& turns) {
   for (Turn* const turn : turns) turn->StartReading();
 }
 
-MessageTurns::Turn* MessageTurns::InTheWayOf(const Turn& waiting, absl::Time now) {
-  const bool by_own = lanes_[waiting.lane_].reading >= PartOf(limits_.reading_max,
-                                                              limits_.lane_parts);
+MessageTurns::Turn* MessageTurns::InTheWayOf(const Lane& lane, absl::Time now) {
+  const bool by_own = lane.reading >= lane_reading_max_;
   Turn* found = nullptr;
-  int most = 0;
   for (Turn* const turn : reading_) {  // in the order in which they began
-    const int reading = lanes_[turn->lane_].reading;
     const bool slow = now - turn->since_ >= limits_.crowded_time;
     if (turn->state_ != Turn::State::kReading || !slow) continue;
-    if (by_own ? turn->lane_ != waiting.lane_ : reading <= most) continue;
-    if (by_own) return turn;
-    found = turn;
-    most = reading;
+    if (by_own && turn->lane_ != &lane) continue;
+    if (found == nullptr || turn->lane_->reading > found->lane_->reading) found = turn;
   }
   return found;
 }
@@ -116,7 +123,7 @@ void MessageTurns::Look() {
   std::vector<std::pair<Turn*, absl::Status>> late;
   {
     absl::MutexLock lock(&mutex_);
-    watched_ = !reading_.empty() || !waiting_.empty();
+    watched_ = !reading_.empty() || waiting_ > 0;
     if (!watched_) return;
     const absl::Time now = SteadyNow();
     const auto end = [&late](Turn* turn, absl::Status why) {
@@ -128,12 +135,14 @@ void MessageTurns::Look() {
       end(turn, absl::DeadlineExceededError(absl::StrCat(
                     "the message was not here within ", absl::FormatDuration(limits_.time_max))));
     }
-    for (const Turn* const turn : waiting_) {
-      Turn* const slow = InTheWayOf(*turn, now);
-      if (slow == nullptr) continue;
-      end(slow, TryLater(absl::StrCat("the message took longer than ",
-                                      absl::FormatDuration(limits_.crowded_time),
-                                      " while others waited; try again")));
+    for (const auto& [name, lane] : lanes_) {
+      for (size_t i = 0; i < lane.waiting.size(); ++i) {
+        Turn* const slow = InTheWayOf(lane, now);
+        if (slow == nullptr) break;
+        end(slow, TryLater(absl::StrCat("the message took longer than ",
+                                        absl::FormatDuration(limits_.crowded_time),
+                                        " while others waited; try again")));
+      }
     }
   }
   later_.Run(limits_.crowded_time / 2, [this] { Look(); });
@@ -147,7 +156,7 @@ int MessageTurns::reading() const {
 
 int MessageTurns::waiting() const {
   absl::MutexLock lock(&mutex_);
-  return static_cast<int>(waiting_.size());
+  return waiting_;
 }
 
 }  // namespace lorica

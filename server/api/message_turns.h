@@ -1,10 +1,11 @@
 // Whose message is read: a call's head is there first, and its message waits for a turn.
 //
 // Until its turn a call holds no more of its message than HTTP/2's window of a stream. At most
-// `reading_max` are read at a time, in the order in which they came; of one lane, a tenant or a
-// connection, one part of that. One that has been read for longer than kCrowdedMessageTime while
-// others wait for its place gives way: of the lane that reads most of them, the one that began
-// first. None is read for longer than kMessageTimeMax. Thread-safe; outlives its turns.
+// `reading_max` are read at a time, of one lane, a tenant or a connection, one part of that. Next
+// is the lane that reads the fewest, and of its calls, or of lanes that read as many, the one that
+// came first. One that has been read for longer than kCrowdedMessageTime while others wait for its
+// place gives way: of the lane that reads the most, the one that began first. None is read for
+// longer than kMessageTimeMax. Thread-safe; outlives its turns.
 #pragma once
 
 #include <cstdint>
@@ -12,7 +13,7 @@
 #include <string>
 
 #include "absl/base/thread_annotations.h"
-#include "absl/container/flat_hash_map.h"
+#include "absl/container/node_hash_map.h"
 #include "absl/status/status.h"
 #include "absl/synchronization/mutex.h"
 #include "absl/time/time.h"
@@ -32,6 +33,8 @@ struct MessageTurnsLimits {
 };
 
 class MessageTurns {
+  struct Lane;
+
  public:
   // One call's, once. Its methods run on any thread, without a lock.
   class Turn {
@@ -51,12 +54,13 @@ class MessageTurns {
     friend class MessageTurns;
     enum class State : uint8_t { kOutside, kWaiting, kReading, kGivingWay };
     State state_ = State::kOutside;
-    std::string lane_;
-    absl::Time since_;  // it is read
+    Lane* lane_ = nullptr;
+    int64_t number_ = 0;  // in which they came
+    absl::Time since_;    // it is read
     std::list<Turn*>::iterator self_;
   };
 
-  explicit MessageTurns(const MessageTurnsLimits& limits) : limits_(limits) {}
+  explicit MessageTurns(const MessageTurnsLimits& limits);
 
   // Unavailable: too many wait.
   absl::Status Enter(Turn* turn, const std::string& lane);
@@ -68,27 +72,32 @@ class MessageTurns {
   int waiting() const;
 
  private:
-  struct Lane {
-    int reading = 0;
-    int waiting = 0;
-  };
   using Turns = std::list<Turn*>;
+  struct Lane {
+    std::string name;
+    int reading = 0;
+    Turns waiting;
+  };
 
-  bool MayRead(const Lane& lane) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  // The turn that is next; null: none may be read now.
+  Turn* Chosen() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   // Gives free places to who waits; StartReading is to be called for each.
   Turns Next() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void Forget(Turn* turn) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   static void StartAll(const Turns& turns);
-  // Who has to leave for `waiting`; null: nobody yet.
-  Turn* InTheWayOf(const Turn& waiting, absl::Time now) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  // Who has to leave for one of `lane`; null: nobody yet.
+  Turn* InTheWayOf(const Lane& lane, absl::Time now) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   // Whose time is up; again and again while there are turns.
   void Look();
 
   const MessageTurnsLimits limits_;
+  const int lane_reading_max_;
+  const int lane_waiting_max_;
   mutable absl::Mutex mutex_;
   Turns reading_ ABSL_GUARDED_BY(mutex_);  // also who gives way, until it has left
-  Turns waiting_ ABSL_GUARDED_BY(mutex_);
-  absl::flat_hash_map<std::string, Lane> lanes_ ABSL_GUARDED_BY(mutex_);
+  int waiting_ ABSL_GUARDED_BY(mutex_) = 0;
+  int64_t entered_ ABSL_GUARDED_BY(mutex_) = 0;
+  absl::node_hash_map<std::string, Lane> lanes_ ABSL_GUARDED_BY(mutex_);  // with turns
   bool watched_ ABSL_GUARDED_BY(mutex_) = false;
   Later later_;
 };

@@ -242,7 +242,8 @@ class GrpcMessages : public ::testing::Test {
     const auto count = [&] {
       const std::string log = server_->Log();
       int found = 0;
-      for (size_t at = log.find(text); at != std::string::npos; at = log.find(text, at + 1)) ++found;
+      size_t at = log.find(text);
+      for (; at != std::string::npos; at = log.find(text, at + 1)) ++found;
       return found;
     };
     const absl::Time end = absl::Now() + absl::Seconds(5);
@@ -387,14 +388,15 @@ TEST_F(GrpcMessages, WhateverTheFaceItselfRefusesHasALine) {
   };
   send("/none.Service/None", {}, "");
   ExpectOneLine("method=unknown code=UNIMPLEMENTED");
+  ExpectOneLine("this server has no method none.Service/None");
   send(kGenerate, {}, "");
   ExpectOneLine("method=Generate code=UNAUTHENTICATED");
   send(kGenerate, Key("app"), "\xff");
   ExpectOneLine("method=Generate code=INVALID_ARGUMENT");
   RawHeaders late = Key("app");
-  late.emplace_back("grpc-timeout", "60m");
-  v1::GenerateRequest request = TokensRequest(480);
-  send("/lorica.v1.InferenceService/GenerateStream", late, request.SerializeAsString());
+  late.emplace_back("grpc-timeout", "5m");
+  send(kGenerate, late, TokensRequest(480).SerializeAsString());
+  ExpectOneLine("method=Generate code=DEADLINE_EXCEEDED");
   RawConnection none(port_);
   none.Send(Preface() + Frame(FrameType::kSettings, 1, 0, "") +
             CallHeaders(1, "/lorica.v1.InferenceService/Tokenize", Key("app"), kEndStream));

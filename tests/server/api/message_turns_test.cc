@@ -91,6 +91,25 @@ TEST_F(MessageTurnsTest, OneLaneLeavesRoomForOthers) {
   EXPECT_EQ(turns.reading() + turns.waiting(), 0);
 }
 
+// However many of the other came before.
+TEST_F(MessageTurnsTest, TheLaneThatReadsTheFewestIsNext) {
+  MessageTurns turns({.reading_max = 2, .waiting_max = 8});
+  std::vector<std::unique_ptr<Call>> calls;
+  for (const char* lane : {"greedy", "greedy", "greedy", "greedy", "other", "third"}) {
+    calls.push_back(Named(lane));
+    ASSERT_TRUE(turns.Enter(calls.back().get(), lane).ok());
+  }
+  EXPECT_TRUE(turns.Leave(calls[0].get()));
+  EXPECT_THAT(begun_, ElementsAre("greedy", "greedy", "other"));
+  EXPECT_TRUE(turns.Leave(calls[4].get()));
+  EXPECT_THAT(begun_, ElementsAre("greedy", "greedy", "other", "third"));
+  EXPECT_TRUE(turns.Leave(calls[1].get()));
+  EXPECT_TRUE(turns.Leave(calls[2].get()));
+  EXPECT_THAT(begun_, ElementsAre("greedy", "greedy", "other", "third", "greedy", "greedy"));
+  EXPECT_TRUE(turns.Leave(calls[5].get()));
+  EXPECT_TRUE(turns.Leave(calls[3].get()));
+}
+
 TEST_F(MessageTurnsTest, WhoIsGoneDoesNotWait) {
   MessageTurns turns({.reading_max = 1, .waiting_max = 2});
   const auto a = Named("a");

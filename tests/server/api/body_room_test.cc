@@ -1,5 +1,5 @@
 // Bodies are held up to the bound, all together and a tenant's, and not a byte beyond.
-#include "server/http/body_room.h"
+#include "server/api/body_room.h"
 
 #include <optional>
 

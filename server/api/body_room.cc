@@ -1,4 +1,4 @@
-#include "server/http/body_room.h"
+#include "server/api/body_room.h"
 
 #include <utility>
 

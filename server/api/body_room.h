@@ -1,4 +1,5 @@
-// How much of bodies is held at a time, by all connections together and by one tenant.
+// How much of bodies is held at a time, by all connections together and by one tenant: one room
+// for those over HTTP, one for gRPC's messages.
 //
 // Bytes count as they come, whatever was announced, until their request has ended; the first
 // kSmallBodyBytes of each body are free, so that ordinary calls always come in. Thread-safe.
