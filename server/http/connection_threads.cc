@@ -4,6 +4,7 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <map>
 #include <string_view>
 #include <utility>
@@ -90,8 +91,8 @@ bool ConnectionThreads::Crowded() const {
          queue_.size() > static_cast<size_t>(free_threads_);
 }
 
-bool ConnectionThreads::CloseOldest() {
-  return CloseOldestIdle() || CloseOldestHead() || CloseOldestReading();
+void ConnectionThreads::CloseOldest() {
+  if (!CloseOldestIdle() && !CloseOldestHead()) CloseOldestReading();
 }
 
 bool ConnectionThreads::CloseOldestIdle() {
@@ -105,22 +106,28 @@ bool ConnectionThreads::CloseOldestIdle() {
   return false;
 }
 
-// Its thread looks at what has begun to come every kLookTime, and answers: over TLS it could not
-// any more if what it reads from were shut.
+// Told and cut at once, for there may be many; over TLS its thread alone can tell it.
 bool ConnectionThreads::CloseOldestHead() {
-  const absl::Time latest = SteadyNow() - kCrowdedWait;
+  const absl::Time latest = SteadyNow() - kCrowdedHeadTime;
   for (Place* place : places_) {
-    const bool begun = place->state_ == Place::State::kBegun && !place->closed_;
+    const bool begun = place->state_ == Place::State::kBegun && !place->is_leaving();
     if (!begun || place->since_ > latest || HasRequestAtHand(place->socket_)) continue;
-    place->closed_ = true;
+    if (full_.empty()) {
+      place->gives_way_ = true;
+    } else {
+      place->told_ = true;
+      Tell(place->socket_, full_);
+      Close(place);
+    }
     return true;
   }
   return false;
 }
 
+// Its thread tells it, when it looks: what still comes would make a reset of the answer.
 bool ConnectionThreads::CloseOldestReading() {
   const auto reading = [](const Place& place) {
-    return place.state_ == Place::State::kReading && !place.closed_;
+    return place.state_ == Place::State::kReading && !place.is_leaving();
   };
   std::map<std::string_view, int> count_of;
   for (const Place* place : places_) {
@@ -134,16 +141,16 @@ bool ConnectionThreads::CloseOldestReading() {
     if (more && !HasRequestAtHand(place->socket_)) chosen = place;
   }
   if (chosen == nullptr) return false;
-  chosen->closed_ = true;
+  chosen->gives_way_ = true;
   return true;
 }
 
-void ConnectionThreads::CloseForCrowd() {
-  if (!Crowded()) return;
+size_t ConnectionThreads::Lacking() const {
+  if (!Crowded()) return 0;
   size_t ending = 0;
-  for (const Place* place : places_) ending += place->closed_ ? 1 : 0;
+  for (const Place* place : places_) ending += place->is_leaving() ? 1 : 0;
   const size_t wanted = queue_.size() - static_cast<size_t>(free_threads_);
-  while (ending < wanted && CloseOldest()) ++ending;
+  return wanted - std::min(wanted, ending);
 }
 
 void ConnectionThreads::StartDrain() {
@@ -183,14 +190,14 @@ absl::Duration ConnectionThreads::Place::SetIdle(absl::Duration keep_alive) {
   absl::MutexLock lock(&threads_->mutex_);
   state_ = State::kIdle;
   threads_->places_.splice(threads_->places_.end(), threads_->places_, self_);
-  if (closed_ || (threads_->draining_ && served_)) return absl::ZeroDuration();
+  if (is_leaving() || (threads_->draining_ && served_)) return absl::ZeroDuration();
   hurried_ = threads_->Crowded() && keep_alive > kCrowdedWait;
   return hurried_ ? kCrowdedWait : keep_alive;
 }
 
 void ConnectionThreads::Place::GiveWay() {
   absl::MutexLock lock(&threads_->mutex_);
-  if (hurried_ && !served_ && !closed_) Tell(socket_, threads_->full_);
+  if (hurried_ && !served_ && !is_leaving()) Tell(socket_, threads_->full_);
 }
 
 void ConnectionThreads::Place::SetBegun() {
@@ -211,16 +218,27 @@ void ConnectionThreads::Place::SetReading(std::string tenant) {
 
 bool ConnectionThreads::Place::MustGiveWay() {
   absl::MutexLock lock(&threads_->mutex_);
-  threads_->CloseForCrowd();
-  if (threads_->draining_ && SteadyNow() - since_ > kDrainedReadTime) closed_ = true;
-  return closed_;
+  const absl::Duration took = SteadyNow() - since_;
+  if (threads_->draining_ && took > kDrainedReadTime) gives_way_ = true;
+  size_t lacking = threads_->Lacking();
+  if (state_ == State::kBegun) {
+    if (lacking > 0 && took > kCrowdedHeadTime) gives_way_ = true;
+  } else {
+    while (lacking > 0 && threads_->CloseOldestReading()) --lacking;
+  }
+  return is_leaving();
+}
+
+bool ConnectionThreads::Place::told() const {
+  absl::MutexLock lock(&threads_->mutex_);
+  return told_;
 }
 
 bool ConnectionThreads::Place::SetBusy() {
   absl::MutexLock lock(&threads_->mutex_);
   state_ = State::kBusy;
   served_ = true;
-  return !closed_;
+  return !is_leaving();
 }
 
 }  // namespace lorica

@@ -3,10 +3,10 @@
 // A connection has a thread while it lives. Threads are made as they are needed, up to a
 // bound, and end when nothing has come for kThreadIdleTime. Beyond it new ones wait, a few, and the
 // rest are refused; while some wait, connections whose request is not at hand give way: the one
-// that has been without for longest at once, others after kCrowdedWait. Where there is none, heads
-// that have taken longer than kCrowdedWait do, then bodies that have taken longer than
-// kCrowdedBodyTime: of the tenant that has most of them, the one that began first. What has begun
-// to come is answered by its thread, and not cut. Thread-safe.
+// that has been without for longest at once, others after kCrowdedWait. Where there is none, the
+// oldest head that has taken longer than kCrowdedHeadTime does, then bodies that have taken longer
+// than kCrowdedBodyTime: of the tenant that has most of them, the one that began first. What has
+// begun to come is told so. Thread-safe.
 #pragma once
 
 #include <httplib.h>
@@ -27,13 +27,14 @@ namespace lorica {
 
 inline constexpr int kWaitingConnectionsMax = 128;
 inline constexpr absl::Duration kCrowdedWait = absl::Milliseconds(20);
+inline constexpr absl::Duration kCrowdedHeadTime = absl::Milliseconds(2);  // one is read in less
 inline constexpr absl::Duration kCrowdedBodyTime = absl::Milliseconds(100);
 inline constexpr absl::Duration kDrainedReadTime = absl::Seconds(1);
 inline constexpr absl::Duration kThreadIdleTime = absl::Seconds(30);
 
 class ConnectionThreads {
  public:
-  // `full` is told to a connection that is turned away before its first request.
+  // `full` is told to a connection that is turned away before its first request; empty over TLS.
   ConnectionThreads(int threads_max, std::string full,
                     absl::Duration thread_idle_time = kThreadIdleTime)
       : threads_max_(threads_max), full_(std::move(full)), thread_idle_time_(thread_idle_time) {}
@@ -69,9 +70,12 @@ class ConnectionThreads {
     bool MustGiveWay();
     // Has a whole request. False: it had to give way before.
     bool SetBusy();
+    // It was answered and cut while its head came.
+    bool told() const;
 
    private:
     friend class ConnectionThreads;
+    bool is_leaving() const { return closed_ || gives_way_; }
     ConnectionThreads* const threads_;
     const int socket_;
     enum class State : uint8_t { kBusy, kIdle, kBegun, kReading };
@@ -80,6 +84,8 @@ class ConnectionThreads {
     absl::Time since_;    // it reads its head, or its body
     bool served_ = false;
     bool closed_ = false;
+    bool gives_way_ = false;  // its thread ends it
+    bool told_ = false;
     bool hurried_ = false;  // was given kCrowdedWait
     std::list<Place*>::iterator self_;
   };
@@ -90,12 +96,12 @@ class ConnectionThreads {
   std::function<void()> Await();
   // Some wait for whom there is no thread. Who is just on the way to one is no crowd.
   bool Crowded() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
-  bool CloseOldest() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  void CloseOldest() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   bool CloseOldestIdle() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   bool CloseOldestHead() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   bool CloseOldestReading() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
-  // Until as many end as wait.
-  void CloseForCrowd() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  // How many more would have to end than do, for all who wait.
+  size_t Lacking() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   static void Close(Place* place);
 
   const int threads_max_;

@@ -171,6 +171,8 @@ const char* TransportCode(int http_status) {
       return "UNIMPLEMENTED";
     case 408:
       return "DEADLINE_EXCEEDED";
+    case kClientGone:
+      return "CANCELLED";
     case 413:
     case 431:
       return "RESOURCE_EXHAUSTED";

@@ -235,7 +235,7 @@ class HttpTransport::Library final : public httplib::Server {
     bool closed = false;
     const bool kept = process_request(connection, draining_.load(), closed,
                                       [&](httplib::Request& request) { SetUp(request); });
-    if (connection.written_bytes() == 0) NoteUntold(connection, now.exchange.entry);
+    if (connection.written_bytes() == 0) NoteUntold(connection, place.told(), now.exchange.entry);
     if (now.exchange.request.id.empty()) NameRequest(connection, now.exchange.entry);
     Log(connection, now.exchange.entry);
     active_.fetch_sub(1);
@@ -255,11 +255,11 @@ class HttpTransport::Library final : public httplib::Server {
     log_->Write(entry);
   }
 
-  // Nothing was answered, or nobody was there to be answered.
-  static void NoteUntold(Connection& connection, AccessEntry& entry) {
-    if (entry.status == 0) return RefuseLine(connection, entry);
-    entry.status = kClientGone;
-    entry.notes.code = absl::StatusCodeToString(absl::StatusCode::kCancelled);
+  // Nothing was answered here, or nobody was there to be answered.
+  static void NoteUntold(Connection& connection, bool told, AccessEntry& entry) {
+    if (entry.status == 0 && !told) return RefuseLine(connection, entry);
+    entry.status = told ? 503 : kClientGone;
+    entry.notes.code = TransportCode(entry.status);
   }
 
   // A request line that does not come whole is none to the library, and it says nothing.
