@@ -107,18 +107,22 @@ bool ConnectionThreads::CloseOldestIdle() {
 }
 
 // Told and cut at once, for there may be many; over TLS its thread alone can tell it.
+void ConnectionThreads::EndHead(Place* place) {
+  if (full_.empty()) {
+    place->gives_way_ = true;
+    return;
+  }
+  Tell(place->socket_, full_);
+  place->told_ = true;
+  Close(place);
+}
+
 bool ConnectionThreads::CloseOldestHead() {
   const absl::Time latest = SteadyNow() - kCrowdedHeadTime;
   for (Place* place : places_) {
     const bool begun = place->state_ == Place::State::kBegun && !place->is_leaving();
     if (!begun || place->since_ > latest || HasRequestAtHand(place->socket_)) continue;
-    if (full_.empty()) {
-      place->gives_way_ = true;
-    } else {
-      place->told_ = true;
-      Tell(place->socket_, full_);
-      Close(place);
-    }
+    EndHead(place);
     return true;
   }
   return false;
@@ -222,7 +226,7 @@ bool ConnectionThreads::Place::MustGiveWay() {
   if (threads_->draining_ && took > kDrainedReadTime) gives_way_ = true;
   size_t lacking = threads_->Lacking();
   if (state_ == State::kBegun) {
-    if (lacking > 0 && took > kCrowdedHeadTime) gives_way_ = true;
+    if (lacking > 0 && took > kCrowdedHeadTime && !is_leaving()) threads_->EndHead(this);
   } else {
     while (lacking > 0 && threads_->CloseOldestReading()) --lacking;
   }

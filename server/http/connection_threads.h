@@ -99,6 +99,7 @@ class ConnectionThreads {
   void CloseOldest() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   bool CloseOldestIdle() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   bool CloseOldestHead() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  void EndHead(Place* place) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   bool CloseOldestReading() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   // How many more would have to end than do, for all who wait.
   size_t Lacking() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
