@@ -325,8 +325,8 @@ class SchemaWalk {
     if (patterns && (more || schema["patternProperties"].size() > 1)) {
       return Refused(path, "patternProperties is served with one pattern and no other properties");
     }
-    const Json none = Json::object();
-    for (const auto& [pattern, part] : schema.value("patternProperties", none).items()) {
+    const Json named = schema.value("patternProperties", Json::object());  // items() only points
+    for (const auto& [pattern, part] : named.items()) {
       if (absl::Status s = CheckPattern(pattern, Inside(path, "patternProperties")); !s.ok()) {
         return s;
       }
