@@ -173,7 +173,8 @@ struct alignas(16) PairTask {
     int rank_tiles;  // 1, 2 or more; less: none
     int kept;        // where the pair's u is kept for the runs that follow, -1: not kept
     bool fresh;      // it is not kept yet
-    bool last;       // of its run
+    bool first;      // of its run
+    bool last;
   } head;
   int u_at;     // the first row's first number
   int u_width;  // from one row to the next
@@ -253,18 +254,23 @@ struct ExpandTarget {
   int columns;
 };
 
-__device__ __forceinline__ void StoreGroup(const ExpandTarget& target, const ExpandPlace& place,
-                                           int column, const float (&d)[4][4]) {
-  const int t = threadIdx.x % 4;
-  if (column >= place.width) return;
+// The sums of a run.
+__device__ __forceinline__ void StoreRun(const ExpandTarget& target, const ExpandPlace& place,
+                                         const float (&d)[kRunGroups][4][4]) {
+  const int lane = threadIdx.x % 32;
+  const int row = 2 * (lane % 4), column = place.column + lane / 4 * 8, stride = target.columns / 8;
+  uint4* to = target.sums + (place.row_begin + row) * stride + (place.module_begin + column) / 8;
 #pragma unroll
-  for (int half = 0; half < 2; ++half) {
-    const int row = 2 * t + half;
-    if (row >= place.row_count) continue;
-    const int at = (place.row_begin + row) * target.columns + place.module_begin + column;
-    const float v[8] = {d[0][half], d[0][2 + half], d[1][half], d[1][2 + half],
-                        d[2][half], d[2][2 + half], d[3][half], d[3][2 + half]};
-    target.sums[at / 8] = PackSums(v);
+  for (int half = 0; half < 2; ++half, to += stride) {
+    if (row + half >= place.row_count) return;
+#pragma unroll
+    for (int j = 0; j < kRunGroups; ++j) {
+      if (column + j * kGroupColumns >= place.width) continue;
+      const float(&e)[4][4] = d[j];
+      const float v[8] = {e[0][half], e[0][2 + half], e[1][half], e[1][2 + half],
+                          e[2][half], e[2][2 + half], e[3][half], e[3][2 + half]};
+      to[j * kGroupColumns / 8] = PackSums(v);
+    }
   }
 }
 

@@ -409,7 +409,7 @@ struct ExpandCursor {
     const int pair = rank_tile / 2;
     const bool kept = tile.term_count == 1 && pair < kept_max;
     *task = {{entry.rank_tiles - rank_tile, kept ? pair : -1, fresh || !kept,
-              last_of_term() && term + 1 == tile.term_count},
+              term == 0 && rank_tile == 0, last_of_term() && term + 1 == tile.term_count},
              static_cast<int>(tile.u_begin) + entry.u_column + rank_tile * kTileRanks,
              tile.u_width,
              parts ? entry.wide_tiles : 1,
@@ -467,7 +467,7 @@ __device__ __forceinline__ void Expand(const LoraWork& work, int2 runs, int thre
     }
   }
   __syncwarp();
-  float d[kRunGroups][4][4] = {};
+  float d[kRunGroups][4][4];
   KeptU<L> kept(shared, warp);
   int slot = 0, phase = 0;
   AskedU<L::kUAtOnce> asked;
@@ -481,6 +481,12 @@ __device__ __forceinline__ void Expand(const LoraWork& work, int2 runs, int thre
     if (head.fresh) u = asked.Take(table, task);
     kept.Exchange(u, head);
     if (loaded > 1 && tasks[next].head.fresh) asked.Ask(table, tasks[next]);
+    // Not where they were stored: sums that are zero on some ways and kept on others are moved
+    // about.
+    if (head.first) {
+#pragma unroll
+      for (int i = 0; i < kRunGroups * 16; ++i) d[i / 16][i / 4 % 4][i % 4] = 0.0f;
+    }
     BarrierWait(own.pair_barrier(slot), phase);
     if (head.rank_tiles > 0) {
       RankRows w[kRunGroups];
@@ -491,15 +497,7 @@ __device__ __forceinline__ void Expand(const LoraWork& work, int2 runs, int thre
 #pragma unroll
       for (int j = 0; j < kRunGroups; ++j) MultiplyRanks(d[j], w[j], u.high, u.low);
     }
-    if (head.last) {
-#pragma unroll
-      for (int j = 0; j < kRunGroups; ++j) {
-        const int column = task.place.column + j * kGroupColumns + threadIdx.x % 32 / 4 * 8;
-        StoreGroup(target, task.place, column, d[j]);
-#pragma unroll
-        for (int i = 0; i < 16; ++i) d[j][i / 4][i % 4] = 0.0f;
-      }
-    }
+    if (head.last) StoreRun(target, task.place, d);
     __syncwarp();
     if (!ahead.done()) {
       ahead.Load(own.pair(slot), own.pair_barrier(slot), tasks + slot);
