@@ -135,6 +135,7 @@ class Bystander {
         key_(std::move(key)),
         thread_([this] { Run(); }) {}
   ~Bystander() { Check(); }
+  int answers() const { return answers_; }
   void Check() {
     stop_ = true;
     if (!thread_.joinable()) return;
@@ -166,7 +167,7 @@ class Bystander {
   const std::shared_ptr<grpc::Channel> channel_;
   const std::string key_;
   std::atomic<bool> stop_{false};
-  int answers_ = 0;
+  std::atomic<int> answers_{0};
   std::string wrong_;
   std::thread thread_;
 };
@@ -209,6 +210,10 @@ class GrpcMessages : public ::testing::Test {
   int64_t GrowthDuring(std::vector<std::unique_ptr<Flood>>& floods, absl::Duration time) {
     Neighbours neighbours(server_.get(), key_);
     Bystander bystander(server_->address(), key_);
+    const absl::Time begin = absl::Now();
+    while (bystander.answers() < 3 && absl::Now() - begin < kUnaffected) {
+      absl::SleepFor(absl::Milliseconds(10));
+    }
     const int64_t before = server_->ResidentBytes();
     int64_t most = before;
     const absl::Time end = absl::Now() + time;
