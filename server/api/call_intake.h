@@ -74,6 +74,7 @@ class HeldCall : public grpc::ServerGenericBidiReactor, private MessageTurns::Tu
  private:
   void StartReading() override { StartRead(&bytes_); }
   void GiveWay(const absl::Status& why) override;
+  void TurnAway(const absl::Status& why) override { Refuse(why); }
   void Refuse(const absl::Status& status);
   absl::Status WhyNoMessage() const;
   // Of the message that is here.

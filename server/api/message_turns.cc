@@ -13,6 +13,10 @@ namespace {
 
 int PartOf(int limit, int parts) { return std::max(1, limit / std::max(1, parts)); }
 
+absl::Status TooManyWait() {
+  return TryLater("too many calls wait for their message to be read; try again");
+}
+
 }  // namespace
 
 MessageTurns::MessageTurns(const MessageTurnsLimits& limits)
@@ -22,14 +26,18 @@ MessageTurns::MessageTurns(const MessageTurnsLimits& limits)
 
 absl::Status MessageTurns::Enter(Turn* turn, const std::string& lane_name) {
   Turns next;
+  Turn* displaced = nullptr;
   bool watch = false;
   {
     absl::MutexLock lock(&mutex_);
     const auto found = lanes_.find(lane_name);
     const int of_lane =
         found == lanes_.end() ? 0 : static_cast<int>(found->second.waiting.size());
-    if (waiting_ >= limits_.waiting_max || of_lane >= lane_waiting_max_) {
-      return TryLater("too many calls wait for their message to be read; try again");
+    if (of_lane >= lane_waiting_max_) return TooManyWait();
+    if (waiting_ >= limits_.waiting_max) {
+      displaced = Displaced(of_lane);
+      if (displaced == nullptr) return TooManyWait();
+      StopWaiting(displaced);
     }
     Lane& lane = lanes_[lane_name];
     lane.name = lane_name;
@@ -42,6 +50,7 @@ absl::Status MessageTurns::Enter(Turn* turn, const std::string& lane_name) {
     watch = !std::exchange(watched_, true);
   }
   if (watch) later_.Run(limits_.crowded_time, [this] { Look(); });
+  if (displaced != nullptr) displaced->TurnAway(TooManyWait());
   StartAll(next);
   return absl::OkStatus();
 }
@@ -64,16 +73,31 @@ bool MessageTurns::Leave(Turn* turn) {
 bool MessageTurns::GiveUp(Turn* turn) {
   absl::MutexLock lock(&mutex_);
   if (turn->state_ != Turn::State::kWaiting) return false;
+  StopWaiting(turn);
+  return true;
+}
+
+void MessageTurns::StopWaiting(Turn* turn) {
   turn->lane_->waiting.erase(turn->self_);
   --waiting_;
   Forget(turn);
-  return true;
 }
 
 void MessageTurns::Forget(Turn* turn) {
   turn->state_ = Turn::State::kOutside;
   const Lane& lane = *std::exchange(turn->lane_, nullptr);
   if (lane.reading == 0 && lane.waiting.empty()) lanes_.erase(lanes_.find(lane.name));
+}
+
+MessageTurns::Turn* MessageTurns::Displaced(int of_lane) {
+  size_t most = of_lane + 1;
+  Turn* displaced = nullptr;
+  for (const auto& [name, lane] : lanes_) {
+    if (lane.waiting.size() <= most) continue;
+    most = lane.waiting.size();
+    displaced = lane.waiting.back();
+  }
+  return displaced;
 }
 
 MessageTurns::Turn* MessageTurns::Chosen() {

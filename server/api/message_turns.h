@@ -5,7 +5,9 @@
 // is the lane that reads the fewest, and of its calls, or of lanes that read as many, the one that
 // came first. One that has been read for longer than kCrowdedMessageTime while others wait for its
 // place gives way: of the lane that reads the most, the one that began first. None is read for
-// longer than kMessageTimeMax. Thread-safe; outlives its turns.
+// longer than kMessageTimeMax. Of places to wait a lane has a part, too; where all are taken, the
+// newest of the lane that has the most is turned away for one of a lane that would still have
+// fewer. Thread-safe; outlives its turns.
 #pragma once
 
 #include <cstdint>
@@ -49,6 +51,8 @@ class MessageTurns {
     // Its time is up, and reading has to end at once. Leave is false from here on, perhaps before
     // this has returned: whoever of the two is last ends the call.
     virtual void GiveWay(const absl::Status& why) = 0;
+    // It is not to be read. Perhaps before its Enter has returned.
+    virtual void TurnAway(const absl::Status& why) = 0;
 
    private:
     friend class MessageTurns;
@@ -79,8 +83,11 @@ class MessageTurns {
     Turns waiting;
   };
 
+  // Who is turned away for one more of a lane of which `of_lane` wait; null: nobody.
+  Turn* Displaced(int of_lane) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   // The turn that is next; null: none may be read now.
   Turn* Chosen() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  void StopWaiting(Turn* turn) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   // Gives free places to who waits; StartReading is to be called for each.
   Turns Next() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void Forget(Turn* turn) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);

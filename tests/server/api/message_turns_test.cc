@@ -35,6 +35,7 @@ class Call final : public MessageTurns::Turn {
     absl::MutexLock lock(&mutex_);
     why_ = why;
   }
+  void TurnAway(const absl::Status& why) override { GiveWay(why); }
 
   const std::string name_;
   std::vector<std::string>* const begun_;
@@ -88,6 +89,35 @@ TEST_F(MessageTurnsTest, OneLaneLeavesRoomForOthers) {
   EXPECT_TRUE(turns.Leave(calls.back().get()));
   EXPECT_THAT(begun_, ElementsAre("greedy", "greedy", "other")) << "its place is not theirs";
   for (int i = 0; i < 4; ++i) EXPECT_TRUE(turns.Leave(calls[i].get()));
+  EXPECT_EQ(turns.reading() + turns.waiting(), 0);
+}
+
+TEST_F(MessageTurnsTest, TheLaneThatWaitsWithTheMostGivesAPlaceUp) {
+  MessageTurns turns({.reading_max = 1, .waiting_max = 4, .time_max = kLong});
+  std::vector<std::unique_ptr<Call>> calls;
+  const auto enter = [&](const std::string& lane) {
+    calls.push_back(Named(lane));
+    const absl::Status status = turns.Enter(calls.back().get(), lane);
+    if (!status.ok()) calls.pop_back();
+    return status;
+  };
+  for (int i = 0; i < 5; ++i) ASSERT_TRUE(enter("greedy").ok()) << i;
+  EXPECT_TRUE(absl::IsUnavailable(enter("greedy")));
+  for (const int newest : {4, 3}) {
+    EXPECT_TRUE(calls[newest]->why().ok());
+    EXPECT_TRUE(enter("other").ok());
+    EXPECT_TRUE(absl::IsUnavailable(calls[newest]->why())) << calls[newest]->why();
+    EXPECT_TRUE(RetryDelayOf(calls[newest]->why()).has_value());
+    EXPECT_FALSE(turns.GiveUp(calls[newest].get())) << "it waits no longer";
+    EXPECT_EQ(turns.waiting(), 4);
+  }
+  EXPECT_TRUE(absl::IsUnavailable(enter("other"))) << "both wait with two";
+  for (const char* lane : {"third", "fourth"}) EXPECT_TRUE(enter(lane).ok()) << lane;
+  EXPECT_TRUE(absl::IsUnavailable(enter("fifth"))) << "each waits with one";
+  EXPECT_EQ(turns.waiting(), 4);
+  for (const auto& call : calls) {
+    if (!turns.GiveUp(call.get()) && call->why().ok()) EXPECT_TRUE(turns.Leave(call.get()));
+  }
   EXPECT_EQ(turns.reading() + turns.waiting(), 0);
 }
 
