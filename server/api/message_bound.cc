@@ -2,14 +2,12 @@
 
 #include <dlfcn.h>
 
-#include <cstddef>
-#include <cstdint>
 #include <cstdlib>
-#include <cstring>
 #include <string>
 #include <vector>
 
 #include "absl/strings/string_view.h"
+#include "absl/types/variant.h"
 #include "grpc/slice.h"
 #include "grpc/slice_buffer.h"
 #include "grpcpp/support/slice.h"
@@ -45,17 +43,9 @@ bool IsMark(const grpc::ByteBuffer& bytes) {
 
 }  // namespace
 
-// Either nothing yet, or the status of a message that is here: 0 is OK.
-struct MessageProgress {
-  enum : size_t { kPending = 0, kReady = 1 };
-  MessageProgress(MessageProgress&& other) noexcept : status(other.status), index(other.index) {
-    other.index = kPending;
-  }
-  ~MessageProgress() {}  // as the library's, it is returned in memory
-
-  uintptr_t status;
-  size_t index;
-};
+// grpc_core::Poll<absl::Status>, as its headers, which are not installed, have it.
+struct MessagePending {};
+using MessageProgress = absl::variant<MessagePending, absl::Status>;
 
 bool IsTooLarge(const grpc::ByteBuffer& bytes) {
   return bytes.Length() > kMessageBytesMax || IsMark(bytes);
@@ -71,15 +61,27 @@ __attribute__((visibility("default"))) lorica::MessageProgress
 grpc_deframe_unprocessed_incoming_frames(grpc_chttp2_stream* stream, long* to_come,
                                          grpc_core::SliceBuffer* message, unsigned int* flags) {
   static const auto librarys = reinterpret_cast<Deframe>(::dlsym(RTLD_NEXT, lorica::kDeframe));
-  if (librarys == nullptr) std::abort();
+  if (librarys == nullptr) std::abort();  // a server has asked CheckMessageBound
   lorica::MessageProgress progress = librarys(stream, to_come, message, flags);
   if (to_come == nullptr || message == nullptr) return progress;
-  if (progress.index != progress.kPending || *to_come <= lorica::kMessageBytesMax) return progress;
+  const bool pending = absl::holds_alternative<lorica::MessagePending>(progress);
+  if (!pending || *to_come <= lorica::kMessageBytesMax) return progress;
   grpc_slice_buffer_add(reinterpret_cast<grpc_slice_buffer*>(message),
                         grpc_slice_from_static_buffer(lorica::kMark.data(), lorica::kMark.size()));
   *to_come = 0;
   if (flags != nullptr) *flags = 0;
-  progress.status = 0;
-  progress.index = progress.kReady;
-  return progress;
+  return absl::OkStatus();
 }
+
+namespace lorica {
+
+absl::Status CheckMessageBound() {
+  const bool ours = ::dlsym(RTLD_DEFAULT, kDeframe) ==
+                    reinterpret_cast<void*>(&grpc_deframe_unprocessed_incoming_frames);
+  if (ours && ::dlsym(RTLD_NEXT, kDeframe) != nullptr) return absl::OkStatus();
+  return absl::FailedPreconditionError(
+      "this libgrpc.so cannot be kept from reading messages of any length: use the one that the "
+      "server was built with");
+}
+
+}  // namespace lorica

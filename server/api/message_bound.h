@@ -8,6 +8,7 @@
 // So the call can be told, and nothing more of it comes. Holds for all of HTTP/2 in the process.
 #pragma once
 
+#include "absl/status/status.h"
 #include "grpcpp/support/byte_buffer.h"
 
 namespace lorica {
@@ -16,5 +17,8 @@ inline constexpr int kMessageBytesMax = 4 << 20;
 
 // Whether `bytes` are more than kMessageBytesMax, or stand for a message that says so.
 bool IsTooLarge(const grpc::ByteBuffer& bytes);
+
+// FailedPrecondition: the library that was loaded lacks the function, or comes before the program.
+absl::Status CheckMessageBound();
 
 }  // namespace lorica
