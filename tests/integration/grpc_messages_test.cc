@@ -388,7 +388,7 @@ TEST_F(GrpcMessages, ASlowOneGivesWayAndIsToldSo) {
   const absl::Status answer = LoricaClient(app).Generate(TokensRequest(1)).status();
   EXPECT_TRUE(answer.ok()) << answer;
   EXPECT_LT(absl::Now() - began, kUnaffected);
-  slow.Pump();
+  while (slow.open() == kHalf && absl::Now() - began < kUnaffected) slow.Pump();
   EXPECT_EQ(slow.open(), kHalf - 1);
   EXPECT_THAT(slow.heads(), HasSubstr("the message took longer than 100ms while others waited"));
   ExpectOneLine("method=Generate code=UNAVAILABLE");
