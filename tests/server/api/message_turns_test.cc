@@ -3,6 +3,11 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <atomic>
+#include <random>
+#include <thread>
+
+#include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
 #include "server/api/field_error.h"
 
@@ -116,7 +121,7 @@ TEST_F(MessageTurnsTest, TheLaneThatWaitsWithTheMostGivesAPlaceUp) {
   EXPECT_TRUE(absl::IsUnavailable(enter("fifth"))) << "each waits with one";
   EXPECT_EQ(turns.waiting(), 4);
   for (const auto& call : calls) {
-    if (!turns.GiveUp(call.get()) && call->why().ok()) EXPECT_TRUE(turns.Leave(call.get()));
+    if (call->why().ok()) EXPECT_TRUE(turns.GiveUp(call.get()) || turns.Leave(call.get()));
   }
   EXPECT_EQ(turns.reading() + turns.waiting(), 0);
 }
@@ -191,8 +196,7 @@ TEST_F(MessageTurnsTest, WhoReadsMostGivesWayAndOfThoseTheFirst) {
 
 // Nobody else has to make room for a lane that is at its own bound.
 TEST_F(MessageTurnsTest, ALaneAtItsBoundWaitsForItsOwn) {
-  MessageTurns turns(
-      {.reading_max = 4, .waiting_max = 4, .lane_parts = 4, .crowded_time = kSlow});
+  MessageTurns turns({.reading_max = 4, .waiting_max = 4, .lane_parts = 4, .crowded_time = kSlow});
   const auto other = Named("other");
   const auto slow = Named("slow");
   const auto next = Named("next");
@@ -215,6 +219,68 @@ TEST_F(MessageTurnsTest, NoneIsReadForever) {
   ASSERT_TRUE(slow->WaitUntilItGivesWay());
   EXPECT_TRUE(absl::IsDeadlineExceeded(slow->why())) << slow->why();
   EXPECT_FALSE(turns.Leave(slow.get()));
+}
+
+// A call that many threads drive: it begins, gives way or is turned away whenever others want it.
+class Driven final : public MessageTurns::Turn {
+ public:
+  enum State { kWaits, kReads, kGaveWay, kTurnedAway };
+  // Reads it, or is turned away.
+  void AwaitStart() const { state_.wait(kWaits); }
+  void AwaitGiveWay() const {
+    for (int state = state_; state != kGaveWay; state = state_) state_.wait(state);
+  }
+  int state() const { return state_; }
+
+ private:
+  void StartReading() override { Become(kWaits, kReads); }
+  void GiveWay(const absl::Status&) override {
+    AwaitStart();  // which may be told only now
+    Become(kReads, kGaveWay);
+  }
+  void TurnAway(const absl::Status&) override { Become(kWaits, kTurnedAway); }
+  void Become(int from, int to) {
+    EXPECT_EQ(state_.exchange(to), from);
+    state_.notify_all();
+  }
+  std::atomic<int> state_{kWaits};
+};
+
+TEST(MessageTurns, EachCallEndsOnceWhateverOthersDoMeanwhile) {
+  constexpr int kThreads = 8, kCalls = 300;
+  MessageTurns turns(
+      {.reading_max = 2, .waiting_max = 4, .lane_parts = 1, .crowded_time = absl::Milliseconds(2)});
+  std::atomic<int> ends[4] = {};  // refused, read, gave way or turned away, taken back
+  std::vector<std::thread> threads;
+  for (int thread = 0; thread < kThreads; ++thread) {
+    threads.emplace_back([&, thread] {
+      std::mt19937 random(thread);
+      for (int i = 0; i < kCalls; ++i) {
+        auto call = std::make_unique<Driven>();
+        if (!turns.Enter(call.get(), absl::StrCat(random() % 3)).ok()) {
+          ++ends[0];
+          continue;
+        }
+        if (random() % 4 == 0 && turns.GiveUp(call.get())) {
+          ++ends[3];
+          continue;
+        }
+        call->AwaitStart();
+        if (call->state() == Driven::kTurnedAway) {
+          ++ends[2];
+          continue;
+        }
+        absl::SleepFor(absl::Microseconds(random() % 4000));
+        const bool read = turns.Leave(call.get());
+        if (!read) call->AwaitGiveWay();
+        ++ends[read ? 1 : 2];
+      }
+    });
+  }
+  for (std::thread& one : threads) one.join();
+  EXPECT_EQ(turns.reading() + turns.waiting(), 0);
+  EXPECT_EQ(ends[0] + ends[1] + ends[2] + ends[3], kThreads * kCalls);
+  for (const std::atomic<int>& end : ends) EXPECT_GT(end, 0);
 }
 
 }  // namespace
