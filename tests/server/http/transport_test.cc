@@ -316,7 +316,7 @@ TEST_F(TransportTest, RequestIdsAreTakenOrMade) {
             "abc-1.2:3_4");
   const std::string longest(kRequestIdBytesMax, 'a');
   EXPECT_EQ(HttpCall(port(), "GET", "/id", "", {{"x-request-id", longest}}).body, longest);
-  for (const std::string bad : {longest + "a", std::string("a b"), std::string("a\"b")}) {
+  for (const std::string& bad : {longest + "a", std::string("a b"), std::string("a\"b")}) {
     const HttpAnswer answer = HttpCall(port(), "GET", "/id", "", {{"x-request-id", bad}});
     EXPECT_EQ(answer.body.size(), 32u);
     EXPECT_EQ(answer.headers.at("x-request-id"), answer.body);
