@@ -7,6 +7,7 @@
 // on what their adapters have.
 #pragma once
 
+#include <cstdint>
 #include <memory>
 #include <vector>
 
@@ -102,7 +103,7 @@ class StepExtras {
   ExtraTable head_;
   std::unique_ptr<Buffer> device_;
   Staging staging_[2];
-  int turn_ = 0;
+  uint32_t turn_ = 0;
 };
 
 // Adds biases, if there are any, to LoraArgs::sums of `tiles` row tiles with an adapter, before the

@@ -5,6 +5,7 @@
 // still on its way. One thread.
 #pragma once
 
+#include <cstdint>
 #include <memory>
 
 #include "absl/status/statusor.h"
@@ -58,7 +59,7 @@ class StepImage {
   std::unique_ptr<Buffer> device_;  // tables
   std::unique_ptr<Buffer> token_slots_;
   Staging staging_[2];
-  int turn_ = 0;
+  uint32_t turn_ = 0;
 };
 
 }  // namespace lorica::cuda
