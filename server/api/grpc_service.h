@@ -23,8 +23,6 @@ namespace lorica {
 inline constexpr int kStreamsPerConnectionMax = 256;
 inline constexpr int kTransportBytesMax = 256 << 20;  // buffers of all connections
 inline constexpr int kTransportThreadsMax = 8;  // those of reflection, a call each
-// Metadata beyond this end their connection, those beyond kMetadataBytesMax their call.
-inline constexpr int kTransportMetadataBytesMax = 64 << 10;
 
 // Messages that are read at a time, and calls that wait for that: those of tenants, or, where
 // nobody needs a key, of connections, and those of services that ask for none.

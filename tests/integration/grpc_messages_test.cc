@@ -12,6 +12,7 @@
 #include "adapters/sha256.h"
 #include "lorica/v1/inference.grpc.pb.h"
 #include "server/api/grpc_service.h"
+#include "server/api/metadata_bound.h"
 #include "tests/fakes/raw_http2.h"
 #include "tests/integration/neighbours.h"
 #include "tests/server/api/tiny_server.h"
@@ -21,6 +22,7 @@ namespace lorica {
 namespace {
 
 using ::testing::HasSubstr;
+using ::testing::Not;
 
 constexpr char kGenerate[] = "/lorica.v1.InferenceService/Generate";
 constexpr char kCheck[] = "/grpc.health.v1.Health/Check";
@@ -178,7 +180,7 @@ class GrpcMessages : public ::testing::Test {
   void SetUp() override { WriteTinyAdapter(adapters_, "plain", 4, false); }
   void Start(bool with_keys) {
     std::vector<std::string> flags = {"--http-address", "127.0.0.1:0", "--threads", "1",
-                                      "--arena-bytes", "16MiB"};
+                                      "--arena-bytes",  "16MiB"};
     ServerProcess::Options options;
     if (with_keys) {
       std::string tenants;
@@ -372,6 +374,50 @@ TEST_F(GrpcMessages, MetadataBeyondTheirLimitEndTheirCallAlone) {
   EXPECT_FALSE(connection.ClosedWithin(absl::Milliseconds(200)));
   EXPECT_GT(connection.heard().size(), heard) << "it is answered";
   ExpectOneLine(absl::StrCat("metadata have ", kMetadataBytesMax + 1, " bytes, ", too_many));
+}
+
+// One header that never ends, without a key, from clients that have not acknowledged any limit.
+TEST_F(GrpcMessages, AHeadThatNeverEndsEndsItsConnection) {
+  Start(/*with_keys=*/true);
+  const int64_t before = server_->ResidentBytes();
+  constexpr int kConnections = 20;
+  constexpr int kFrameBytes = 16384;
+  const std::string head =
+      Frame(FrameType::kHeaders, 0, 1, std::string("\0\3x-f\x7f\xff\xff\xff\x7f", 10));  // 256 MiB
+  const std::string more = Frame(FrameType::kContinuation, 0, 1, std::string(kFrameBytes, 'y'));
+  std::vector<std::unique_ptr<RawConnection>> connections;
+  for (int i = 0; i < kConnections; ++i) {
+    RawConnection& connection = *connections.emplace_back(std::make_unique<RawConnection>(port_));
+    connection.Send(Preface() + head);
+    bool taken = true;
+    for (int j = 0; taken && j < 640; ++j) taken = connection.Send(more);
+    EXPECT_FALSE(taken && !connection.ClosedWithin(absl::Seconds(5)));
+  }
+  EXPECT_LT(server_->ResidentBytes() - before, GrowthBytesMax(0));
+  EXPECT_THAT(server_->Log(), HasSubstr("the head of a call has more than 65536 bytes"));
+}
+
+// As many frames as a head may have, and one more; and more bytes than one may have in each.
+TEST_F(GrpcMessages, AHeadHasSoManyFrames) {
+  Start(/*with_keys=*/true);
+  const auto send = [](RawConnection& connection, int frames, const std::string& part) {
+    const std::string head = CallHeaders(1, kGenerate);
+    std::string all = Preface() + Frame(FrameType::kHeaders, 0, 1, head.substr(9));
+    for (int i = 2; i < frames; ++i) all += Frame(FrameType::kContinuation, 0, 1, part);
+    connection.Send(all + Frame(FrameType::kContinuation, kEndHeaders, 1, part));
+  };
+  RawConnection most(port_);
+  send(most, kHeadFramesMax, Literal("x-f", "y"));
+  EXPECT_TRUE(most.WaitFor("this server needs a key", absl::Seconds(10)));
+  EXPECT_FALSE(most.ClosedWithin(absl::Milliseconds(200)));
+  RawConnection beyond(port_);
+  send(beyond, kHeadFramesMax + 1, Literal("x-f", "y"));
+  EXPECT_TRUE(beyond.ClosedWithin(absl::Seconds(10)));
+  EXPECT_THAT(beyond.heard(), Not(HasSubstr("this server needs a key")));
+  ExpectOneLine("or 16 frames; its connection ends");
+  RawConnection large(port_);  // has not acknowledged the limit
+  send(large, 6, Literal("x-f", std::string(14'000, 'y')));
+  EXPECT_TRUE(large.ClosedWithin(absl::Seconds(10)));
 }
 
 TEST_F(GrpcMessages, ASlowOneGivesWayAndIsToldSo) {

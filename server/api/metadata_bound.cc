@@ -1,0 +1,158 @@
+#include "server/api/metadata_bound.h"
+
+#include <dlfcn.h>
+
+#include <algorithm>
+#include <cstdint>
+#include <cstdlib>
+
+#include "absl/base/thread_annotations.h"
+#include "absl/container/flat_hash_map.h"
+#include "absl/status/status.h"
+#include "absl/strings/str_cat.h"
+#include "absl/synchronization/mutex.h"
+#include "adapters/hub/steady_now.h"
+#include "grpc/slice.h"
+#include "grpcpp/version_info.h"
+#include "server/api/refusal_log.h"
+
+static_assert(GRPC_CPP_VERSION_MAJOR == 1 && GRPC_CPP_VERSION_MINOR == 51,
+              "another gRPC: see whether it still needs this, and whether this fits it");
+
+#define LORICA_BEGIN_FRAME                                                       \
+  "_ZN9grpc_core11HPackParser10BeginFrameEP19grpc_metadata_batchjNS0_8BoundaryE" \
+  "NS0_8PriorityENS0_7LogInfoE"
+#define LORICA_END_PARSER "_ZN9grpc_core11HPackParserD1Ev"
+#define LORICA_PARSE                                              \
+  "_Z31grpc_chttp2_header_parser_parsePvP21grpc_chttp2_transport" \
+  "P18grpc_chttp2_streamRK10grpc_slicei"
+
+namespace lorica {
+
+// The library's own layouts, in no unnamed namespace: what has them as parameters is seen outside.
+struct HeadLogInfo {
+  uint32_t stream;
+  uint8_t type;
+  bool is_client;
+};
+enum class HeadBoundary : uint8_t { kNone, kEndOfHead, kEndOfStream };
+
+namespace {
+
+// A parser is its connection's, and lives as long.
+using BeginFrame = void (*)(void* parser, void* metadata, uint32_t bytes_max, HeadBoundary boundary,
+                            uint8_t priority, HeadLogInfo info);
+using EndParser = void (*)(void* parser);
+using Parse = absl::Status (*)(void* parser, void* transport, void* stream, const grpc_slice& bytes,
+                               int is_last);
+
+template <typename Function>
+bool IsBefore(const char* name, Function ours) {
+  return ::dlsym(RTLD_DEFAULT, name) == reinterpret_cast<void*>(ours) &&
+         ::dlsym(RTLD_NEXT, name) != nullptr;
+}
+
+template <typename Function>
+Function Librarys(const char* name) {
+  void* const function = ::dlsym(RTLD_NEXT, name);
+  if (function == nullptr) std::abort();  // a server has asked CheckMetadataBound
+  return reinterpret_cast<Function>(function);
+}
+
+// The latest heads of several frames, by their parsers.
+class LongHeads {
+ public:
+  void BeginFrame(const void* parser, HeadBoundary boundary) {
+    absl::MutexLock lock(&mutex_);
+    auto found = heads_.find(parser);
+    if (found != heads_.end() && found->second.in_last_frame) {
+      heads_.erase(found);
+      found = heads_.end();
+    }
+    const bool last = boundary != HeadBoundary::kNone;
+    if (last && found == heads_.end()) return;
+    Head& head = heads_[parser];
+    ++head.frames;
+    head.in_last_frame = last;
+  }
+  // Whether what has come of the head is still within bounds.
+  bool Add(const void* parser, size_t bytes) {
+    absl::MutexLock lock(&mutex_);
+    const auto found = heads_.find(parser);
+    if (found == heads_.end()) return true;
+    found->second.bytes += bytes;
+    return found->second.bytes <= kTransportMetadataBytesMax &&
+           found->second.frames <= kHeadFramesMax;
+  }
+  void Forget(const void* parser) {
+    absl::MutexLock lock(&mutex_);
+    heads_.erase(parser);
+  }
+
+ private:
+  struct Head {
+    int frames = 0;
+    size_t bytes = 0;
+    bool in_last_frame = false;
+  };
+  absl::Mutex mutex_;
+  absl::flat_hash_map<const void*, Head> heads_ ABSL_GUARDED_BY(mutex_);
+};
+
+LongHeads& Heads() {
+  static LongHeads& heads = *new LongHeads;  // connections may outlive what is static
+  return heads;
+}
+
+absl::Status TooLarge() {
+  absl::Status status = absl::ResourceExhaustedError(
+      absl::StrCat("the head of a call has more than ", kTransportMetadataBytesMax, " bytes or ",
+                   kHeadFramesMax, " frames; its connection ends"));
+  LogRefusal("unknown", "", status, SteadyNow());
+  return status;
+}
+
+}  // namespace
+
+// What the library calls in the place of its own.
+__attribute__((visibility("default"), used)) void BeginHeadFrame(
+    void* parser, void* metadata, uint32_t bytes_max, HeadBoundary boundary, uint8_t priority,
+    HeadLogInfo info) __asm__(LORICA_BEGIN_FRAME);
+__attribute__((visibility("default"), used)) void EndHeadParser(void* parser) __asm__(
+    LORICA_END_PARSER);
+__attribute__((visibility("default"), used)) absl::Status ParseHead(
+    void* parser, void* transport, void* stream, const grpc_slice& bytes,
+    int is_last) __asm__(LORICA_PARSE);
+
+void BeginHeadFrame(void* parser, void* metadata, uint32_t bytes_max, HeadBoundary boundary,
+                    uint8_t priority, HeadLogInfo info) {
+  static const auto librarys = Librarys<BeginFrame>(LORICA_BEGIN_FRAME);
+  Heads().BeginFrame(parser, boundary);
+  librarys(parser, metadata, std::min<uint32_t>(bytes_max, kTransportMetadataBytesMax), boundary,
+           priority, info);
+}
+
+void EndHeadParser(void* parser) {
+  static const auto librarys = Librarys<EndParser>(LORICA_END_PARSER);
+  Heads().Forget(parser);
+  librarys(parser);
+}
+
+absl::Status ParseHead(void* parser, void* transport, void* stream, const grpc_slice& bytes,
+                       int is_last) {
+  static const auto librarys = Librarys<Parse>(LORICA_PARSE);
+  if (!Heads().Add(parser, GRPC_SLICE_LENGTH(bytes))) return TooLarge();
+  return librarys(parser, transport, stream, bytes, is_last);
+}
+
+absl::Status CheckMetadataBound() {
+  const bool ours = IsBefore(LORICA_BEGIN_FRAME, &BeginHeadFrame) &&
+                    IsBefore(LORICA_END_PARSER, &EndHeadParser) &&
+                    IsBefore(LORICA_PARSE, &ParseHead);
+  if (ours) return absl::OkStatus();
+  return absl::FailedPreconditionError(
+      "this libgrpc.so cannot be kept from reading heads of any length: use the one that the "
+      "server was built with");
+}
+
+}  // namespace lorica
