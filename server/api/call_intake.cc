@@ -35,7 +35,7 @@ bool HasPassed(const gpr_timespec& deadline) {
 void HeldCall::Begin(absl::StatusOr<IntakeCaller> caller) {
   if (!caller.ok()) return Refuse(caller.status());
   tenant_ = std::move(caller->tenant);
-  const absl::Status status = turns_->Enter(this, caller->lane);
+  const absl::Status status = rooms_.turns->Enter(this, caller->lane);
   if (!status.ok()) Refuse(status);
 }
 
@@ -62,18 +62,18 @@ absl::Status HeldCall::WhyNoMessage() const {
 }
 
 absl::Status HeldCall::CheckSize() {
-  if (IsTooLarge(bytes_)) {
+  if (IsTooLarge(bytes_) || static_cast<int64_t>(bytes_.Length()) > rooms_.message_bytes_max) {
     return absl::ResourceExhaustedError(
-        absl::StrCat("the message has more than ", kMessageBytesMax, " bytes"));
+        absl::StrCat("the message has more than ", rooms_.message_bytes_max, " bytes"));
   }
   if (bytes_.Length() <= kSmallBodyBytes) return absl::OkStatus();
-  held_.emplace(room_, tenant_);
+  held_.emplace(rooms_.bytes, tenant_);
   if (held_->Take(static_cast<int64_t>(bytes_.Length()))) return absl::OkStatus();
   return TryLater("the messages of calls that are open take all the room; try again");
 }
 
 void HeldCall::OnReadDone(bool ok) {
-  if (!turns_->Leave(this)) {
+  if (!rooms_.turns->Leave(this)) {
     bytes_.Clear();
     if (is_last_.exchange(true)) Refuse(gave_way_);
     return;
@@ -102,7 +102,7 @@ void HeldCall::OnCancel() {
   }
   if (reactor != nullptr) {
     reactor->OnCancel();
-  } else if (turns_->GiveUp(this)) {
+  } else if (rooms_.turns->GiveUp(this)) {
     Refuse(WhyNoMessage());
   }
 }

@@ -36,10 +36,14 @@ namespace lorica {
 // Names, values and 32 for each header, as HTTP/2 counts.
 inline constexpr int kMetadataBytesMax = 8 << 10;
 
+// Of calls that ask for no key: their messages hold no room, which others may need.
+inline constexpr int64_t kOpenMessageBytesMax = kSmallBodyBytes;
+
 // Where calls wait, and what their messages fill.
 struct IntakeRooms {
   MessageTurns* turns;
   BodyRoom* bytes;
+  int64_t message_bytes_max = kMessageBytesMax;
 };
 
 // Whose call it is, in either.
@@ -52,7 +56,7 @@ struct IntakeCaller {
 class HeldCall : public grpc::ServerGenericBidiReactor, private MessageTurns::Turn {
  public:
   HeldCall(absl::string_view method, IntakeRooms rooms, grpc::CallbackServerContext* context)
-      : method_(method), turns_(rooms.turns), room_(rooms.bytes), context_(context) {}
+      : method_(method), rooms_(rooms), context_(context) {}
 
   // Refuses it, or lets it wait for its turn.
   void Begin(absl::StatusOr<IntakeCaller> caller);
@@ -82,12 +86,11 @@ class HeldCall : public grpc::ServerGenericBidiReactor, private MessageTurns::Tu
   bool Serialize(const google::protobuf::Message& message);
 
   const absl::string_view method_;
-  MessageTurns* const turns_;
-  BodyRoom* const room_;
+  const IntakeRooms rooms_;
   grpc::CallbackServerContext* const context_;
   std::string tenant_;
   std::optional<BodyRoom::Body> held_;  // of a message that is not small
-  grpc::ByteBuffer bytes_;  // the message, then what is sent
+  grpc::ByteBuffer bytes_;              // the message, then what is sent
   absl::Status gave_way_;
   std::atomic<bool> is_last_{false};  // of GiveWay and OnReadDone one has been here
   absl::Mutex mutex_;

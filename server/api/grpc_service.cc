@@ -125,7 +125,9 @@ struct GrpcService::Parts {
         intakes{{v1::InferenceService::service_full_name(), gateway, {&tenant_turns, &bytes}},
                 {v1::AdapterService::service_full_name(), gateway, {&tenant_turns, &bytes}},
                 {v1::ServerService::service_full_name(), gateway, {&tenant_turns, &bytes}},
-                {grpc::health::v1::Health::service_full_name(), nullptr, {&open_turns, &bytes}}},
+                {grpc::health::v1::Health::service_full_name(),
+                 nullptr,
+                 {&open_turns, &bytes, kOpenMessageBytesMax}}},
         work(options.work_threads, options.work_queue),
         delivery(kDeliveryThreads, options.work_queue),
         adapter_work(kAdapterWorkThreads, options.work_queue) {

@@ -62,14 +62,13 @@ Function Librarys(const char* name) {
 // The latest heads of several frames, by their parsers.
 class LongHeads {
  public:
-  void BeginFrame(const void* parser, HeadBoundary boundary) {
+  void BeginFrame(const void* parser, bool last) {
     absl::MutexLock lock(&mutex_);
     auto found = heads_.find(parser);
     if (found != heads_.end() && found->second.in_last_frame) {
       heads_.erase(found);
       found = heads_.end();
     }
-    const bool last = boundary != HeadBoundary::kNone;
     if (last && found == heads_.end()) return;
     Head& head = heads_[parser];
     ++head.frames;
@@ -127,7 +126,9 @@ __attribute__((visibility("default"), used)) absl::Status ParseHead(
 void BeginHeadFrame(void* parser, void* metadata, uint32_t bytes_max, HeadBoundary boundary,
                     uint8_t priority, HeadLogInfo info) {
   static const auto librarys = Librarys<BeginFrame>(LORICA_BEGIN_FRAME);
-  Heads().BeginFrame(parser, boundary);
+  // Of heads that are skipped the library says the contrary.
+  const bool skipped = metadata == nullptr;
+  Heads().BeginFrame(parser, /*last=*/skipped == (boundary == HeadBoundary::kNone));
   librarys(parser, metadata, std::min<uint32_t>(bytes_max, kTransportMetadataBytesMax), boundary,
            priority, info);
 }

@@ -27,7 +27,7 @@ using ::testing::Not;
 constexpr char kGenerate[] = "/lorica.v1.InferenceService/Generate";
 constexpr char kCheck[] = "/grpc.health.v1.Health/Check";
 constexpr absl::string_view kServing("\0\0\0\0\2\x08\1", 7);  // its answer
-constexpr int kCalls = 250;  // of a connection
+constexpr int kCalls = 250;                                   // of a connection
 constexpr int kAnnounced = 4'000'000;
 constexpr int kSent = 3'900'000;  // of each, if it may
 const absl::Duration kUnaffected = kInstrumentationFactor * absl::Seconds(4);
@@ -418,6 +418,26 @@ TEST_F(GrpcMessages, AHeadHasSoManyFrames) {
   RawConnection large(port_);  // has not acknowledged the limit
   send(large, 6, Literal("x-f", std::string(14'000, 'y')));
   EXPECT_TRUE(large.ClosedWithin(absl::Seconds(10)));
+}
+
+// Heads of streams that come too late or are closed, which the library skips: each is one of its
+// own, however many frames they are together.
+TEST_F(GrpcMessages, HeadsThatAreSkippedAreNotOneLongHead) {
+  Start(/*with_keys=*/true);
+  constexpr uint32_t kFirst = 1001;
+  RawConnection connection(port_);
+  std::string all = Preface() + CallHeaders(kFirst, kGenerate);
+  for (uint32_t i = 0; i < 4 * kHeadFramesMax; ++i) all += CallHeaders(2 * i + 1, kGenerate);
+  connection.Send(all + CallHeaders(kFirst + 2, kCheck) +
+                  MessageData(kFirst + 2, "", /*end=*/true));
+  EXPECT_TRUE(connection.WaitFor(std::string(kServing), absl::Seconds(10)));
+  // One of several frames that never ends is a long head, skipped or not.
+  std::string more = Frame(FrameType::kHeaders, 0, 3, Literal("x-f", "y"));
+  for (int i = 0; i < kHeadFramesMax; ++i) {
+    more += Frame(FrameType::kContinuation, 0, 3, Literal("x-f", "y"));
+  }
+  connection.Send(more);
+  EXPECT_TRUE(connection.ClosedWithin(absl::Seconds(10)));
 }
 
 TEST_F(GrpcMessages, ASlowOneGivesWayAndIsToldSo) {

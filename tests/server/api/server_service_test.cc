@@ -4,6 +4,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "gmock/gmock.h"
+#include "grpc/health/v1/health.pb.h"
 #include "gtest/gtest.h"
 #include "server/api/grpc_service.h"
 #include "tests/fakes/free_port.h"
@@ -17,11 +18,11 @@ using ::testing::AnyOf;
 using ::testing::ElementsAre;
 using ::testing::HasSubstr;
 
-// HealthCheckRequest{service}; the answer's only field is the state: 1 serving, 2 not.
+// The answer's only field is the state: 1 serving, 2 not.
 RawAnswer Health(const TinyServer& server, const std::string& service) {
-  const std::string request =
-      service.empty() ? "" : std::string("\x0a") + static_cast<char>(service.size()) + service;
-  return RawCall(server, "/grpc.health.v1.Health/Check", request);
+  grpc::health::v1::HealthCheckRequest request;
+  request.set_service(service);
+  return RawCall(server, "/grpc.health.v1.Health/Check", request.SerializeAsString());
 }
 
 constexpr char kServing[] = "\x08\x01";
@@ -97,6 +98,15 @@ TEST(ServerService, ConnectionsWithoutACallHoldUpNoStop) {
   const absl::Time began = absl::Now();
   server.server().Stop();
   EXPECT_LT(absl::Now() - began, kStopGrace / 2);
+}
+
+// No key is asked for, so its messages hold nothing of what others' may.
+TEST(ServerService, HealthsMessagesAreSmall) {
+  TinyServer server;
+  constexpr size_t kHeadBytes = 4;  // the field's tag, and its length
+  const std::string fits(kOpenMessageBytesMax - kHeadBytes, 'a');
+  EXPECT_EQ(Health(server, fits).status.error_code(), StatusCode::NOT_FOUND);
+  EXPECT_EQ(Health(server, fits + "a").status.error_code(), StatusCode::RESOURCE_EXHAUSTED);
 }
 
 TEST(ServerService, HealthKnowsItsServices) {
