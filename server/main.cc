@@ -13,6 +13,8 @@
 #include <utility>
 #include <vector>
 
+#include "absl/strings/match.h"
+#include "grpc/support/log.h"
 #include "server/config.h"
 #include "server/server.h"
 #include "spdlog/sinks/stdout_sinks.h"
@@ -126,11 +128,19 @@ int Run(const Config& config) {
   return ended.ok() ? kExitOk : kExitDeviceFailed;
 }
 
+// What matters of calls is in our own log. That an assertion of the library's fails, by which the
+// process ends, it says nowhere else.
+void LogOfGrpc(gpr_log_func_args* args) {
+  const bool is_end = absl::StrContains(args->message, "assertion failed");
+  if (is_end) spdlog::critical("gRPC: {}:{}: {}", args->file, args->line, args->message);
+}
+
 }  // namespace
 }  // namespace lorica
 
 int main(int argc, char** argv) {
-  ::setenv("GRPC_VERBOSITY", "NONE", /*overwrite=*/0);  // what matters is in our own log
+  ::setenv("GRPC_VERBOSITY", "ERROR", /*overwrite=*/0);
+  ::gpr_set_log_function(lorica::LogOfGrpc);
   const lorica::ParsedFlags flags =
       lorica::ParseFlags(std::vector<std::string>(argv + 1, argv + argc));
   if (!flags.config) {
