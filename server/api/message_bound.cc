@@ -1,8 +1,5 @@
 #include "server/api/message_bound.h"
 
-#include <dlfcn.h>
-
-#include <cstdlib>
 #include <string>
 #include <vector>
 
@@ -11,10 +8,7 @@
 #include "grpc/slice.h"
 #include "grpc/slice_buffer.h"
 #include "grpcpp/support/slice.h"
-#include "grpcpp/version_info.h"
-
-static_assert(GRPC_CPP_VERSION_MAJOR == 1 && GRPC_CPP_VERSION_MINOR == 51,
-              "another gRPC: see whether it still needs this, and whether this fits it");
+#include "server/api/before_library.h"
 
 // The library's own names and layouts.
 struct grpc_chttp2_stream;
@@ -60,8 +54,7 @@ using Deframe = lorica::MessageProgress (*)(grpc_chttp2_stream*, long*, grpc_cor
 __attribute__((visibility("default"))) lorica::MessageProgress
 grpc_deframe_unprocessed_incoming_frames(grpc_chttp2_stream* stream, long* to_come,
                                          grpc_core::SliceBuffer* message, unsigned int* flags) {
-  static const auto librarys = reinterpret_cast<Deframe>(::dlsym(RTLD_NEXT, lorica::kDeframe));
-  if (librarys == nullptr) std::abort();  // a server has asked CheckMessageBound
+  static const auto librarys = lorica::OfLibrary<Deframe>(lorica::kDeframe);
   lorica::MessageProgress progress = librarys(stream, to_come, message, flags);
   if (to_come == nullptr || message == nullptr) return progress;
   const bool pending = absl::holds_alternative<lorica::MessagePending>(progress);
@@ -76,9 +69,7 @@ grpc_deframe_unprocessed_incoming_frames(grpc_chttp2_stream* stream, long* to_co
 namespace lorica {
 
 absl::Status CheckMessageBound() {
-  const bool ours = ::dlsym(RTLD_DEFAULT, kDeframe) ==
-                    reinterpret_cast<void*>(&grpc_deframe_unprocessed_incoming_frames);
-  if (ours && ::dlsym(RTLD_NEXT, kDeframe) != nullptr) return absl::OkStatus();
+  if (StandsBefore(kDeframe, &grpc_deframe_unprocessed_incoming_frames)) return absl::OkStatus();
   return absl::FailedPreconditionError(
       "this libgrpc.so cannot be kept from reading messages of any length: use the one that the "
       "server was built with");

@@ -2,10 +2,10 @@
 //
 // gRPC 1.51 reads a message as long as it says it is, a gigabyte if need be, and compares that with
 // a limit once all of it is here. What remains of a message that is being read one function of the
-// library finds out, and the window that the client gets follows from it. Calls within a shared
-// library go to a function of the program first where it has one of that name, and here it has: it
-// asks the library's own, and where too much is to come, a mark takes the message's place at once.
-// So the call can be told, and nothing more of it comes. Holds for all of HTTP/2 in the process.
+// library finds out, and the window that the client gets follows from it. A function of the program
+// stands before it (before_library.h): where too much is to come, a mark takes the message's place
+// at once. So the call can be told, and nothing more of it comes. Holds for all of HTTP/2 in the
+// process.
 #pragma once
 
 #include "absl/status/status.h"

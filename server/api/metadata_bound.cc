@@ -1,10 +1,7 @@
 #include "server/api/metadata_bound.h"
 
-#include <dlfcn.h>
-
 #include <algorithm>
 #include <cstdint>
-#include <cstdlib>
 
 #include "absl/base/thread_annotations.h"
 #include "absl/container/flat_hash_map.h"
@@ -13,11 +10,8 @@
 #include "absl/synchronization/mutex.h"
 #include "adapters/hub/steady_now.h"
 #include "grpc/slice.h"
-#include "grpcpp/version_info.h"
+#include "server/api/before_library.h"
 #include "server/api/refusal_log.h"
-
-static_assert(GRPC_CPP_VERSION_MAJOR == 1 && GRPC_CPP_VERSION_MINOR == 51,
-              "another gRPC: see whether it still needs this, and whether this fits it");
 
 #define LORICA_BEGIN_FRAME                                                       \
   "_ZN9grpc_core11HPackParser10BeginFrameEP19grpc_metadata_batchjNS0_8BoundaryE" \
@@ -45,19 +39,6 @@ using BeginFrame = void (*)(void* parser, void* metadata, uint32_t bytes_max, He
 using EndParser = void (*)(void* parser);
 using Parse = absl::Status (*)(void* parser, void* transport, void* stream, const grpc_slice& bytes,
                                int is_last);
-
-template <typename Function>
-bool IsBefore(const char* name, Function ours) {
-  return ::dlsym(RTLD_DEFAULT, name) == reinterpret_cast<void*>(ours) &&
-         ::dlsym(RTLD_NEXT, name) != nullptr;
-}
-
-template <typename Function>
-Function Librarys(const char* name) {
-  void* const function = ::dlsym(RTLD_NEXT, name);
-  if (function == nullptr) std::abort();  // a server has asked CheckMetadataBound
-  return reinterpret_cast<Function>(function);
-}
 
 // The latest heads of several frames, by their parsers.
 class LongHeads {
@@ -125,7 +106,7 @@ __attribute__((visibility("default"), used)) absl::Status ParseHead(
 
 void BeginHeadFrame(void* parser, void* metadata, uint32_t bytes_max, HeadBoundary boundary,
                     uint8_t priority, HeadLogInfo info) {
-  static const auto librarys = Librarys<BeginFrame>(LORICA_BEGIN_FRAME);
+  static const auto librarys = OfLibrary<BeginFrame>(LORICA_BEGIN_FRAME);
   // Of heads that are skipped the library says the contrary.
   const bool skipped = metadata == nullptr;
   Heads().BeginFrame(parser, /*last=*/skipped == (boundary == HeadBoundary::kNone));
@@ -134,22 +115,22 @@ void BeginHeadFrame(void* parser, void* metadata, uint32_t bytes_max, HeadBounda
 }
 
 void EndHeadParser(void* parser) {
-  static const auto librarys = Librarys<EndParser>(LORICA_END_PARSER);
+  static const auto librarys = OfLibrary<EndParser>(LORICA_END_PARSER);
   Heads().Forget(parser);
   librarys(parser);
 }
 
 absl::Status ParseHead(void* parser, void* transport, void* stream, const grpc_slice& bytes,
                        int is_last) {
-  static const auto librarys = Librarys<Parse>(LORICA_PARSE);
+  static const auto librarys = OfLibrary<Parse>(LORICA_PARSE);
   if (!Heads().Add(parser, GRPC_SLICE_LENGTH(bytes))) return TooLarge();
   return librarys(parser, transport, stream, bytes, is_last);
 }
 
 absl::Status CheckMetadataBound() {
-  const bool ours = IsBefore(LORICA_BEGIN_FRAME, &BeginHeadFrame) &&
-                    IsBefore(LORICA_END_PARSER, &EndHeadParser) &&
-                    IsBefore(LORICA_PARSE, &ParseHead);
+  const bool ours = StandsBefore(LORICA_BEGIN_FRAME, &BeginHeadFrame) &&
+                    StandsBefore(LORICA_END_PARSER, &EndHeadParser) &&
+                    StandsBefore(LORICA_PARSE, &ParseHead);
   if (ours) return absl::OkStatus();
   return absl::FailedPreconditionError(
       "this libgrpc.so cannot be kept from reading heads of any length: use the one that the "

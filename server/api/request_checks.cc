@@ -190,7 +190,9 @@ absl::Status CheckWeight(const std::string& field, double weight) {
 }
 
 // CheckAdapterId's text begins with what the field's name says already.
-absl::Status BadId(absl::string_view field, const absl::Status& status) {
+absl::Status CheckIdField(absl::string_view field, const std::string& id) {
+  const absl::Status status = CheckAdapterId(id);
+  if (status.ok()) return status;
   absl::string_view what = status.message();
   absl::ConsumePrefix(&what, "adapter id ");
   return FieldError(field, what);
@@ -200,9 +202,7 @@ absl::Status BadId(absl::string_view field, const absl::Status& status) {
 absl::Status CheckChoice(absl::string_view field, const std::string& id,
                          const std::string& base_name) {
   if (id.empty() || id == base_name) return absl::OkStatus();
-  const absl::Status status = CheckAdapterId(id);
-  if (status.ok()) return status;
-  return BadId(field, status);
+  return CheckIdField(field, id);
 }
 
 absl::Status CheckMix(absl::Span<const AdapterChoice> mix, const std::string& base_name) {
@@ -277,9 +277,7 @@ absl::Status CheckPlace(const std::string& location) {
 
 absl::Status CheckNamed(absl::string_view field, const std::string& adapter_id) {
   if (adapter_id.empty()) return FieldError(field, "is missing");
-  const absl::Status status = CheckAdapterId(adapter_id);
-  if (status.ok()) return status;
-  return BadId(field, status);
+  return CheckIdField(field, adapter_id);
 }
 
 absl::Status CheckExpectedGeneration(const std::string& generation) {

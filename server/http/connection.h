@@ -42,8 +42,8 @@ struct ConnectionLimits {
 // Who is asked about a head or body that comes; the connection ends with kCrowded where it may not.
 struct RequestWatch {
   std::function<bool()> gives_way;  // while it is waited for, at least every kLookTime
-  std::function<bool(int64_t)>
-      has_room;  // for so many bytes more, before they are read; may be null
+  // For so many bytes more, before they are read; may be null.
+  std::function<bool(int64_t)> has_room;
 };
 
 class Connection final : public httplib::Stream {

@@ -13,8 +13,8 @@
 
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
-#include "server/http/access_log.h"
 #include "server/api/body_room.h"
+#include "server/http/access_log.h"
 #include "server/http/exchange.h"
 #include "server/http/origins.h"
 

@@ -1,0 +1,36 @@
+// Functions of the program that stand before the library's own.
+//
+// Calls within a shared library go to a function of the program first where it has one of that
+// name. Such a function asks the library's own (OfLibrary) and changes what that says. Names and
+// layouts are those of one version of gRPC, and where its library is another one nobody would call
+// ours: so a server asks first (StandsBefore) and does not start then.
+#pragma once
+
+#include <dlfcn.h>
+
+#include <cstdlib>
+
+#include "grpcpp/version_info.h"
+
+static_assert(GRPC_CPP_VERSION_MAJOR == 1 && GRPC_CPP_VERSION_MINOR == 51,
+              "another gRPC: see whether it still needs its functions stood before, and whether "
+              "those of message_bound and metadata_bound fit it");
+
+namespace lorica {
+
+// Whether `ours` is what the library calls by this name, and it has one of its own.
+template <typename Function>
+bool StandsBefore(const char* name, Function ours) {
+  return ::dlsym(RTLD_DEFAULT, name) == reinterpret_cast<void*>(ours) &&
+         ::dlsym(RTLD_NEXT, name) != nullptr;
+}
+
+// REQUIRES: StandsBefore.
+template <typename Function>
+Function OfLibrary(const char* name) {
+  void* const function = ::dlsym(RTLD_NEXT, name);
+  if (function == nullptr) std::abort();
+  return reinterpret_cast<Function>(function);
+}
+
+}  // namespace lorica
