@@ -21,6 +21,7 @@
 #include "server/http/connection.h"
 #include "server/http/connection_threads.h"
 #include "server/http/errors.h"
+#include "server/http/host_name.h"
 
 namespace lorica {
 namespace {
@@ -487,10 +488,7 @@ class HttpTransport::Library final : public httplib::Server {
   static bool HasOneHost(const httplib::Request& request) {
     const size_t hosts = request.get_header_value_count("Host");
     if (hosts != 1) return hosts == 0 && request.version != "HTTP/1.1";
-    const std::string host = request.get_header_value("Host");
-    return std::all_of(host.begin(), host.end(), [](char c) {
-      return absl::ascii_isalnum(c) || absl::StrContains("-._~%!$&'()*+,;=:[]", c);
-    });
+    return IsHost(request.get_header_value("Host"));
   }
 
   // The status for a body that is not taken; 0 if all is well.

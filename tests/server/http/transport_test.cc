@@ -183,8 +183,9 @@ TEST_F(TransportTest, RequestLinesAreBoundedAndHaveALineInTheLog) {
 }
 
 TEST_F(TransportTest, ARequestNamesOneHost) {
-  for (const std::string host : {"", "Host: x\r\nHost: x\r\n", "Host: a b\r\n", "Host: a/b\r\n",
-                                 "Host: u@b\r\n", "Host: b\xC3\xBC\r\n"}) {
+  for (const std::string host :
+       {"", "Host: x\r\nHost: x\r\n", "Host: a b\r\n", "Host: a/b\r\n", "Host: u@b\r\n",
+        "Host: b\xC3\xBC\r\n", "Host: [::1\r\n", "Host: localhost:99999\r\n"}) {
     for (const char* path : {"/id", "/nowhere"}) {
       EXPECT_EQ(StatusOf(absl::StrCat("GET ", path, " HTTP/1.1\r\n", host, "\r\n")), 400) << host;
     }
