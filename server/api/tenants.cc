@@ -302,14 +302,15 @@ absl::StatusOr<TenantPtr> Tenants::Authenticate(const Credentials& credentials,
             ? "this server needs a key: send it as \"authorization: Bearer KEY\""
             : "authorization was sent more than once; send one header");
   }
-  const absl::string_view header = credentials.authorization[0];
-  const absl::string_view scheme = header.substr(0, sizeof kScheme - 1);
-  if (!absl::EqualsIgnoreCase(scheme, kScheme) ||
-      header.size() > sizeof kScheme - 1 + kApiKeyBytesMax) {
+  absl::string_view key = credentials.authorization[0];
+  const bool is_bearer = absl::StartsWithIgnoreCase(key, kScheme);
+  key.remove_prefix(is_bearer ? sizeof kScheme - 1 : 0);
+  key.remove_prefix(std::min(key.find_first_not_of(' '), key.size()));  // RFC 7235: any number
+  if (!is_bearer || key.size() > kApiKeyBytesMax) {
     return absl::UnauthenticatedError(absl::StrCat(
         "authorization is not \"Bearer KEY\" with a key of at most ", kApiKeyBytesMax, " bytes"));
   }
-  const std::string hash = HashOf(header.substr(scheme.size()));
+  const std::string hash = HashOf(key);
   const auto found = current->keys.find(hash.substr(0, kIndexDigits));
   const std::string& wanted = found == current->keys.end() ? hash : found->second.hash;
   const bool equal = CRYPTO_memcmp(hash.data(), wanted.data(), kHashDigits) == 0;

@@ -83,9 +83,11 @@ TEST(TenantsTest, AKeyNamesItsTenantAndNothingElseDoes) {
   EXPECT_TRUE(tenants.needs_keys());
   EXPECT_EQ(Who(tenants, Bearer("key-of-a")), "a");
   EXPECT_EQ(Who(tenants, {{"bearer key-of-b"}, {}}), "b");
+  EXPECT_EQ(Who(tenants, Bearer("  key-of-b")), "b") << "RFC 7235 allows more blanks than one";
   const Credentials wrong[] = {
       {},
       Bearer(""),
+      Bearer(" "),
       Bearer("key-of-c"),
       Bearer("key-of-a "),
       Bearer(std::string("key-of-a\0", 9)),
@@ -95,6 +97,8 @@ TEST(TenantsTest, AKeyNamesItsTenantAndNothingElseDoes) {
       {{"key-of-a"}, {}},
       {{"Basic key-of-a"}, {}},
       {{"Bearer"}, {}},
+      {{"Bearerkey-of-a"}, {}},
+      {{" Bearer key-of-a"}, {}},
       {{"Bearer key-of-a", "Bearer key-of-a"}, {}},
       {{}, {"a"}},
   };
@@ -110,6 +114,7 @@ TEST(TenantsTest, KeysOfAnyLengthUpToTheLimitWork) {
   Tenants tenants;
   ASSERT_TRUE(tenants.Load(File(Entry("a", longest) + "," + Entry("b", longest + "k"))).ok());
   EXPECT_EQ(Who(tenants, Bearer(longest)), "a");
+  EXPECT_EQ(Who(tenants, Bearer(" " + longest)), "a");
   EXPECT_EQ(Who(tenants, Bearer(longest + "k")), "UNAUTHENTICATED");
 }
 

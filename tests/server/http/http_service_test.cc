@@ -2,6 +2,7 @@
 #include "server/http/http_service.h"
 
 #include <atomic>
+#include <map>
 #include <thread>
 
 #include "adapters/sha256.h"
@@ -57,6 +58,21 @@ Config WithTenants(const TemporaryFolder& folder, const Json& tenants) {
   Config config;
   config.tenants_file = folder.path() + "/tenants.json";
   return config;
+}
+
+TEST(HttpServiceTest, MoreBlanksBeforeAKeyAreNoPartOfItOverBothPorts) {
+  TemporaryFolder folder;
+  TinyServer server(WithTenants(folder, Json::array({Tenant("app")})), " app-key");
+  const int port = server.server().http_port();
+  for (const auto& [bearer, status] : std::map<std::string, int>{
+           {"Bearer app-key", 200}, {"bearer   app-key", 200}, {"Bearer app -key", 401}}) {
+    EXPECT_EQ(Post(port, "/generate", LongBody(1), {{"Authorization", bearer}}).status, status)
+        << bearer;
+  }
+  Context context;
+  v1::GenerateResponse answer;
+  const grpc::Status status = server.inference().Generate(&context, TokensRequest(1), &answer);
+  EXPECT_TRUE(status.ok()) << status.error_message();
 }
 
 // Who asked again would be refused for ever.
