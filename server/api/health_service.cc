@@ -38,9 +38,10 @@ Status StatusOf(absl::string_view service, ServingState state) {
 class HealthWatch final : public grpc::ServerWriteReactor<HealthService::Response>,
                           public std::enable_shared_from_this<HealthWatch> {
  public:
-  HealthWatch(std::string service, const std::atomic<ServingState>* state)
-      : service_(std::move(service)), state_(state) {}
+  HealthWatch(std::string service, std::string peer, const std::atomic<ServingState>* state)
+      : service_(std::move(service)), peer_(std::move(peer)), state_(state) {}
 
+  const std::string& peer() const { return peer_; }
   void Start() {
     self_ = shared_from_this();
     Tell();
@@ -86,6 +87,7 @@ class HealthWatch final : public grpc::ServerWriteReactor<HealthService::Respons
   }
 
   const std::string service_;
+  const std::string peer_;
   const std::atomic<ServingState>* const state_;
   absl::Mutex mutex_;
   absl::Status end_ ABSL_GUARDED_BY(mutex_);
@@ -96,8 +98,8 @@ class HealthWatch final : public grpc::ServerWriteReactor<HealthService::Respons
   std::shared_ptr<HealthWatch> self_;
 };
 
-grpc::ServerUnaryReactor* HealthService::Check(grpc::CallbackServerContext*,
-                                               const Request* request, Response* response) {
+grpc::ServerUnaryReactor* HealthService::Check(grpc::CallbackServerContext*, const Request* request,
+                                               Response* response) {
   const auto reply = Reply::Make();
   if (!IsKnown(request->service())) {
     const absl::Status unknown = absl::NotFoundError("there is no such service here");
@@ -110,20 +112,13 @@ grpc::ServerUnaryReactor* HealthService::Check(grpc::CallbackServerContext*,
 }
 
 grpc::ServerWriteReactor<HealthService::Response>* HealthService::Watch(
-    grpc::CallbackServerContext*, const Request* request) {
-  auto watch = std::make_shared<HealthWatch>(request->service(), state_);
+    grpc::CallbackServerContext* context, const Request* request) {
+  auto watch = std::make_shared<HealthWatch>(request->service(), context->peer(), state_);
   absl::Status refused;
   {
     absl::MutexLock lock(&mutex_);
-    std::erase_if(watches_, [](const auto& weak) { return weak.expired(); });
-    if (ended_) {
-      refused = GoElsewhere("the server is shutting down; watch another one");
-    } else if (watches_.size() >= kHealthWatchersMax) {
-      refused = absl::ResourceExhaustedError(
-          absl::StrCat("there are ", kHealthWatchersMax, " watches of health already"));
-    } else {
-      watches_.push_back(watch);
-    }
+    refused = CheckRoom(watch->peer());
+    if (refused.ok()) watches_.push_back(watch);
   }
   if (refused.ok()) {
     watch->Start();
@@ -132,6 +127,22 @@ grpc::ServerWriteReactor<HealthService::Response>* HealthService::Watch(
     watch->Refuse(refused);
   }
   return watch.get();
+}
+
+absl::Status HealthService::CheckRoom(absl::string_view peer) {
+  if (ended_) return GoElsewhere("the server is shutting down; watch another one");
+  std::erase_if(watches_, [](const auto& weak) { return weak.expired(); });
+  if (watches_.size() >= kHealthWatchersMax) {
+    return absl::ResourceExhaustedError(
+        absl::StrCat("there are ", kHealthWatchersMax, " watches of health already"));
+  }
+  const auto of_peer = [peer](const auto& watch) { return watch->peer() == peer; };
+  if (absl::c_count_if(Watches(), of_peer) < kHealthWatchesPerConnectionMax) {
+    return absl::OkStatus();
+  }
+  return absl::ResourceExhaustedError(absl::StrCat("this connection has ",
+                                                   kHealthWatchesPerConnectionMax,
+                                                   " watches of health already; end one first"));
 }
 
 std::vector<std::shared_ptr<HealthWatch>> HealthService::Watches() {

@@ -10,6 +10,8 @@
 #include <vector>
 
 #include "absl/base/thread_annotations.h"
+#include "absl/status/status.h"
+#include "absl/strings/string_view.h"
 #include "absl/synchronization/mutex.h"
 #include "grpc/health/v1/health.pb.h"
 #include "grpcpp/support/server_callback.h"
@@ -18,6 +20,8 @@
 namespace lorica {
 
 inline constexpr int kHealthWatchersMax = 256;
+// Who holds them shows no key, so that one connection must not take all.
+inline constexpr int kHealthWatchesPerConnectionMax = 16;
 
 class HealthWatch;
 
@@ -40,6 +44,8 @@ class HealthService final {
 
  private:
   std::vector<std::shared_ptr<HealthWatch>> Watches() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  // Whether one more may begin on the connection of `peer`.
+  absl::Status CheckRoom(absl::string_view peer) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
 
   const std::atomic<ServingState>* const state_;
   absl::Mutex mutex_;
