@@ -7,9 +7,13 @@
 #include <algorithm>
 #include <map>
 #include <string_view>
+#include <system_error>
 #include <utility>
 
+#include "absl/status/status.h"
+#include "absl/strings/str_cat.h"
 #include "adapters/hub/steady_now.h"
+#include "server/api/refusal_log.h"
 
 namespace lorica {
 namespace {
@@ -39,8 +43,10 @@ bool ConnectionThreads::TryRun(std::function<void()> work) {
   if (stopping_) return false;
   const bool free = static_cast<size_t>(free_threads_) > queue_.size();
   if (!free && static_cast<int>(threads_.size()) < threads_max_) {
-    const auto self = threads_.emplace(threads_.end());
-    *self = std::thread([this, self] { Loop(self); });
+    if (!StartThread()) {
+      CloseOldest();  // for who comes next
+      return false;
+    }
   } else if (!free) {
     CloseOldest();
     if (queue_.size() >= kWaitingConnectionsMax) return false;
@@ -48,6 +54,22 @@ bool ConnectionThreads::TryRun(std::function<void()> work) {
   queue_.push_back(std::move(work));
   work_there_.Signal();
   return true;
+}
+
+bool ConnectionThreads::StartThread() {
+  const auto self = threads_.emplace(threads_.end());
+  try {
+    *self = std::thread([this, self] { Loop(self); });
+    return true;
+  } catch (const std::system_error& error) {
+    threads_.erase(self);
+    LogRefusal("connection", "",
+               absl::UnavailableError(
+                   absl::StrCat("no thread can be made for it (", error.what(),
+                                "): allow the process more, or fewer --http-generations")),
+               SteadyNow());
+    return false;
+  }
 }
 
 void ConnectionThreads::TurnAway(int socket) const {

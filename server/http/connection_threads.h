@@ -6,7 +6,8 @@
 // that has been without for longest at once, others after kCrowdedWait. Where there is none, the
 // oldest head that has taken longer than kCrowdedHeadTime does, then bodies that have taken longer
 // than kCrowdedBodyTime: of the tenant that has most of them, the one that began first. What has
-// begun to come is told so. Thread-safe.
+// begun to come is told so. Where the process gets no thread more, a new one is refused and one
+// gives way. Thread-safe.
 #pragma once
 
 #include <httplib.h>
@@ -40,7 +41,8 @@ class ConnectionThreads {
       : threads_max_(threads_max), full_(std::move(full)), thread_idle_time_(thread_idle_time) {}
   ~ConnectionThreads();
 
-  // False: too many connections; `work` was not taken, and TurnAway is what is left to do.
+  // False: too many connections, or threads of the process; `work` was not taken, and TurnAway is
+  // what is left to do.
   bool TryRun(std::function<void()> work);
   // Tells the connection and closes it.
   void TurnAway(int socket) const;
@@ -91,6 +93,8 @@ class ConnectionThreads {
   };
 
  private:
+  // False: the process may not have another one.
+  bool StartThread() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void Loop(std::list<std::thread>::iterator self);
   // The next work; null: this thread is to end.
   std::function<void()> Await();

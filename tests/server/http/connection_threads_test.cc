@@ -1,6 +1,7 @@
 // Threads of connections come as they are needed and go when nothing comes.
 #include "server/http/connection_threads.h"
 
+#include <pthread.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
@@ -10,6 +11,7 @@
 #include "absl/synchronization/notification.h"
 #include "absl/time/clock.h"
 #include "gtest/gtest.h"
+#include "server/api/refusal_log.h"
 
 namespace lorica {
 namespace {
@@ -109,6 +111,68 @@ TEST(ConnectionThreads, BodiesGiveWayOneForEachThatWaitsOfWhoHasMostOfThem) {
   EXPECT_FALSE(gave_way[3].load());
   end.Notify();
   threads.Stop();
+}
+
+// While it exists no thread can be made: a stack would be larger than all addresses.
+class NoMoreThreads {
+ public:
+  NoMoreThreads() {
+    EXPECT_EQ(::pthread_getattr_default_np(&before_), 0);
+    pthread_attr_t huge = before_;
+    EXPECT_EQ(::pthread_attr_setstacksize(&huge, size_t{1} << 47), 0);
+    EXPECT_EQ(::pthread_setattr_default_np(&huge), 0);
+  }
+  NoMoreThreads(const NoMoreThreads&) = delete;
+  ~NoMoreThreads() {
+    EXPECT_EQ(::pthread_setattr_default_np(&before_), 0);
+    ::pthread_attr_destroy(&before_);
+  }
+
+ private:
+  pthread_attr_t before_;
+};
+
+TEST(ConnectionThreads, WhoFindsNoThreadIsTurnedAwayAndAnIdleOneMakesRoom) {
+  const SilentSocket socket;
+  absl::Notification idle;
+  std::atomic<bool> ended{false};
+  ConnectionThreads threads(8, "");
+  ASSERT_TRUE(threads.TryRun([&] {
+    ConnectionThreads::Place place(&threads, socket.socket());
+    place.SetIdle(absl::Seconds(75));
+    idle.Notify();
+    char byte = 0;
+    ended.store(::recv(socket.socket(), &byte, 1, 0) == 0);
+  }));
+  idle.WaitForNotification();
+  const int64_t logged = RefusalsLogged();
+  {
+    const NoMoreThreads none;
+    EXPECT_FALSE(threads.TryRun([] { ADD_FAILURE() << "it was turned away"; }));
+    EXPECT_EQ(RefusalsLogged(), logged + 1);
+    EXPECT_EQ(threads.threads(), 1);
+    std::atomic<bool> served{false};  // by the thread that is free now
+    const absl::Time end = absl::Now() + absl::Seconds(20);
+    while (!served.load() && absl::Now() < end) {
+      threads.TryRun([&] { served.store(true); });
+      absl::SleepFor(absl::Milliseconds(10));
+    }
+    EXPECT_TRUE(ended.load());
+    EXPECT_TRUE(served.load());
+    threads.Stop();
+  }
+}
+
+TEST(ConnectionThreads, WithoutAnyThreadTheNextOneMayBeServed) {
+  ConnectionThreads threads(8, "");
+  {
+    const NoMoreThreads none;
+    EXPECT_FALSE(threads.TryRun([] {}));
+  }
+  EXPECT_EQ(threads.threads(), 0);
+  absl::Notification served;
+  EXPECT_TRUE(threads.TryRun([&] { served.Notify(); }));
+  EXPECT_TRUE(served.WaitForNotificationWithTimeout(absl::Seconds(20)));
 }
 
 TEST(ConnectionThreads, WhatComesWhileTheyEndIsRun) {
