@@ -61,7 +61,12 @@ absl::Status HeldCall::WhyNoMessage() const {
   return absl::CancelledError("the client cancelled the call before its message was here");
 }
 
-absl::Status HeldCall::CheckSize() {
+absl::Status HeldCall::CheckFrame() {
+  if (IsMisframed(bytes_)) {
+    return absl::InvalidArgumentError(
+        "the first byte of the message's frame is neither 0 nor 1: it says whether the message is "
+        "compressed");
+  }
   if (IsTooLarge(bytes_) || static_cast<int64_t>(bytes_.Length()) > rooms_.message_bytes_max) {
     return absl::ResourceExhaustedError(
         absl::StrCat("the message has more than ", rooms_.message_bytes_max, " bytes"));
@@ -79,7 +84,7 @@ void HeldCall::OnReadDone(bool ok) {
     return;
   }
   absl::Status status = ok ? absl::OkStatus() : WhyNoMessage();
-  if (status.ok()) status = CheckSize();
+  if (status.ok()) status = CheckFrame();
   if (status.ok()) status = Handle(&bytes_);
   if (!status.ok()) Refuse(status);
 }

@@ -81,8 +81,8 @@ class HeldCall : public grpc::ServerGenericBidiReactor, private MessageTurns::Tu
   void TurnAway(const absl::Status& why) override { Refuse(why); }
   void Refuse(const absl::Status& status);
   absl::Status WhyNoMessage() const;
-  // Of the message that is here.
-  absl::Status CheckSize();
+  // Of the message that is here: its first byte and its size, for which it finds room.
+  absl::Status CheckFrame();
   bool Serialize(const google::protobuf::Message& message);
 
   const absl::string_view method_;

@@ -19,20 +19,21 @@ class SliceBuffer;  // begins with a grpc_slice_buffer
 namespace lorica {
 namespace {
 
-// No message of Protobuf's: none has a field 0.
-constexpr absl::string_view kMark("\0the message is too large", 25);
+// No messages of Protobuf's: none has a field 0.
+constexpr absl::string_view kTooLarge("\0the message is too large", 25);
+constexpr absl::string_view kMisframed("\0the message's frame is none", 28);
 constexpr char kDeframe[] =
     "_Z40grpc_deframe_unprocessed_incoming_frames"
     "P18grpc_chttp2_streamPlPN9grpc_core11SliceBufferEPj";
 
-bool IsMark(const grpc::ByteBuffer& bytes) {
+bool IsMark(const grpc::ByteBuffer& bytes, absl::string_view mark) {
   std::vector<grpc::Slice> slices;
-  if (bytes.Length() != kMark.size() || !bytes.Dump(&slices).ok()) return false;
+  if (bytes.Length() != mark.size() || !bytes.Dump(&slices).ok()) return false;
   std::string text;
   for (const grpc::Slice& slice : slices) {
     text.append(reinterpret_cast<const char*>(slice.begin()), slice.size());
   }
-  return text == kMark;
+  return text == mark;
 }
 
 }  // namespace
@@ -42,8 +43,10 @@ struct MessagePending {};
 using MessageProgress = absl::variant<MessagePending, absl::Status>;
 
 bool IsTooLarge(const grpc::ByteBuffer& bytes) {
-  return bytes.Length() > kMessageBytesMax || IsMark(bytes);
+  return bytes.Length() > kMessageBytesMax || IsMark(bytes, kTooLarge);
 }
+
+bool IsMisframed(const grpc::ByteBuffer& bytes) { return IsMark(bytes, kMisframed); }
 
 }  // namespace lorica
 
@@ -58,9 +61,12 @@ grpc_deframe_unprocessed_incoming_frames(grpc_chttp2_stream* stream, long* to_co
   lorica::MessageProgress progress = librarys(stream, to_come, message, flags);
   if (to_come == nullptr || message == nullptr) return progress;
   const bool pending = absl::holds_alternative<lorica::MessagePending>(progress);
-  if (!pending || *to_come <= lorica::kMessageBytesMax) return progress;
+  const bool too_large = pending && *to_come > lorica::kMessageBytesMax;
+  const bool misframed = !pending && !absl::get<absl::Status>(progress).ok();
+  if (!too_large && !misframed) return progress;
+  const absl::string_view mark = too_large ? lorica::kTooLarge : lorica::kMisframed;
   grpc_slice_buffer_add(reinterpret_cast<grpc_slice_buffer*>(message),
-                        grpc_slice_from_static_buffer(lorica::kMark.data(), lorica::kMark.size()));
+                        grpc_slice_from_static_buffer(mark.data(), mark.size()));
   *to_come = 0;
   if (flags != nullptr) *flags = 0;
   return absl::OkStatus();

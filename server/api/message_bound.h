@@ -4,8 +4,9 @@
 // a limit once all of it is here. What remains of a message that is being read one function of the
 // library finds out, and the window that the client gets follows from it. A function of the program
 // stands before it (before_library.h): where too much is to come, a mark takes the message's place
-// at once. So the call can be told, and nothing more of it comes. Holds for all of HTTP/2 in the
-// process.
+// at once. So the call can be told, and nothing more of it comes. Likewise for a message whose
+// first byte, which says whether it is compressed, says neither: the library would pass it on as
+// one without a byte. Holds for all of HTTP/2 in the process.
 #pragma once
 
 #include "absl/status/status.h"
@@ -17,6 +18,9 @@ inline constexpr int kMessageBytesMax = 4 << 20;
 
 // Whether `bytes` are more than kMessageBytesMax, or stand for a message that says so.
 bool IsTooLarge(const grpc::ByteBuffer& bytes);
+
+// Whether `bytes` stand for a message that does not say whether it is compressed.
+bool IsMisframed(const grpc::ByteBuffer& bytes);
 
 // FailedPrecondition: the library that was loaded lacks the function, or comes before the program.
 absl::Status CheckMessageBound();
