@@ -18,11 +18,12 @@ static_assert(GRPC_CPP_VERSION_MAJOR == 1 && GRPC_CPP_VERSION_MINOR == 51,
 
 namespace lorica {
 
-// Whether `ours` is what the library calls by this name, and it has one of its own.
+// Whether `ours` is what the library calls by this name: it has one of its own, and looks up who
+// has the first.
+bool StandsBefore(const char* name, const void* ours);
 template <typename Function>
-bool StandsBefore(const char* name, Function ours) {
-  return ::dlsym(RTLD_DEFAULT, name) == reinterpret_cast<void*>(ours) &&
-         ::dlsym(RTLD_NEXT, name) != nullptr;
+bool StandsBefore(const char* name, Function* ours) {
+  return StandsBefore(name, reinterpret_cast<const void*>(ours));
 }
 
 // REQUIRES: StandsBefore.

@@ -22,7 +22,8 @@ bool IsTooLarge(const grpc::ByteBuffer& bytes);
 // Whether `bytes` stand for a message that does not say whether it is compressed.
 bool IsMisframed(const grpc::ByteBuffer& bytes);
 
-// FailedPrecondition: the library that was loaded lacks the function, or comes before the program.
+// FailedPrecondition: the library that was loaded lacks the function, calls its own, or comes
+// before the program.
 absl::Status CheckMessageBound();
 
 }  // namespace lorica
