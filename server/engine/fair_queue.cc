@@ -101,6 +101,17 @@ void FairQueue::Visit(absl::FunctionRef<bool(RequestState&)> visit) {
   }
 }
 
+bool FairQueue::MayPass(const RequestState& request, const RequestState& next) {
+  const FairLane& own = *request.lane;
+  const FairLane& other = *next.lane;
+  if (own.runs() || !other.runs()) return false;
+  const double cost = kPromptTokenCost * static_cast<double>(request.request.prompt.size()) +
+                      kGeneratedTokenCost * request.request.max_tokens;
+  const double prompt = kPromptTokenCost * static_cast<double>(next.request.prompt.size());
+  const double lead = next.was_scheduled ? 0.0 : std::min(prompt, kPassLeadMax);
+  return own.counter + cost / own.weight <= other.counter + lead / other.weight;
+}
+
 RequestState* FairQueue::Find(RequestId id) const {
   const auto found = waiting_.find(id);
   return found == waiting_.end() ? nullptr : found->second;

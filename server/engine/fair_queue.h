@@ -10,6 +10,10 @@
 // longest prompt and what fits into the running batch (Sheng et al., "Fairness in Serving
 // Large Language Models", OSDI 2024). With one tenant it is a plain queue. The engine's
 // thread owns it.
+//
+// Where the one whose turn it is finds no room, a small one of a tenant that runs nothing may go
+// past it (MayPass), as it would have once that prompt had been charged. So with it no tenant is
+// served more ahead of another than by the bound either.
 #pragma once
 
 #include <cstdint>
@@ -26,6 +30,9 @@ namespace lorica {
 
 inline constexpr double kPromptTokenCost = 1.0;
 inline constexpr double kGeneratedTokenCost = 2.0;
+// At most so much more, by weight, than the tenant whose turn it was has the other been served when
+// what went past ends.
+inline constexpr double kPassLeadMax = 256.0;
 // Counters that are remembered of tenants without requests; beyond, the smallest go.
 inline constexpr int kIdleLanesMax = 20'000;
 
@@ -35,6 +42,8 @@ struct FairLane {
   double counter = 0.0;
   int requests = 0;  // waiting and running
   absl::btree_map<RequestId, RequestState*> waiting;
+
+  bool runs() const { return requests > static_cast<int>(waiting.size()); }
 };
 
 class FairQueue {
@@ -53,6 +62,11 @@ class FairQueue {
   // Waiting ones in fair order until `visit` says false. Only the one that is visited may
   // change its place meanwhile.
   void Visit(absl::FunctionRef<bool(RequestState&)> visit);
+  // Whether `request` may run before `next`, whose turn it is, but for which there is no room: if
+  // its tenant runs nothing, the other's does, and whatever it generates, its tenant will have been
+  // served no more than the other's with the prompt of `next`. Of that kPassLeadMax count at most,
+  // and nothing once it was charged.
+  static bool MayPass(const RequestState& request, const RequestState& next);
   RequestState* Find(RequestId id) const;  // waiting; null: it is not
   int waiting() const { return static_cast<int>(waiting_.size()); }
   bool Waits(RequestId id) const { return waiting_.contains(id); }

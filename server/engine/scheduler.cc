@@ -235,8 +235,10 @@ void Scheduler::Admit(absl::Time now) {
   senior_ = 0;
   senior_loads_ = false;
   waiting_for_adapter_ = 0;
+  const RequestState* next = nullptr;  // by fairness, and finds no KV
   const auto visit = [&](RequestState& request) {
     if (request.paused || InFlight(request)) return true;
+    if (next != nullptr && !FairQueue::MayPass(request, *next)) return true;
     const Admission admission = TryAdmit(request, now);
     if (admission == Admission::kAdmitted || admission == Admission::kFailed) return true;
     if (admission == Admission::kPreparing) return true;
@@ -252,7 +254,11 @@ void Scheduler::Admit(absl::Time now) {
     }
     if (senior_ == 0) senior_ = request.id;
     ++request.room_steps;
-    return admission != Admission::kNoRoom && !HasRoomMade(request);
+    if (admission == Admission::kNoRoom) {
+      if (free_slots_.empty()) return false;  // for nobody else either
+      if (next == nullptr) next = &request;
+    }
+    return !HasRoomMade(request);
   };
   if (!senior_first || visit(*due)) {
     queue_.Visit(

@@ -5,11 +5,13 @@
 // oldest prompt's; the others go to whoever has least to come, so that a short prompt does not
 // wait for a long one and equal ones end in turn. Beside rows that
 // decode, prompts get as many tokens as StepPace allows. A request whose adapter is loading is
-// overtaken, and so is one whose constraint is being made. One that waits for room is not: by
-// nobody when KV or a slot is missing, for overtake_steps_max steps when its adapter has no room;
-// after as many steps more recent requests are preempted for it. Whoever is preempted keeps its
-// tokens and computes its KV again later. Within a tenant a request gives way to older ones alone
-// (a paused one to all), so the oldest that can run always does.
+// overtaken, and so is one whose constraint is being made. One that waits for room is overtaken for
+// overtake_steps_max steps at most: by all when its adapter has no room; when KV is missing, by
+// small ones of tenants that run nothing (FairQueue::MayPass), which take what is free beyond a
+// block for each that runs; when a slot is missing, by nobody. After as many steps more recent
+// requests are preempted for it. Whoever is preempted keeps its tokens and computes its KV again
+// later. Within a tenant a request gives way to older ones alone (a paused one to all), so the
+// oldest that can run always does.
 //
 // What a tenant holds beyond its share is another's who waits (FairShares): its youngest requests
 // give way to the one that is next by FairQueue and has waited for kShareWaitSteps. So a tenant

@@ -136,6 +136,49 @@ TEST_F(FairQueueTest, WhatWasTakenIsRememberedWhileATenantIsAway) {
   EXPECT_THAT(Order(), ElementsAre(1, 3));
 }
 
+TEST_F(FairQueueTest, WhoRunsNothingMayPassWhoRunsSomethingWhoseNextFindsNoRoom) {
+  RequestState& first = Enter("a", 1000);
+  RequestState& next = Enter("a", 1000);
+  RequestState& call = Enter("b", 2);
+  call.request.max_tokens = 2;
+  EXPECT_FALSE(FairQueue::MayPass(call, next)) << "a runs nothing either";
+  queue_.Run(first);
+  EXPECT_TRUE(FairQueue::MayPass(call, next));
+  next.was_scheduled = true;
+  EXPECT_FALSE(FairQueue::MayPass(call, next)) << "its prompt was charged before";
+  next.was_scheduled = false;
+  EXPECT_FALSE(FairQueue::MayPass(Enter("a", 1), next)) << "nobody passes his own";
+  queue_.Run(call);
+  EXPECT_FALSE(FairQueue::MayPass(Enter("b", 1), next)) << "one at a time";
+}
+
+TEST_F(FairQueueTest, WhoPassesIsServedAheadByTheLeadAtMost) {
+  RequestState& first = Enter("a", 1000);
+  RequestState& next = Enter("a", 1000);
+  RequestState& call = Enter("b", 56);
+  queue_.Run(first);
+  const int tokens = static_cast<int>((kPassLeadMax - 56) / kGeneratedTokenCost);
+  call.request.max_tokens = tokens;
+  EXPECT_TRUE(FairQueue::MayPass(call, next));
+  call.request.max_tokens = tokens + 1;
+  EXPECT_FALSE(FairQueue::MayPass(call, next));
+  queue_.ChargeToken(first);
+  EXPECT_TRUE(FairQueue::MayPass(call, next)) << "the other was served meanwhile";
+  queue_.ChargeToken(call);
+  EXPECT_FALSE(FairQueue::MayPass(call, next)) << "and so was this one";
+}
+
+TEST_F(FairQueueTest, AShortPromptIsPassedByWhatCostsNoMoreThanItself) {
+  RequestState& first = Enter("a", 100, 2.0);
+  RequestState& next = Enter("a", 100, 2.0);
+  queue_.Run(first);
+  RequestState& call = Enter("b", 40);
+  call.request.max_tokens = 5;
+  EXPECT_TRUE(FairQueue::MayPass(call, next)) << "50, by a's weight of 2";
+  call.request.prompt.resize(41);
+  EXPECT_FALSE(FairQueue::MayPass(call, next));
+}
+
 TEST_F(FairQueueTest, RemembersABoundedNumberOfTenants) {
   for (int i = 0; i <= kIdleLanesMax + 10; ++i) {
     RequestState& request = Enter(absl::StrCat("t", i), 1 + i);

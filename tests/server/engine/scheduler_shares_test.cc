@@ -1,6 +1,10 @@
-// A tenant that fills the batch gives way to another within a few steps, and to nobody else.
+// A tenant that fills the batch gives way to another within a few steps, and to nobody else; where
+// there is room, a small call need not wait for one that is too large for it.
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
+
+#include <algorithm>
+#include <map>
 
 #include "absl/strings/str_cat.h"
 #include "server/engine/fair_shares.h"
@@ -14,9 +18,10 @@ using Submitted = EngineWorld::Submitted;
 
 class SchedulerShares : public ::testing::TestWithParam<int> {
  protected:
-  void Start(int slots, int blocks, int chunk = 256) {
+  void Start(int slots, int blocks, int chunk = 256, int overtake_steps = 256) {
     EngineWorld::Options options;
     options.engine.chunk_tokens = chunk;
+    options.engine.overtake_steps_max = overtake_steps;
     options.depth = GetParam();
     options.arena_blocks = blocks;
     options.engine.running_max = slots;
@@ -226,6 +231,82 @@ TEST_P(SchedulerShares, OneTenantAloneIsNeverPreemptedForAShare) {
   EndWell(Fill("a", 12, 90));
   EXPECT_GT(world_->engine->stats().preemptions, 0);
   EXPECT_EQ(exchanges(), 0);
+}
+
+// Long prompts of one tenant: three run and leave ten blocks, the fourth finds no room, and for
+// many steps nothing is sampled.
+TEST_P(SchedulerShares, AShortCallGoesPastALongPromptThatFindsNoRoom) {
+  Start(8, 100, /*chunk=*/16);
+  std::vector<Submitted> a;
+  for (int i = 0; i < 8; ++i) a.push_back(Submit("a", 470 + i, 5));
+  Steps(2);
+  int calls = 0;
+  while (a[6].sink->tokens.empty()) {
+    const Submitted b = Submit("b", 2, 2);
+    EXPECT_LE(StepsToFirstToken(b), 1 + GetParam()) << calls;
+    while (b.sink->finishes == 0) Step();
+    EXPECT_TRUE(b.ended_well() && b.right());
+    ++calls;
+  }
+  EXPECT_GE(calls, 50);
+  EXPECT_EQ(world_->engine->stats().preemptions, 0) << "it takes what is free alone";
+  EndWell(a);
+}
+
+TEST_P(SchedulerShares, NobodyGoesPastALongPromptThatHasWaitedLongEnough) {
+  constexpr int kOvertakeSteps = 20;
+  for (const bool late : {false, true}) {
+    Start(8, 100, /*chunk=*/16, kOvertakeSteps);
+    std::vector<Submitted> a;
+    for (int i = 0; i < 4; ++i) a.push_back(Submit("a", 470 + i, 5));
+    Steps(kOvertakeSteps - 1 + late);
+    const Submitted b = Submit("b", 2, 2);
+    EXPECT_EQ(StepsToFirstToken(b) > 1 + GetParam(), late);
+    EndWell(a);
+    EXPECT_TRUE(b.ended_well() && b.right());
+  }
+}
+
+// Three tenants' short calls without end. While one of them runs, a long prompt beside another of
+// its tenant's does not fit.
+TEST_P(SchedulerShares, ALongPromptIsPassedBySoMuchAndNoMore) {
+  constexpr int kCallCost = 2 + 7 * static_cast<int>(kGeneratedTokenCost);
+  constexpr int kPassesMax = static_cast<int>(kPassLeadMax) / kCallCost;
+  constexpr int kCallStepsMax = 10;  // its prompt has a part of small chunks
+  struct Call {
+    Submitted submitted;
+    int came = 0;  // after that step
+  };
+  // A step is a millisecond.
+  const auto starts = [](const Call& call) {
+    return call.came + absl::ToInt64Milliseconds(call.submitted.sink->finish.timings.queue);
+  };
+  for (const int overtake_steps : {50, 10'000}) {
+    Start(8, 62, /*chunk=*/3, overtake_steps);
+    const Submitted first = Submit("a", 640, 40);
+    std::map<std::string, std::vector<Call>> calls;
+    for (const char* tenant : {"b", "c", "d"}) {
+      calls[tenant].push_back({Submit(tenant, 2, 7)});
+      Steps(3);
+    }
+    const Call prompt = {Submit("a", 310, 5)};
+    for (int step = 0; step < 400; ++step) {
+      for (auto& [tenant, its] : calls) {
+        if (its.back().submitted.sink->finishes > 0) its.push_back({Submit(tenant, 2, 7), step});
+      }
+      Step();
+    }
+    EndWell({first, prompt.submitted});
+    EXPECT_GE(starts(prompt), 50);
+    EXPECT_LE(starts(prompt), std::min(overtake_steps, kPassesMax * kCallStepsMax) + kCallStepsMax);
+    for (const auto& [tenant, its] : calls) {
+      const auto passes = std::count_if(its.begin() + 1, its.end(), [&](const Call& call) {
+        return starts(call) < starts(prompt);
+      });
+      EXPECT_LE(passes, kPassesMax) << tenant;
+      EXPECT_GE(passes, overtake_steps == 50 ? 5 : kPassesMax - 1) << tenant;
+    }
+  }
 }
 
 }  // namespace
