@@ -420,6 +420,33 @@ TEST_F(GrpcMessages, AHeadHasSoManyFrames) {
   EXPECT_TRUE(large.ClosedWithin(absl::Seconds(10)));
 }
 
+// Frames that nothing holds back, without pause.
+TEST_F(GrpcMessages, FramesWithoutEndTakeNoMemory) {
+  Start(/*with_keys=*/true);
+  const int64_t before = server_->ResidentBytes();
+  const absl::Time end = absl::Now() + absl::Seconds(4);
+  std::vector<std::thread> floods;
+  for (int i = 0; i < 2; ++i) {
+    floods.emplace_back([this, end] {
+      std::string frames;
+      const std::string payload("\0\0\0\1\0", 5);
+      for (int j = 0; j < 1000; ++j) frames += Frame(FrameType::kPriority, 0, 3, payload);
+      RawConnection connection(port_);
+      connection.Send(Preface());
+      while (absl::Now() < end && connection.Send(frames)) {
+      }
+    });
+  }
+  int64_t most = before;
+  while (absl::Now() < end) {
+    most = std::max(most, server_->ResidentBytes());
+    absl::SleepFor(absl::Milliseconds(20));
+  }
+  for (std::thread& flood : floods) flood.join();
+  EXPECT_LT(most - before, GrowthBytesMax(0));
+  EXPECT_TRUE(server_->NewClient()->Generate(TokensRequest(1)).ok());
+}
+
 // Heads of streams that come too late or are closed, which the library skips: each is one of its
 // own, however many frames they are together.
 TEST_F(GrpcMessages, HeadsThatAreSkippedAreNotOneLongHead) {
