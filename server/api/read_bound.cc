@@ -1,15 +1,9 @@
 #include "server/api/read_bound.h"
 
-#include <dlfcn.h>
-
 #include <algorithm>
 #include <cstddef>
-#include <cstdlib>
 
-#include "grpcpp/version_info.h"
-
-static_assert(GRPC_CPP_VERSION_MAJOR == 1 && GRPC_CPP_VERSION_MINOR == 51,
-              "another gRPC: see whether it still needs this, and whether this fits it");
+#include "server/api/before_library.h"
 
 #define LORICA_PRESSURE "_ZN9grpc_core16BasicMemoryQuota15GetPressureInfoEv"
 
@@ -28,17 +22,14 @@ __attribute__((visibility("default"), used)) MemoryPressure PressureOf(void* quo
 
 MemoryPressure PressureOf(void* quota) {
   constexpr double kShort = 0.9;  // from 0.8 on no more is read than is needed
-  using Librarys = MemoryPressure (*)(void*);
-  static const auto librarys = reinterpret_cast<Librarys>(::dlsym(RTLD_NEXT, LORICA_PRESSURE));
-  if (librarys == nullptr) std::abort();  // a server has asked CheckReadBound
+  static const auto librarys = OfLibrary<MemoryPressure (*)(void*)>(LORICA_PRESSURE);
   MemoryPressure pressure = librarys(quota);
   pressure.control = std::max(pressure.control, kShort);
   return pressure;
 }
 
 absl::Status CheckReadBound() {
-  const bool ours = ::dlsym(RTLD_DEFAULT, LORICA_PRESSURE) == reinterpret_cast<void*>(&PressureOf);
-  if (ours && ::dlsym(RTLD_NEXT, LORICA_PRESSURE) != nullptr) return absl::OkStatus();
+  if (StandsBefore(LORICA_PRESSURE, &PressureOf)) return absl::OkStatus();
   return absl::FailedPreconditionError(
       "this libgrpc.so cannot be kept from reading ever more of a connection: use the one that the "
       "server was built with");

@@ -1,19 +1,14 @@
 #include "server/api/reset_guard.h"
 
-#include <sys/socket.h>
-#include <unistd.h>
-
 #include <algorithm>
-#include <charconv>
 #include <chrono>
-#include <filesystem>
 #include <utility>
 
 #include "absl/strings/match.h"
-#include "absl/strings/str_replace.h"
 #include "absl/strings/string_view.h"
 #include "adapters/hub/steady_now.h"
 #include "grpcpp/server_context.h"
+#include "server/api/go_away.h"
 #include "server/api/socket_name.h"
 #include "spdlog/spdlog.h"
 
@@ -22,33 +17,10 @@ namespace {
 
 using grpc::experimental::InterceptionHookPoints;
 
-// With what has come and was not read yet: it would be looked at to the last call otherwise.
-void ShutDown(int descriptor) {
-  ::shutdown(descriptor, SHUT_RDWR);
-  char ignored[1 << 16];
-  while (::recv(descriptor, ignored, sizeof ignored, MSG_DONTWAIT | MSG_TRUNC) > 0) {
-  }
-}
-
 absl::Duration TimeLeft(const grpc::ServerContextBase& context) {
   const auto deadline = context.deadline();
   if (deadline == std::chrono::system_clock::time_point::max()) return absl::InfiniteDuration();
   return absl::FromChrono(deadline) - absl::FromChrono(std::chrono::system_clock::now());
-}
-
-// gRPC has no call for this, so the connection is looked for among all open ones.
-void ShutDownConnectionOf(const std::string& peer) {
-  std::error_code error;
-  for (const auto& entry : std::filesystem::directory_iterator("/proc/self/fd", error)) {
-    const std::string name = entry.path().filename();
-    int descriptor = -1;
-    std::from_chars(name.data(), name.data() + name.size(), descriptor);
-    // A copy: by its number it could become another file meanwhile.
-    const int copy = ::dup(descriptor);
-    if (copy < 0) continue;
-    if (PeerText(PeerOf(copy)) == peer) ShutDown(copy);
-    ::close(copy);
-  }
 }
 
 // Of a call within the process.
@@ -69,13 +41,13 @@ class CallWatch final : public grpc::experimental::Interceptor {
     const absl::Time now = SteadyNow();
     const grpc::ServerContextBase& context = *info_->server_context();
     if (!IsEarlyReset(now - begun_, TimeLeft(context)) || !context.IsCancelled()) return;
-    const std::string peer = absl::StrReplaceAll(context.peer(), {{"%5B", "["}, {"%5D", "]"}});
+    const std::string peer = PeerText(context.peer());
     // A call that ended before its head was looked at does not say whose it was.
     const std::string from = peer.substr(0, 2) == "ip" ? peer : limit_->Likeliest(now);
     if (from.empty() || IsWithin(context.peer()) || !limit_->Exceeded(from, now)) return;
-    spdlog::warn("{} has begun and reset {} calls: its connection is shut down", from,
+    if (!AskToGoAway(from, now)) return;
+    spdlog::warn("{} has begun and reset {} calls: its connection is asked to go away", from,
                  kEarlyResetsMax);
-    ShutDownConnectionOf(from);
   }
 
   ResetLimit* const limit_;

@@ -1,11 +1,12 @@
-// Who begins calls only to take them back loses the connection.
+// Who begins calls only to take them back is asked to go away, and shut out if he stays.
 //
 // A call costs the transport about 0.1 ms of processor time, also one that is reset at once, for
 // which its client pays 30 bytes (CVE-2023-44487). This gRPC has no limit to that and reads on
 // from such a client while others wait. So calls that are cancelled within kEarlyReset of their
-// begin are counted by connection, and one with too many is shut down. Calls that are cancelled
-// later are bounded by how many may be open. So are those that had kOpenForDeadline until their own
-// deadline: that a client has short ones is no attack. Connections within the process do not count.
+// begin are counted by connection, and one with too many is asked to go away (go_away.h). One that
+// goes on is shut down: it is no proxy with calls of others. Calls that are cancelled later are
+// bounded by how many may be open. So are those that had kOpenForDeadline until their own deadline:
+// that a client has short ones is no attack. Connections within the process do not count.
 // A call that ended before its head was looked at does not say whose it was. It counts for who has
 // taken back the most by then, if those are many: whoever cancels a call now and then must not pay
 // for a flood of such calls.

@@ -6,6 +6,7 @@
 
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_replace.h"
 
 namespace lorica {
 namespace {
@@ -45,6 +46,10 @@ std::string PeerText(const SocketName& name) {
   if (name.ip.empty()) return "";
   if (absl::StrContains(name.ip, ':')) return absl::StrCat("ipv6:[", name.ip, "]:", name.port);
   return absl::StrCat("ipv4:", name.ip, ":", name.port);
+}
+
+std::string PeerText(absl::string_view grpc_peer) {
+  return absl::StrReplaceAll(grpc_peer, {{"%5B", "["}, {"%5D", "]"}});
 }
 
 }  // namespace lorica

@@ -5,6 +5,8 @@
 
 #include <string>
 
+#include "absl/strings/string_view.h"
+
 namespace lorica {
 
 // An IPv4 address that came through an IPv6 socket is the IPv4 address.
@@ -19,5 +21,7 @@ SocketName LocalEndOf(int descriptor);
 // "ipv4:127.0.0.1:80", "ipv6:[::1]:80", as gRPC names a peer when its escapes are undone; empty
 // for an empty ip.
 std::string PeerText(const SocketName& name);
+// Undoes them.
+std::string PeerText(absl::string_view grpc_peer);
 
 }  // namespace lorica

@@ -405,9 +405,8 @@ TEST_P(ProxiesTest, HeaderBombsAndBrokenHeadersStopAtTheProxy) {
   }
 }
 
-// Who resets calls in masses ends his own connection to the proxy at most: no stream that shares
-// the proxy's connections to a server is cut with him. A call that is put on one of his just before
-// the server shuts it down comes back untouched, REFUSED_STREAM, and its client repeats it.
+// Who resets calls in masses ends no stream that shares the proxy's connections to a server with
+// him: such a connection is asked to end, and what is open on it goes on.
 TEST_P(ProxiesTest, RapidResetsCutNobodyElsesStream) {
   Beside beside(this, 20);
   const absl::Time began = absl::Now();
