@@ -293,7 +293,9 @@ TEST_P(ProxiesTest, AnAdapterHasOneReplicaAndOnlyThoseOfADeadOneMove) {
   EXPECT_LT(absl::Now() - killed, absl::Seconds(20));
   for (int i = 0; i < kAdapters; ++i) {
     EXPECT_NE(after[i], -1) << NameOf(i);
-    if (owners[i] != gone_) EXPECT_EQ(after[i], owners[i]) << NameOf(i);
+    if (owners[i] != gone_) {
+      EXPECT_EQ(after[i], owners[i]) << NameOf(i);
+    }
   }
   EXPECT_EQ(Post(NameOf(0), "hi").status, 200);
 }
