@@ -1,26 +1,15 @@
 #include "adapters/content_digest.h"
 
-#include <algorithm>
-#include <vector>
-
 #include "absl/strings/str_cat.h"
-#include "absl/types/span.h"
 #include "adapters/hub/quoted.h"
 #include "adapters/sha256.h"
 
 namespace lorica {
 namespace {
 
-constexpr int64_t kReadBytes = 1 << 20;
-
 absl::StatusOr<std::string> FileDigest(const SourceFile& file) {
   Sha256 hash;
-  std::vector<std::byte> buffer(std::min(kReadBytes, file.size_bytes()));
-  for (int64_t at = 0; at < file.size_bytes(); at += std::ssize(buffer)) {
-    buffer.resize(std::min<int64_t>(std::ssize(buffer), file.size_bytes() - at));
-    if (absl::Status s = file.ReadAt(at, absl::MakeSpan(buffer)); !s.ok()) return s;
-    hash.Update(buffer);
-  }
+  if (absl::Status s = HashRest(file, 0, hash); !s.ok()) return s;
   return hash.Finish();
 }
 

@@ -142,6 +142,38 @@ absl::Status ToFloats(const std::string& name, DType from, absl::Span<const std:
   return absl::OkStatus();
 }
 
+// Zeros where nothing will be written: tiles of fewer ranks, what follows a tile up to the next,
+// and the ends of blocks. All of it would be a pass over memory that is as long as the copy behind
+// it.
+void ClearUnwritten(LoraImage& image) {
+  auto* const blocks = static_cast<std::byte*>(image.blocks->data());
+  std::vector<int64_t> ends(image.block_count, 0);
+  const auto take = [&](const BlockSlice& slice, int64_t bytes, bool whole) {
+    const int64_t taken = (bytes + kTileAlignment - 1) / kTileAlignment * kTileAlignment;
+    std::byte* const begin = blocks + slice.block_index * image.block_bytes + slice.offset_bytes;
+    if (!whole || taken != bytes) std::memset(begin, 0, taken);
+    int64_t& end = ends[slice.block_index];
+    end = std::max(end, slice.offset_bytes + taken);
+  };
+  for (const ModuleTiles& tiles : image.modules) {
+    const auto take_tiles = [&](const std::vector<BlockSlice>& slices, int64_t features) {
+      for (int i = 0; i < std::ssize(slices); ++i) {
+        const TileRange range = RangeOf(tiles, features, i);
+        take(slices[i], RowBytes(tiles.dtype, int64_t{kTileRanks} * range.width),
+             range.rank_count == kTileRanks);
+      }
+    };
+    take_tiles(tiles.a_tiles, tiles.in_features);
+    take_tiles(tiles.b_tiles, tiles.out_features);
+    const int64_t row_bytes = RowBytes(DType::kF32, tiles.out_features);
+    if (tiles.has_gain) take(tiles.gain, row_bytes, true);
+    if (tiles.has_bias) take(tiles.bias, row_bytes, true);
+  }
+  for (int32_t i = 0; i < image.block_count; ++i) {
+    std::memset(blocks + i * image.block_bytes + ends[i], 0, image.block_bytes - ends[i]);
+  }
+}
+
 }  // namespace
 
 absl::StatusOr<ImageBuilder> ImageBuilder::Make(const AdapterPlan& plan, int64_t block_bytes,
@@ -160,6 +192,7 @@ absl::StatusOr<ImageBuilder> ImageBuilder::Make(const AdapterPlan& plan, int64_t
   for (const ModuleTiles& tiles : plan.layout) {
     image.layer_count = std::max(image.layer_count, tiles.layer + 1);
   }
+  ClearUnwritten(image);
   builder.magnitudes_.resize(plan.modules.size());
   return builder;
 }

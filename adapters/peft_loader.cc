@@ -50,11 +50,7 @@ class HashingReader {
   // Hashes what was not read yet. REQUIRES: DoNotHash was not called.
   absl::StatusOr<std::string> Finish() {
     LORICA_CHECK(hashes_);
-    std::vector<std::byte> slice(kSliceBytes);
-    while (position_ < file_.size_bytes()) {
-      const int64_t bytes = std::min(kSliceBytes, file_.size_bytes() - position_);
-      if (absl::Status s = Read(absl::MakeSpan(slice).subspan(0, bytes)); !s.ok()) return s;
-    }
+    if (absl::Status s = HashRest(file_, position_, hash_); !s.ok()) return s;
     return hash_.Finish();
   }
 

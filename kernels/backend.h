@@ -130,7 +130,7 @@ class Backend {
   // --- memory and weights -------------------------------------------------
   // Device memory, zeroed. ResourceExhausted names the bytes.
   virtual absl::StatusOr<std::unique_ptr<Buffer>> Allocate(int64_t bytes) = 0;
-  // Host memory that copies to the device at full speed (pinned on CUDA), zeroed.
+  // Host memory that copies to the device at full speed (pinned on CUDA). It holds anything.
   virtual absl::StatusOr<std::unique_ptr<Buffer>> NewHostBuffer(int64_t bytes) = 0;
   virtual void Upload(void* device, const void* host, int64_t bytes) = 0;
   virtual void Download(void* host, const void* device, int64_t bytes) = 0;

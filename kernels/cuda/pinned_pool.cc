@@ -1,6 +1,5 @@
 #include "kernels/cuda/pinned_pool.h"
 
-#include <cstring>
 #include <utility>
 
 #include "kernels/check.h"
@@ -84,9 +83,7 @@ absl::StatusOr<std::unique_ptr<Buffer>> PinnedPool::Allocate(int64_t bytes) {
     offset = ranges_.Take(bytes);
   }
   if (offset < 0) return AllocatePinned(bytes);
-  auto piece = std::make_unique<Piece>(shared_from_this(), offset, bytes);
-  std::memset(piece->data(), 0, bytes);
-  return piece;
+  return std::make_unique<Piece>(shared_from_this(), offset, bytes);
 }
 
 }  // namespace lorica::cuda

@@ -34,7 +34,7 @@ class RangeAllocator {
 class PinnedPool : public std::enable_shared_from_this<PinnedPool> {
  public:
   static absl::StatusOr<std::shared_ptr<PinnedPool>> Make(int64_t bytes);
-  // Zeroed. The pool lives as long as its buffers.
+  // It holds anything. The pool lives as long as its buffers.
   absl::StatusOr<std::unique_ptr<Buffer>> Allocate(int64_t bytes);
 
  private:

@@ -53,6 +53,7 @@ class FakeWeight : public Weight {
 class FakeBackend : public Backend {
  public:
   std::optional<DType> tile_dtype;  // absent = as in the file
+  int host_holds = 0xff;            // each byte of a new host buffer: not-a-numbers
 
   std::string name() const override { return "fake"; }
   int threads() const override { return 1; }
@@ -61,7 +62,9 @@ class FakeBackend : public Backend {
     return std::make_unique<FakeBuffer>(bytes);
   }
   absl::StatusOr<std::unique_ptr<Buffer>> NewHostBuffer(int64_t bytes) override {
-    return std::make_unique<FakeBuffer>(bytes);
+    auto buffer = std::make_unique<FakeBuffer>(bytes);
+    std::memset(buffer->data(), host_holds, bytes);
+    return buffer;
   }
   void Upload(void* device, const void* host, int64_t bytes) override {
     std::memcpy(device, host, bytes);
