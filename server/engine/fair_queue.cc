@@ -77,7 +77,7 @@ void FairQueue::Charge(FairLane& lane, double cost) {
   largest_ = std::max(largest_, lane.counter);
 }
 
-void FairQueue::Visit(absl::FunctionRef<bool(RequestState&)> visit) {
+void FairQueue::Visit(absl::FunctionRef<FairVisit(RequestState&)> visit) {
   struct Turn {
     double counter;
     RequestId id;
@@ -93,7 +93,9 @@ void FairQueue::Visit(absl::FunctionRef<bool(RequestState&)> visit) {
   while (!turns.empty()) {
     const Turn turn = turns.top();
     turns.pop();
-    if (!visit(*turn.lane->waiting.at(turn.id))) return;
+    const FairVisit then = visit(*turn.lane->waiting.at(turn.id));
+    if (then == FairVisit::kEnd) return;
+    if (then == FairVisit::kLeaveTenant) continue;
     const auto next = turn.lane->waiting.upper_bound(turn.id);
     if (next != turn.lane->waiting.end()) {
       turns.push({turn.lane->counter, next->first, turn.lane});

@@ -46,6 +46,9 @@ struct FairLane {
   bool runs() const { return requests > static_cast<int>(waiting.size()); }
 };
 
+// Who is visited next: the next in order, or that but for this tenant's, or nobody.
+enum class FairVisit : uint8_t { kGoOn, kLeaveTenant, kEnd };
+
 class FairQueue {
  public:
   // The request is new: it belongs to a lane from now until Leave.
@@ -59,9 +62,9 @@ class FairQueue {
   void ChargePrompt(const RequestState& request);
   void ChargeToken(const RequestState& request);
 
-  // Waiting ones in fair order until `visit` says false. Only the one that is visited may
-  // change its place meanwhile.
-  void Visit(absl::FunctionRef<bool(RequestState&)> visit);
+  // Waiting ones in fair order, as `visit` says. Only the one that is visited may change its place
+  // meanwhile.
+  void Visit(absl::FunctionRef<FairVisit(RequestState&)> visit);
   // Whether `request` may run before `next`, whose turn it is, but for which there is no room: if
   // its tenant runs nothing, the other's does, and whatever it generates, its tenant will have been
   // served no more than the other's with the prompt of `next`. Of that kPassLeadMax count at most,

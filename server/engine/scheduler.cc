@@ -52,9 +52,9 @@ void Scheduler::Remove(RequestId id) {
 void Scheduler::PrepareAdapters(absl::Time now) {
   if (queue_.waiting() == 0 || queue_.waiting() > std::ssize(free_slots_)) return;
   queue_.Visit([&](RequestState& request) {
-    if (request.paused || std::exchange(request.prepared, true)) return true;
+    if (request.paused || std::exchange(request.prepared, true)) return FairVisit::kGoOn;
     for (const GenerationPtr& generation : request.generations) pool_->Prepare(generation, now);
-    return true;
+    return FairVisit::kGoOn;
   });
 }
 
@@ -237,11 +237,13 @@ void Scheduler::Admit(absl::Time now) {
   waiting_for_adapter_ = 0;
   const RequestState* next = nullptr;  // by fairness, and finds no KV
   const auto visit = [&](RequestState& request) {
-    if (request.paused || InFlight(request)) return true;
-    if (next != nullptr && !FairQueue::MayPass(request, *next)) return true;
+    if (request.paused || InFlight(request)) return FairVisit::kGoOn;
+    if (next != nullptr && !FairQueue::MayPass(request, *next)) return FairVisit::kLeaveTenant;
     const Admission admission = TryAdmit(request, now);
-    if (admission == Admission::kAdmitted || admission == Admission::kFailed) return true;
-    if (admission == Admission::kPreparing) return true;
+    if (admission == Admission::kAdmitted || admission == Admission::kFailed) {
+      return FairVisit::kGoOn;
+    }
+    if (admission == Admission::kPreparing) return FairVisit::kGoOn;
     if (first_blocked == 0) first_blocked = request.id;
     if (request.id != first_blocked) request.leases.clear();
     if (admission != Admission::kNoRoom) ++waiting_for_adapter_;
@@ -250,19 +252,21 @@ void Scheduler::Admit(absl::Time now) {
     if (admission == Admission::kLoading) {
       senior_loads_ = senior_loads_ || (senior_first && &request == due);
       if (senior_loads_) senior_ = due->id;
-      return true;
+      return FairVisit::kGoOn;
     }
     if (senior_ == 0) senior_ = request.id;
     ++request.room_steps;
-    if (admission == Admission::kNoRoom) {
-      if (free_slots_.empty()) return false;  // for nobody else either
-      if (next == nullptr) next = &request;
-    }
-    return !HasRoomMade(request);
+    if (HasRoomMade(request)) return FairVisit::kEnd;
+    if (admission != Admission::kNoRoom) return FairVisit::kGoOn;
+    if (next == nullptr) next = &request;
+    // There is no room for anybody else either, or nobody may pass.
+    if (free_slots_.empty() || !next->lane->runs()) return FairVisit::kEnd;
+    return FairVisit::kLeaveTenant;
   };
-  if (!senior_first || visit(*due)) {
-    queue_.Visit(
-        [&](RequestState& request) { return (senior_first && &request == due) || visit(request); });
+  if (!senior_first || visit(*due) != FairVisit::kEnd) {
+    queue_.Visit([&](RequestState& request) {
+      return senior_first && &request == due ? FairVisit::kGoOn : visit(request);
+    });
   }
   if (senior_ != made_room_for_) made_room_for_ = 0;
   HoldOnly(first_blocked);

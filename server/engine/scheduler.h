@@ -7,11 +7,11 @@
 // decode, prompts get as many tokens as StepPace allows. A request whose adapter is loading is
 // overtaken, and so is one whose constraint is being made. One that waits for room is overtaken for
 // overtake_steps_max steps at most: by all when its adapter has no room; when KV is missing, by
-// small ones of tenants that run nothing (FairQueue::MayPass), which take what is free beyond a
-// block for each that runs; when a slot is missing, by nobody. After as many steps more recent
-// requests are preempted for it. Whoever is preempted keeps its tokens and computes its KV again
-// later. Within a tenant a request gives way to older ones alone (a paused one to all), so the
-// oldest that can run always does.
+// small ones that are the first of a tenant that runs nothing (FairQueue::MayPass), which take what
+// is free beyond a block for each that runs; when a slot is missing, by nobody. After as many steps
+// more recent requests are preempted for it. Whoever is preempted keeps its tokens and computes its
+// KV again later. Within a tenant a request gives way to older ones alone (a paused one to all), so
+// the oldest that can run always does.
 //
 // What a tenant holds beyond its share is another's who waits (FairShares): its youngest requests
 // give way to the one that is next by FairQueue and has waited for kShareWaitSteps. So a tenant

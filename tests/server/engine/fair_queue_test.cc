@@ -30,7 +30,7 @@ class FairQueueTest : public ::testing::Test {
     std::vector<RequestId> ids;
     queue_.Visit([&](RequestState& request) {
       ids.push_back(request.id);
-      return true;
+      return FairVisit::kGoOn;
     });
     return ids;
   }
@@ -58,8 +58,19 @@ TEST_F(FairQueueTest, TheLeastServedGoesFirst) {
   EXPECT_THAT(Order(), ElementsAre(3, 4, 2));
   queue_.Visit([&](RequestState& request) {
     EXPECT_EQ(request.id, 3u);
-    return false;
+    return FairVisit::kEnd;
   });
+}
+
+TEST_F(FairQueueTest, OfATenantThatIsLeftNoneIsVisitedThisTime) {
+  for (const char* tenant : {"a", "a", "b", "b", "a", "c"}) Enter(tenant);
+  std::vector<RequestId> visited;
+  queue_.Visit([&](RequestState& request) {
+    visited.push_back(request.id);
+    return request.id == 3 ? FairVisit::kGoOn : FairVisit::kLeaveTenant;
+  });
+  EXPECT_THAT(visited, ElementsAre(1, 3, 4, 6));
+  EXPECT_THAT(Order(), ElementsAre(1, 2, 3, 4, 5, 6));
 }
 
 TEST_F(FairQueueTest, WhatIsAdmittedCountsAtOnce) {
@@ -68,7 +79,7 @@ TEST_F(FairQueueTest, WhatIsAdmittedCountsAtOnce) {
   queue_.Visit([&](RequestState& request) {
     admitted.push_back(request.id);
     Admit(request);
-    return true;
+    return FairVisit::kGoOn;
   });
   EXPECT_THAT(admitted, ElementsAre(1, 4, 2, 5, 3, 6));
   EXPECT_EQ(queue_.waiting(), 0);

@@ -253,6 +253,20 @@ TEST_P(SchedulerShares, AShortCallGoesPastALongPromptThatFindsNoRoom) {
   EndWell(a);
 }
 
+TEST_P(SchedulerShares, NoShortCallGoesPastALongPromptOfItsOwnTenant) {
+  Start(8, 100, /*chunk=*/16);
+  std::vector<Submitted> a;
+  for (int i = 0; i < 4; ++i) a.push_back(Submit("a", 470 + i, 5));
+  Steps(2);
+  const Submitted large = Submit("b", 200, 5);
+  const Submitted small = Submit("b", 2, 2);
+  const Submitted others = Submit("c", 2, 2);
+  EXPECT_LE(StepsToFirstToken(others), 1 + GetParam());
+  EndWell({large, small});
+  EXPECT_LE(large.sink->finish.timings.queue, small.sink->finish.timings.queue);
+  EndWell(a);
+}
+
 TEST_P(SchedulerShares, NobodyGoesPastALongPromptThatHasWaitedLongEnough) {
   constexpr int kOvertakeSteps = 20;
   for (const bool late : {false, true}) {
