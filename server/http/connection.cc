@@ -15,6 +15,7 @@
 #include <cstring>
 #include <utility>
 
+#include "absl/strings/ascii.h"
 #include "adapters/hub/steady_now.h"
 #include "server/api/socket_name.h"
 
@@ -25,6 +26,17 @@ constexpr size_t kReadBytes = 16 << 10;
 // What the system holds for a client that does not read, twice; megabytes otherwise.
 constexpr int kSendBufferBytes = 64 << 10;
 constexpr char kTlsHandshake = 0x16;
+
+bool IsBlank(char byte) { return byte == ' ' || byte == '\t'; }
+
+bool IsOfName(char byte) {
+  constexpr std::string_view kMarks = "!#$%&'*+-.^_`|~";
+  return absl::ascii_isalnum(byte) || kMarks.find(byte) != std::string_view::npos;
+}
+
+bool SaysWhatComes(std::string_view name) {
+  return name == "content-length" || name == "transfer-encoding" || name == "host";
+}
 
 // Waits until `deadline` for one of `events`; what happened, 0 for nothing.
 int Poll(int socket, short events, absl::Time deadline) {
@@ -60,7 +72,8 @@ Connection::~Connection() {
 }
 
 bool Connection::AwaitRequest(absl::Duration timeout, const std::function<RequestWatch()>& begins) {
-  in_body_ = line_kept_ = named_ = after_return_ = false;
+  in_body_ = line_kept_ = named_ = has_value_ = after_return_ = false;
+  name_.clear();
   chunks_.reset();
   request_line_.clear();
   line_bytes_ = part_bytes_ = written_bytes_ = 0;
@@ -175,13 +188,21 @@ bool Connection::Fill(absl::Time deadline) {
   }
 }
 
-// Of a line behind the request line: blanks before the colon, and lines that go on the one
-// before, are read in two ways by servers behind each other.
+// Of a line behind the request line: a name that is none (RFC 9110, 5.6.2), and lines that go on
+// the one before, are read in two ways by servers behind each other.
 bool Connection::IsWellFormed(char byte) {
-  if (!line_kept_ || named_) return true;
+  if (!line_kept_) return true;
+  if (named_) {
+    has_value_ = has_value_ || !IsBlank(byte);
+    return true;
+  }
   named_ = byte == ':' && line_bytes_ > 0;
-  return named_ || (byte != ' ' && byte != '\t' && byte != ':');
+  if (!named_) name_ += absl::ascii_tolower(byte);
+  return named_ || IsOfName(byte);
 }
+
+// The library does not pass on a header without a value, so a body's length would be another one.
+bool Connection::LineEndsWell() const { return named_ && (has_value_ || !SaysWhatComes(name_)); }
 
 // The head ends with an empty line.
 Connection::Fault Connection::Count(const char* bytes, size_t size) {
@@ -192,9 +213,10 @@ Connection::Fault Connection::Count(const char* bytes, size_t size) {
     after_return_ = bytes[i] == '\r';
     if (bytes[i] == '\n') {
       in_body_ = line_bytes_ == 0;
-      if (line_kept_ && !in_body_ && !named_) return Fault::kBadHead;
+      if (line_kept_ && !in_body_ && !LineEndsWell()) return Fault::kBadHead;
       line_kept_ = true;
-      named_ = false;
+      named_ = has_value_ = false;
+      name_.clear();
       line_bytes_ = 0;
     } else if (bytes[i] != '\r') {
       if (!IsWellFormed(bytes[i])) return Fault::kBadHead;
@@ -214,6 +236,11 @@ Connection::Fault Connection::Count(const char* bytes, size_t size) {
 
 ssize_t Connection::read(char* ptr, size_t size) {
   if (fault_ != Fault::kNone) return -1;
+  if (!escape_.empty()) {
+    *ptr = escape_.front();
+    escape_.remove_prefix(1);
+    return 1;
+  }
   if (taken_ == buffer_.size() && !Fill(deadline_)) return -1;
   // Byte by byte while it is the head: what follows it must not be counted as such.
   const size_t count = std::min(in_body_ ? size : 1, buffer_.size() - taken_);
@@ -225,6 +252,8 @@ ssize_t Connection::read(char* ptr, size_t size) {
     return Fail(Fault::kCrowded);
   }
   if (chunks_ && !chunks_->Take(ptr, count)) return Fail(Fault::kBadBody);
+  // The library takes values for percent-encoded: "%63hunked" would be "chunked", to it alone.
+  if (!in_body_ && named_ && *ptr == '%') escape_ = "25";
   return static_cast<ssize_t>(count);
 }
 

@@ -13,6 +13,7 @@
 #include <memory>
 #include <optional>
 #include <string>
+#include <string_view>
 #include <utility>
 
 #include "absl/time/time.h"
@@ -107,6 +108,7 @@ class Connection final : public httplib::Stream {
   // Counts what the reader has been given; kNone: it may go on.
   Fault Count(const char* bytes, size_t size);
   bool IsWellFormed(char byte);
+  bool LineEndsWell() const;
   ssize_t Fail(Fault fault);
 
   const int socket_;
@@ -115,12 +117,15 @@ class Connection final : public httplib::Stream {
   std::unique_ptr<ssl_st, FreeTls> tls_;  // null: plain
   bool greeted_ = false;
   std::string buffer_;
-  size_t taken_ = 0;  // of buffer_
+  size_t taken_ = 0;         // of buffer_
+  std::string_view escape_;  // what the reader is given before the next byte
   Fault fault_ = Fault::kNone;
   bool in_body_ = false;
   std::string request_line_;
   bool line_kept_ = false;
-  bool named_ = false;         // the line's name has ended
+  std::string name_;    // of the line's header, lower-case
+  bool named_ = false;  // it has ended
+  bool has_value_ = false;
   bool after_return_ = false;  // only a line's end may come
   int64_t line_bytes_ = 0;
   std::optional<ChunkFraming> chunks_;

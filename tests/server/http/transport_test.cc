@@ -89,7 +89,9 @@ TEST_F(TransportTest, HeadersThatServersReadDifferentlyEndTheConnection) {
         absl::StrCat("X: y\r\n Content-Length: ", hidden.size()),
         absl::StrCat("X: y\r\n\tContent-Length: ", hidden.size()),
         std::string("Transfer-Encoding : chunked"), std::string("no colon"),
-        std::string(": no name")}) {
+        std::string(": no name"), std::string("Content-Length\v: 5"),
+        std::string("Content-Length:"), std::string("Content-Length: 27\r\nTransfer-Encoding: \t"),
+        std::string("Host: \t")}) {
     HttpSocket socket(port());
     socket.Send("POST /echo HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n" + line +
                 "\r\n\r\n" + hidden);
@@ -114,6 +116,7 @@ TEST_F(TransportTest, BodiesThatServersReadDifferentlyEndTheConnection) {
     EXPECT_EQ(ParseAnswer(answer).status, 400) << rest;
     EXPECT_EQ(answer.find("HTTP/1.1", 1), std::string::npos) << rest << answer;
   }
+  EXPECT_EQ(StatusOf(head + "Transfer-Encoding: %63hunked\r\n\r\n0\r\n\r\n" + hidden), 501);
   HttpSocket socket(port());  // and one whose end everybody sees the same way
   socket.Send(head + chunked + "\r\n3;x=y\r\nabc\r\n0\r\n\r\n" + hidden);
   const std::string both = socket.Read(absl::Seconds(10), "\r\n\r\n");
