@@ -2,6 +2,7 @@
 
 #include <fcntl.h>
 #include <openssl/bio.h>
+#include <openssl/err.h>
 #include <openssl/pem.h>
 #include <openssl/x509.h>
 #include <sys/mman.h>
@@ -43,12 +44,27 @@ Owned<BIO> Memory(const std::string& text) {
 // Never asks a terminal for a passphrase.
 int NoPassphrase(char*, int, int, void*) { return 0; }
 
+// gRPC reads certificate and key from one text, and finds no key behind a certificate without an
+// end; the HTTP face would leave out what is broken, and all that follows it.
+absl::Status CheckWhole(const std::string& flag, const std::string& path, const std::string& text) {
+  ERR_clear_error();
+  const Owned<BIO> bio = Memory(text);
+  while (Owned<X509>(PEM_read_bio_X509_AUX(bio.get(), nullptr, NoPassphrase, nullptr)) != nullptr) {
+  }
+  const bool at_end = ERR_GET_REASON(ERR_peek_last_error()) == PEM_R_NO_START_LINE;
+  ERR_clear_error();
+  if (at_end) return absl::OkStatus();
+  return absl::InvalidArgumentError(
+      absl::StrCat(flag, " ", path, " holds a certificate that is broken or cut short"));
+}
+
 absl::Status CheckPair(const TlsPaths& paths, const std::string& cert, const std::string& key) {
   const Owned<X509> leaf(PEM_read_bio_X509_AUX(Memory(cert).get(), nullptr, NoPassphrase, nullptr));
   if (leaf == nullptr) {
     return absl::InvalidArgumentError(
         absl::StrCat("--tls-cert ", paths.cert, " holds no certificate in PEM"));
   }
+  if (absl::Status s = CheckWhole("--tls-cert", paths.cert, cert); !s.ok()) return s;
   const Owned<EVP_PKEY> secret(
       PEM_read_bio_PrivateKey(Memory(key).get(), nullptr, NoPassphrase, nullptr));
   if (secret == nullptr) {
@@ -62,7 +78,7 @@ absl::Status CheckPair(const TlsPaths& paths, const std::string& cert, const std
 
 absl::Status CheckRoots(const TlsPaths& paths, const std::string& roots) {
   const Owned<X509> first(PEM_read_bio_X509(Memory(roots).get(), nullptr, NoPassphrase, nullptr));
-  if (first != nullptr) return absl::OkStatus();
+  if (first != nullptr) return CheckWhole("--tls-client-ca", paths.client_ca, roots);
   return absl::InvalidArgumentError(
       absl::StrCat("--tls-client-ca ", paths.client_ca, " holds no certificate in PEM"));
 }

@@ -77,14 +77,20 @@ absl::StatusOr<std::shared_ptr<ssl_ctx_st>> MakeTlsContext(const TlsTexts& texts
   SSL_CTX_set_min_proto_version(context.get(), TLS1_2_VERSION);
   SSL_CTX_set_options(context.get(), SSL_OP_NO_TICKET | SSL_OP_NO_RENEGOTIATION);
   SSL_CTX_set_session_cache_mode(context.get(), SSL_SESS_CACHE_OFF);
-  SSL_CTX_set_mode(context.get(), SSL_MODE_ENABLE_PARTIAL_WRITE | SSL_MODE_AUTO_RETRY |
-                                      SSL_MODE_ACCEPT_MOVING_WRITE_BUFFER);
+  SSL_CTX_set_mode(context.get(),
+                   SSL_MODE_ENABLE_PARTIAL_WRITE | SSL_MODE_ACCEPT_MOVING_WRITE_BUFFER);
+  // Else one read goes on for as long as a peer sends new keys, whatever time it was given.
+  SSL_CTX_clear_mode(context.get(), SSL_MODE_AUTO_RETRY);
   SSL_CTX_set_alpn_select_cb(context.get(), Choose, nullptr);
+  ERR_clear_error();
   const bool usable = UseChain(context.get(), texts.cert) && UseKey(context.get(), texts.key) &&
                       (texts.client_ca.empty() || AskClients(context.get(), texts.client_ca));
+  const char* const reason = ERR_reason_error_string(ERR_peek_error());
+  const std::string why = reason == nullptr ? "it does not say why" : reason;
   ERR_clear_error();
-  if (!usable) return absl::InvalidArgumentError("OpenSSL does not take the TLS files");
-  return context;
+  if (usable) return context;
+  return absl::InvalidArgumentError(
+      absl::StrCat("OpenSSL does not take the TLS files (", why, ")"));
 }
 
 }  // namespace lorica

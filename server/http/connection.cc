@@ -84,7 +84,7 @@ bool Connection::AwaitRequest(absl::Duration timeout, const std::function<Reques
   const bool at_hand = taken_ < buffer_.size();
   if (!at_hand && !AwaitBytes(end)) return false;
   watch_ = begins();
-  if (!at_hand && !Fill(end)) return fault_ == Fault::kCrowded;
+  if (!at_hand && !Fill(SteadyNow() + limits_.head_time)) return fault_ == Fault::kCrowded;
   deadline_ = SteadyNow() + limits_.head_time;
   return tls_ != nullptr || buffer_[taken_] != kTlsHandshake;
 }

@@ -77,6 +77,15 @@ TEST_F(ServerTlsTest, RefusesFilesThatDoNotFit) {
               HasSubstr("--tls-client-ca"));
   std::ofstream(Path("half.pem")) << Text("one.pem").substr(0, 200);
   EXPECT_THAT(Refusal({Path("half.pem"), Path("used.key"), ""}), HasSubstr("no certificate"));
+  for (const size_t end : {200u, 20u}) {  // of what stands behind a whole one
+    const std::string cut = Text("one.pem").substr(0, Text("one.pem").size() - end);
+    std::ofstream(Path("half.pem")) << Text("one.pem") << cut;
+    EXPECT_THAT(Refusal({Path("half.pem"), Path("used.key"), ""}), HasSubstr("cut short")) << end;
+    EXPECT_THAT(Refusal({Path("used.pem"), Path("used.key"), Path("half.pem")}),
+                HasSubstr("half.pem holds a certificate that is broken or cut short"));
+  }
+  std::ofstream(Path("both.pem")) << Text("one.key") << Text("one.pem") << Text("two.pem") << "\n";
+  EXPECT_EQ(Refusal({Path("both.pem"), Path("both.pem"), Path("both.pem")}), "");
   std::string padded = Text("one.pem");
   padded.resize(kTlsFileBytesMax, '\n');
   std::ofstream(Path("large.pem")) << padded;

@@ -34,6 +34,7 @@ class HttpSocket {
   // What comes until the other end closes, `limit` has passed or `enough` is in it.
   std::string Read(absl::Duration limit, const std::string& enough = "");
   void Close();  // with a reset
+  int descriptor() const { return socket_; }
 
  private:
   int socket_;

@@ -1,7 +1,9 @@
 // The transport over TLS: the same requests, certificates replaced, clients that must show one.
 #include <curl/curl.h>
+#include <openssl/ssl.h>
 #include <signal.h>
 
+#include <algorithm>
 #include <filesystem>
 #include <thread>
 #include <utility>
@@ -194,6 +196,38 @@ TEST_F(TransportTlsTest, ABodyThatGivesWayIsToldSo) {
   EXPECT_EQ(ended, CURLE_WRITE_ERROR) << "it was told something";
   EXPECT_EQ(status, 503);
   EXPECT_NE(told.find("overloaded"), std::string::npos) << told;
+}
+
+// 200,000 new keys at once, which take longer to read than anybody may.
+std::string NewKeys(SSL* tls) {
+  std::string records;
+  for (int i = 0; i < 200'000; ++i) {
+    SSL_key_update(tls, SSL_KEY_UPDATE_NOT_REQUESTED);
+    SSL_do_handshake(tls);
+    char record[64];
+    const int bytes = BIO_read(SSL_get_wbio(tls), record, sizeof record);
+    records.append(record, std::max(bytes, 0));
+  }
+  return records;
+}
+
+TEST_F(TransportTlsTest, WhoOnlySendsNewKeysGivesWay) {
+  Start("", /*connections_max=*/1);
+  HttpSocket socket(transport_->port());
+  const std::unique_ptr<SSL_CTX, void (*)(SSL_CTX*)> context(SSL_CTX_new(TLS_client_method()),
+                                                             SSL_CTX_free);
+  const std::unique_ptr<SSL, void (*)(SSL*)> tls(SSL_new(context.get()), SSL_free);
+  SSL_set_fd(tls.get(), socket.descriptor());
+  ASSERT_EQ(SSL_connect(tls.get()), 1);
+  SSL_set0_wbio(tls.get(), BIO_new(BIO_s_mem()));
+  const std::string records = NewKeys(tls.get());
+  ASSERT_GT(records.size(), 4'000'000u);
+  std::thread sender([&] { socket.Send(records); });
+  absl::SleepFor(absl::Milliseconds(100));  // it is at them
+  const absl::Time began = absl::Now();
+  EXPECT_EQ(Ask("one"), CURLE_OK);
+  EXPECT_LT(absl::Now() - began, absl::Milliseconds(700));
+  sender.join();
 }
 
 TEST_F(TransportTlsTest, AReaderThatLeavesAndOneThatStopsDoNotHurtOthers) {
