@@ -4,10 +4,16 @@
 #include <netinet/in.h>
 #include <netinet/tcp.h>
 #include <sys/socket.h>
+#include <unistd.h>
 
+#include <charconv>
+#include <filesystem>
+#include <string>
+#include <system_error>
 #include <utility>
 
 #include "server/api/grpc_service.h"
+#include "server/api/socket_name.h"
 
 namespace lorica {
 namespace {
@@ -48,6 +54,20 @@ void GrpcDoor::Loop() {
     connection.listener_fd = listener_->socket();
     connection.fd = socket;
     acceptor_->HandleNewConnection(&connection);
+  }
+}
+
+// The library tells nobody of its sockets, so they are looked for among all open ones.
+void GrpcDoor::EndConnections() const {
+  std::error_code error;
+  for (const auto& entry : std::filesystem::directory_iterator("/proc/self/fd", error)) {
+    const std::string name = entry.path().filename();
+    int descriptor = -1;
+    std::from_chars(name.data(), name.data() + name.size(), descriptor);
+    const int copy = ::dup(descriptor);  // by its number it could become another file meanwhile
+    if (copy < 0) continue;
+    if (LocalEndOf(copy).port == port() && !PeerOf(copy).ip.empty()) ::shutdown(copy, SHUT_RDWR);
+    ::close(copy);
   }
 }
 

@@ -33,6 +33,9 @@ class GrpcDoor {
   void Open();
   // Nobody is accepted any more. Before the server is shut down.
   void Close();
+  // Ends those that were let in: the library, when it is shut down, waits for as long as it has
+  // something to write to a peer that reads nothing, or slowly.
+  void EndConnections() const;
 
  private:
   using Acceptor = grpc::experimental::ExternalConnectionAcceptor;

@@ -38,6 +38,7 @@ namespace lorica {
 namespace {
 
 constexpr absl::Duration kStopPoll = absl::Milliseconds(5);
+constexpr absl::Duration kTellTime = absl::Milliseconds(250);  // for who is cut to read that it was
 
 // The library registers its reflection by itself, for every server of the process.
 class WithoutReflection final : public grpc::ServerBuilderOption {
@@ -252,8 +253,10 @@ void GrpcService::Stop(absl::Duration grace) {
   while (parts_->open_calls.load() > 0 && SteadyNow() < end) absl::SleepFor(kStopPoll);
   // The library waits for connections, also for those without a call, and for one that was made
   // a moment ago.
+  const absl::Time told = SteadyNow() + kTellTime;
   while (!parts_->closed.load()) {
     grpc_server_cancel_all_calls(parts_->server->c_server());
+    if (SteadyNow() >= told) parts_->door->EndConnections();
     absl::SleepFor(kStopPoll);
   }
   parts_->closing.join();

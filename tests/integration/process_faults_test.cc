@@ -1,6 +1,8 @@
 // Goal: a killed server is back soon with all that it acknowledged, a mistake in its files keeps
 // the old ones and cuts nobody; and nothing of it is left.
 #include <signal.h>
+#include <sys/socket.h>
+#include <sys/time.h>
 
 #include <atomic>
 #include <filesystem>
@@ -14,8 +16,10 @@
 #include "adapters/sha256.h"
 #include "gtest/gtest.h"
 #include "tests/fakes/fake_hub.h"
+#include "tests/fakes/raw_http2.h"
 #include "tests/integration/server_process.h"
 #include "tests/server/api/tiny_server.h"
+#include "tests/server/http/http_call.h"
 #include "tests/server/text/cpu_seconds.h"
 
 namespace lorica {
@@ -246,6 +250,22 @@ TEST_F(ProcessFaults, ATerminatedServerEndsWhatItTookAndTakesNoMore) {
   ASSERT_NO_FATAL_FAILURE(Start());
   EXPECT_EQ(TokensOf("plain", 400), alone);
   EXPECT_EQ(TokensOf("org/stalled", 400), alone);
+}
+
+// Settings without pause, of which each is acknowledged to a peer that reads nothing: the library
+// has something to write then, and would wait for it to be read.
+TEST_F(ProcessFaults, ATerminatedServerWaitsForNobodyWhoReadsNothing) {
+  ASSERT_NO_FATAL_FAILURE(Start({"--drain-seconds", "1"}));
+  const int port = std::stoi(server_->address().substr(server_->address().rfind(':') + 1));
+  HttpSocket socket(port, /*receive_bytes=*/4096);
+  const timeval patience{1, 0};
+  ::setsockopt(socket.descriptor(), SOL_SOCKET, SO_SNDTIMEO, &patience, sizeof patience);
+  const std::string settings = Frame(FrameType::kSettings, 0, 0, "");
+  std::string many = Preface();
+  while (many.size() < 32 << 20) many += settings;
+  socket.Send(many);  // until no more is taken
+  server_->Signal(SIGTERM);
+  EXPECT_EQ(server_->WaitForExit(kCutMax), 0) << server_->Log();
 }
 
 // Row 110: while somebody streams.
