@@ -90,6 +90,7 @@ batch=$!
 # However fast the machine: some calls are answered by now, and most are not.
 await_lines answers.jsonl 8
 echo "my-team/support@v2=$root/deploy/demo/adapters/text-to-sql" >&7
+await_lines hub.out 2 # the commit is there
 show lorica --api-key-file acme.key adapters register support --source my-team/support@v2 --replace
 wait "$batch" || die "a call failed while the name moved"
 printf '$ lorica --api-key-file acme.key batch --file calls.jsonl --concurrency 4   # meanwhile\n'
