@@ -13,17 +13,25 @@ namespace {
 
 constexpr int kPortMax = 65535;
 
+bool IsPlain(char c) { return absl::ascii_isalnum(c) || absl::StrContains("-._~!$&'()*+,;=", c); }
+
 bool IsName(std::string_view text) {
-  return std::all_of(text.begin(), text.end(), [](char c) {
-    return absl::ascii_isalnum(c) || absl::StrContains("-._~%!$&'()*+,;=", c);
-  });
+  for (size_t i = 0; i < text.size(); ++i) {
+    if (IsPlain(text[i])) continue;
+    const bool escaped = text[i] == '%' && text.size() - i > 2 &&
+                         absl::ascii_isxdigit(text[i + 1]) && absl::ascii_isxdigit(text[i + 2]);
+    if (!escaped) return false;
+    i += 2;
+  }
+  return true;
 }
 
 bool IsIpv6(std::string_view text) {
-  const size_t zone = std::min(text.find('%'), text.size());
+  const size_t end = std::min(text.find('%'), text.size());
+  const std::string_view zone = text.substr(end);  // with its sign, escaped or not
   in6_addr address{};
-  return IsName(text.substr(zone)) &&
-         ::inet_pton(AF_INET6, std::string(text.substr(0, zone)).c_str(), &address) == 1;
+  return (zone.empty() || IsName(zone.substr(1))) &&
+         ::inet_pton(AF_INET6, std::string(text.substr(0, end)).c_str(), &address) == 1;
 }
 
 // With its colon; none is one, too.
