@@ -143,13 +143,12 @@ absl::Status ToFloats(const std::string& name, DType from, absl::Span<const std:
 }
 
 // Zeros where nothing will be written: tiles of fewer ranks, what follows a tile up to the next,
-// and the ends of blocks. All of it would be a pass over memory that is as long as the copy behind
-// it.
+// and the ends of blocks. To clear all would be one more pass over memory for every load.
 void ClearUnwritten(LoraImage& image) {
   auto* const blocks = static_cast<std::byte*>(image.blocks->data());
   std::vector<int64_t> ends(image.block_count, 0);
   const auto take = [&](const BlockSlice& slice, int64_t bytes, bool whole) {
-    const int64_t taken = (bytes + kTileAlignment - 1) / kTileAlignment * kTileAlignment;
+    const int64_t taken = TileSpaceBytes(bytes);
     std::byte* const begin = blocks + slice.block_index * image.block_bytes + slice.offset_bytes;
     if (!whole || taken != bytes) std::memset(begin, 0, taken);
     int64_t& end = ends[slice.block_index];

@@ -14,17 +14,13 @@ struct Item {
   BlockSlice* slice = nullptr;
 };
 
-int64_t Aligned(int64_t bytes) {
-  return (bytes + kTileAlignment - 1) / kTileAlignment * kTileAlignment;
-}
-
 void AddTiles(const ModuleTiles& module, int64_t features, std::vector<BlockSlice>& slices,
               std::vector<Item>& items) {
   const int wide_tiles = WideTiles(features);
   slices.assign(int64_t{module.rank_tiles()} * wide_tiles, BlockSlice{});
   for (size_t i = 0; i < slices.size(); ++i) {
     const int64_t elements = int64_t{kTileRanks} * TileWidth(features, i % wide_tiles);
-    items.push_back({Aligned(RowBytes(module.dtype, elements)), &slices[i]});
+    items.push_back({TileSpaceBytes(RowBytes(module.dtype, elements)), &slices[i]});
   }
 }
 
@@ -34,10 +30,10 @@ std::vector<Item> ItemsOf(std::vector<ModuleTiles>& modules) {
     AddTiles(module, module.in_features, module.a_tiles, items);
     AddTiles(module, module.out_features, module.b_tiles, items);
     if (module.has_gain) {
-      items.push_back({Aligned(RowBytes(DType::kF32, module.out_features)), &module.gain});
+      items.push_back({TileSpaceBytes(RowBytes(DType::kF32, module.out_features)), &module.gain});
     }
     if (module.has_bias) {
-      items.push_back({Aligned(RowBytes(DType::kF32, module.out_features)), &module.bias});
+      items.push_back({TileSpaceBytes(RowBytes(DType::kF32, module.out_features)), &module.bias});
     }
   }
   return items;
@@ -60,6 +56,10 @@ int32_t Pack(int64_t block_bytes, absl::Span<const Item> items) {
 }
 
 }  // namespace
+
+int64_t TileSpaceBytes(int64_t bytes) {
+  return (bytes + kTileAlignment - 1) / kTileAlignment * kTileAlignment;
+}
 
 int WideTiles(int64_t features) {
   return static_cast<int>((features + kTileWidth - 1) / kTileWidth);

@@ -21,6 +21,9 @@ struct TileLayout {
 int WideTiles(int64_t features);
 int TileWidth(int64_t features, int wide_tile);
 
+// What a tile, gain or bias of `bytes` takes of its block.
+int64_t TileSpaceBytes(int64_t bytes);
+
 // Fills a_tiles, b_tiles, gain and bias of every module; the same input gives the same
 // layout. FailedPrecondition: a tile is larger than a block.
 absl::StatusOr<TileLayout> LayOutTiles(int64_t block_bytes, std::vector<ModuleTiles>& modules);

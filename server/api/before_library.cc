@@ -5,6 +5,8 @@
 
 #include <cstring>
 
+#include "absl/strings/str_cat.h"
+
 namespace lorica {
 namespace {
 
@@ -42,6 +44,12 @@ bool StandsBefore(const char* name, const void* ours) {
   link_map* library = nullptr;
   ::dladdr1(librarys, &ignored, reinterpret_cast<void**>(&library), RTLD_DL_LINKMAP);
   return library != nullptr && LooksUp(*library, name);
+}
+
+absl::Status CannotBeKeptFrom(absl::string_view what) {
+  return absl::FailedPreconditionError(
+      absl::StrCat("this libgrpc.so cannot be kept from ", what,
+                   ": use the one that the server was built with"));
 }
 
 }  // namespace lorica

@@ -10,6 +10,8 @@
 
 #include <cstdlib>
 
+#include "absl/status/status.h"
+#include "absl/strings/string_view.h"
 #include "grpcpp/version_info.h"
 
 static_assert(GRPC_CPP_VERSION_MAJOR == 1 && GRPC_CPP_VERSION_MINOR == 51,
@@ -25,6 +27,9 @@ template <typename Function>
 bool StandsBefore(const char* name, Function* ours) {
   return StandsBefore(name, reinterpret_cast<const void*>(ours));
 }
+
+// FailedPrecondition for a library of which that is not so, and which "cannot be kept from" `what`.
+absl::Status CannotBeKeptFrom(absl::string_view what);
 
 // REQUIRES: StandsBefore.
 template <typename Function>

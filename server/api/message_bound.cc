@@ -76,9 +76,7 @@ namespace lorica {
 
 absl::Status CheckMessageBound() {
   if (StandsBefore(kDeframe, &grpc_deframe_unprocessed_incoming_frames)) return absl::OkStatus();
-  return absl::FailedPreconditionError(
-      "this libgrpc.so cannot be kept from reading messages of any length: use the one that the "
-      "server was built with");
+  return CannotBeKeptFrom("reading messages of any length");
 }
 
 }  // namespace lorica

@@ -134,9 +134,7 @@ absl::Status CheckMetadataBound() {
                     StandsBefore(LORICA_END_PARSER, &EndHeadParser) &&
                     StandsBefore(LORICA_PARSE, &ParseHead);
   if (ours) return absl::OkStatus();
-  return absl::FailedPreconditionError(
-      "this libgrpc.so cannot be kept from reading heads of any length: use the one that the "
-      "server was built with");
+  return CannotBeKeptFrom("reading heads of any length");
 }
 
 }  // namespace lorica

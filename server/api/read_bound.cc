@@ -30,9 +30,7 @@ MemoryPressure PressureOf(void* quota) {
 
 absl::Status CheckReadBound() {
   if (StandsBefore(LORICA_PRESSURE, &PressureOf)) return absl::OkStatus();
-  return absl::FailedPreconditionError(
-      "this libgrpc.so cannot be kept from reading ever more of a connection: use the one that the "
-      "server was built with");
+  return CannotBeKeptFrom("reading ever more of a connection");
 }
 
 }  // namespace lorica

@@ -60,7 +60,7 @@ class GrpcFaults : public ::testing::Test {
     auto server = ServerProcess::Start(options);
     ASSERT_TRUE(server.ok()) << server.status();
     server_ = *std::move(server);
-    port_ = std::atoi(server_->address().substr(server_->address().rfind(':') + 1).c_str());
+    port_ = server_->port();
     const absl::Status first = server_->NewClient()->Generate(TokensRequest(1)).status();
     ASSERT_TRUE(first.ok()) << first;
   }

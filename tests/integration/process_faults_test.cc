@@ -256,7 +256,7 @@ TEST_F(ProcessFaults, ATerminatedServerEndsWhatItTookAndTakesNoMore) {
 // has something to write then, and would wait for it to be read.
 TEST_F(ProcessFaults, ATerminatedServerWaitsForNobodyWhoReadsNothing) {
   ASSERT_NO_FATAL_FAILURE(Start({"--drain-seconds", "1"}));
-  const int port = std::stoi(server_->address().substr(server_->address().rfind(':') + 1));
+  const int port = server_->port();
   HttpSocket socket(port, /*receive_bytes=*/4096);
   const timeval patience{1, 0};
   ::setsockopt(socket.descriptor(), SOL_SOCKET, SO_SNDTIMEO, &patience, sizeof patience);

@@ -97,7 +97,8 @@ absl::Status ServerProcess::WaitUntilServing(absl::Duration limit) {
     if (WaitForExit(absl::ZeroDuration()) >= 0) break;
     const std::string port = ReadAll(folder_.path() + "/port");
     if (!port.empty() && port.back() == '\n') {
-      address_ = absl::StrCat("127.0.0.1:", std::atoi(port.c_str()));
+      port_ = std::atoi(port.c_str());
+      address_ = absl::StrCat("127.0.0.1:", port_);
       http_port_ = std::atoi(port.c_str() + port.find('\n') + 1);
       auto state = NewClient()->GetStatus();
       if (state.ok() && state->state() == v1::SERVING_STATE_SERVING) return absl::OkStatus();

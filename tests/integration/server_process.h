@@ -34,6 +34,7 @@ class ServerProcess {
   ~ServerProcess();
 
   const std::string& address() const { return address_; }
+  int port() const { return port_; }
   int http_port() const { return http_port_; }  // 0: without --http-address
   pid_t pid() const { return pid_; }
   // A client of its own connection.
@@ -51,6 +52,7 @@ class ServerProcess {
   TemporaryFolder folder_;
   ClientOptions client_;
   std::string address_;
+  int port_ = 0;
   int http_port_ = 0;
   pid_t pid_ = -1;
   bool exited_ = false;
