@@ -60,8 +60,9 @@ void GrpcDoor::Loop() {
 // The library tells nobody of its sockets, so they are looked for among all open ones.
 void GrpcDoor::EndConnections() const {
   std::error_code error;
-  for (const auto& entry : std::filesystem::directory_iterator("/proc/self/fd", error)) {
-    const std::string name = entry.path().filename();
+  std::filesystem::directory_iterator entry("/proc/self/fd", error);
+  for (; entry != std::filesystem::directory_iterator(); entry.increment(error)) {
+    const std::string name = entry->path().filename();
     int descriptor = -1;
     std::from_chars(name.data(), name.data() + name.size(), descriptor);
     const int copy = ::dup(descriptor);  // by its number it could become another file meanwhile
