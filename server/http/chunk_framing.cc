@@ -2,6 +2,9 @@
 
 #include <algorithm>
 
+#include "absl/strings/ascii.h"
+#include "server/http/field_lines.h"
+
 namespace lorica {
 namespace {
 
@@ -15,6 +18,7 @@ int HexDigit(char byte) {
 }  // namespace
 
 bool ChunkFraming::Take(const char* bytes, size_t size) {
+  is_of_trailer_ = false;
   for (size_t i = 0; i < size && part_ != Part::kBroken;) {
     if (part_ == Part::kData) {
       const auto count = static_cast<size_t>(std::min<uint64_t>(size_, size - i));
@@ -47,11 +51,40 @@ void ChunkFraming::TakeByte(char byte) {
       digits_ = 0;
       return go_on('\n', Part::kSize);
     case Part::kLast:
-      return go_on('\r', Part::kLastLf);
+      if (byte != '\r') return TakeTrailer(byte);
+      part_ = Part::kLastLf;
+      is_of_trailer_ = false;
+      return;
     case Part::kLastLf:
       return go_on('\n', Part::kEnded);
+    case Part::kTrailerName:
+    case Part::kTrailerValue:
+    case Part::kTrailerLf:
+      return TakeTrailer(byte);
     default:
       part_ = Part::kBroken;
+  }
+}
+
+void ChunkFraming::TakeTrailer(char byte) {
+  is_of_trailer_ = true;
+  ++trailer_bytes_;
+  if (part_ == Part::kTrailerLf) {
+    part_ = byte == '\n' ? Part::kLast : Part::kBroken;
+    name_.clear();
+  } else if (part_ == Part::kTrailerValue) {
+    if (byte == '\r') {
+      part_ = Part::kTrailerLf;
+    } else if (byte != '\t' && absl::ascii_iscntrl(byte)) {
+      part_ = Part::kBroken;
+    }
+  } else if (byte == ':' && !name_.empty() && !SaysWhatComes(name_)) {
+    part_ = Part::kTrailerValue;
+  } else if (IsOfFieldName(byte)) {
+    name_ += absl::ascii_tolower(byte);
+    part_ = Part::kTrailerName;
+  } else {
+    part_ = Part::kBroken;
   }
 }
 

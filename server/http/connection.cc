@@ -18,6 +18,7 @@
 #include "absl/strings/ascii.h"
 #include "adapters/hub/steady_now.h"
 #include "server/api/socket_name.h"
+#include "server/http/field_lines.h"
 
 namespace lorica {
 namespace {
@@ -28,15 +29,6 @@ constexpr int kSendBufferBytes = 64 << 10;
 constexpr char kTlsHandshake = 0x16;
 
 bool IsBlank(char byte) { return byte == ' ' || byte == '\t'; }
-
-bool IsOfName(char byte) {
-  constexpr std::string_view kMarks = "!#$%&'*+-.^_`|~";
-  return absl::ascii_isalnum(byte) || kMarks.find(byte) != std::string_view::npos;
-}
-
-bool SaysWhatComes(std::string_view name) {
-  return name == "content-length" || name == "transfer-encoding" || name == "host";
-}
 
 // Waits until `deadline` for one of `events`; what happened, 0 for nothing.
 int Poll(int socket, short events, absl::Time deadline) {
@@ -198,7 +190,7 @@ bool Connection::IsWellFormed(char byte) {
   }
   named_ = byte == ':' && line_bytes_ > 0;
   if (!named_) name_ += absl::ascii_tolower(byte);
-  return named_ || IsOfName(byte);
+  return named_ || IsOfFieldName(byte);
 }
 
 // The library does not pass on a header without a value, so a body's length would be another one.
@@ -234,7 +226,14 @@ Connection::Fault Connection::Count(const char* bytes, size_t size) {
   return in_body_ && part_bytes_ > limits_.body_bytes ? Fault::kBodyTooLarge : Fault::kNone;
 }
 
+// Trailers are nobody's: the library is given the empty line behind them alone.
 ssize_t Connection::read(char* ptr, size_t size) {
+  ssize_t count = Give(ptr, size);
+  while (count > 0 && chunks_ && chunks_->is_of_trailer()) count = Give(ptr, size);
+  return count;
+}
+
+ssize_t Connection::Give(char* ptr, size_t size) {
   if (fault_ != Fault::kNone) return -1;
   if (!escape_.empty()) {
     *ptr = escape_.front();
@@ -252,6 +251,7 @@ ssize_t Connection::read(char* ptr, size_t size) {
     return Fail(Fault::kCrowded);
   }
   if (chunks_ && !chunks_->Take(ptr, count)) return Fail(Fault::kBadBody);
+  if (chunks_ && chunks_->trailer_bytes() > limits_.head_bytes) return Fail(Fault::kHeadTooLarge);
   // The library takes values for percent-encoded: "%63hunked" would be "chunked", to it alone.
   if (!in_body_ && named_ && *ptr == '%') escape_ = "25";
   return static_cast<ssize_t>(count);

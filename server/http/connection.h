@@ -105,6 +105,8 @@ class Connection final : public httplib::Stream {
   // False: nothing until `deadline`.
   bool AwaitBytes(absl::Time deadline);
   bool Fill(absl::Time deadline);
+  // As read, trailers as well.
+  ssize_t Give(char* ptr, size_t size);
   // Counts what the reader has been given; kNone: it may go on.
   Fault Count(const char* bytes, size_t size);
   bool IsWellFormed(char byte);

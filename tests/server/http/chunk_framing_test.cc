@@ -30,10 +30,36 @@ TEST(ChunkFraming, WhatOthersReadDifferentlyIsRefused) {
   for (const std::string body :
        {"3\nabc\r\n0\r\n\r\n", "3\r\nabc\n0\r\n\r\n", "3\r\nabcd\r\n0\r\n\r\n", "3\r\nabc0\r\n\r\n",
         "0x3\r\nabc\r\n", "+3\r\nabc\r\n", "-3\r\nabc\r\n", " 3\r\nabc\r\n", "3 \r\nabc\r\n",
-        "\r\n", ";x\r\n", "g\r\n", "3\r\r\nabc\r\n", "3;x\nabc\r\n", "0\r\nTrailer: x\r\n\r\n",
-        "0\r\n\n", "0\r\n\r\nG"}) {
+        "\r\n", ";x\r\n", "g\r\n", "3\r\r\nabc\r\n", "3;x\nabc\r\n", "0\r\n\n", "0\r\n\r\nG"}) {
     EXPECT_FALSE(Takes(body)) << body;
   }
+}
+
+TEST(ChunkFraming, TrailersAreSkipped) {
+  for (const std::string trailers :
+       {"Trailer: x\r\n", "a:\r\n", "a: b: c\td\xc3\xa4\r\nX-Check!: 1\r\n"}) {
+    ChunkFraming framing;
+    const std::string body = "3\r\nabc\r\n0\r\n" + trailers + "\r\n";
+    std::string shown;
+    for (const char byte : body) {
+      EXPECT_TRUE(framing.Take(&byte, 1)) << body;
+      if (!framing.is_of_trailer()) shown += byte;
+    }
+    EXPECT_EQ(shown, "3\r\nabc\r\n0\r\n\r\n");
+    EXPECT_EQ(framing.trailer_bytes(), std::ssize(trailers));
+    EXPECT_FALSE(framing.Take("G", 1)) << "it has ended";
+  }
+}
+
+TEST(ChunkFraming, TrailersThatAreNoneAreRefused) {
+  for (const std::string trailers :
+       {"Trailer x\r\n\r\n", ": x\r\n\r\n", " a: x\r\n\r\n", "a : x\r\n\r\n",
+        "a: x\r\n b: y\r\n\r\n", "a: x\n\r\n", "a: x\r\r\n\r\n", "a: x\r\n\n", "a\r\n\r\n",
+        "a: \x01\r\n\r\n", "a: \x7f\r\n\r\n", "Content-Length: 3\r\n\r\n",
+        "transfer-encoding: chunked\r\n\r\n", "HOST: x\r\n\r\n"}) {
+    EXPECT_FALSE(Takes("0\r\n" + trailers)) << trailers;
+  }
+  EXPECT_FALSE(Takes(std::string("0\r\na: \0\r\n\r\n", 11)));
 }
 
 TEST(ChunkFraming, SizesAreBounded) {
