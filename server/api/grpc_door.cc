@@ -6,17 +6,21 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
+#include <cerrno>
 #include <charconv>
-#include <filesystem>
+#include <cstring>
 #include <string>
-#include <system_error>
+#include <string_view>
 #include <utility>
 
+#include "absl/strings/str_cat.h"
 #include "server/api/grpc_service.h"
 #include "server/api/socket_name.h"
 
 namespace lorica {
 namespace {
+
+constexpr char kDescriptors[] = "/proc/self/fd";
 
 // What the library would ask of sockets of its own; connections inherit it.
 void SetSocketOptions(int socket) {
@@ -35,13 +39,24 @@ absl::StatusOr<std::unique_ptr<GrpcDoor>> GrpcDoor::Make(
       {.address = address, .flag = "--grpc-address", .spare_descriptors = kGrpcSpareDescriptors});
   if (!listener.ok()) return listener.status();
   SetSocketOptions((*listener)->socket());
-  auto acceptor = builder->experimental().AddExternalConnectionAcceptor(
+  DIR* const descriptors = ::opendir(kDescriptors);
+  if (descriptors == nullptr) {
+    return absl::UnavailableError(
+        absl::StrCat(kDescriptors, " cannot be read: ", std::strerror(errno)));
+  }
+  const int held = ::fcntl((*listener)->socket(), F_DUPFD_CLOEXEC, 0);
+  std::unique_ptr<GrpcDoor> door(new GrpcDoor(*std::move(listener), descriptors, held));
+  if (held < 0) return absl::UnavailableError("the process may have no descriptor more");
+  door->acceptor_ = builder->experimental().AddExternalConnectionAcceptor(
       grpc::ServerBuilder::experimental_type::ExternalConnectionType::FROM_FD,
       std::move(credentials));
-  return std::unique_ptr<GrpcDoor>(new GrpcDoor(*std::move(listener), std::move(acceptor)));
+  return door;
 }
 
-GrpcDoor::~GrpcDoor() { Close(); }
+GrpcDoor::~GrpcDoor() {
+  Close();
+  if (held_ >= 0) ::close(held_);
+}
 
 void GrpcDoor::Open() {
   thread_ = std::thread([this] { Loop(); });
@@ -58,18 +73,21 @@ void GrpcDoor::Loop() {
 }
 
 // The library tells nobody of its sockets, so they are looked for among all open ones.
-void GrpcDoor::EndConnections() const {
-  std::error_code error;
-  std::filesystem::directory_iterator entry("/proc/self/fd", error);
-  for (; entry != std::filesystem::directory_iterator(); entry.increment(error)) {
-    const std::string name = entry->path().filename();
+void GrpcDoor::EndConnections() {
+  ::rewinddir(descriptors_.get());
+  while (const dirent* const entry = ::readdir(descriptors_.get())) {
+    const std::string_view name = entry->d_name;
     int descriptor = -1;
     std::from_chars(name.data(), name.data() + name.size(), descriptor);
-    const int copy = ::dup(descriptor);  // by its number it could become another file meanwhile
-    if (copy < 0) continue;
-    if (LocalEndOf(copy).port == port() && !PeerOf(copy).ip.empty()) ::shutdown(copy, SHUT_RDWR);
-    ::close(copy);
+    if (descriptor >= 0 && descriptor != held_) EndConnection(descriptor);
   }
+  ::dup3(listener_->socket(), held_, O_CLOEXEC);
+}
+
+void GrpcDoor::EndConnection(int descriptor) {
+  // By its number it could become another file meanwhile.
+  if (::dup3(descriptor, held_, O_CLOEXEC) < 0) return;
+  if (LocalEndOf(held_).port == port() && !PeerOf(held_).ip.empty()) ::shutdown(held_, SHUT_RDWR);
 }
 
 void GrpcDoor::Close() {

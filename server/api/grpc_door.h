@@ -2,8 +2,10 @@
 //
 // The library's own listener is lost for ever when it once finds no free descriptor. This one
 // waits, and takes no more connections than leave descriptors for HTTP's connections and for files.
-// Used by one thread.
+// What it needs to end them, two descriptors, it has from the start. Used by one thread.
 #pragma once
+
+#include <dirent.h>
 
 #include <memory>
 #include <string>
@@ -22,7 +24,7 @@ inline constexpr int kGrpcSpareDescriptors = 448;
 class GrpcDoor {
  public:
   // Binds `address` and tells the builder; nobody is accepted yet. Unavailable: it cannot be
-  // listened on; says why.
+  // listened on, or /proc cannot be read; says why.
   static absl::StatusOr<std::unique_ptr<GrpcDoor>> Make(
       const std::string& address, std::shared_ptr<grpc::ServerCredentials> credentials,
       grpc::ServerBuilder* builder);
@@ -34,18 +36,25 @@ class GrpcDoor {
   // Nobody is accepted any more. Before the server is shut down.
   void Close();
   // Ends those that were let in: the library, when it is shut down, waits for as long as it has
-  // something to write to a peer that reads nothing, or slowly.
-  void EndConnections() const;
+  // something to write to a peer that reads nothing, or slowly. Needs no free descriptor.
+  void EndConnections();
 
  private:
   using Acceptor = grpc::experimental::ExternalConnectionAcceptor;
 
-  GrpcDoor(std::unique_ptr<Listener> listener, std::unique_ptr<Acceptor> acceptor)
-      : listener_(std::move(listener)), acceptor_(std::move(acceptor)) {}
+  struct CloseFolder {
+    void operator()(DIR* folder) const { ::closedir(folder); }
+  };
+
+  GrpcDoor(std::unique_ptr<Listener> listener, DIR* descriptors, int held)
+      : listener_(std::move(listener)), descriptors_(descriptors), held_(held) {}
   void Loop();
+  void EndConnection(int descriptor);
 
   const std::unique_ptr<Listener> listener_;
-  const std::unique_ptr<Acceptor> acceptor_;
+  const std::unique_ptr<DIR, CloseFolder> descriptors_;  // of this process
+  const int held_;  // takes the place of what is looked at, and has the listener's else
+  std::unique_ptr<Acceptor> acceptor_;
   std::thread thread_;
 };
 

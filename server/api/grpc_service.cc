@@ -1,12 +1,14 @@
 #include "server/api/grpc_service.h"
 
 #include <chrono>
+#include <system_error>
 #include <thread>
 #include <utility>
 #include <vector>
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/strip.h"
+#include "absl/synchronization/notification.h"
 #include "absl/time/clock.h"
 #include "adapters/hub/steady_now.h"
 #include "grpc/grpc.h"
@@ -152,7 +154,11 @@ struct GrpcService::Parts {
   std::atomic<int> open_calls{0};
   std::unique_ptr<grpc::Server> server;
   std::unique_ptr<GrpcDoor> door;
-  std::thread closing;  // waits for what is open, once the port is closed
+  // Waits for what is open, once the port is closed. It is there from the start, for the process
+  // may have no thread more in the end.
+  std::thread closing;
+  std::atomic<bool> close_begun{false};
+  absl::Notification may_close;
   std::atomic<bool> closed{false};
 };
 
@@ -216,6 +222,16 @@ absl::Status GrpcService::Listen(const GrpcOptions& options) {
   parts_->server = builder.BuildAndStart();
   if (parts_->server == nullptr) return absl::UnavailableError("gRPC's server cannot be made");
   parts_->door = *std::move(door);
+  try {
+    parts_->closing = std::thread([&parts = *parts_] {
+      parts.may_close.WaitForNotification();
+      parts.server->Shutdown(std::chrono::system_clock::time_point::max());
+      parts.closed.store(true);
+    });
+  } catch (const std::system_error&) {
+    parts_->server = nullptr;
+    return absl::UnavailableError("the process may have no thread more");
+  }
   parts_->door->Open();
   port_ = parts_->door->port();
   SetState(ServingState::kStarting);
@@ -237,13 +253,10 @@ void GrpcService::StartDrain() {
 }
 
 void GrpcService::CloseDoor() {
-  if (parts_->server == nullptr || parts_->closing.joinable()) return;
+  if (parts_->server == nullptr || parts_->close_begun.exchange(true)) return;
   parts_->health.EndWatches();
   parts_->door->Close();
-  parts_->closing = std::thread([&parts = *parts_] {
-    parts.server->Shutdown(std::chrono::system_clock::time_point::max());
-    parts.closed.store(true);
-  });
+  parts_->may_close.Notify();
 }
 
 void GrpcService::Stop(absl::Duration grace) {

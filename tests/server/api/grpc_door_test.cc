@@ -1,0 +1,136 @@
+// Goal: a server ends its connections also where the process may have nothing more.
+#include "server/api/grpc_door.h"
+
+#include <arpa/inet.h>
+#include <dlfcn.h>
+#include <poll.h>
+#include <pthread.h>
+#include <sys/resource.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include <atomic>
+#include <cerrno>
+#include <vector>
+
+#include "grpcpp/generic/async_generic_service.h"
+#include "grpcpp/server.h"
+#include "tests/server/api/tiny_server.h"
+
+namespace {
+std::atomic<bool> no_threads_more{false};
+}  // namespace
+
+// Before the system's: as where a process has all threads that it may have.
+extern "C" __attribute__((visibility("default"))) int pthread_create(pthread_t* thread,
+                                                                     const pthread_attr_t* how,
+                                                                     void* (*run)(void*),
+                                                                     void* argument) noexcept {
+  static const auto systems =
+      reinterpret_cast<decltype(&pthread_create)>(::dlsym(RTLD_NEXT, "pthread_create"));
+  return no_threads_more.load() ? EAGAIN : systems(thread, how, run, argument);
+}
+
+namespace lorica {
+namespace {
+
+const absl::Duration kLong = kInstrumentationFactor * absl::Seconds(10);
+
+int ConnectTo(int port) {
+  const int socket = ::socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+  sockaddr_in address{};
+  address.sin_family = AF_INET;
+  address.sin_port = htons(static_cast<uint16_t>(port));
+  address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+  EXPECT_EQ(::connect(socket, reinterpret_cast<sockaddr*>(&address), sizeof address), 0);
+  return socket;
+}
+
+// Until the other end has said something, or ended.
+bool HearsOf(int socket, short event, absl::Duration time) {
+  pollfd entry{socket, event, 0};
+  return ::poll(&entry, 1, static_cast<int>(absl::ToInt64Milliseconds(time))) == 1 &&
+         (entry.revents & event) != 0;
+}
+
+// All that the process may have, until it goes.
+class AllDescriptors {
+ public:
+  AllDescriptors() {
+    ::getrlimit(RLIMIT_NOFILE, &before_);
+    const rlimit few{std::min<rlim_t>(kFew, before_.rlim_max), before_.rlim_max};
+    ::setrlimit(RLIMIT_NOFILE, &few);
+    for (int taken = ::dup(0); taken >= 0; taken = ::dup(0)) held_.push_back(taken);
+  }
+  ~AllDescriptors() {
+    for (const int descriptor : held_) ::close(descriptor);
+    ::setrlimit(RLIMIT_NOFILE, &before_);
+  }
+
+ private:
+  static constexpr rlim_t kFew = 256;
+  rlimit before_{};
+  std::vector<int> held_;
+};
+
+class GrpcDoorTest : public ::testing::Test {
+ protected:
+  GrpcDoorTest() {
+    grpc::ServerBuilder builder;
+    builder.RegisterCallbackGenericService(&service_);
+    auto door = GrpcDoor::Make("127.0.0.1:0", grpc::InsecureServerCredentials(), &builder);
+    EXPECT_TRUE(door.ok()) << door.status();
+    server_ = builder.BuildAndStart();
+    door_ = *std::move(door);
+    door_->Open();
+  }
+  ~GrpcDoorTest() override {
+    door_->Close();
+    server_->Shutdown();
+  }
+
+  grpc::CallbackGenericService service_;
+  std::unique_ptr<grpc::Server> server_;
+  std::unique_ptr<GrpcDoor> door_;
+};
+
+TEST_F(GrpcDoorTest, ConnectionsEndWhereTheProcessMayHaveNoDescriptorMore) {
+  const int socket = ConnectTo(door_->port());
+  ASSERT_TRUE(HearsOf(socket, POLLIN, kLong)) << "it was let in";
+  {
+    const AllDescriptors held;
+    ASSERT_LT(::dup(0), 0);
+    door_->EndConnections();
+    EXPECT_TRUE(HearsOf(socket, POLLRDHUP, kLong));
+  }
+  ::close(socket);
+}
+
+TEST_F(GrpcDoorTest, OtherSocketsStayAndTheDoorStaysOpen) {
+  int others[2];
+  ASSERT_EQ(::socketpair(AF_UNIX, SOCK_STREAM, 0, others), 0);
+  for (int i = 0; i < 3; ++i) {
+    const int socket = ConnectTo(door_->port());
+    ASSERT_TRUE(HearsOf(socket, POLLIN, kLong)) << "it was let in";
+    door_->EndConnections();
+    EXPECT_TRUE(HearsOf(socket, POLLRDHUP, kLong));
+    ::close(socket);
+  }
+  EXPECT_FALSE(HearsOf(others[0], POLLRDHUP, absl::ZeroDuration()));
+  ::close(others[0]);
+  ::close(others[1]);
+}
+
+TEST(GrpcDoor, AServerEndsWhereTheProcessMayHaveNoThreadMore) {
+  TinyServer server;
+  ASSERT_EQ(server.Status().state(), v1::SERVING_STATE_SERVING);
+  no_threads_more.store(true);
+  const absl::Time began = SteadyNow();
+  server.server().Drain();
+  server.server().Stop();
+  no_threads_more.store(false);
+  EXPECT_LT(SteadyNow() - began, kLong);
+}
+
+}  // namespace
+}  // namespace lorica
