@@ -1,9 +1,11 @@
 #include "server/api/health_service.h"
 
+#include <algorithm>
 #include <optional>
 #include <utility>
 
 #include "absl/algorithm/container.h"
+#include "absl/container/flat_hash_map.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/string_view.h"
 #include "adapters/hub/steady_now.h"
@@ -98,6 +100,25 @@ class HealthWatch final : public grpc::ServerWriteReactor<HealthService::Respons
   std::shared_ptr<HealthWatch> self_;
 };
 
+namespace {
+
+// Of the connection that has the most of them, if those are more than `most`; else null.
+std::shared_ptr<HealthWatch> NewestOfMost(const std::vector<std::shared_ptr<HealthWatch>>& watches,
+                                          int64_t most) {
+  absl::flat_hash_map<absl::string_view, int64_t> counts;
+  for (const auto& watch : watches) ++counts[watch->peer()];
+  std::shared_ptr<HealthWatch> newest;
+  for (const auto& watch : watches) {  // in the order in which they came
+    const int64_t count = counts[watch->peer()];
+    const bool same = newest != nullptr && newest->peer() == watch->peer();
+    if (count > most || same) newest = watch;
+    most = std::max(most, count);
+  }
+  return newest;
+}
+
+}  // namespace
+
 grpc::ServerUnaryReactor* HealthService::Check(grpc::CallbackServerContext*, const Request* request,
                                                Response* response) {
   const auto reply = Reply::Make();
@@ -115,10 +136,18 @@ grpc::ServerWriteReactor<HealthService::Response>* HealthService::Watch(
     grpc::CallbackServerContext* context, const Request* request) {
   auto watch = std::make_shared<HealthWatch>(request->service(), context->peer(), state_);
   absl::Status refused;
+  std::shared_ptr<HealthWatch> displaced;
   {
     absl::MutexLock lock(&mutex_);
-    refused = CheckRoom(watch->peer());
+    refused = MakeRoom(watch->peer(), &displaced);
     if (refused.ok()) watches_.push_back(watch);
+  }
+  if (displaced != nullptr) {
+    const absl::Status gave_way = TryLater(
+        "all watches of health are taken, and this connection had the most; keep fewer, or try "
+        "again later");
+    LogFailure("Watch", "", gave_way, SteadyNow());
+    displaced->End(gave_way);
   }
   if (refused.ok()) {
     watch->Start();
@@ -129,20 +158,27 @@ grpc::ServerWriteReactor<HealthService::Response>* HealthService::Watch(
   return watch.get();
 }
 
-absl::Status HealthService::CheckRoom(absl::string_view peer) {
+absl::Status HealthService::MakeRoom(absl::string_view peer,
+                                     std::shared_ptr<HealthWatch>* displaced) {
   if (ended_) return GoElsewhere("the server is shutting down; watch another one");
   std::erase_if(watches_, [](const auto& weak) { return weak.expired(); });
-  if (watches_.size() >= kHealthWatchersMax) {
+  const std::vector<std::shared_ptr<HealthWatch>> watches = Watches();
+  const auto of_peer = [peer](const auto& watch) { return watch->peer() == peer; };
+  const auto of_this = absl::c_count_if(watches, of_peer);
+  if (of_this >= kHealthWatchesPerConnectionMax) {
+    return absl::ResourceExhaustedError(absl::StrCat("this connection has ",
+                                                     kHealthWatchesPerConnectionMax,
+                                                     " watches of health already; end one first"));
+  }
+  if (std::ssize(watches) < kHealthWatchersMax) return absl::OkStatus();
+  std::shared_ptr<HealthWatch> newest = NewestOfMost(watches, of_this + 1);
+  if (newest == nullptr) {
     return absl::ResourceExhaustedError(
         absl::StrCat("there are ", kHealthWatchersMax, " watches of health already"));
   }
-  const auto of_peer = [peer](const auto& watch) { return watch->peer() == peer; };
-  if (absl::c_count_if(Watches(), of_peer) < kHealthWatchesPerConnectionMax) {
-    return absl::OkStatus();
-  }
-  return absl::ResourceExhaustedError(absl::StrCat("this connection has ",
-                                                   kHealthWatchesPerConnectionMax,
-                                                   " watches of health already; end one first"));
+  std::erase_if(watches_, [&newest](const auto& weak) { return weak.lock() == newest; });
+  *displaced = std::move(newest);
+  return absl::OkStatus();
 }
 
 std::vector<std::shared_ptr<HealthWatch>> HealthService::Watches() {

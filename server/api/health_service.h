@@ -20,7 +20,9 @@
 namespace lorica {
 
 inline constexpr int kHealthWatchersMax = 256;
-// Who holds them shows no key, so that one connection must not take all.
+// Who holds them shows no key, so that one connection must not take all; nor may some together:
+// where all are taken, the newest of the connection that has the most gives way to one of a
+// connection that would still have fewer.
 inline constexpr int kHealthWatchesPerConnectionMax = 16;
 
 class HealthWatch;
@@ -44,8 +46,9 @@ class HealthService final {
 
  private:
   std::vector<std::shared_ptr<HealthWatch>> Watches() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
-  // Whether one more may begin on the connection of `peer`.
-  absl::Status CheckRoom(absl::string_view peer) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  // Whether one more may begin on the connection of `peer`, and which has to end for it, if any.
+  absl::Status MakeRoom(absl::string_view peer, std::shared_ptr<HealthWatch>* displaced)
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
 
   const std::atomic<ServingState>* const state_;
   absl::Mutex mutex_;

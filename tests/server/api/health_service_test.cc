@@ -1,6 +1,7 @@
 // Watches of health, for which nobody needs a key: who holds many keeps nobody else from his.
 #include "server/api/health_service.h"
 
+#include <algorithm>
 #include <deque>
 #include <memory>
 
@@ -26,6 +27,12 @@ class Watch {
   bool open() const { return open_; }
   // Of one that is not open.
   grpc::Status Refusal() { return reader_->Finish(); }
+  // Of one that ends.
+  grpc::Status End() {
+    while (reader_->Read(&event_)) {
+    }
+    return reader_->Finish();
+  }
 
  private:
   Context context_;
@@ -82,6 +89,39 @@ TEST(HealthService, AllConnectionsTogetherHaveSoManyWatches) {
               kHealthWatchesPerConnectionMax);
   }
   EXPECT_EQ(open, kHealthWatchersMax);
+  EXPECT_EQ(clients.back().Open(1), 0) << "it has its share";
+}
+
+// In the order in which they come: 256, then those of one more connection.
+TEST(HealthService, WhereAllAreTakenTheNewestOfWhoHasTheMostGivesWay) {
+  TinyServer server;
+  std::deque<Client> clients;
+  for (int i = 0; i < kHealthWatchersMax / kHealthWatchesPerConnectionMax - 1; ++i) {
+    clients.emplace_back(server).Open(kHealthWatchesPerConnectionMax - 1);
+  }
+  Client& most = clients.emplace_back(server);
+  most.Open(kHealthWatchesPerConnectionMax);
+  int left = kHealthWatchersMax;
+  for (const Client& client : clients) left -= static_cast<int>(client.watches.size());
+  EXPECT_EQ(left, 15);
+  while (left > 0) left -= clients.emplace_back(server).Open(std::min(left, 8));
+  Client other(server);
+  EXPECT_EQ(other.Open(1), 1) << "one beyond the limit";
+  const grpc::Status gave_way = most.watches.back().End();
+  EXPECT_EQ(gave_way.error_code(), StatusCode::UNAVAILABLE);
+  EXPECT_THAT(gave_way.error_message(), HasSubstr("this connection had the most; keep fewer"));
+  most.watches.pop_back();
+  EXPECT_EQ(other.Open(kHealthWatchesPerConnectionMax - 3), kHealthWatchesPerConnectionMax - 3)
+      << "as long as it has fewer";
+  EXPECT_EQ(other.Open(1), 0) << "it would have as many as any";
+}
+
+TEST(HealthService, WhereEachHasOneNobodyGivesWay) {
+  TinyServer server;
+  std::deque<Client> clients;
+  for (int i = 0; i < kHealthWatchersMax; ++i) {
+    ASSERT_EQ(clients.emplace_back(server).Open(1), 1);
+  }
   EXPECT_EQ(Client(server).Open(1), 0);
 }
 
