@@ -67,6 +67,11 @@ absl::Status HeldCall::CheckFrame() {
         "the first byte of the message's frame is neither 0 nor 1: it says whether the message is "
         "compressed");
   }
+  if (IsCompressed(bytes_)) {
+    return absl::UnimplementedError(
+        "the message is compressed, and its grpc-encoding is none, or none that is known; send it "
+        "without compression");
+  }
   if (IsTooLarge(bytes_) || static_cast<int64_t>(bytes_.Length()) > rooms_.message_bytes_max) {
     return absl::ResourceExhaustedError(
         absl::StrCat("the message has more than ", rooms_.message_bytes_max, " bytes"));

@@ -22,6 +22,8 @@ namespace {
 // No messages of Protobuf's: none has a field 0.
 constexpr absl::string_view kTooLarge("\0the message is too large", 25);
 constexpr absl::string_view kMisframed("\0the message's frame is none", 28);
+constexpr absl::string_view kCompressed("\0the message is compressed", 26);
+constexpr unsigned kIsCompressed = 0x80000000;  // of a message's flags
 constexpr char kDeframe[] =
     "_Z40grpc_deframe_unprocessed_incoming_frames"
     "P18grpc_chttp2_streamPlPN9grpc_core11SliceBufferEPj";
@@ -48,6 +50,21 @@ bool IsTooLarge(const grpc::ByteBuffer& bytes) {
 
 bool IsMisframed(const grpc::ByteBuffer& bytes) { return IsMark(bytes, kMisframed); }
 
+bool IsCompressed(const grpc::ByteBuffer& bytes) { return IsMark(bytes, kCompressed); }
+
+namespace {
+
+// What takes the place of the message; empty: nothing.
+absl::string_view MarkFor(const MessageProgress& progress, int64_t to_come, unsigned flags) {
+  if (absl::holds_alternative<MessagePending>(progress)) {
+    return to_come > kMessageBytesMax ? kTooLarge : "";
+  }
+  if (!absl::get<absl::Status>(progress).ok()) return kMisframed;
+  return (flags & kIsCompressed) != 0 ? kCompressed : "";
+}
+
+}  // namespace
+
 }  // namespace lorica
 
 using Deframe = lorica::MessageProgress (*)(grpc_chttp2_stream*, long*, grpc_core::SliceBuffer*,
@@ -60,13 +77,11 @@ grpc_deframe_unprocessed_incoming_frames(grpc_chttp2_stream* stream, long* to_co
   static const auto librarys = lorica::OfLibrary<Deframe>(lorica::kDeframe);
   lorica::MessageProgress progress = librarys(stream, to_come, message, flags);
   if (to_come == nullptr || message == nullptr) return progress;
-  const bool pending = absl::holds_alternative<lorica::MessagePending>(progress);
-  const bool too_large = pending && *to_come > lorica::kMessageBytesMax;
-  const bool misframed = !pending && !absl::get<absl::Status>(progress).ok();
-  if (!too_large && !misframed) return progress;
-  const absl::string_view mark = too_large ? lorica::kTooLarge : lorica::kMisframed;
-  grpc_slice_buffer_add(reinterpret_cast<grpc_slice_buffer*>(message),
-                        grpc_slice_from_static_buffer(mark.data(), mark.size()));
+  const absl::string_view mark = lorica::MarkFor(progress, *to_come, flags == nullptr ? 0 : *flags);
+  if (mark.empty()) return progress;
+  auto* const slices = reinterpret_cast<grpc_slice_buffer*>(message);
+  grpc_slice_buffer_reset_and_unref(slices);
+  grpc_slice_buffer_add(slices, grpc_slice_from_static_buffer(mark.data(), mark.size()));
   *to_come = 0;
   if (flags != nullptr) *flags = 0;
   return absl::OkStatus();

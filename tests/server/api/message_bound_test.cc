@@ -43,15 +43,30 @@ TEST(MessageBound, AFrameWhoseFlagIsNoneEndsItsCallAlone) {
   }
 }
 
-TEST(MessageBound, FlagsThatAreOneSayWhatTheySay) {
+// A request for status is one whose bytes are none, so whoever does not look at the flag answers.
+TEST(MessageBound, WhatIsCompressedIsRefusedWhateverItsEncoding) {
   TinyServer server;
-  for (const uint8_t flag : {0, 1}) {
-    RawConnection connection(server.server().port());
-    connection.Send(Preface() + Frame(FrameType::kSettings, 1, 0, "") +
-                    CallHeaders(1, "/lorica.v1.ServerService/GetStatus") +
-                    MessageWith(flag, 1, "", 5));
-    EXPECT_TRUE(connection.WaitFor(flag == 0 ? "llama" : "grpc-status", kAnswerTime));
-    EXPECT_THAT(connection.heard(), Not(HasSubstr(kNoFlag)));
+  constexpr char kEncoding[] = "grpc-encoding";
+  const std::vector<RawHeaders> all = {
+      {}, {{kEncoding, "identity"}}, {{kEncoding, "rot13"}}, {{kEncoding, "gzip"}}};
+  for (const RawHeaders& headers : all) {
+    for (const std::string message : {"", "\x7a\1x"}) {
+      RawConnection connection(server.server().port());
+      connection.Send(Preface() + Frame(FrameType::kSettings, 1, 0, "") +
+                      CallHeaders(1, "/lorica.v1.ServerService/GetStatus", headers) +
+                      MessageWith(1, 1, message, 5));
+      const std::string unimplemented(
+          "grpc-status\2"
+          "12");
+      EXPECT_TRUE(connection.WaitFor(unimplemented, kAnswerTime)) << connection.heard();
+      EXPECT_THAT(connection.heard(), Not(HasSubstr("llama")));
+      EXPECT_THAT(connection.heard(), Not(HasSubstr(kNoFlag)));
+      connection.Send(CallHeaders(3, "/lorica.v1.ServerService/GetStatus", headers) +
+                      MessageWith(0, 3, message, 5));
+      const bool is_known = headers == all.back();
+      EXPECT_EQ(connection.WaitFor("llama", is_known ? absl::Seconds(1) : kAnswerTime), !is_known)
+          << "one that is not compressed is answered";
+    }
   }
 }
 
