@@ -146,8 +146,9 @@ TEST_F(AdapterCatalogTest, WarnsOfAnotherBase) {
     const auto plan = catalog_.Check(kTenant, "a");
     ASSERT_TRUE(plan.ok()) << plan.status();
     EXPECT_EQ(plan->warnings.size(), warnings) << named;
-    if (!plan->warnings.empty())
+    if (!plan->warnings.empty()) {
       EXPECT_THAT(plan->warnings[0], HasSubstr("it was trained on '" + named));
+    }
   }
 }
 

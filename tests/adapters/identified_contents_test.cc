@@ -23,7 +23,9 @@ class IdentifiedContentsTest : public ::testing::Test {
     auto source = std::make_shared<MeddlingSource>(*MakeLocalSource(folder_.path()), 1,
                                                    [&was_read] { was_read = true; });
     auto generation = contents_.Identify(key, source, location);
-    if (generation.ok()) EXPECT_EQ((*generation)->source, source);
+    if (generation.ok()) {
+      EXPECT_EQ((*generation)->source, source);
+    }
     return {std::move(generation), was_read};
   }
 

@@ -236,8 +236,10 @@ TEST(AdapterServiceNames, ADeletedFolderTellsHowToBringItBack) {
     v1::ListAdaptersResponse listed;
     ASSERT_TRUE(server.admin().ListAdapters(&listing, list, &listed).ok());
     ASSERT_EQ(listed.adapters_size(), show ? 1 : 0);
-    if (show) EXPECT_TRUE(listed.adapters(0).deleted());
-    if (show) EXPECT_EQ(listed.adapters(0).state(), v1::ADAPTER_STATE_AVAILABLE);
+    if (show) {
+      EXPECT_TRUE(listed.adapters(0).deleted());
+      EXPECT_EQ(listed.adapters(0).state(), v1::ADAPTER_STATE_AVAILABLE);
+    }
   }
   ASSERT_TRUE(Register(server, "plain", "").ok());
   EXPECT_TRUE(Generate(server, "plain").status.ok());
