@@ -54,6 +54,17 @@ std::shared_ptr<grpc::Channel> MakeChannel(const ClientOptions& options) {
   return grpc::CreateCustomChannel(options.server, MakeCredentials(options.tls), arguments);
 }
 
+// What else may be wrong at an address where nobody answers.
+absl::string_view OrTls(const ClientTls& tls) {
+  if (!UsesTls(tls)) return ". Or it speaks TLS: add --tls, or --tls-ca FILE";
+  if (!tls.cert.empty()) {
+    return ". Or it does not speak TLS, or not with a certificate of --tls-ca, or it does not know "
+           "who signed --tls-cert";
+  }
+  return ". Or it does not speak TLS, or not with a certificate of --tls-ca, or it asks for one of "
+         "yours: add --tls-cert FILE --tls-key FILE";
+}
+
 absl::Status NoServer(const ClientOptions& options) {
   const std::string& server = options.server;
   const bool port = absl::StrContains(server, ':');
@@ -61,8 +72,7 @@ absl::Status NoServer(const ClientOptions& options) {
       "no gRPC server at ", server, port ? "" : ", which names no port",
       ": start one with `loricad --model MODEL --adapters-dir DIR --grpc-address ",
       port ? server : "HOST:PORT", "`, or name another with --server HOST:PORT or LORICA_SERVER",
-      UsesTls(options.tls) ? ". Or it does not speak TLS, or not with a certificate of --tls-ca"
-                           : ". Or it speaks TLS: add --tls, or --tls-ca FILE"));
+      OrTls(options.tls)));
   status.SetPayload(kNoServerUrl, absl::Cord());
   return status;
 }

@@ -29,6 +29,7 @@ folder; a mix of several has a row of its own. Operators see all tenants.)";
 constexpr char kKeyExamples[] = R"(Examples:
   lorica key --out acme.key       the key into a new file that you alone can read
   lorica key --hash < acme.key    the hash of a key that is there
+  lorica key --out acme.key --json | jq -r .sha256
 
 The hash goes into the server's --tenants-file, the key to whoever calls. The server
 never sees the file with the key; nobody can make the key from the hash.)";
@@ -76,27 +77,41 @@ std::string HashOf(const std::string& key) {
       absl::string_view(reinterpret_cast<const char*>(hash.data()), hash.size()));
 }
 
-int Key(const TenantFlags& flags) {
+// A new one, or the hash of one that is there; `key` empty: it is in a file, or known.
+int PrintKey(const CommandContext& context, const std::string& key, const std::string& hash,
+             const TenantFlags& flags) {
+  if (context.json) {
+    Json json = {{"sha256", hash}};
+    if (!key.empty()) json["key"] = key;
+    if (!flags.out.empty()) json["out"] = flags.out;
+    PrintJson(json);
+  } else if (flags.hash) {
+    std::printf("%s\n", hash.c_str());
+  } else {
+    if (!key.empty()) std::printf("%s\n", key.c_str());
+    std::fprintf(stderr, "sha256 for the tenants' file: %s\n", hash.c_str());
+  }
+  return kExitOk;
+}
+
+int Key(const CommandContext& context, const TenantFlags& flags) {
   std::string key;
   if (flags.hash) {
     std::getline(std::cin, key);
     if (!key.empty() && key.back() == '\r') key.pop_back();
     if (key.empty()) return FailUsage("key --hash reads a key from standard input: it is empty");
-    std::printf("%s\n", HashOf(key).c_str());
-    return kExitOk;
+    return PrintKey(context, "", HashOf(key), flags);
   }
   std::string random(kKeyRandomBytes, '\0');
   if (RAND_bytes(reinterpret_cast<unsigned char*>(random.data()), kKeyRandomBytes) != 1) {
     return FailUsage("this machine gives no random bytes");
   }
   key = absl::StrCat("lorica-", absl::WebSafeBase64Escape(random));
-  if (flags.out.empty()) {
-    std::printf("%s\n", key.c_str());
-  } else if (absl::Status s = WriteSecretFile(flags.out, key + "\n"); !s.ok()) {
+  if (flags.out.empty()) return PrintKey(context, key, HashOf(key), flags);
+  if (absl::Status s = WriteSecretFile(flags.out, key + "\n"); !s.ok()) {
     return FailUsage(std::string(s.message()));
   }
-  std::fprintf(stderr, "sha256 for the tenants' file: %s\n", HashOf(key).c_str());
-  return kExitOk;
+  return PrintKey(context, "", HashOf(key), flags);
 }
 
 }  // namespace
@@ -109,7 +124,7 @@ void AddUsage(CLI::App* app, const CommandContext* context, Action* action) {
   sub->callback([=] { *action = [=] { return ShowUsage(*context, *flags); }; });
 }
 
-void AddKey(CLI::App* app, const CommandContext*, Action* action) {
+void AddKey(CLI::App* app, const CommandContext* context, Action* action) {
   CLI::App* sub = app->add_subcommand("key", "A new key for a tenant, and its hash");
   auto flags = std::make_shared<TenantFlags>();
   CLI::Option* hash =
@@ -118,7 +133,7 @@ void AddKey(CLI::App* app, const CommandContext*, Action* action) {
       ->type_name("FILE")
       ->excludes(hash);
   sub->footer(kKeyExamples);
-  sub->callback([=] { *action = [=] { return Key(*flags); }; });
+  sub->callback([=] { *action = [=] { return Key(*context, *flags); }; });
 }
 
 }  // namespace lorica

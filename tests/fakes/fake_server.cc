@@ -382,6 +382,11 @@ class FakeServer::Status : public v1::ServerService::Service {
  public:
   explicit Status(FakeServer* fake) : fake_(fake) {}
 
+  grpc::Status GetUsage(grpc::ServerContext*, const v1::GetUsageRequest*,
+                        v1::GetUsageResponse* response) override {
+    response->add_rows()->set_tenant("default");
+    return grpc::Status::OK;
+  }
   grpc::Status GetStatus(grpc::ServerContext*, const v1::GetStatusRequest*,
                          v1::GetStatusResponse* response) override {
     absl::MutexLock lock(&fake_->mutex_);
