@@ -454,8 +454,11 @@ Complaints MarkdownShape(const Files& files) {
   for (const File& file : files) {
     if (!IsMarkdown(file)) continue;
     int titles = 0;
-    for (const std::string& line : Lines(WithoutFences(file)))
+    for (const std::string& line : Lines(WithoutFences(file))) {
       titles += absl::StartsWith(line, "# ");
+      if (Characters(line) <= kMarkdownWidthMax || absl::StartsWith(line, "|")) continue;
+      complaints.push_back(absl::StrCat(file.path, ": ", Characters(line), " wide: ", line));
+    }
     if (titles != 1 || !absl::StartsWith(file.text, "# ")) {
       complaints.push_back(
           absl::StrCat(file.path, ": ", titles, " titles; one \"# \" line, the first, is right"));

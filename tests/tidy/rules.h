@@ -11,6 +11,7 @@
 namespace lorica::tidy {
 
 inline constexpr int kLineWidthMax = 100;  // characters, not bytes
+inline constexpr int kMarkdownWidthMax = 130;
 inline constexpr int kFileLinesMax = 600;
 inline constexpr int kOpeningLinesMin = 2;  // of the comment that opens a header
 inline constexpr int kOpeningWordsMin = 12;
@@ -48,7 +49,8 @@ Complaints LeftoverMarks(const Files& files);
 Complaints DeadFiles(const Files& files);
 // Names of types and functions in `code` in ARCHITECTURE.md exist in headers or .proto files.
 Complaints ArchitectureNames(const Files& files);
-// One title, first; links and paths in `code` lead to files that exist.
+// One title, first; links and paths in `code` lead to files that exist; lines are no wider than
+// kMarkdownWidthMax, but for rows of tables, which cannot be broken, and what a program printed.
 Complaints MarkdownShape(const Files& files);
 // The repository speaks of itself alone: no machine's paths, package hosts, issue numbers.
 Complaints ForeignMentions(const Files& files);

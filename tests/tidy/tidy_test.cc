@@ -152,8 +152,9 @@ TEST(WaitsSayHowLongTest, RefusesTimesOfTheWallClock) {
                       "sem_timedwait(&a, &end);\n"};
   EXPECT_THAT(WaitsSayHowLong({until}), SizeIs(5));
   EXPECT_THAT(WaitsSayHowLong({{"tests/server/a_test.cc", until.text}}), IsEmpty());
-  EXPECT_THAT(WaitsSayHowLong({{"server/a.cc", "mutex.AwaitWithTimeout(some, wait);\n"
-                                               "WaitUntilServing(limit);\n"}}),
+  EXPECT_THAT(WaitsSayHowLong({{"server/a.cc",
+                                "mutex.AwaitWithTimeout(some, wait);\n"
+                                "WaitUntilServing(limit);\n"}}),
               IsEmpty());
 }
 
@@ -246,6 +247,16 @@ TEST(MarkdownShapeTest, WantsOneTitle) {
   EXPECT_THAT(MarkdownShape({{"a.md", "# A\n\n```sh\n# a comment\n```\n"}}), IsEmpty());
   EXPECT_THAT(MarkdownShape({{"a.md", "# A\n# B\n"}}), SizeIs(1));
   EXPECT_THAT(MarkdownShape({{"a.md", "Text\n"}}), SizeIs(1));
+}
+
+TEST(MarkdownShapeTest, WantsLinesThatAreReadAsTheyAre) {
+  const std::string wide(kMarkdownWidthMax - 1, 'x');
+  EXPECT_THAT(MarkdownShape({{"a.md", "# A\n\ny" + wide + "\n"}}), IsEmpty());
+  EXPECT_THAT(MarkdownShape({{"a.md", "# A\n\nyy" + wide + "\n"}}),
+              ElementsAre(HasSubstr("131 wide")));
+  EXPECT_THAT(MarkdownShape({{"a.md", "# A\n\n- é" + wide + "\n"}}), SizeIs(1));
+  EXPECT_THAT(MarkdownShape({{"a.md", "# A\n\n| " + wide + " |\n"}}), IsEmpty()) << "of a table";
+  EXPECT_THAT(MarkdownShape({{"a.md", "# A\n\n```text\nyy" + wide + "\n```\n"}}), IsEmpty());
 }
 
 TEST(MarkdownShapeTest, FollowsLinksAndPaths) {
