@@ -16,7 +16,7 @@
 
 static_assert(GRPC_CPP_VERSION_MAJOR == 1 && GRPC_CPP_VERSION_MINOR == 51,
               "another gRPC: see whether it still needs its functions stood before, and whether "
-              "those of message_bound, metadata_bound and read_bound fit it");
+              "those of message_bound, metadata_bound, read_bound and call_backlog fit it");
 
 namespace lorica {
 

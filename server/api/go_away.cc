@@ -46,7 +46,7 @@ AskedToGoAway& TheAsked() {
 }
 
 absl::Status Deaf(const std::string& peer) {
-  spdlog::warn("{} was asked to go away and does not read: its connection ends", peer);
+  spdlog::warn("{} was asked to go away and begins more calls: its connection ends", peer);
   return absl::ResourceExhaustedError("too many calls were begun and reset");
 }
 
@@ -78,7 +78,8 @@ AskedToGoAway::Next AskedToGoAway::AtHead(const std::string& peer, const void* t
     return {};
   }
   if (asked.told == asked.times) {
-    return {0, asked.told == kTimes && !skipped && now - asked.since > kGoAwayTime};
+    const absl::Duration time = skipped ? kGoAwayHeard : kGoAwayTime;
+    return {0, asked.told == kTimes && now - asked.since > time};
   }
   asked.told = asked.times;
   asked.since = now;

@@ -6,7 +6,8 @@
 // to come: to skip them, and close when the last open call ends, would cut that one's answer for
 // who is still sending. After a second one, kGoAwayTime later, the library skips the heads of
 // further calls, and a client may repeat those; but it skips none before the second is written. So
-// the connection of a peer that reads nothing, and sends heads another kGoAwayTime later, ends.
+// the connection of a peer that reads nothing, and sends heads another kGoAwayTime later, ends. So
+// does that of one who must have heard and sends heads kGoAwayHeard later: to skip takes time, too.
 // gRPC has no function for all this that could be called from outside: it is done within the
 // library, where heads are parsed. Thread-safe.
 #pragma once
@@ -24,6 +25,7 @@ namespace lorica {
 
 inline constexpr absl::Duration kGoAwayTime = absl::Milliseconds(250);
 inline constexpr absl::Duration kGoAwayForgotten = absl::Seconds(30);
+inline constexpr absl::Duration kGoAwayHeard = absl::Seconds(2);
 inline constexpr int kGoAwaysMax = 4096;  // peers that are remembered
 
 // `peer` as gRPC names it, its escapes undone. False: it was asked already.

@@ -204,6 +204,7 @@ absl::Status GrpcService::Listen(const GrpcOptions& options) {
   if (absl::Status s = CheckMessageBound(); !s.ok()) return s;
   if (absl::Status s = CheckMetadataBound(); !s.ok()) return s;
   if (absl::Status s = CheckReadBound(); !s.ok()) return s;
+  if (absl::Status s = CheckCallBacklog(); !s.ok()) return s;
   grpc::ServerBuilder builder;
   grpc::reflection::InitProtoReflectionServerBuilderPlugin();
   if (!options.reflection) builder.SetOption(std::make_unique<WithoutReflection>());

@@ -13,6 +13,7 @@
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
 #include "grpcpp/channel.h"
+#include "server/api/call_backlog.h"
 #include "server/api/call_intake.h"
 #include "server/api/gateway.h"
 #include "server/api/message_turns.h"
@@ -20,9 +21,8 @@
 
 namespace lorica {
 
-inline constexpr int kStreamsPerConnectionMax = 256;
 inline constexpr int kTransportBytesMax = 256 << 20;  // buffers of all connections
-inline constexpr int kTransportThreadsMax = 8;  // those of reflection, a call each
+inline constexpr int kTransportThreadsMax = 8;        // those of reflection, a call each
 
 // Messages that are read at a time, and calls that wait for that: those of tenants, or, where
 // nobody needs a key, of connections, and those of services that ask for none.
@@ -31,7 +31,7 @@ inline constexpr MessageTurnsLimits kTenantTurns = {
 inline constexpr MessageTurnsLimits kOpenTurns = {
     .reading_max = 4, .waiting_max = 128, .lane_parts = 4};
 inline constexpr int64_t kMessagesBytesMax = 256 << 20;  // of calls that are open
-inline constexpr int kStreamWindowBytes = 65535;  // of a message that nobody reads yet
+inline constexpr int kStreamWindowBytes = 65535;         // of a message that nobody reads yet
 static_assert(int64_t{kTenantTurns.reading_max + kOpenTurns.reading_max} * kMessageBytesMax +
                   int64_t{kTenantTurns.waiting_max + kOpenTurns.waiting_max} * kStreamWindowBytes <
               int64_t{kTransportBytesMax} * 3 / 4);

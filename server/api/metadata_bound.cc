@@ -11,6 +11,7 @@
 #include "adapters/hub/steady_now.h"
 #include "grpc/slice.h"
 #include "server/api/before_library.h"
+#include "server/api/call_backlog.h"
 #include "server/api/go_away.h"
 #include "server/api/refusal_log.h"
 
@@ -126,6 +127,7 @@ absl::Status ParseHead(void* parser, void* transport, void* stream, const grpc_s
   static const auto librarys = OfLibrary<Parse>(LORICA_PARSE);
   if (!Heads().Add(parser, GRPC_SLICE_LENGTH(bytes))) return TooLarge();
   if (absl::Status s = GoAwayIfAsked(transport, /*skipped=*/stream == nullptr); !s.ok()) return s;
+  if (absl::Status s = CheckOpenCalls(transport); !s.ok()) return s;
   return librarys(parser, transport, stream, bytes, is_last);
 }
 

@@ -165,7 +165,7 @@ class RawConnection {
   }
 
  private:
-  static constexpr size_t kHeardBytesMax = 1 << 20;
+  static constexpr size_t kHeardBytesMax = 16 << 20;
 
   bool Take() {
     char bytes[16384];

@@ -1,10 +1,17 @@
 // Goal: whoever sends calls or frames in masses over gRPC costs himself his connection, the server
 // a bounded time, and nobody's calls, also not those that share his connection.
+#include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <atomic>
+#include <fstream>
+#include <thread>
+#include <vector>
+
+#include "absl/strings/str_cat.h"
 #include "absl/strings/str_replace.h"
 #include "absl/time/clock.h"
-#include "server/api/go_away.h"
+#include "server/api/call_backlog.h"
 #include "server/api/reset_guard.h"
 #include "tests/fakes/raw_http2.h"
 #include "tests/integration/neighbours.h"
@@ -13,9 +20,14 @@
 namespace lorica {
 namespace {
 
+using ::testing::HasSubstr;
+
 constexpr char kStream[] = "/lorica.v1.InferenceService/GenerateStream";
 // Of a neighbour's call. Alone it takes some milliseconds; sanitizers and busy machines more.
 const absl::Duration kUnaffected = kInstrumentationFactor * absl::Seconds(4);
+
+// A setting with which answers cannot be sent, so that calls stay open.
+const std::string kNoWindow = BigEndian(4, 2) + BigEndian(0, 4);
 
 // Of the server, in processor time, for a whole flood and the neighbours beside it.
 constexpr absl::Duration kFloodTime = absl::Seconds(10);
@@ -122,6 +134,88 @@ INSTANTIATE_TEST_SUITE_P(Kinds, GrpcFloods, ::testing::ValuesIn(Floods()), [](co
   return absl::StrReplaceAll(info.param.name, {{" ", "_"}});
 });
 
+// Of the server's process, the most it ever was.
+int64_t PeakResidentBytes(const ServerProcess& server) {
+  std::ifstream status(absl::StrCat("/proc/", server.pid(), "/status"));
+  std::string field;
+  int64_t kilobytes = 0;
+  while (status >> field && field != "VmHWM:") {
+  }
+  status >> kilobytes;
+  return kilobytes * 1024;
+}
+
+// One call as a flood has it, on a stream.
+struct Call {
+  const char* name;
+  std::function<std::string(uint32_t)> bytes;
+};
+
+std::vector<Call> Calls() {
+  const auto reset = [](uint32_t stream) {
+    return Frame(FrameType::kReset, 0, stream, BigEndian(8, 4));
+  };
+  const auto whole = [](const char* method) {
+    return [method](uint32_t i) { return CallHeaders(i, method) + MessageData(i, ""); };
+  };
+  constexpr uint8_t kNoFlag = 0x80;  // for which the server resets the call itself
+  return {{"reset of unknown methods",
+           [=](uint32_t i) { return CallHeaders(i, "/none.A/B") + reset(i); }},
+          {"reset", [=](uint32_t i) { return CallHeaders(i, kStream) + reset(i); }},
+          {"faulty frame",
+           [](uint32_t i) {
+             return CallHeaders(i, kStream) + Frame(FrameType::kData, kNoFlag, i, "");
+           }},
+          {"unknown method", whole("/none.A/B")},
+          {"list", whole("/lorica.v1.AdapterService/ListAdapters")},
+          {"watch", whole("/grpc.health.v1.Health/Watch")}};
+}
+
+void PrintTo(const Call& call, std::ostream* out) { *out << call.name; }
+
+class GrpcFloodsOfMany : public FloodedServer, public ::testing::WithParamInterface<Call> {};
+
+// Sends calls until it is hung up on, and begins again, until `end`. Returns how many.
+int64_t FloodUntil(absl::Time end, int port, const Call& call) {
+  int64_t calls = 0;
+  while (absl::Now() < end) {
+    RawConnection connection(port);
+    bool open = connection.Send(Preface() + Frame(FrameType::kSettings, 1, 0, ""));
+    for (uint32_t stream = 1; open && absl::Now() < end;) {
+      std::string batch;
+      for (; batch.size() < 16'000; stream += 2, ++calls) batch += call.bytes(stream);
+      open = connection.Send(batch);
+    }
+  }
+  return calls;
+}
+
+TEST_P(GrpcFloodsOfMany, TakeBoundedMemoryAndKeepNobodyWaiting) {
+  constexpr int kConnections = 20;
+  constexpr int64_t kMemoryBytes = 400 << 20;
+  const int64_t before = PeakResidentBytes(*server_);
+  Neighbours neighbours(server_.get());
+  std::vector<std::thread> floods;
+  std::atomic<int64_t> calls{0};
+  const absl::Time end = absl::Now() + absl::Seconds(4);
+  for (int i = 0; i < kConnections; ++i) {
+    floods.emplace_back([&] { calls += FloodUntil(end, port_, GetParam()); });
+  }
+  for (std::thread& flood : floods) flood.join();
+  neighbours.Check(kUnaffected);
+  neighbours.ExpectNothingLeft(absl::Seconds(30));
+  const int64_t took = PeakResidentBytes(*server_) - before;
+  std::printf("%-30s %d calls, %d MiB more, neighbours waited %.1f s\n", GetParam().name,
+              static_cast<int>(calls), static_cast<int>(took >> 20),
+              absl::ToDoubleSeconds(neighbours.Longest()));
+  EXPECT_LT(took, kInstrumentationFactor * kMemoryBytes);
+}
+
+INSTANTIATE_TEST_SUITE_P(Kinds, GrpcFloodsOfMany, ::testing::ValuesIn(Calls()),
+                         [](const auto& info) {
+                           return absl::StrReplaceAll(info.param.name, {{" ", "_"}});
+                         });
+
 // Calls with next to no time may end before their head is looked at, and name no peer then: a
 // client that takes back a call now and then is not taken for theirs.
 TEST_F(FloodedServer, AFloodOfCallsThatNameNobodyCostsNobodyElsesConnection) {
@@ -147,57 +241,104 @@ TEST_F(FloodedServer, AFloodOfCallsThatNameNobodyCostsNobodyElsesConnection) {
   }
 }
 
-// It may be a proxy's: calls that are open go on to their ends, and then it ends.
-TEST_F(FloodedServer, AConnectionThatFloodsIsAskedToGoAwayAndItsOpenCallsEndWhole) {
-  constexpr int kOpen = 8;
-  constexpr uint32_t kWindowBytes = 1 << 20;
+// Also for who never acknowledges the server's settings.
+TEST_F(FloodedServer, AConnectionMayHaveSoManyCallsOpenAndNoMore) {
   RawConnection connection(port_);
-  const std::string no_window = BigEndian(4, 2) + BigEndian(0, 4);  // so they stay open
-  connection.Send(Preface() + Frame(FrameType::kSettings, 0, 0, no_window) +
-                  Frame(FrameType::kSettings, 1, 0, "") +
-                  Frame(FrameType::kWindowUpdate, 0, 0, BigEndian(kOpen * kWindowBytes, 4)));
-  uint32_t stream = 1;
-  std::string windows;
-  for (int i = 0; i < kOpen; ++i, stream += 2) {
-    connection.Send(CallHeaders(stream, kStream) +
-                    MessageData(stream, TokensRequest(400).SerializeAsString()));
-    windows += Frame(FrameType::kWindowUpdate, 0, stream, BigEndian(kWindowBytes, 4));
+  const auto call = [](int i) {
+    return CallHeaders(2 * i + 1, kStream) +
+           MessageData(2 * i + 1, TokensRequest(4).SerializeAsString());
+  };
+  std::string calls;
+  for (int i = 0; i < kStreamsPerConnectionMax; ++i) calls += call(i);
+  connection.Send(Preface() + Frame(FrameType::kSettings, 0, 0, kNoWindow) + calls);
+  EXPECT_FALSE(connection.ClosedWithin(absl::Seconds(1))) << server_->Log();
+  connection.Send(call(kStreamsPerConnectionMax));
+  EXPECT_TRUE(connection.ClosedWithin(absl::Seconds(10)));
+  EXPECT_THAT(server_->Log(), HasSubstr("more than 256 calls are open on a connection"));
+}
+
+// Calls that are open on a connection that floods: it may be a proxy's.
+class CallsBesideAFlood : public FloodedServer {
+ protected:
+  static constexpr int kOpen = 8;
+  static constexpr uint32_t kWindowBytes = 1 << 20;
+
+  void SetUp() override {
+    FloodedServer::SetUp();
+    connection_ = std::make_unique<RawConnection>(port_);
+    connection_->Send(Preface() + Frame(FrameType::kSettings, 0, 0, kNoWindow) +
+                      Frame(FrameType::kSettings, 1, 0, "") +
+                      Frame(FrameType::kWindowUpdate, 0, 0, BigEndian(kOpen * kWindowBytes, 4)));
+    for (int i = 0; i < kOpen; ++i, stream_ += 2) {
+      connection_->Send(CallHeaders(stream_, kStream) +
+                        MessageData(stream_, TokensRequest(400).SerializeAsString()));
+    }
+  }
+  // Lets the open calls go on to their ends.
+  bool GiveWindows() {
+    std::string windows;
+    for (int i = 0; i < kOpen; ++i) {
+      windows += Frame(FrameType::kWindowUpdate, 0, 2 * i + 1, BigEndian(kWindowBytes, 4));
+    }
+    return connection_->Send(windows);
   }
   // Open calls that have their trailers.
-  const auto ended = [&] {
-    const std::string& heard = connection.heard();
+  int Ended() const {
+    const std::string& heard = connection_->heard();
     int count = 0;
     for (size_t at = 0; at + 9 <= heard.size();) {
       const auto byte = [&](size_t i) { return static_cast<uint8_t>(heard[at + i]); };
-      const uint32_t id = byte(7) << 8 | byte(8);
-      const bool trailers = byte(3) == static_cast<uint8_t>(FrameType::kHeaders) &&
-                            (byte(4) & kEndStream) != 0 && byte(5) == 0 && byte(6) == 0;
+      const uint32_t id = byte(5) << 24 | byte(6) << 16 | byte(7) << 8 | byte(8);
+      const bool trailers =
+          byte(3) == static_cast<uint8_t>(FrameType::kHeaders) && (byte(4) & kEndStream) != 0;
       if (trailers && id < 2 * kOpen) ++count;
       at += 9 + (byte(0) << 16 | byte(1) << 8 | byte(2));
     }
     return count;
-  };
-  const auto flood = [&](int calls) {
+  }
+  bool Flood(const std::string& method, int calls) {
     std::string bytes;
-    for (int i = 0; i < calls; ++i, stream += 2) {
-      bytes += CallHeaders(stream, kStream) + Frame(FrameType::kReset, 0, stream, BigEndian(8, 4));
+    for (int i = 0; i < calls; ++i, stream_ += 2) {
+      bytes += CallHeaders(stream_, method) + Frame(FrameType::kReset, 0, stream_, BigEndian(8, 4));
     }
-    ASSERT_TRUE(connection.Send(bytes));
-  };
-  const auto flood_until = [&](const std::string& go_away) {
-    for (int i = 0; i < 100 && !connection.WaitFor(go_away, absl::Milliseconds(10)); ++i) flood(50);
-    ASSERT_TRUE(connection.WaitFor(go_away, absl::Seconds(5))) << server_->Log();
-  };
-  const std::string later =
+    return connection_->Send(bytes);
+  }
+  bool HeardWithin(const std::string& go_away, absl::Duration limit) {
+    return connection_->WaitFor(go_away, limit);
+  }
+
+  const std::string later_ =
       Frame(FrameType::kGoAway, 0, 0, BigEndian(0x7fffffff, 4) + BigEndian(0, 4));
-  flood(kEarlyResetsMax);
-  EXPECT_FALSE(connection.WaitFor(later, absl::Milliseconds(100)));
-  flood_until(later);
-  flood_until(BigEndian(11, 4) + "too many calls");  // ENHANCE_YOUR_CALM
-  EXPECT_EQ(ended(), 0);
-  EXPECT_TRUE(connection.Send(windows));
-  EXPECT_TRUE(connection.ClosedWithin(absl::Seconds(60))) << server_->Log();
-  EXPECT_EQ(ended(), kOpen);
+  const std::string now_ = BigEndian(11, 4) + "too many calls";  // ENHANCE_YOUR_CALM
+  std::unique_ptr<RawConnection> connection_;
+  uint32_t stream_ = 1;
+};
+
+TEST_F(CallsBesideAFlood, EndWholeAndThenTheirConnection) {
+  ASSERT_TRUE(Flood(kStream, kEarlyResetsMax));
+  EXPECT_FALSE(HeardWithin(later_, absl::Milliseconds(100)));
+  for (const std::string& go_away : {later_, now_}) {
+    for (int i = 0; i < 100 && !HeardWithin(go_away, absl::Milliseconds(10)); ++i) {
+      ASSERT_TRUE(Flood(kStream, 50));
+    }
+    ASSERT_TRUE(HeardWithin(go_away, absl::Seconds(5))) << server_->Log();
+  }
+  EXPECT_EQ(Ended(), 0);
+  EXPECT_TRUE(GiveWindows());
+  EXPECT_TRUE(connection_->ClosedWithin(absl::Seconds(60))) << server_->Log();
+  EXPECT_EQ(Ended(), kOpen);
+}
+
+// Which may have their answers before their resets are read, so that it is not asked to end.
+TEST_F(CallsBesideAFlood, OfMethodsThatAreNotThereEndWholeToo) {
+  for (int i = 0; i < 20 && !HeardWithin(now_, absl::Milliseconds(1)); ++i) {
+    ASSERT_TRUE(Flood("/none.A/B", 2000));
+  }
+  EXPECT_EQ(Ended(), 0);
+  EXPECT_TRUE(GiveWindows());
+  const absl::Time end = absl::Now() + absl::Seconds(60);
+  while (Ended() < kOpen && absl::Now() < end) connection_->ClosedWithin(absl::Milliseconds(50));
+  EXPECT_EQ(Ended(), kOpen) << server_->Log();
 }
 
 }  // namespace

@@ -41,6 +41,13 @@ TEST(AskedToGoAway, HearsTwiceAndEndsWhenItsTimeIsOver) {
   EXPECT_TRUE(HeadAt(asked, second + kGoAwayTime + kMoment).end);
 }
 
+TEST(AskedToGoAway, WhoHasHeardAndBeginsMoreCallsEnds) {
+  AskedToGoAway asked;
+  const absl::Time second = AskTwice(asked);
+  EXPECT_FALSE(HeadAt(asked, second + kGoAwayHeard, /*skipped=*/true).end);
+  EXPECT_TRUE(HeadAt(asked, second + kGoAwayHeard + kMoment, /*skipped=*/true).end);
+}
+
 TEST(AskedToGoAway, HearsItOnceAndItAlone) {
   AskedToGoAway asked;
   EXPECT_TRUE(asked.Ask("peer", kBegin));

@@ -1,0 +1,175 @@
+#include "server/api/call_backlog.h"
+
+#include <memory>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "adapters/hub/steady_now.h"
+#include "grpc/support/time.h"
+#include "grpcpp/alarm.h"
+#include "server/api/before_library.h"
+#include "server/api/refusal_log.h"
+
+#define LORICA_BEGIN_STREAM                                                   \
+  "_ZN18grpc_chttp2_streamC1EP21grpc_chttp2_transportP20grpc_stream_refcount" \
+  "PKvPN9grpc_core5ArenaE"
+#define LORICA_CLOSE_STREAM                                    \
+  "_Z30grpc_chttp2_mark_stream_closedP21grpc_chttp2_transport" \
+  "P18grpc_chttp2_streamiiN4absl7debian36StatusE"
+#define LORICA_END_STREAM "_ZN18grpc_chttp2_streamD1Ev"
+#define LORICA_READ "_Z18grpc_endpoint_readP13grpc_endpointP17grpc_slice_bufferP12grpc_closurebi"
+
+// The library's own.
+struct grpc_endpoint;
+struct grpc_transport;
+grpc_endpoint* grpc_transport_get_endpoint(grpc_transport* transport);
+
+namespace lorica {
+namespace {
+
+using BeginStream = void (*)(void* stream, void* transport, void* references, const void* data,
+                             void* arena);
+using CloseStream = void (*)(void* transport, void* stream, int reads, int writes,
+                             absl::Status why);
+using EndStream = void (*)(void* stream);
+using Read = void (*)(void* endpoint, void* slices, void* done, bool urgent, int bytes_min);
+
+CallBacklog& TheBacklog() {
+  static CallBacklog& backlog = *new CallBacklog;  // connections may outlive what is static
+  return backlog;
+}
+
+const void* ConnectionOf(void* transport) {
+  return grpc_transport_get_endpoint(static_cast<grpc_transport*>(transport));
+}
+
+// A read that waits. Its connection lives until it is done.
+struct WaitingRead {
+  void* endpoint;
+  void* slices;
+  void* done;
+  bool urgent;
+  int bytes_min;
+  absl::Time since;
+  grpc::Alarm alarm{};  // whose thread may call the library
+
+  WaitingRead Again() const { return {endpoint, slices, done, urgent, bytes_min, since}; }
+};
+
+void ReadOrWait(WaitingRead read);
+
+void LookAgain(WaitingRead read) {
+  auto* const waiting = new WaitingRead(std::move(read));
+  const gpr_timespec pause =
+      gpr_time_from_millis(absl::ToInt64Milliseconds(kReadPause), GPR_TIMESPAN);
+  waiting->alarm.Set(gpr_time_add(gpr_now(GPR_CLOCK_MONOTONIC), pause), [waiting](bool) {
+    ReadOrWait(std::unique_ptr<WaitingRead>(waiting)->Again());
+  });
+}
+
+void ReadOrWait(WaitingRead read) {
+  static const auto librarys = OfLibrary<Read>(LORICA_READ);
+  const bool may_wait = SteadyNow() - read.since < kReadPauseMax;
+  if (may_wait && TheBacklog().HasTooManyClosed(read.endpoint)) return LookAgain(std::move(read));
+  librarys(read.endpoint, read.slices, read.done, read.urgent, read.bytes_min);
+}
+
+}  // namespace
+
+// What the library calls in the place of its own.
+__attribute__((visibility("default"), used)) void BeginOneStream(
+    void* stream, void* transport, void* references, const void* data,
+    void* arena) __asm__(LORICA_BEGIN_STREAM);
+__attribute__((visibility("default"), used)) void CloseOneStream(
+    void* transport, void* stream, int reads, int writes,
+    absl::Status why) __asm__(LORICA_CLOSE_STREAM);
+__attribute__((visibility("default"), used)) void EndOneStream(void* stream) __asm__(
+    LORICA_END_STREAM);
+__attribute__((visibility("default"), used)) void ReadOfConnection(
+    void* endpoint, void* slices, void* done, bool urgent, int bytes_min) __asm__(LORICA_READ);
+
+void BeginOneStream(void* stream, void* transport, void* references, const void* data,
+                    void* arena) {
+  static const auto librarys = OfLibrary<BeginStream>(LORICA_BEGIN_STREAM);
+  TheBacklog().Begin(ConnectionOf(transport), stream);
+  librarys(stream, transport, references, data, arena);
+}
+
+void CloseOneStream(void* transport, void* stream, int reads, int writes, absl::Status why) {
+  static const auto librarys = OfLibrary<CloseStream>(LORICA_CLOSE_STREAM);
+  TheBacklog().Close(stream, reads != 0, writes != 0);
+  librarys(transport, stream, reads, writes, std::move(why));
+}
+
+void EndOneStream(void* stream) {
+  static const auto librarys = OfLibrary<EndStream>(LORICA_END_STREAM);
+  TheBacklog().End(stream);
+  librarys(stream);
+}
+
+void ReadOfConnection(void* endpoint, void* slices, void* done, bool urgent, int bytes_min) {
+  ReadOrWait({endpoint, slices, done, urgent, bytes_min, SteadyNow()});
+}
+
+void CallBacklog::Begin(const void* connection, const void* call) {
+  absl::MutexLock lock(&mutex_);
+  if (calls_.try_emplace(call, Call{connection}).second) ++connections_[connection].open;
+}
+
+void CallBacklog::Close(const void* call, bool reads, bool writes) {
+  absl::MutexLock lock(&mutex_);
+  const auto found = calls_.find(call);
+  if (found == calls_.end() || found->second.closed()) return;
+  found->second.reads_closed |= reads;
+  found->second.writes_closed |= writes;
+  if (!found->second.closed()) return;
+  Connection& connection = connections_[found->second.connection];
+  --connection.open;
+  ++connection.closed;
+  ++closed_together_;
+}
+
+void CallBacklog::End(const void* call) {
+  absl::MutexLock lock(&mutex_);
+  const auto found = calls_.find(call);
+  if (found == calls_.end()) return;
+  const auto connection = connections_.find(found->second.connection);
+  const bool closed = found->second.closed();
+  --(closed ? connection->second.closed : connection->second.open);
+  if (closed) --closed_together_;
+  if (connection->second.open + connection->second.closed == 0) connections_.erase(connection);
+  calls_.erase(found);
+}
+
+bool CallBacklog::HasTooManyOpen(const void* connection) const {
+  absl::MutexLock lock(&mutex_);
+  const auto found = connections_.find(connection);
+  return found != connections_.end() && found->second.open > kStreamsPerConnectionMax;
+}
+
+bool CallBacklog::HasTooManyClosed(const void* connection) const {
+  absl::MutexLock lock(&mutex_);
+  const auto found = connections_.find(connection);
+  const bool crowded = closed_together_ > kClosedCallsTogetherMax;
+  return found != connections_.end() &&
+         found->second.closed > (crowded ? kClosedCallsShare : kClosedCallsMax);
+}
+
+absl::Status CheckOpenCalls(void* transport) {
+  if (!TheBacklog().HasTooManyOpen(ConnectionOf(transport))) return absl::OkStatus();
+  absl::Status status = absl::ResourceExhaustedError(absl::StrCat(
+      "more than ", kStreamsPerConnectionMax, " calls are open on a connection; it ends"));
+  LogRefusal("unknown", "", status, SteadyNow());
+  return status;
+}
+
+absl::Status CheckCallBacklog() {
+  const bool ours = StandsBefore(LORICA_BEGIN_STREAM, &BeginOneStream) &&
+                    StandsBefore(LORICA_CLOSE_STREAM, &CloseOneStream) &&
+                    StandsBefore(LORICA_END_STREAM, &EndOneStream) &&
+                    StandsBefore(LORICA_READ, &ReadOfConnection);
+  if (ours) return absl::OkStatus();
+  return CannotBeKeptFrom("reading calls ahead of those that have not ended");
+}
+
+}  // namespace lorica

@@ -1,0 +1,70 @@
+// How many calls of a connection may be open, and how many closed that have not ended.
+//
+// This gRPC holds to how many may be open once the client has acknowledged that. So whoever
+// acknowledges early, or never, could begin any number: who has more than kStreamsPerConnectionMax
+// loses his connection, as the library does it afterwards.
+// A call that is reset, or has its answer, is closed for its client, and the next one may begin in
+// its place; here it ends behind all that were begun before it. Floods over many connections had
+// gigabytes of calls wait so, and others behind them for minutes. Now nothing more is read of a
+// connection that has too many: TCP lets its client know. No call ends by that, and so a flood that
+// comes through a proxy harms nobody before its connection is asked to go away (go_away.h).
+// A call that is reset may take long to end, as one that loads an adapter. Those have bounds of
+// their own, so what shares their connection waits kReadPauseMax and no longer.
+// As in message_bound functions of the program stand before the library's: those that begin, close
+// and end a call, and read of a connection. Holds for all of HTTP/2 in the process.
+#pragma once
+
+#include "absl/base/thread_annotations.h"
+#include "absl/container/flat_hash_map.h"
+#include "absl/status/status.h"
+#include "absl/synchronization/mutex.h"
+#include "absl/time/time.h"
+
+namespace lorica {
+
+inline constexpr int kStreamsPerConnectionMax = 256;
+inline constexpr int kClosedCallsMax = 100;           // of a connection
+inline constexpr int kClosedCallsTogetherMax = 1000;  // of all; beyond, a connection may have
+inline constexpr int kClosedCallsShare = 10;          // so many
+inline constexpr absl::Duration kReadPause = absl::Milliseconds(5);  // until it is looked at again
+inline constexpr absl::Duration kReadPauseMax = absl::Seconds(1);
+
+// Which calls are open, and which are closed and have not ended. Connections and calls are the
+// library's objects, which nobody looks into. Thread-safe.
+class CallBacklog {
+ public:
+  void Begin(const void* connection, const void* call);
+  // For reads, for writes, or both: then it is closed.
+  void Close(const void* call, bool reads, bool writes);
+  // Also one that was never closed.
+  void End(const void* call);
+  // More than kStreamsPerConnectionMax.
+  bool HasTooManyOpen(const void* connection) const;
+  bool HasTooManyClosed(const void* connection) const;
+
+ private:
+  struct Connection {
+    int open = 0;
+    int closed = 0;
+  };
+  struct Call {
+    const void* connection;
+    bool reads_closed = false;
+    bool writes_closed = false;
+
+    bool closed() const { return reads_closed && writes_closed; }
+  };
+
+  mutable absl::Mutex mutex_;
+  absl::flat_hash_map<const void*, Call> calls_ ABSL_GUARDED_BY(mutex_);
+  absl::flat_hash_map<const void*, Connection> connections_ ABSL_GUARDED_BY(mutex_);
+  int closed_together_ ABSL_GUARDED_BY(mutex_) = 0;
+};
+
+// Of `transport`, a grpc_chttp2_transport. ResourceExhausted: the connection has to end.
+absl::Status CheckOpenCalls(void* transport);
+
+// FailedPrecondition: the library that was loaded calls none of ours.
+absl::Status CheckCallBacklog();
+
+}  // namespace lorica

@@ -1,0 +1,100 @@
+// Goal: a connection has too many calls from the limit on, open ones of its own, closed ones of its
+// own or of all, and until they have ended; what is remembered ends with the calls. That floods
+// take bounded memory is tested over sockets (grpc_floods_test).
+#include "server/api/call_backlog.h"
+
+#include <vector>
+
+#include "gtest/gtest.h"
+
+namespace lorica {
+namespace {
+
+constexpr int kConnections = kClosedCallsTogetherMax / kClosedCallsMax;
+
+class CallBacklogTest : public ::testing::Test {
+ protected:
+  void Begin(int connection, int count) {
+    for (int i = 0; i < count; ++i) backlog_.Begin(&connections_[connection], &calls_[begun_++]);
+  }
+  void Close(int call) { backlog_.Close(&calls_[call], /*reads=*/true, /*writes=*/true); }
+  void BeginAndClose(int connection, int count) {
+    Begin(connection, count);
+    for (int i = begun_ - count; i < begun_; ++i) Close(i);
+  }
+  void EndFirst(int count) {
+    for (int i = 0; i < count; ++i) backlog_.End(&calls_[ended_++]);
+  }
+  bool HasTooManyOpen(int connection) const {
+    return backlog_.HasTooManyOpen(&connections_[connection]);
+  }
+  bool HasTooManyClosed(int connection) const {
+    return backlog_.HasTooManyClosed(&connections_[connection]);
+  }
+
+  CallBacklog backlog_;
+  char connections_[kConnections + 1] = {};
+  std::vector<char> calls_ = std::vector<char>(2 * kClosedCallsTogetherMax);
+  int begun_ = 0;
+  int ended_ = 0;
+};
+
+TEST_F(CallBacklogTest, CallsAreOpenUntilTheyAreClosedForReadsAndWrites) {
+  Begin(0, kStreamsPerConnectionMax);
+  EXPECT_FALSE(HasTooManyOpen(0));
+  Begin(0, 1);
+  EXPECT_TRUE(HasTooManyOpen(0));
+  EXPECT_FALSE(HasTooManyOpen(1));
+  backlog_.Close(&calls_[0], /*reads=*/true, /*writes=*/false);
+  backlog_.Close(&calls_[1], /*reads=*/false, /*writes=*/true);
+  EXPECT_TRUE(HasTooManyOpen(0));
+  backlog_.Close(&calls_[1], /*reads=*/true, /*writes=*/false);
+  EXPECT_FALSE(HasTooManyOpen(0));
+  Begin(0, 1);
+  EXPECT_TRUE(HasTooManyOpen(0));
+  EndFirst(1);
+  EXPECT_FALSE(HasTooManyOpen(0)) << "the first ended without being closed";
+}
+
+TEST_F(CallBacklogTest, AConnectionWaitsBeyondItsLimitUntilACallHasEnded) {
+  EXPECT_FALSE(HasTooManyClosed(0));
+  BeginAndClose(0, kClosedCallsMax);
+  EXPECT_FALSE(HasTooManyClosed(0));
+  Begin(0, 1);
+  EXPECT_FALSE(HasTooManyClosed(0));
+  Close(kClosedCallsMax);
+  EXPECT_TRUE(HasTooManyClosed(0));
+  EXPECT_FALSE(HasTooManyClosed(1));
+  EndFirst(1);
+  EXPECT_FALSE(HasTooManyClosed(0));
+}
+
+TEST_F(CallBacklogTest, WhenAllHaveTooManyThoseWaitThatHaveMoreThanAShare) {
+  for (int i = 0; i < kConnections - 1; ++i) BeginAndClose(i, kClosedCallsMax);
+  BeginAndClose(kConnections - 1, kClosedCallsMax - kClosedCallsShare);
+  BeginAndClose(kConnections, kClosedCallsShare);
+  EXPECT_FALSE(HasTooManyClosed(0)) << "as many as may be";
+  BeginAndClose(1, 1);
+  EXPECT_TRUE(HasTooManyClosed(0));
+  EXPECT_TRUE(HasTooManyClosed(1));
+  EXPECT_FALSE(HasTooManyClosed(kConnections)) << "it has a share";
+  BeginAndClose(kConnections, 1);
+  EXPECT_TRUE(HasTooManyClosed(kConnections));
+  EndFirst(2);
+  EXPECT_FALSE(HasTooManyClosed(kConnections));
+}
+
+TEST_F(CallBacklogTest, CallsCountOnce) {
+  Begin(0, 1);
+  for (int i = 0; i < 2 * kClosedCallsMax; ++i) Close(0);
+  EXPECT_FALSE(HasTooManyClosed(0));
+  backlog_.End(&calls_[0]);
+  backlog_.End(&calls_[0]);
+  backlog_.End(&calls_[1]);
+  Close(1);
+  BeginAndClose(0, kClosedCallsMax + 1);
+  EXPECT_TRUE(HasTooManyClosed(0)) << "those that ended took nothing off the others";
+}
+
+}  // namespace
+}  // namespace lorica
