@@ -58,6 +58,7 @@ bool UseKey(SSL_CTX* context, const std::string& key) {
 
 bool AskClients(SSL_CTX* context, const std::string& authorities) {
   const Owned<BIO> bio = Memory(authorities);
+  X509_STORE_set_flags(SSL_CTX_get_cert_store(context), X509_V_FLAG_PARTIAL_CHAIN);
   int count = 0;
   while (const Owned<X509> authority = Next(bio.get())) {
     if (X509_STORE_add_cert(SSL_CTX_get_cert_store(context), authority.get()) != 1 ||

@@ -16,7 +16,9 @@ namespace lorica {
 struct TlsTexts {
   std::string cert;       // the chain, the server's own first
   std::string key;        // without a passphrase
-  std::string client_ca;  // not empty: clients need a certificate of one of these
+  // Not empty: clients need a certificate of one of these. As in gRPC each is trusted for itself,
+  // whoever signed it: so clients may show one of these themselves.
+  std::string client_ca;
 };
 
 // InvalidArgument: OpenSSL does not take them.

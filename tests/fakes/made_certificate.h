@@ -9,9 +9,16 @@
 
 namespace lorica {
 
-// A self-signed one in folder/name.pem and folder/name.key, for the address 127.0.0.1 or
-// for a DNS name, valid from a day before now until `valid_until`.
+// Who signs a certificate, and whether it may sign others.
+struct CertificateKind {
+  std::string issuer;  // the name of one in the same folder; empty: it is self-signed
+  bool authority = true;
+};
+
+// One in folder/name.pem and folder/name.key, for the address 127.0.0.1 or for a DNS name, valid
+// from a day before now until `valid_until`.
 TlsFiles MakeCertificate(const TemporaryFolder& folder, const std::string& name,
-                         const std::string& host, absl::Time valid_until);
+                         const std::string& host, absl::Time valid_until,
+                         const CertificateKind& kind = {});
 
 }  // namespace lorica

@@ -1,8 +1,13 @@
 #include "server/api/server_tls.h"
 
+#include <curl/curl.h>
+
 #include <filesystem>
 #include <fstream>
 #include <iterator>
+#include <set>
+#include <utility>
+#include <vector>
 
 #include "absl/strings/str_cat.h"
 #include "client/lorica_client.h"
@@ -46,6 +51,7 @@ class ServerTlsTest : public ::testing::Test {
     Config config;
     config.model = std::string(LORICA_TEST_DATA) + "/reference/tiny-llama";
     config.grpc_address = "127.0.0.1:0";
+    config.http_address = "127.0.0.1:0";
     config.threads = 1;
     config.arena_bytes = 16 << 20;
     config.tls_cert = Path("used.pem");
@@ -61,6 +67,21 @@ class ServerTlsTest : public ::testing::Test {
     options.tls = std::move(tls);
     options.retry.attempts_max = 1;
     return LoricaClient(options).GetStatus({.timeout = absl::Seconds(10)}).status();
+  }
+
+  // Whether HTTP's port answers who shows this.
+  bool AskHttp(const std::string& own) {
+    CURL* const curl = curl_easy_init();
+    const std::string url = absl::StrCat("https://127.0.0.1:", server_->http_port(), "/health");
+    curl_easy_setopt(curl, CURLOPT_URL, url.c_str());
+    curl_easy_setopt(curl, CURLOPT_NOBODY, 1L);
+    curl_easy_setopt(curl, CURLOPT_CAINFO, Path("one.pem").c_str());
+    curl_easy_setopt(curl, CURLOPT_SSLCERT, Path(own + ".pem").c_str());
+    curl_easy_setopt(curl, CURLOPT_SSLKEY, Path(own + ".key").c_str());
+    curl_easy_setopt(curl, CURLOPT_TIMEOUT, 20L);
+    const CURLcode code = curl_easy_perform(curl);
+    curl_easy_cleanup(curl);
+    return code == CURLE_OK;
   }
 
   TemporaryFolder folder_;
@@ -113,6 +134,34 @@ TEST_F(ServerTlsTest, ClientsShowACertificateWhereOneIsAsked) {
     EXPECT_THAT(std::string(without.message()), HasSubstr("--tls-cert FILE --tls-key FILE"));
   }
   EXPECT_FALSE(Ask({.ca = ca, .cert = Text("two.pem"), .key = Text("two.key")}).ok());
+}
+
+// An authority may be one that another has signed, and a certificate that is none lets itself in.
+TEST_F(ServerTlsTest, BothPortsLetTheSameClientsIn) {
+  const auto make = [this](const char* name, const char* issuer, bool authority) {
+    MakeCertificate(folder_, name, "127.0.0.1", absl::Now() + absl::Hours(24),
+                    {.issuer = issuer, .authority = authority});
+  };
+  make("root", "", true);
+  make("middle", "root", true);
+  make("leaf", "middle", false);
+  make("below", "leaf", false);
+  make("alone", "", false);
+  const std::vector<std::pair<std::string, std::set<std::string>>> all = {
+      {"root", {"root", "middle"}},
+      {"middle", {"middle", "leaf"}},
+      {"leaf", {"leaf"}},
+      {"alone", {"alone"}},
+  };
+  for (const auto& [trusted, let_in] : all) {
+    ASSERT_NO_FATAL_FAILURE(StartServer(Path(trusted + ".pem")));
+    for (const std::string own : {"root", "middle", "leaf", "below", "alone"}) {
+      const bool over_grpc =
+          Ask({.ca = Text("one.pem"), .cert = Text(own + ".pem"), .key = Text(own + ".key")}).ok();
+      EXPECT_EQ(over_grpc, let_in.contains(own)) << own << " where " << trusted << " is trusted";
+      EXPECT_EQ(AskHttp(own), over_grpc) << own << " where " << trusted << " is trusted";
+    }
+  }
 }
 
 TEST_F(ServerTlsTest, ReloadsForNewConnectionsAndKeepsTheOldOneWhenItIsWrong) {
