@@ -31,10 +31,11 @@ namespace lorica {
 inline constexpr int kBatchInvariantRowsMax = 128;
 
 struct BackendOptions {
-  int threads = 0;          // 0 = one a core that this process may use
-  int rows_max = 512;       // most rows of a step
-  int terms_max = 0;        // most adapter terms of a step; 0 = rows_max
-  int64_t host_bytes = 0;   // for NewHostBuffer, taken at once on CUDA; more is taken singly
+  int threads = 0;           // 0 = one a core that this process may use
+  int rows_max = 512;        // most rows of a step
+  int requests_max = 0;      // most requests that share a step; 0 = rows_max
+  int terms_max = 0;         // most adapter terms of a step; 0 = rows_max
+  int64_t host_bytes = 0;    // for NewHostBuffer, taken at once on CUDA; more is taken singly
   std::string cache_folder;  // for what is measured once on a machine; empty: not kept
   // A row has the same bits whatever shares its step and however its request is cut into steps.
   // The CPU keeps to that in any case. On CUDA rows_max is kBatchInvariantRowsMax at most.
@@ -53,9 +54,9 @@ struct AttentionShape {
   int heads = 0;
   int kv_heads = 0;
   int head_size = 0;
-  float scale = 0.0f;       // usually head_size^-0.5
-  int32_t window = 0;       // 0 = full; else keys (p - window, p]
-  float softcap = 0.0f;     // 0 = off
+  float scale = 0.0f;    // usually head_size^-0.5
+  int32_t window = 0;    // 0 = full; else keys (p - window, p]
+  float softcap = 0.0f;  // 0 = off
 };
 
 // Other sizes of a model.
@@ -80,8 +81,8 @@ enum class Activation : uint8_t { kSilu, kGeluTanh };
 // Where one layer's K and V lie: in blocks of the arena. A block holds
 // kBlockTokens tokens of all layers; the order inside is the backend's own.
 struct KvCache {
-  void* arena = nullptr;     // base of all blocks
-  int64_t block_bytes = 0;   // stride of blocks
+  void* arena = nullptr;    // base of all blocks
+  int64_t block_bytes = 0;  // stride of blocks
   AttentionShape shape;
 };
 
@@ -119,7 +120,7 @@ class Backend {
  public:
   virtual ~Backend() = default;
 
-  virtual std::string name() const = 0;   // "cpu (avx2, 2 threads)"
+  virtual std::string name() const = 0;  // "cpu (avx2, 2 threads)"
   virtual int threads() const = 0;
   // True where verbs only launch work: then results of a step are read one step
   // later and AwaitStep waits. False: a verb has finished when it returns.

@@ -331,6 +331,7 @@ BackendOptions BackendOptionsOf(const Config& config) {
   BackendOptions options;
   options.threads = static_cast<int>(config.threads);
   options.rows_max = static_cast<int>(config.batch_rows);
+  options.requests_max = static_cast<int>(config.running_requests);
   options.terms_max = static_cast<int>(config.running_requests * kMixTermsMax);
   options.host_bytes = config.host_bytes;
   options.cache_folder = config.data_dir;

@@ -13,25 +13,30 @@ int PaddedHeadSize(int head_size) {
   return head_size <= 64 ? 64 : head_size <= 128 ? 128 : 256;
 }
 
-absl::StatusOr<std::unique_ptr<Attention>> Attention::Make(const KvCache& cache, int rows_max) {
+int64_t Attention::SumBytes(const AttentionShape& shape) {
+  const int64_t floats = PaddedHeadSize(shape.head_size);
+  return kAttendSlotsMax * shape.heads * (floats * sizeof(float) + sizeof(float2));
+}
+
+absl::StatusOr<std::unique_ptr<Attention>> Attention::Make(const KvCache& cache, int rows_max,
+                                                           std::shared_ptr<Buffer> sums) {
   const AttentionShape& shape = cache.shape;
-  const int padded = PaddedHeadSize(shape.head_size);
-  LORICA_CHECK(padded > 0, shape.head_size);
+  LORICA_CHECK(PaddedHeadSize(shape.head_size) > 0, shape.head_size);
   LORICA_CHECK(shape.heads % shape.kv_heads == 0, shape.heads, shape.kv_heads);
   LORICA_CHECK(shape.heads / shape.kv_heads <= kAttendGroupMax, shape.heads, shape.kv_heads);
   std::unique_ptr<Attention> made(new Attention(cache));
   const absl::Status status = MapPages(cache, &made->pages_);
   if (!status.ok()) return status;
+  auto tickets = AllocateDevice(int64_t{rows_max} * shape.kv_heads * AttendHeadTiles(shape) *
+                                sizeof(uint32_t));
+  if (!tickets.ok()) return tickets.status();
+  made->tickets_ = *std::move(tickets);
+  made->scratch_.tickets = static_cast<uint32_t*>(made->tickets_->data());
+  LORICA_CHECK(sums->size_bytes() >= SumBytes(shape), sums->size_bytes());
+  made->sums_ = std::move(sums);
   const int64_t places = int64_t{kAttendSlotsMax} * shape.heads;
-  const int64_t sum_bytes = places * padded * 4, stat_bytes = places * sizeof(float2);
-  const int64_t tickets = int64_t{rows_max} * shape.kv_heads * AttendHeadTiles(shape);
-  auto memory = AllocateDevice(sum_bytes + stat_bytes + tickets * 4);
-  if (!memory.ok()) return memory.status();
-  made->memory_ = *std::move(memory);
-  auto* base = static_cast<std::byte*>(made->memory_->data());
-  made->scratch_.sums = reinterpret_cast<float*>(base);
-  made->scratch_.stats = reinterpret_cast<float2*>(base + sum_bytes);
-  made->scratch_.tickets = reinterpret_cast<uint32_t*>(base + sum_bytes + stat_bytes);
+  made->scratch_.stats = static_cast<float2*>(made->sums_->data());
+  made->scratch_.sums = reinterpret_cast<float*>(made->scratch_.stats + places);
   return made;
 }
 

@@ -38,8 +38,11 @@ struct AttendArgs {
 // Attention over one cache. One thread, one stream.
 class Attention {
  public:
-  // Takes scratch for steps of at most rows_max rows. REQUIRES: the shape is served.
-  static absl::StatusOr<std::unique_ptr<Attention>> Make(const KvCache& cache, int rows_max);
+  // Memory for the sums of rows' pieces, which may be others' between two calls of Run.
+  static int64_t SumBytes(const AttentionShape& shape);
+  // For steps of at most rows_max rows. REQUIRES: the shape is served.
+  static absl::StatusOr<std::unique_ptr<Attention>> Make(const KvCache& cache, int rows_max,
+                                                         std::shared_ptr<Buffer> sums);
 
   // `fixed_grid`: the launch is to be captured for any later step of at most out.rows rows
   // without prefill chunks. REQUIRES: the step's tables hold `plan`.
@@ -52,7 +55,8 @@ class Attention {
   explicit Attention(const KvCache& cache) : cache_(cache) {}
 
   KvCache cache_;
-  std::unique_ptr<Buffer> memory_;
+  std::unique_ptr<Buffer> tickets_;
+  std::shared_ptr<Buffer> sums_;
   AttendScratch scratch_;
   CUtensorMap pages_{};  // of the arena
   Tensor queries_of_;    // what queries_ maps

@@ -68,6 +68,10 @@ absl::Status CudaBackend::Start(const BackendOptions& options) {
   cudaDeviceProp properties;
   error = cudaGetDeviceProperties(&properties, 0);
   if (error != cudaSuccess) return ToStatus(error, "cannot ask the CUDA device");
+  // A thread's stack, which the device keeps for all that it can hold: kernels here need 96 bytes.
+  constexpr size_t kStackBytes = 128;
+  error = cudaDeviceSetLimit(cudaLimitStackSize, kStackBytes);
+  if (error != cudaSuccess) return ToStatus(error, "cannot bound the stack of CUDA threads");
   name_ = absl::StrCat("cuda (", properties.name, ", ", kElementName, ")");
   for (auto* stream : {&stream_, &copy_stream_}) {
     auto made = Stream::Make(stream == &copy_stream_ ? 0 : -1);
@@ -107,24 +111,12 @@ absl::Status CudaBackend::Start(const BackendOptions& options) {
   auto extras = StepExtras::Make(rows, terms);
   if (!extras.ok()) return extras.status();
   extras_ = *std::move(extras);
-  for (auto [bytes, target] :
-       {std::pair{kFlaggedUMax * sizeof(FlaggedU), &flagged_u_},
-        {u_floats * sizeof(float), &u_},
-        {rows * (kServedFfnMax / kDownColumns) * kDownRanks * sizeof(float), &down_parts_}}) {
-    auto memory = AllocateDevice(bytes);
-    if (!memory.ok()) return memory.status();
-    *target = *std::move(memory);
-  }
-  plan_.stride = terms * kGroupModulesMax;
-  plan_.u = static_cast<SplitPairU*>(u_->data());
-  plan_.flagged_u = static_cast<FlaggedU*>(flagged_u_->data());
-  plan_.down_parts = static_cast<float*>(down_parts_->data());
-  plan_.blocks = MultiprocessorCount();
-  plan_.tile_stride = static_cast<int32_t>(rows);
-
-  auto lora_sums = AllocateDevice(kStreamRowsMax * kLoraColumnsMax * kLoraSumBytes);
-  if (!lora_sums.ok()) return lora_sums.status();
-  lora_sums_ = *std::move(lora_sums);
+  const int requests = options.requests_max > 0 ? options.requests_max : rows_max_;
+  auto lora =
+      LoraMemory::Make({rows_max_, requests, static_cast<int>(terms), u_floats, kFlaggedUMax});
+  if (!lora.ok()) return lora.status();
+  lora_ = *std::move(lora);
+  plan_ = lora_->plan();
   auto sample = SampleTables::Make(options.rows_max);
   if (!sample.ok()) return sample.status();
   sample_ = *std::move(sample);
@@ -133,30 +125,19 @@ absl::Status CudaBackend::Start(const BackendOptions& options) {
 
 // Room for the plan of a model with that many layers.
 absl::Status CudaBackend::AllocatePlan(int layers) {
-  if (layers <= plan_layers_max_) return absl::OkStatus();
-  LORICA_CHECK(captures_ == 0, layers, plan_layers_max_);
-  const int64_t pairs = int64_t{layers} * 4;
-  LORICA_CHECK(pairs <= kPairsMax, pairs);
-  const int64_t entry_bytes = pairs * plan_.stride * sizeof(PlanEntry);
-  const int64_t begin_bytes = pairs * (plan_.stride + 1) * 4;
-  auto plan_memory = AllocateDevice(entry_bytes + 2 * begin_bytes);
-  if (!plan_memory.ok()) return plan_memory.status();
-  auto starts =
-      AllocateDevice(pairs * (plan_.blocks * sizeof(ShrinkStart) +
-                              plan_.tile_stride * (sizeof(TileStart) + sizeof(RunCosts))));
-  if (!starts.ok()) return starts.status();
-  plan_memory_ = *std::move(plan_memory);
-  starts_ = *std::move(starts);
-  plan_layers_max_ = layers;
-  auto* memory = static_cast<std::byte*>(plan_memory_->data());
-  plan_.entries = reinterpret_cast<PlanEntry*>(memory);
-  plan_.unit_begin = reinterpret_cast<int32_t*>(memory + entry_bytes);
-  plan_.rank_begin = reinterpret_cast<int32_t*>(memory + entry_bytes + begin_bytes);
-  plan_.tile_starts = static_cast<TileStart*>(starts_->data());
-  plan_.shrink_starts =
-      reinterpret_cast<ShrinkStart*>(plan_.tile_starts + pairs * plan_.tile_stride);
-  plan_.run_costs = reinterpret_cast<RunCosts*>(plan_.shrink_starts + pairs * plan_.blocks);
-  return absl::OkStatus();
+  if (layers <= lora_->layers()) return absl::OkStatus();
+  LORICA_CHECK(captures_ == 0, layers, lora_->layers());
+  const absl::Status made = lora_->MakeTables(layers);
+  TakePlan();
+  return made;
+}
+
+// Takes over where the plan's memory lies.
+void CudaBackend::TakePlan() {
+  const LoraPlan step = std::exchange(plan_, lora_->plan());
+  plan_.arena = step.arena;
+  plan_.pairs = step.pairs;
+  if (plan_layers_ == 0) plan_.tile_starts = nullptr;
 }
 
 absl::StatusOr<std::unique_ptr<Buffer>> CudaBackend::Allocate(int64_t bytes) {
@@ -265,7 +246,7 @@ absl::StatusOr<std::unique_ptr<MountedAdapter>> CudaBackend::Mount(
 }
 
 void CudaBackend::BeginStep(const StepBatch& batch) {
-  LORICA_CHECK(batch.terms.size() * kGroupModulesMax <= plan_.stride, batch.terms.size());
+  LORICA_CHECK(std::ssize(batch.terms) <= plan_.terms_max, batch.terms.size());
   LORICA_CHECK(flights_.size() < kStepsInFlightMax, "steps in flight", flights_.size());
   sample_->Begin(batch.samples, step_->tables().token_slots, stream());
   step_->Send(batch, sample_->rows(), sample_->outputs(), NextUFlag(), stream());
@@ -286,7 +267,7 @@ uint32_t CudaBackend::NextUFlag() {
   u_flag_ += kPairsMax;
   if (u_flag_ == 0) {
     u_flag_ = kPairsMax;
-    cudaMemsetAsync(flagged_u_->data(), 0, flagged_u_->size_bytes(), stream());
+    lora_->ClearFlaggedU(stream());
   }
   return u_flag_;
 }
@@ -299,7 +280,9 @@ void CudaBackend::PlanAdapters(int layers) {
     const absl::Status room = AllocatePlan(layers);
     LORICA_CHECK(room.ok(), room.ToString());
   }
-  plan_.tile_starts = layers > 0 ? static_cast<TileStart*>(starts_->data()) : nullptr;
+  plan_.tile_starts = layers > 0 ? lora_->plan().tile_starts : nullptr;
+  LORICA_CHECK(layers == 0 || step_->counts().all_tiles <= plan_.tile_stride,
+               step_->counts().all_tiles, plan_.tile_stride);
   if (layers > 0) LaunchLoraPlan(step_->tables(), plan_, layers, stream());
 }
 
@@ -412,7 +395,7 @@ Product CudaBackend::TakeProduct(Tensor y, const GroupOutputs& outputs) {
   args.outputs = outputs;
   if (const auto linear = std::exchange(pending_linear_, std::nullopt)) {
     LORICA_CHECK(y.columns <= kLoraColumnsMax, y.columns);
-    args.sums = lora_sums_->data();
+    args.sums = lora_->sums();
     product = linear_->RunWithLora(y.data, y.rows, *linear->weight, args, step_->tables(), plan_,
                                    stream());
     LaunchAddBiases(args.sums, outputs, extras_->biases(args.layer, args.group), step_->tables(),
@@ -470,7 +453,10 @@ void CudaBackend::Attend(Tensor out, Tensor qkv, int layer, const KvCache& cache
   std::unique_ptr<Attention>& attention = attentions_[cache.arena];
   // A later cache may lie where one was that is gone.
   if (!attention || !attention->Serves(cache)) {
-    auto made = Attention::Make(cache, rows_max_);
+    auto sums = lora_->Share(Attention::SumBytes(cache.shape), captures_ == 0);
+    LORICA_CHECK(sums.ok(), sums.status().ToString());
+    TakePlan();
+    auto made = Attention::Make(cache, rows_max_, *std::move(sums));
     LORICA_CHECK(made.ok(), made.status().ToString());
     attention = *std::move(made);
   }
@@ -514,7 +500,7 @@ void CudaBackend::GatherRows(Tensor out, Tensor x) {
 void CudaBackend::HeadPost(Tensor logits, Tensor x) {
   SettleProduct();
   LaunchHeadLora(logits.data, logits.columns, x.data, x.columns, extras_->head(),
-                 static_cast<float*>(u_->data()), plan_.arena, stream());
+                 reinterpret_cast<float*>(plan_.u), plan_.arena, stream());
 }
 
 void CudaBackend::Sample(Tensor logits, int32_t vocabulary_used, absl::Span<SampleResult> results) {

@@ -23,6 +23,7 @@
 #include "kernels/cuda/launch.h"
 #include "kernels/cuda/linear.h"
 #include "kernels/cuda/lora_extras.h"
+#include "kernels/cuda/lora_memory.h"
 #include "kernels/cuda/pinned_pool.h"
 #include "kernels/cuda/sample_tables.h"
 #include "kernels/cuda/served_sizes.h"
@@ -119,6 +120,7 @@ class CudaBackend : public Backend {
   CudaBackend() = default;
   absl::Status Start(const BackendOptions& options);
   absl::Status AllocatePlan(int layers);
+  void TakePlan();
   void PlanAdapters(int layers);
   uint32_t NextUFlag();
   const DeviceRope& RopeOnDevice(const RopeTable& rope);
@@ -142,18 +144,12 @@ class CudaBackend : public Backend {
   std::unique_ptr<StepImage> step_;
   std::unique_ptr<StepExtras> extras_;
   std::unique_ptr<SampleTables> sample_;
-  std::unique_ptr<Buffer> plan_memory_;
-  std::unique_ptr<Buffer> u_;
-  std::unique_ptr<Buffer> flagged_u_;
-  std::unique_ptr<Buffer> down_parts_;
+  std::unique_ptr<LoraMemory> lora_;
   const void* down_input_ = nullptr;  // whose sums the last GluPost has left there; null: none
   uint32_t u_flag_ = 0;               // of the last step
-  std::unique_ptr<Buffer> lora_sums_;
-  std::unique_ptr<Buffer> starts_;
-  LoraPlan plan_{};
-  int plan_layers_max_ = 0;  // that plan_memory_ has room for
-  int plan_layers_ = 0;      // of this step; 0 without adapters
-  int captures_ = 0;         // which hold plan_'s addresses
+  LoraPlan plan_{};                   // lora_'s, with what is this step's
+  int plan_layers_ = 0;               // of this step; 0 without adapters
+  int captures_ = 0;                  // which hold plan_'s addresses
   std::map<const RopeTable*, DeviceRope> ropes_;
   int rows_max_ = 0;
   std::map<const void*, std::unique_ptr<Attention>> attentions_;  // by arena

@@ -178,9 +178,10 @@ absl::StatusOr<int> LibraryProducts::Choose(absl::Span<const ProductWeight> weig
   }
   if (unknown.empty()) return 0;
   const int64_t rows = ChosenRows(rows_max);
-  auto x = AllocateInStream(rows * in_max * 2, stream);
+  // Not from the stream's pool, which would keep it.
+  auto x = AllocateDevice(rows * in_max * 2);
   if (!x.ok()) return x.status();
-  auto y = AllocateInStream(rows * out_max * 2, stream);
+  auto y = AllocateDevice(rows * out_max * 2);
   if (!y.ok()) return y.status();
   LaunchNoise((*x)->data(), rows * in_max, 1, 1.0f, stream);
   for (const auto& [shape, weight] : unknown) {

@@ -16,10 +16,6 @@ namespace {
 
 constexpr int kPlanThreads = 256;
 
-__device__ int ModuleFirst(int group) {
-  return group == 0 ? 0 : group == 1 ? 3 : group == 2 ? 4 : 6;
-}
-
 struct UnitsAndRanks {
   int units;
   int ranks;
@@ -52,9 +48,10 @@ __device__ void PlanEntries(const StepTables& step, const LoraPlan& plan, int la
                             int entries) {
   __shared__ UnitsAndRanks warp_sums[kPlanThreads / 32];
   const int modules = ModuleCount(group);
-  PlanEntry* out = plan.entries + blockIdx.x * plan.stride;
-  int32_t* unit_begin = plan.unit_begin + blockIdx.x * (plan.stride + 1);
-  int32_t* rank_begin = plan.rank_begin + blockIdx.x * (plan.stride + 1);
+  const int64_t first = EntriesBefore(plan, blockIdx.x);
+  PlanEntry* out = plan.entries + first;
+  int32_t* unit_begin = plan.unit_begin + first + blockIdx.x;
+  int32_t* rank_begin = plan.rank_begin + first + blockIdx.x;
   UnitsAndRanks carry = {0, 0};
   for (int base = 0; base < entries; base += kPlanThreads) {
     const int e = base + threadIdx.x;
@@ -87,8 +84,8 @@ __device__ void PlanEntries(const StepTables& step, const LoraPlan& plan, int la
   }
   __syncthreads();
   for (int e = threadIdx.x; e < entries; e += kPlanThreads) {
-    const int first = step.segments[out[e].segment].term_begin * modules;
-    out[e].u_column = rank_begin[e] - rank_begin[first];
+    const int of_segment = step.segments[out[e].segment].term_begin * modules;
+    out[e].u_column = rank_begin[e] - rank_begin[of_segment];
   }
   __syncthreads();
 }
@@ -122,8 +119,9 @@ __global__ void __launch_bounds__(kPlanThreads) PlanKernel(StepTables step, Lora
   const StepCounts counts = *step.counts;
   const int entries = counts.terms * modules;
   PlanEntries(step, plan, layer, group, entries);
-  const PlanEntry* all = plan.entries + blockIdx.x * plan.stride;
-  const int32_t* unit_begin = plan.unit_begin + blockIdx.x * (plan.stride + 1);
+  const int64_t first = EntriesBefore(plan, blockIdx.x);
+  const PlanEntry* all = plan.entries + first;
+  const int32_t* unit_begin = plan.unit_begin + first + blockIdx.x;
   const int64_t items = entries > 0 ? unit_begin[entries] : 0;
   for (int block = threadIdx.x; block < plan.blocks; block += kPlanThreads) {
     ShrinkStart start{};
@@ -377,7 +375,7 @@ __device__ __forceinline__ void AddDownParts(const LoraWork& work, const RowTile
 #pragma unroll 14
   for (int i = 0; i < parts; ++i) {
     const float2 more =
-        *reinterpret_cast<const float2*>(from + int64_t{i} * work.tile_stride * kDownRanks);
+        *reinterpret_cast<const float2*>(from + int64_t{i} * work.row_stride * kDownRanks);
     sum.x += more.x;
     sum.y += more.y;
   }

@@ -102,7 +102,8 @@ struct LoraWork {
   bool last;   // no tables follow
   int blocks;  // from one pair's tables to those of the next
   int tile_stride;
-  int stride;
+  int row_stride;  // of down_parts
+  int entries_max;
 
   __device__ UTable u_table() const {
     return {u, static_cast<int32_t>(counts->u_part), counts->u_flag + pair};
@@ -528,8 +529,8 @@ __device__ __forceinline__ void PrefetchNext(const LoraWork& work) {
   Prefetch(work.shrink_starts + work.blocks, work.blocks * sizeof(ShrinkStart));
   Prefetch(work.tile_starts + work.tile_stride, work.counts->row_tiles * sizeof(TileStart));
   Prefetch(work.run_costs + work.tile_stride, kStreamRowsMax * sizeof(RunCosts));
-  Prefetch(work.entries + work.stride, entries * sizeof(PlanEntry));
-  Prefetch(work.unit_begin + work.stride + 1, (entries + 1) * 4);
+  Prefetch(work.entries + work.entries_max, entries * sizeof(PlanEntry));
+  Prefetch(work.unit_begin + work.entries_max + 1, (entries + 1) * 4);
 }
 
 // All of it. `thread` counts from the first of the LoRA warps.
@@ -567,14 +568,15 @@ __device__ __forceinline__ void RunLora(const LoraWork& work, int thread, std::b
 }
 
 inline LoraWork MakeLoraWork(const LoraArgs& args, const StepTables& step, const LoraPlan& plan) {
-  const int64_t pair = args.layer * 4 + static_cast<int>(args.group);
+  const int group = static_cast<int>(args.group);
+  const int64_t pair = args.layer * 4 + group, entries = EntriesBefore(plan, pair);
   LoraWork work{};
   work.shrink_starts = plan.shrink_starts + pair * plan.blocks;
   work.tile_starts = plan.tile_starts + pair * plan.tile_stride;
   work.run_costs = plan.run_costs + pair * plan.tile_stride;
   work.counts = step.counts;
-  work.entries = plan.entries + pair * plan.stride;
-  work.unit_begin = plan.unit_begin + pair * (plan.stride + 1);
+  work.entries = plan.entries + entries;
+  work.unit_begin = plan.unit_begin + entries + pair;
   work.segments = step.segments;
   work.arena = plan.arena;
   work.x = static_cast<const Element*>(args.x);
@@ -590,7 +592,8 @@ inline LoraWork MakeLoraWork(const LoraArgs& args, const StepTables& step, const
   work.last = pair + 1 >= plan.pairs;
   work.blocks = plan.blocks;
   work.tile_stride = plan.tile_stride;
-  work.stride = static_cast<int>(plan.stride);
+  work.row_stride = plan.row_stride;
+  work.entries_max = static_cast<int>(EntriesBefore(plan, pair + 1) - entries);
   return work;
 }
 

@@ -104,7 +104,7 @@ __device__ __forceinline__ void StoreDownPart(GluShared& shared, const LoraPlan&
         *reinterpret_cast<const float4*>(&warp.sums(row / kWarpRows)[row % kWarpRows][rank]);
     sum = make_float4(sum.x + v.x, sum.y + v.y, sum.z + v.z, sum.w + v.w);
   }
-  const int64_t at = int64_t{blockIdx.x} * plan.tile_stride + tile.row_begin + row;
+  const int64_t at = int64_t{blockIdx.x} * plan.row_stride + tile.row_begin + row;
   *reinterpret_cast<float4*>(plan.down_parts + at * kDownRanks + rank) = sum;
 }
 

@@ -237,20 +237,21 @@ struct StepTables {
 
 // The LoRA plan of a step, one part for each of layers * 4 (layer, group) pairs.
 struct LoraPlan {
-  PlanEntry* entries;          // [pair][stride], entry = term * modules of the group + module
-  int32_t* unit_begin;         // [pair][stride + 1] items of the shrink before an entry
-  int32_t* rank_begin;         // [pair][stride + 1] ranks before an entry
+  PlanEntry* entries;          // a pair's from EntriesBefore: term * modules of the group + module
+  int32_t* unit_begin;         // items of the shrink before an entry; a pair has one more
+  int32_t* rank_begin;         // ranks before an entry; a pair has one more
   ShrinkStart* shrink_starts;  // [pair][blocks]
   TileStart* tile_starts;      // [pair][tile_stride]; null in a step without adapters
   RunCosts* run_costs;         // [pair][tile_stride], in a step of few rows: kStreamRowsMax of them
   int32_t pairs;               // of the step's layers
   int32_t blocks;              // of the LoRA kernel
   int32_t tile_stride;
-  int64_t stride;
+  int32_t row_stride;  // of down_parts
+  int64_t terms_max;
   FlaggedU* flagged_u;  // [part][segment][row][u_width], a part for each wide tile; see u_part
   SplitPairU* u;        // [segment][row][u_width / 2], scaled: of products that have no LoRA warps
   // The shrink of a down product that GluPostMany does by the way: sums over the inputs of a block,
-  // [block of kDownColumns][tile_stride rows][kDownRanks].
+  // [block of kDownColumns][row_stride][kDownRanks].
   float* down_parts;
   const std::byte* arena;
 };
@@ -258,6 +259,15 @@ inline constexpr int kDownRanks = 16;     // for tiles of one term with at most 
 inline constexpr int kDownColumns = 256;  // of a block
 
 #ifdef __CUDACC__
+// The first of a group's modules.
+__host__ __device__ __forceinline__ int ModuleFirst(int group) {
+  return group == 0 ? 0 : group == 1 ? 3 : group == 2 ? 4 : 6;
+}
+// Entries of the pairs ahead of one: each has as many of a term as its group has modules.
+__host__ __device__ __forceinline__ int64_t EntriesBefore(const LoraPlan& plan, int pair) {
+  return (int64_t{pair / 4} * kLoraModuleCount + ModuleFirst(pair % 4)) * plan.terms_max;
+}
+
 // What of a plan's entry concerns the shrink.
 struct ShrinkEntry {
   const uint32_t* a_tiles;

@@ -54,7 +54,7 @@ struct TileLora {
     return tile.term_count > 1 || module.rank_tiles > 2;
   }
   __device__ const PlanEntry& Entry(int term, int module) const {
-    return plan.entries[pair * plan.stride + (tile.term_begin + term) * kModules + module];
+    return plan.entries[EntriesBefore(plan, pair) + (tile.term_begin + term) * kModules + module];
   }
   // The numbers of ranks 2t and 2t + 1 of a rank tile.
   __device__ const SplitPairU* U(int u_column, int rank_tile, int row, int t) const {

@@ -13,10 +13,6 @@ const float* Floats(const std::unique_ptr<Buffer>& buffer) {
   return buffer ? static_cast<const float*>(buffer->data()) : nullptr;
 }
 
-Tensor View(const std::unique_ptr<Buffer>& buffer, int64_t rows, int64_t columns) {
-  return {buffer->data(), rows, columns};
-}
-
 }  // namespace
 
 void Model::Forward(const StepBatch& batch, const KvCache& cache) {
@@ -35,13 +31,13 @@ void Model::RunVerbs(int64_t rows, int64_t samples, const KvCache& cache) {
   Backend& device = *backend_;
   const int64_t q_columns = int64_t{config_.heads} * config_.head_size;
   const int64_t kv_columns = int64_t{config_.kv_heads} * config_.head_size;
-  const Tensor residual = View(buffers_->residual, rows, config_.hidden);
-  const Tensor normed = View(buffers_->normed, rows, config_.hidden);
-  const Tensor qkv = View(buffers_->qkv, rows, q_columns + 2 * kv_columns);
-  const Tensor attended = View(buffers_->attended, rows, q_columns);
-  const Tensor projected = View(buffers_->projected, rows, config_.hidden);
-  const Tensor gate_up = View(buffers_->gate_up, rows, 2 * config_.ffn);
-  const Tensor activated = View(buffers_->activated, rows, config_.ffn);
+  const Tensor residual = {buffers_->residual, rows, config_.hidden};
+  const Tensor normed = {buffers_->normed, rows, config_.hidden};
+  const Tensor qkv = {buffers_->qkv, rows, q_columns + 2 * kv_columns};
+  const Tensor attended = {buffers_->attended, rows, q_columns};
+  const Tensor projected = {buffers_->projected, rows, config_.hidden};
+  const Tensor gate_up = {buffers_->gate_up, rows, 2 * config_.ffn};
+  const Tensor activated = {buffers_->activated, rows, config_.ffn};
   const Weights& weights = *weights_;
   const float epsilon = config_.norm_epsilon;
 
@@ -68,9 +64,9 @@ void Model::RunVerbs(int64_t rows, int64_t samples, const KvCache& cache) {
                         Floats(next_norm), epsilon);
   }
   if (samples == 0) return;
-  const Tensor gathered = View(buffers_->gathered, samples, config_.hidden);
+  const Tensor gathered = {buffers_->gathered, samples, config_.hidden};
   device.GatherRows(gathered, normed);
-  const Tensor logits = View(buffers_->logits, samples, config_.vocabulary);
+  const Tensor logits = {buffers_->logits, samples, config_.vocabulary};
   device.Logits(logits, gathered, weights.output());
   device.HeadPost(logits, gathered);
 }
@@ -88,8 +84,6 @@ absl::Status Model::CaptureSteps(const KvCache& cache, int rows) {
 
 int Model::captured_steps() const { return captured_->count(); }
 
-Tensor Model::logits() const {
-  return View(buffers_->logits, buffers_->samples, config_.vocabulary);
-}
+Tensor Model::logits() const { return {buffers_->logits, buffers_->samples, config_.vocabulary}; }
 
 }  // namespace lorica

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <filesystem>
 #include <utility>
+#include <vector>
 
 #include "absl/strings/str_cat.h"
 #include "server/models/decode_steps.h"
@@ -26,38 +27,39 @@ absl::StatusOr<OpenedModel> OpenModel(const std::string& path, LoadFormat format
   return OpenGgufLlama(path);
 }
 
-struct BufferShape {
-  std::unique_ptr<Buffer>* buffer;
-  int64_t rows;
-  int64_t columns;
-  bool wide = false;  // see Backend::WideBytes
-};
-
 absl::StatusOr<std::unique_ptr<Model::Buffers>> MakeBuffers(const ModelConfig& config,
                                                             const Model::Options& options,
                                                             Backend& backend) {
-  auto buffers = std::make_unique<Model::Buffers>();
-  buffers->rows_max = options.rows_max;
-  buffers->samples_max = options.samples_max;
+  constexpr int64_t kAlignment = 256;
+  const int64_t rows = options.rows_max, samples = options.samples_max;
   const int64_t q_columns = int64_t{config.heads} * config.head_size;
   const int64_t kv_columns = int64_t{config.kv_heads} * config.head_size;
-  const int64_t rows = options.rows_max;
-  const BufferShape shapes[] = {
-      {&buffers->residual, rows, config.hidden, true},
-      {&buffers->normed, rows, config.hidden},
-      {&buffers->qkv, rows, q_columns + 2 * kv_columns},
-      {&buffers->attended, rows, q_columns},
-      {&buffers->projected, rows, config.hidden},
-      {&buffers->gate_up, rows, 2 * config.ffn},
-      {&buffers->activated, rows, config.ffn},
-      {&buffers->gathered, options.samples_max, config.hidden},
-      {&buffers->logits, options.samples_max, config.vocabulary, true},
+  auto buffers = std::make_unique<Model::Buffers>();
+  Model::Buffers& b = *buffers;
+  b.rows_max = rows;
+  b.samples_max = samples;
+  std::vector<std::pair<void**, int64_t>> places;
+  // Returns where the next one may begin.
+  const auto place = [&](int64_t begin, void*& buffer, int64_t bytes) {
+    places.emplace_back(&buffer, begin);
+    return begin + (bytes + kAlignment - 1) / kAlignment * kAlignment;
   };
-  for (const BufferShape& shape : shapes) {
-    auto buffer = backend.Allocate(shape.wide ? Backend::WideBytes(shape.rows, shape.columns)
-                                              : backend.TensorBytes(shape.rows, shape.columns));
-    if (!buffer.ok()) return buffer.status();
-    *shape.buffer = std::move(*buffer);
+  const int64_t residual_end = place(0, b.residual, Backend::WideBytes(rows, config.hidden));
+  const int64_t kept = place(residual_end, b.gathered, backend.TensorBytes(samples, config.hidden));
+  const int64_t inputs = std::max(place(kept, b.normed, backend.TensorBytes(rows, config.hidden)),
+                                  place(kept, b.activated, backend.TensorBytes(rows, config.ffn)));
+  const int64_t qkv_end =
+      place(inputs, b.qkv, backend.TensorBytes(rows, q_columns + 2 * kv_columns));
+  const int64_t attended_end = place(qkv_end, b.attended, backend.TensorBytes(rows, q_columns));
+  const int64_t bytes =
+      std::max({place(attended_end, b.projected, backend.TensorBytes(rows, config.hidden)),
+                place(inputs, b.gate_up, backend.TensorBytes(rows, 2 * config.ffn)),
+                place(inputs, b.logits, Backend::WideBytes(samples, config.vocabulary))});
+  auto memory = backend.Allocate(bytes);
+  if (!memory.ok()) return memory.status();
+  b.memory = *std::move(memory);
+  for (const auto& [buffer, begin] : places) {
+    *buffer = static_cast<std::byte*>(b.memory->data()) + begin;
   }
   return buffers;
 }

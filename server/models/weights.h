@@ -32,17 +32,19 @@ struct Model::Weights {
   int64_t resident_bytes() const;
 };
 
-// Activation buffers of one step.
+// Activations of one step. What is never wanted at the same time shares a place: normed with
+// activated; qkv, attended and projected, which follow each other, with gate_up and the logits.
 struct Model::Buffers {
-  std::unique_ptr<Buffer> residual;   // [rows, hidden], fp32
-  std::unique_ptr<Buffer> normed;     // [rows, hidden]
-  std::unique_ptr<Buffer> qkv;        // [rows, (heads + 2 kv_heads) head_size]
-  std::unique_ptr<Buffer> attended;   // [rows, heads head_size]
-  std::unique_ptr<Buffer> projected;  // [rows, hidden]
-  std::unique_ptr<Buffer> gate_up;    // [rows, 2 ffn]
-  std::unique_ptr<Buffer> activated;  // [rows, ffn]
-  std::unique_ptr<Buffer> gathered;   // [samples, hidden]
-  std::unique_ptr<Buffer> logits;     // [samples, vocabulary], fp32
+  std::unique_ptr<Buffer> memory;
+  void* residual = nullptr;   // [rows, hidden], fp32
+  void* normed = nullptr;     // [rows, hidden]
+  void* qkv = nullptr;        // [rows, (heads + 2 kv_heads) head_size]
+  void* attended = nullptr;   // [rows, heads head_size]
+  void* projected = nullptr;  // [rows, hidden]
+  void* gate_up = nullptr;    // [rows, 2 ffn]
+  void* activated = nullptr;  // [rows, ffn]
+  void* gathered = nullptr;   // [samples, hidden]
+  void* logits = nullptr;     // [samples, vocabulary], fp32
   int64_t rows_max = 0;
   int64_t samples_max = 0;
   int64_t samples = 0;  // of the last Forward

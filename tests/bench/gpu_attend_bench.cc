@@ -87,7 +87,8 @@ class Bench {
     out_ = *cuda::AllocateDevice(kRowsMax * kQ * 2);
     FillNoise(arena_->data(), arena_->size_bytes(), 1.0f, 1, stream_->get());
     FillNoise(qkv_->data(), qkv_->size_bytes(), 1.0f, 2, stream_->get());
-    attention_ = *cuda::Attention::Make(cache_, kRowsMax);
+    attention_ = *cuda::Attention::Make(
+        cache_, kRowsMax, *cuda::AllocateDevice(cuda::Attention::SumBytes(cache_.shape)));
   }
 
   cudaStream_t stream() const { return stream_->get(); }
