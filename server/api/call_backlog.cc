@@ -43,34 +43,34 @@ const void* ConnectionOf(void* transport) {
   return grpc_transport_get_endpoint(static_cast<grpc_transport*>(transport));
 }
 
-// A read that waits. Its connection lives until it is done.
-struct WaitingRead {
+struct PendingRead {
   void* endpoint;
   void* slices;
   void* done;
   bool urgent;
   int bytes_min;
   absl::Time since;
-  grpc::Alarm alarm{};  // whose thread may call the library
-
-  WaitingRead Again() const { return {endpoint, slices, done, urgent, bytes_min, since}; }
 };
 
-void ReadOrWait(WaitingRead read);
+void ReadOrWait(const PendingRead& read);
 
-void LookAgain(WaitingRead read) {
-  auto* const waiting = new WaitingRead(std::move(read));
+// Its connection lives until it is done.
+struct WaitingRead {
+  PendingRead read;
+  grpc::Alarm alarm;  // whose thread may call the library
+};
+
+void LookAgain(const PendingRead& read) {
+  auto* const waiting = new WaitingRead{read, {}};
   const gpr_timespec pause =
       gpr_time_from_millis(absl::ToInt64Milliseconds(kReadPause), GPR_TIMESPAN);
-  waiting->alarm.Set(gpr_time_add(gpr_now(GPR_CLOCK_MONOTONIC), pause), [waiting](bool) {
-    ReadOrWait(std::unique_ptr<WaitingRead>(waiting)->Again());
-  });
+  waiting->alarm.Set(gpr_time_add(gpr_now(GPR_CLOCK_MONOTONIC), pause),
+                     [waiting](bool) { ReadOrWait(std::unique_ptr<WaitingRead>(waiting)->read); });
 }
 
-void ReadOrWait(WaitingRead read) {
+void ReadOrWait(const PendingRead& read) {
   static const auto librarys = OfLibrary<Read>(LORICA_READ);
-  const bool may_wait = SteadyNow() - read.since < kReadPauseMax;
-  if (may_wait && TheBacklog().HasTooManyClosed(read.endpoint)) return LookAgain(std::move(read));
+  if (TheBacklog().MustWait(read.endpoint, SteadyNow() - read.since)) return LookAgain(read);
   librarys(read.endpoint, read.slices, read.done, read.urgent, read.bytes_min);
 }
 
@@ -144,10 +144,11 @@ void CallBacklog::End(const void* call) {
 bool CallBacklog::HasTooManyOpen(const void* connection) const {
   absl::MutexLock lock(&mutex_);
   const auto found = connections_.find(connection);
-  return found != connections_.end() && found->second.open > kStreamsPerConnectionMax;
+  return found != connections_.end() && found->second.open > kStreamsUntoldMax;
 }
 
-bool CallBacklog::HasTooManyClosed(const void* connection) const {
+bool CallBacklog::MustWait(const void* connection, absl::Duration waited) const {
+  if (waited >= kReadPauseMax) return false;
   absl::MutexLock lock(&mutex_);
   const auto found = connections_.find(connection);
   const bool crowded = closed_together_ > kClosedCallsTogetherMax;
@@ -157,8 +158,8 @@ bool CallBacklog::HasTooManyClosed(const void* connection) const {
 
 absl::Status CheckOpenCalls(void* transport) {
   if (!TheBacklog().HasTooManyOpen(ConnectionOf(transport))) return absl::OkStatus();
-  absl::Status status = absl::ResourceExhaustedError(absl::StrCat(
-      "more than ", kStreamsPerConnectionMax, " calls are open on a connection; it ends"));
+  absl::Status status = absl::UnavailableError(
+      absl::StrCat("more than ", kStreamsUntoldMax, " calls are open on a connection; it ends"));
   LogRefusal("unknown", "", status, SteadyNow());
   return status;
 }

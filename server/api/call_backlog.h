@@ -1,15 +1,15 @@
 // How many calls of a connection may be open, and how many closed that have not ended.
 //
-// This gRPC holds to how many may be open once the client has acknowledged that. So whoever
-// acknowledges early, or never, could begin any number: who has more than kStreamsPerConnectionMax
-// loses his connection, as the library does it afterwards.
+// This gRPC holds to how many may be open once the client has acknowledged that. Whoever does so
+// early, or never, could begin any number. But a client may begin some before it has heard of a
+// limit at all. So who has more than kStreamsUntoldMax loses his connection.
 // A call that is reset, or has its answer, is closed for its client, and the next one may begin in
 // its place; here it ends behind all that were begun before it. Floods over many connections had
 // gigabytes of calls wait so, and others behind them for minutes. Now nothing more is read of a
 // connection that has too many: TCP lets its client know. No call ends by that, and so a flood that
 // comes through a proxy harms nobody before its connection is asked to go away (go_away.h).
-// A call that is reset may take long to end, as one that loads an adapter. Those have bounds of
-// their own, so what shares their connection waits kReadPauseMax and no longer.
+// Should a call take long to end, what shares its connection waits kReadPauseMax for each read and
+// no longer.
 // As in message_bound functions of the program stand before the library's: those that begin, close
 // and end a call, and read of a connection. Holds for all of HTTP/2 in the process.
 #pragma once
@@ -23,7 +23,9 @@
 namespace lorica {
 
 inline constexpr int kStreamsPerConnectionMax = 256;
-inline constexpr int kClosedCallsMax = 100;           // of a connection
+inline constexpr int kStreamsUntoldMax = 1024;  // of a connection that may not know
+// Of a connection: all that may be open may end at once.
+inline constexpr int kClosedCallsMax = kStreamsPerConnectionMax;
 inline constexpr int kClosedCallsTogetherMax = 1000;  // of all; beyond, a connection may have
 inline constexpr int kClosedCallsShare = 10;          // so many
 inline constexpr absl::Duration kReadPause = absl::Milliseconds(5);  // until it is looked at again
@@ -38,9 +40,10 @@ class CallBacklog {
   void Close(const void* call, bool reads, bool writes);
   // Also one that was never closed.
   void End(const void* call);
-  // More than kStreamsPerConnectionMax.
+  // More than kStreamsUntoldMax.
   bool HasTooManyOpen(const void* connection) const;
-  bool HasTooManyClosed(const void* connection) const;
+  // Whether a read that has waited so long goes on waiting.
+  bool MustWait(const void* connection, absl::Duration waited) const;
 
  private:
   struct Connection {
@@ -61,7 +64,7 @@ class CallBacklog {
   int closed_together_ ABSL_GUARDED_BY(mutex_) = 0;
 };
 
-// Of `transport`, a grpc_chttp2_transport. ResourceExhausted: the connection has to end.
+// Of `transport`, a grpc_chttp2_transport. Unavailable: the connection has to end.
 absl::Status CheckOpenCalls(void* transport);
 
 // FailedPrecondition: the library that was loaded calls none of ours.

@@ -229,11 +229,13 @@ absl::Status GrpcService::Listen(const GrpcOptions& options) {
       parts.server->Shutdown(std::chrono::system_clock::time_point::max());
       parts.closed.store(true);
     });
+    parts_->door->Open();
   } catch (const std::system_error&) {
+    parts_->may_close.Notify();
+    if (parts_->closing.joinable()) parts_->closing.join();
     parts_->server = nullptr;
     return absl::UnavailableError("the process may have no thread more");
   }
-  parts_->door->Open();
   port_ = parts_->door->port();
   SetState(ServingState::kStarting);
   return absl::OkStatus();

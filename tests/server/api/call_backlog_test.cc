@@ -10,7 +10,9 @@
 namespace lorica {
 namespace {
 
-constexpr int kConnections = kClosedCallsTogetherMax / kClosedCallsMax;
+constexpr int kEach = 100;
+constexpr int kConnections = kClosedCallsTogetherMax / kEach;
+static_assert(kEach > kClosedCallsShare && kEach < kClosedCallsMax);
 
 class CallBacklogTest : public ::testing::Test {
  protected:
@@ -28,8 +30,8 @@ class CallBacklogTest : public ::testing::Test {
   bool HasTooManyOpen(int connection) const {
     return backlog_.HasTooManyOpen(&connections_[connection]);
   }
-  bool HasTooManyClosed(int connection) const {
-    return backlog_.HasTooManyClosed(&connections_[connection]);
+  bool MustWait(int connection) const {
+    return backlog_.MustWait(&connections_[connection], absl::ZeroDuration());
   }
 
   CallBacklog backlog_;
@@ -40,7 +42,7 @@ class CallBacklogTest : public ::testing::Test {
 };
 
 TEST_F(CallBacklogTest, CallsAreOpenUntilTheyAreClosedForReadsAndWrites) {
-  Begin(0, kStreamsPerConnectionMax);
+  Begin(0, kStreamsUntoldMax);
   EXPECT_FALSE(HasTooManyOpen(0));
   Begin(0, 1);
   EXPECT_TRUE(HasTooManyOpen(0));
@@ -57,43 +59,50 @@ TEST_F(CallBacklogTest, CallsAreOpenUntilTheyAreClosedForReadsAndWrites) {
 }
 
 TEST_F(CallBacklogTest, AConnectionWaitsBeyondItsLimitUntilACallHasEnded) {
-  EXPECT_FALSE(HasTooManyClosed(0));
+  EXPECT_FALSE(MustWait(0));
   BeginAndClose(0, kClosedCallsMax);
-  EXPECT_FALSE(HasTooManyClosed(0));
+  EXPECT_FALSE(MustWait(0));
   Begin(0, 1);
-  EXPECT_FALSE(HasTooManyClosed(0));
+  EXPECT_FALSE(MustWait(0));
   Close(kClosedCallsMax);
-  EXPECT_TRUE(HasTooManyClosed(0));
-  EXPECT_FALSE(HasTooManyClosed(1));
+  EXPECT_TRUE(MustWait(0));
+  EXPECT_FALSE(MustWait(1));
   EndFirst(1);
-  EXPECT_FALSE(HasTooManyClosed(0));
+  EXPECT_FALSE(MustWait(0));
 }
 
 TEST_F(CallBacklogTest, WhenAllHaveTooManyThoseWaitThatHaveMoreThanAShare) {
-  for (int i = 0; i < kConnections - 1; ++i) BeginAndClose(i, kClosedCallsMax);
-  BeginAndClose(kConnections - 1, kClosedCallsMax - kClosedCallsShare);
+  for (int i = 0; i < kConnections - 1; ++i) BeginAndClose(i, kEach);
+  BeginAndClose(kConnections - 1, kEach - kClosedCallsShare);
   BeginAndClose(kConnections, kClosedCallsShare);
-  EXPECT_FALSE(HasTooManyClosed(0)) << "as many as may be";
+  EXPECT_FALSE(MustWait(0)) << "as many as may be";
   BeginAndClose(1, 1);
-  EXPECT_TRUE(HasTooManyClosed(0));
-  EXPECT_TRUE(HasTooManyClosed(1));
-  EXPECT_FALSE(HasTooManyClosed(kConnections)) << "it has a share";
+  EXPECT_TRUE(MustWait(0));
+  EXPECT_TRUE(MustWait(1));
+  EXPECT_FALSE(MustWait(kConnections)) << "it has a share";
   BeginAndClose(kConnections, 1);
-  EXPECT_TRUE(HasTooManyClosed(kConnections));
+  EXPECT_TRUE(MustWait(kConnections));
   EndFirst(2);
-  EXPECT_FALSE(HasTooManyClosed(kConnections));
+  EXPECT_FALSE(MustWait(kConnections));
+}
+
+TEST_F(CallBacklogTest, AReadWaitsSoLongAndNoLonger) {
+  BeginAndClose(0, kClosedCallsMax + 1);
+  const absl::Duration tick = absl::Nanoseconds(1);
+  EXPECT_TRUE(backlog_.MustWait(&connections_[0], kReadPauseMax - tick));
+  EXPECT_FALSE(backlog_.MustWait(&connections_[0], kReadPauseMax));
 }
 
 TEST_F(CallBacklogTest, CallsCountOnce) {
   Begin(0, 1);
   for (int i = 0; i < 2 * kClosedCallsMax; ++i) Close(0);
-  EXPECT_FALSE(HasTooManyClosed(0));
+  EXPECT_FALSE(MustWait(0));
   backlog_.End(&calls_[0]);
   backlog_.End(&calls_[0]);
   backlog_.End(&calls_[1]);
   Close(1);
   BeginAndClose(0, kClosedCallsMax + 1);
-  EXPECT_TRUE(HasTooManyClosed(0)) << "those that ended took nothing off the others";
+  EXPECT_TRUE(MustWait(0)) << "those that ended took nothing off the others";
 }
 
 }  // namespace
