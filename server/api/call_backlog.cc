@@ -68,10 +68,14 @@ void LookAgain(const PendingRead& read) {
                      [waiting](bool) { ReadOrWait(std::unique_ptr<WaitingRead>(waiting)->read); });
 }
 
-void ReadOrWait(const PendingRead& read) {
+Read LibrarysRead() {
   static const auto librarys = OfLibrary<Read>(LORICA_READ);
+  return librarys;
+}
+
+void ReadOrWait(const PendingRead& read) {
   if (TheBacklog().MustWait(read.endpoint, SteadyNow() - read.since)) return LookAgain(read);
-  librarys(read.endpoint, read.slices, read.done, read.urgent, read.bytes_min);
+  LibrarysRead()(read.endpoint, read.slices, read.done, read.urgent, read.bytes_min);
 }
 
 }  // namespace
@@ -108,7 +112,10 @@ void EndOneStream(void* stream) {
 }
 
 void ReadOfConnection(void* endpoint, void* slices, void* done, bool urgent, int bytes_min) {
-  ReadOrWait({endpoint, slices, done, urgent, bytes_min, SteadyNow()});
+  if (!TheBacklog().MustWait(endpoint, absl::ZeroDuration())) {
+    return LibrarysRead()(endpoint, slices, done, urgent, bytes_min);
+  }
+  LookAgain({endpoint, slices, done, urgent, bytes_min, SteadyNow()});
 }
 
 void CallBacklog::Begin(const void* connection, const void* call) {
@@ -148,10 +155,11 @@ bool CallBacklog::HasTooManyOpen(const void* connection) const {
 }
 
 bool CallBacklog::MustWait(const void* connection, absl::Duration waited) const {
-  if (waited >= kReadPauseMax) return false;
+  const int together = closed_together_;
+  if (together <= kClosedCallsShare || waited >= kReadPauseMax) return false;
   absl::MutexLock lock(&mutex_);
   const auto found = connections_.find(connection);
-  const bool crowded = closed_together_ > kClosedCallsTogetherMax;
+  const bool crowded = together > kClosedCallsTogetherMax;
   return found != connections_.end() &&
          found->second.closed > (crowded ? kClosedCallsShare : kClosedCallsMax);
 }

@@ -14,6 +14,8 @@
 // and end a call, and read of a connection. Holds for all of HTTP/2 in the process.
 #pragma once
 
+#include <atomic>
+
 #include "absl/base/thread_annotations.h"
 #include "absl/container/flat_hash_map.h"
 #include "absl/status/status.h"
@@ -61,7 +63,7 @@ class CallBacklog {
   mutable absl::Mutex mutex_;
   absl::flat_hash_map<const void*, Call> calls_ ABSL_GUARDED_BY(mutex_);
   absl::flat_hash_map<const void*, Connection> connections_ ABSL_GUARDED_BY(mutex_);
-  int closed_together_ ABSL_GUARDED_BY(mutex_) = 0;
+  std::atomic<int> closed_together_{0};
 };
 
 // Of `transport`, a grpc_chttp2_transport. Unavailable: the connection has to end.
