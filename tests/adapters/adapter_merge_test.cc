@@ -58,8 +58,9 @@ class AdapterMergeTest : public ::testing::Test {
     }
     return recipe;
   }
-  void ExpectRefused(const MergeRecipe& recipe, const std::string& says) {
-    const absl::Status status = BuildMerge(loader_, recipe).status();
+  void ExpectRefused(const MergeRecipe& recipe, const std::string& says,
+                     int64_t bytes_max = kMergedBytesMax) {
+    const absl::Status status = BuildMerge(loader_, recipe, bytes_max).status();
     EXPECT_EQ(status.code(), absl::StatusCode::kFailedPrecondition) << status;
     EXPECT_THAT(std::string(status.message()), HasSubstr(says));
   }
@@ -154,7 +155,9 @@ TEST_F(AdapterMergeTest, BoundsTheBytesOfAMerge) {
   const MergeRecipe recipe = RecipeOf(MergeMethod::kLinear, {OfRank(4, 1), OfRank(4, 2)});
   constexpr int64_t kBytes = 2 * 4 * kLittleHidden * 4;
   EXPECT_TRUE(BuildMerge(loader_, recipe, kBytes).ok());
-  EXPECT_TRUE(absl::IsFailedPrecondition(BuildMerge(loader_, recipe, kBytes - 1).status()));
+  ExpectRefused(recipe,
+                absl::StrCat("the merge would have ", kBytes, " bytes, at most ", kBytes - 1),
+                kBytes - 1);
 }
 
 TEST_F(AdapterMergeTest, RefusesNormsAndBiases) {

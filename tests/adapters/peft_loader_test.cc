@@ -573,7 +573,7 @@ TEST_F(PeftLoaderTest, NamesWhatWeightFilesReallyAre) {
 TEST_F(PeftLoaderTest, RefusesHugeFilesWithoutReadingThem) {
   SmallestAdapter().WriteTo(folder_, "a");
   const fs::path file = fs::path(folder_.path()) / "a" / "adapter_model.safetensors";
-  fs::resize_file(file, int64_t{1} << 40);  // sparse
+  fs::resize_file(file, kAdapterFileBytesMax + 1);  // sparse
   EXPECT_THAT(std::string(loader_.Identify(source_, "a").status().message()),
               HasSubstr("at most 4294967296 are served"));
   fs::resize_file(file, kAdapterFileBytesMax);

@@ -7,6 +7,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "gmock/gmock.h"
+#include "server/http/openai_request.h"
 #include "tests/server/api/tiny_server.h"
 #include "tests/server/http/http_call.h"
 
@@ -107,6 +108,17 @@ TEST_F(OpenAiRoutesTest, SeveralPromptsAndChoicesComeInOrder) {
   const Json tokens = Complete(Completion({{"prompt", {{5, 6}, {7}}}})).json();
   EXPECT_EQ(tokens["usage"]["prompt_tokens"], 3);
   EXPECT_EQ(Complete(Completion({{"prompt", {5, 6}}})).json()["choices"].size(), 1u);
+}
+
+TEST_F(OpenAiRoutesTest, BoundsThePromptsOfARequest) {
+  Json body = Completion({{"prompt", Json::array()}, {"max_tokens", 1}});
+  for (int i = 0; i < kPromptsMax; ++i) body["prompt"].push_back("hi");
+  const HttpAnswer answer = Complete(body);
+  ASSERT_EQ(answer.status, 200) << answer.body;
+  EXPECT_EQ(answer.json()["choices"].size(), size_t{kPromptsMax});
+  body["prompt"].push_back("hi");
+  ExpectError(Complete(body), 400, "invalid_value", "prompt");
+  EXPECT_THAT(Complete(body).body, HasSubstr("must be 1 to 16 prompts"));
 }
 
 TEST_F(OpenAiRoutesTest, BestOfGivesTheLikeliest) {
@@ -483,38 +495,6 @@ TEST_F(OpenAiRoutesTest, AnyKeyDoesWhereThereAreNone) {
       200);
 }
 
-TEST_F(OpenAiRoutesTest, ModelsListTheBaseAndEveryAdapter) {
-  const Json list = HttpCall(port(), "GET", "/v1/models").json();
-  EXPECT_EQ(list["object"], "list");
-  std::map<std::string, Json> models;
-  for (const Json& model : list["data"]) models[model["id"]] = model;
-  ASSERT_EQ(models.size(), 5u) << list;
-  EXPECT_TRUE(models["tiny-llama"]["parent"].is_null());
-  EXPECT_EQ(models["plain"]["parent"], "tiny-llama");
-  EXPECT_EQ(models["plain"]["root"], "plain");
-  EXPECT_EQ(models["plain"]["object"], "model");
-  EXPECT_EQ(models["plain"]["owned_by"], "lorica");
-  EXPECT_EQ(models["plain"]["created"], models["tiny-llama"]["created"]);
-  EXPECT_EQ(HttpCall(port(), "GET", "/v1/models/plain").json(), models["plain"]);
-  EXPECT_EQ(HttpCall(port(), "GET", "/v1/models/tiny-llama").json(), models["tiny-llama"]);
-}
-
-TEST_F(OpenAiRoutesTest, ARegisteredModelWasCreatedWhenItWasRegistered) {
-  const auto created = [this](const std::string& id) {
-    return HttpCall(port(), "GET", "/v1/models/" + id).json()["created"].get<int64_t>();
-  };
-  const absl::Time started = absl::FromUnixSeconds(created("tiny-llama"));
-  absl::SleepFor(started + absl::Seconds(2) - absl::Now());
-  const Json body = {{"lora_name", "mine"}, {"lora_path", "plain"}};
-  const int64_t before = absl::ToUnixSeconds(absl::Now());
-  ASSERT_EQ(Post(port(), "/v1/load_lora_adapter", body).status, 200);
-  EXPECT_GE(created("mine"), before - 1) << "by a clock that does not jump";
-  EXPECT_LE(created("mine"), absl::ToUnixSeconds(absl::Now()));
-  EXPECT_GT(created("mine"), created("tiny-llama"));
-  const Json list = HttpCall(port(), "GET", "/v1/models").json()["data"];
-  for (const Json& model : list) EXPECT_EQ(model["created"], created(model["id"]));
-}
-
 // The tiny model has a token a byte, so the prompt's tokens count what the template printed.
 TEST(ToolsTest, ReachTheTemplateAsTheClientWroteThem) {
   namespace fs = std::filesystem;
@@ -564,16 +544,6 @@ TEST(ToolsTest, ReachTheTemplateAsTheClientWroteThem) {
     EXPECT_EQ(answer.status, 400);
     EXPECT_EQ(answer.json()["param"] == "tools", bytes > kToolsBytesMax) << answer.body;
   }
-}
-
-TEST(ModelNameTest, TheBaseModelMayHaveAnotherName) {
-  Config config;
-  config.model_name = "org/base";
-  TinyServer server(config);
-  const int port = server.server().http_port();
-  EXPECT_EQ(HttpCall(port, "GET", "/v1/models/org/base").status, 200);
-  const Json body = {{"model", "org/base"}, {"prompt", "hi"}, {"max_tokens", 1}};
-  EXPECT_EQ(Post(port, "/v1/completions", body).status, 200);
 }
 
 }  // namespace
