@@ -244,6 +244,23 @@ TEST_F(AdapterServiceTest, WatchSendsASnapshotThenChanges) {
   EXPECT_EQ(reader->Finish().error_code(), StatusCode::CANCELLED);
 }
 
+TEST_F(AdapterServiceTest, AWatchEndsWhereThereAreTooManyAdapters) {
+  server_.LinkAdapters("x", kWatchedAdaptersMax - 4);  // which are there
+  Context context;
+  v1::WatchAdaptersRequest request;
+  request.set_interval_ms(50);
+  auto reader = server_.admin().WatchAdapters(&context, request);
+  v1::WatchAdaptersResponse event;
+  for (int seen = 0; seen < kWatchedAdaptersMax; seen += event.adapters_size()) {
+    ASSERT_TRUE(reader->Read(&event)) << seen;
+  }
+  server_.LinkAdapters("y", 1);
+  EXPECT_FALSE(reader->Read(&event));
+  const grpc::Status status = reader->Finish();
+  EXPECT_EQ(status.error_code(), StatusCode::FAILED_PRECONDITION);
+  EXPECT_THAT(status.error_message(), HasSubstr("more than 20000 adapters to watch"));
+}
+
 TEST_F(AdapterServiceTest, WatchesAreBoundedInNumberAndInterval) {
   v1::WatchAdaptersRequest request;
   v1::WatchAdaptersResponse event;

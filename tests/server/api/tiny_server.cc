@@ -1,5 +1,6 @@
 #include "tests/server/api/tiny_server.h"
 
+#include <filesystem>
 #include <random>
 #include <vector>
 
@@ -85,6 +86,21 @@ void TinyServer::WriteHugeAdapter(const std::string& id) const {
       id + "/adapter_model.safetensors",
       SafetensorsFile({{stem + "lora_A.weight", "F32", {4, kHidden}, huge(4 * kHidden)},
                        {stem + "lora_B.weight", "F32", {kQueries, 4}, huge(4 * kQueries)}}));
+}
+
+void TinyServer::LinkAdapters(const std::string& prefix, int count) const {
+  namespace fs = std::filesystem;
+  constexpr int kOfOwner = 100;
+  const fs::path root = adapters_.path();
+  const std::string owner = absl::StrCat(".", prefix);  // not listed itself
+  fs::create_directory(root / owner);
+  for (int i = 0; i < kOfOwner; ++i) {
+    fs::create_directory_symlink("../plain", root / owner / absl::StrCat(i));
+  }
+  const int owners = count / kOfOwner;
+  for (int i = 0; i < owners + count % kOfOwner; ++i) {
+    fs::create_directory_symlink(i < owners ? owner : "plain", root / absl::StrCat(prefix, "-", i));
+  }
 }
 
 std::shared_ptr<grpc::Channel> ChannelWithKey(int port, const std::string& key) {

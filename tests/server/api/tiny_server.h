@@ -50,6 +50,8 @@ class TinyServer {
   void WriteAdapter(const std::string& id, int rank, bool dora) const;
   // One of finite weights that are so large that no output of theirs is finite.
   void WriteHugeAdapter(const std::string& id) const;
+  // So many further names for "plain": a hundred links, and links to the folder that holds them.
+  void LinkAdapters(const std::string& prefix, int count) const;
 
  private:
   TemporaryFolder adapters_;
