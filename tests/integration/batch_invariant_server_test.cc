@@ -53,7 +53,7 @@ class BatchInvariantServer : public ::testing::TestWithParam<const char*> {
     const std::string device = GetParam();
     options.flags = {"--load-format",  "dummy",         "--batch-invariant",
                      "--prefix-cache", prefix_cache,    "--device",
-                     device,           "--arena-bytes", device == "cpu" ? "8MiB" : "4MiB"};
+                     device,           "--arena-bytes", device == "cpu" ? "6MiB" : "4MiB"};
     auto server = ServerProcess::Start(options);
     EXPECT_TRUE(server.ok()) << server.status();
     return server.ok() ? *std::move(server) : nullptr;
