@@ -11,12 +11,16 @@
 
 #include <atomic>
 #include <cerrno>
+#include <system_error>
+#include <thread>
 #include <vector>
 
 #include "grpcpp/generic/async_generic_service.h"
 #include "grpcpp/server.h"
 #include "tests/server/api/tiny_server.h"
 
+// The thread sanitizer takes the library's threads for ours if ours begins them.
+#ifndef __SANITIZE_THREAD__
 namespace {
 std::atomic<bool> no_threads_more{false};
 }  // namespace
@@ -30,6 +34,7 @@ extern "C" __attribute__((visibility("default"))) int pthread_create(pthread_t* 
       reinterpret_cast<decltype(&pthread_create)>(::dlsym(RTLD_NEXT, "pthread_create"));
   return no_threads_more.load() ? EAGAIN : systems(thread, how, run, argument);
 }
+#endif
 
 namespace lorica {
 namespace {
@@ -121,16 +126,19 @@ TEST_F(GrpcDoorTest, OtherSocketsStayAndTheDoorStaysOpen) {
   ::close(others[1]);
 }
 
+#ifndef __SANITIZE_THREAD__
 TEST(GrpcDoor, AServerEndsWhereTheProcessMayHaveNoThreadMore) {
   TinyServer server;
   ASSERT_EQ(server.Status().state(), v1::SERVING_STATE_SERVING);
   no_threads_more.store(true);
+  EXPECT_THROW(std::thread([] {}), std::system_error);
   const absl::Time began = SteadyNow();
   server.server().Drain();
   server.server().Stop();
   no_threads_more.store(false);
   EXPECT_LT(SteadyNow() - began, kLong);
 }
+#endif
 
 }  // namespace
 }  // namespace lorica
