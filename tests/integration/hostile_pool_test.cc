@@ -2,7 +2,6 @@
 // whoever moves adapters about while they are used, waits or is refused in time; somebody else's
 // stream and what is shared stay as they were.
 #include <arpa/inet.h>
-#include <sys/resource.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
@@ -10,6 +9,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "gmock/gmock.h"
+#include "tests/fakes/no_descriptors.h"
 #include "tests/integration/bystander.h"
 #include "tests/server/http/http_call.h"
 
@@ -238,25 +238,6 @@ TEST_F(HostilePool, APrefixIsFoundUnderItsOwnTenantAndGenerationAlone) {
   WriteTinyAdapter(server().adapters(), "plain", 4, false, /*seed=*/1);
   EXPECT_EQ(Answer("plain", kPrompt, 8).usage().cached_tokens(), 0) << "another generation";
 }
-
-// Takes every descriptor that the process may still open.
-class NoDescriptors {
- public:
-  NoDescriptors() {
-    ::getrlimit(RLIMIT_NOFILE, &before_);
-    const rlimit few{std::min<rlim_t>(256, before_.rlim_cur), before_.rlim_max};
-    ::setrlimit(RLIMIT_NOFILE, &few);
-    for (int taken = ::dup(0); taken >= 0; taken = ::dup(0)) taken_.push_back(taken);
-  }
-  ~NoDescriptors() {
-    for (const int taken : taken_) ::close(taken);
-    ::setrlimit(RLIMIT_NOFILE, &before_);
-  }
-
- private:
-  rlimit before_{};
-  std::vector<int> taken_;
-};
 
 // New calls for adapters look at their folders; so beside it are callers of the base, and a stream.
 class WithoutDescriptors : public HostilePool {

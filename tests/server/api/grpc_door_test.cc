@@ -5,7 +5,6 @@
 #include <dlfcn.h>
 #include <poll.h>
 #include <pthread.h>
-#include <sys/resource.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
@@ -13,10 +12,10 @@
 #include <cerrno>
 #include <system_error>
 #include <thread>
-#include <vector>
 
 #include "grpcpp/generic/async_generic_service.h"
 #include "grpcpp/server.h"
+#include "tests/fakes/no_descriptors.h"
 #include "tests/server/api/tiny_server.h"
 
 // The thread sanitizer takes the library's threads for ours if ours begins them.
@@ -58,26 +57,6 @@ bool HearsOf(int socket, short event, absl::Duration time) {
          (entry.revents & event) != 0;
 }
 
-// All that the process may have, until it goes.
-class AllDescriptors {
- public:
-  AllDescriptors() {
-    ::getrlimit(RLIMIT_NOFILE, &before_);
-    const rlimit few{std::min<rlim_t>(kFew, before_.rlim_max), before_.rlim_max};
-    ::setrlimit(RLIMIT_NOFILE, &few);
-    for (int taken = ::dup(0); taken >= 0; taken = ::dup(0)) held_.push_back(taken);
-  }
-  ~AllDescriptors() {
-    for (const int descriptor : held_) ::close(descriptor);
-    ::setrlimit(RLIMIT_NOFILE, &before_);
-  }
-
- private:
-  static constexpr rlim_t kFew = 256;
-  rlimit before_{};
-  std::vector<int> held_;
-};
-
 class GrpcDoorTest : public ::testing::Test {
  protected:
   GrpcDoorTest() {
@@ -103,7 +82,7 @@ TEST_F(GrpcDoorTest, ConnectionsEndWhereTheProcessMayHaveNoDescriptorMore) {
   const int socket = ConnectTo(door_->port());
   ASSERT_TRUE(HearsOf(socket, POLLIN, kLong)) << "it was let in";
   {
-    const AllDescriptors held;
+    const NoDescriptors none;
     ASSERT_LT(::dup(0), 0);
     door_->EndConnections();
     EXPECT_TRUE(HearsOf(socket, POLLRDHUP, kLong));
