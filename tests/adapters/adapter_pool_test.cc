@@ -231,8 +231,9 @@ TEST(AdapterPool, AFailedLoadAnswersEveryoneAlikeUntilItIsForgotten) {
   const GenerationPtr bad = MakeFakeGeneration("bad", 1);
   world.loader.errors["bad"] = absl::DataLossError("weights changed");
   EXPECT_EQ(world.Get(bad).status(), absl::DataLossError("weights changed"));
-  for (int i = 0; i < 5; ++i)
+  for (int i = 0; i < 5; ++i) {
     EXPECT_EQ(world.Ask(bad).status().code(), absl::StatusCode::kDataLoss);
+  }
   EXPECT_EQ(world.loader.load_count, 1);
   EXPECT_EQ(world.pool->Lookup("bad").last_error.code(), absl::StatusCode::kDataLoss);
   world.now += absl::Milliseconds(126);  // beyond the longest jitter

@@ -280,7 +280,9 @@ TEST_F(HttpFaults, OtherProtocolsAreClosed) {
           std::string("\x16\x03\x01\x02\x00\x01\x00", 7), std::string(64, '\x7f') + "\r\n\r\n"}) {
       RawConnection connection(port());
       connection.Send(bytes);
-      if (round == 0) EXPECT_TRUE(connection.ClosedWithin(absl::Seconds(15))) << bytes;
+      if (round == 0) {
+        EXPECT_TRUE(connection.ClosedWithin(absl::Seconds(15))) << bytes;
+      }
     }
   }
   EXPECT_LT(server_->Log().size(), log + 4000) << "the log is not flooded";

@@ -222,8 +222,9 @@ TEST_F(ObjectSourceTest, S3RequestsAreSignedWithTheKeysAsTheyAreNow) {
     EXPECT_THAT(signature, HasSubstr("/eu-west-1/s3/aws4_request"));
     EXPECT_THAT(signature, HasSubstr("x-amz-content-sha256"));
     EXPECT_EQ(request.Header("x-amz-security-token"), "the-session");
-    for (const auto& [name, value] : request.headers)
+    for (const auto& [name, value] : request.headers) {
       EXPECT_THAT(value, Not(HasSubstr("the/secret")));
+    }
   }
   folder.Write("credentials", "[default]\naws_access_key_id = x\n");
   EXPECT_TRUE(absl::IsFailedPrecondition(source->Begin("s3://bucket/a", "", "").status()));
