@@ -204,17 +204,20 @@ absl::StatusOr<std::unique_ptr<DownloadSink>> DiskTier::Staging::Create(const st
 }
 
 DiskTier::DiskTier(std::string folder, std::shared_ptr<Source> content,
-                   std::unique_ptr<DiskIndex> index, std::function<absl::Time()> clock)
+                   std::unique_ptr<DiskIndex> index, std::function<absl::Time()> clock,
+                   int adapters_max)
     : folder_(std::move(folder)),
       content_(std::move(content)),
       clock_(std::move(clock)),
+      adapters_max_(adapters_max),
       index_(std::move(index)) {}
 
 DiskTier::~DiskTier() = default;
 
 absl::StatusOr<std::unique_ptr<DiskTier>> DiskTier::Open(const std::string& folder,
                                                          int64_t bytes_max,
-                                                         std::function<absl::Time()> clock) {
+                                                         std::function<absl::Time()> clock,
+                                                         int adapters_max) {
   std::error_code error;
   fs::remove_all(folder + "/tmp", error);
   if (!error) fs::create_directories(folder + "/tmp", error);
@@ -223,8 +226,9 @@ absl::StatusOr<std::unique_ptr<DiskTier>> DiskTier::Open(const std::string& fold
   if (error) return FolderError(folder, error.message());
   auto content = MakeLocalSource(folder + "/content");
   if (!content.ok()) return content.status();
-  std::unique_ptr<DiskTier> tier(new DiskTier(
-      folder, *std::move(content), std::make_unique<DiskIndex>(bytes_max), std::move(clock)));
+  std::unique_ptr<DiskTier> tier(new DiskTier(folder, *std::move(content),
+                                              std::make_unique<DiskIndex>(bytes_max),
+                                              std::move(clock), adapters_max));
   if (absl::Status s = tier->Reconcile(); !s.ok()) return s;
   return tier;
 }
@@ -236,7 +240,7 @@ absl::Status DiskTier::Reconcile() {
   for (const auto& entry : fs::directory_iterator(folder_ + "/content", error)) {
     auto content = ReadContent(entry.path());
     if (!content.ok()) return content.status();
-    if (*content && found.size() < kDiskAdaptersMax) {
+    if (*content) {
       found.push_back(**std::move(content));
     } else {
       doomed.push_back(entry.path());
@@ -256,8 +260,8 @@ absl::Status DiskTier::Reconcile() {
         index_->AddOrigin(content.digest, {dated.origin, std::min(dated.found, now)});
       }
     }
-    // The bound may be smaller than it was.
-    if (absl::Status s = MakeRoom(0, &doomed); !s.ok()) return s;
+    // The bounds may be smaller than they were.
+    if (absl::Status s = MakeRoom(0, 0, &doomed); !s.ok()) return s;
   }
   RemoveAll(doomed);
   return absl::OkStatus();
@@ -278,12 +282,12 @@ DiskLease DiskTier::LeaseOf(const std::string& digest, const std::string& commit
 }
 
 // What is evicted has left its name when this returns, and is to be deleted.
-absl::Status DiskTier::MakeRoom(int64_t bytes, std::vector<std::string>* doomed) {
+absl::Status DiskTier::MakeRoom(int64_t bytes, int adapters, std::vector<std::string>* doomed) {
   mutex_.AssertHeld();
   const TierStats& stats = index_->stats();
   const auto fits = [&] {
     return stats.bytes + staged_bytes_ + bytes <= stats.byte_limit &&
-           stats.generations < kDiskAdaptersMax;
+           stats.generations + staged_ + adapters <= adapters_max_;
   };
   while (!fits()) {
     const auto digest = index_->Evictable();
@@ -312,8 +316,9 @@ absl::StatusOr<std::unique_ptr<DiskTier::Staging>> DiskTier::Stage(int64_t bytes
                                                         " bytes, and the disk tier holds ", limit,
                                                         " altogether (--disk-bytes)"));
     }
-    status = MakeRoom(bytes, &doomed);
+    status = MakeRoom(bytes, 1, &doomed);
     if (status.ok()) {
+      ++staged_;
       staged_bytes_ += bytes;
       path = NewTemporary();
     }
@@ -328,6 +333,7 @@ absl::StatusOr<std::unique_ptr<DiskTier::Staging>> DiskTier::Stage(int64_t bytes
 
 void DiskTier::GiveBack(int64_t bytes) {
   absl::MutexLock lock(&mutex_);
+  --staged_;
   staged_bytes_ -= bytes;
 }
 

@@ -63,7 +63,8 @@ class DiskTier {
   // Takes over what an earlier server left, and deletes what is not whole.
   // FailedPrecondition: the folder cannot be made or read. `clock` says when something is used.
   static absl::StatusOr<std::unique_ptr<DiskTier>> Open(
-      const std::string& folder, int64_t bytes_max, std::function<absl::Time()> clock = SteadyNow);
+      const std::string& folder, int64_t bytes_max, std::function<absl::Time()> clock = SteadyNow,
+      int adapters_max = kDiskAdaptersMax);
   ~DiskTier();
 
   // A folder to write into. Gives its room back and is deleted unless it is published; the
@@ -119,14 +120,15 @@ class DiskTier {
 
  private:
   DiskTier(std::string folder, std::shared_ptr<Source> content, std::unique_ptr<DiskIndex> index,
-           std::function<absl::Time()> clock);
+           std::function<absl::Time()> clock, int adapters_max);
   std::string ContentPath(const std::string& digest) const;
   std::string NewTemporary();
   DiskLease LeaseOf(const std::string& digest, const std::string& commit);
   absl::Status Reconcile();
   absl::Status ForgetOrigins(const std::string& digest, const std::string& access);
   absl::Status WriteOrigins(const std::string& digest);
-  absl::Status MakeRoom(int64_t bytes, std::vector<std::string>* doomed);
+  // For so many more.
+  absl::Status MakeRoom(int64_t bytes, int adapters, std::vector<std::string>* doomed);
   void WriteDownUse(const std::string& digest);
   void Touch(const std::string& digest);
   absl::StatusOr<std::string> TakeName(const std::string& digest);
@@ -135,8 +137,10 @@ class DiskTier {
   const std::string folder_;
   const std::shared_ptr<Source> content_;
   const std::function<absl::Time()> clock_;
+  const int adapters_max_;
   mutable absl::Mutex mutex_;
   const std::unique_ptr<DiskIndex> index_ ABSL_PT_GUARDED_BY(mutex_);
+  int staged_ ABSL_GUARDED_BY(mutex_) = 0;
   int64_t staged_bytes_ ABSL_GUARDED_BY(mutex_) = 0;
   int64_t temporaries_ ABSL_GUARDED_BY(mutex_) = 0;
 };

@@ -45,8 +45,9 @@ RemoteOrigin OriginOf(const std::string& repo, const std::string& revision = "ma
 class DiskTierTest : public ::testing::Test {
  protected:
   std::unique_ptr<DiskTier> Open(int64_t bytes_max = 1000,
-                                 std::function<absl::Time()> clock = SteadyNow) {
-    auto tier = DiskTier::Open(folder_.path() + "/disk", bytes_max, std::move(clock));
+                                 std::function<absl::Time()> clock = SteadyNow,
+                                 int adapters_max = kDiskAdaptersMax) {
+    auto tier = DiskTier::Open(folder_.path() + "/disk", bytes_max, std::move(clock), adapters_max);
     EXPECT_TRUE(tier.ok()) << tier.status();
     return *std::move(tier);
   }
@@ -224,6 +225,28 @@ TEST_F(DiskTierTest, EvictsTheLeastRecentlyUsed) {
   CheckBooks(*tier);
 }
 
+TEST_F(DiskTierTest, BoundsTheNumberOfAdaptersAndTheLeastRecentlyUsedGoes) {
+  {
+    const auto tier = Open(1000, SteadyNow, 3);
+    for (const char* repo : {"a", "b", "c"}) ASSERT_TRUE(Put(*tier, OriginOf(repo)).ok());
+    EXPECT_EQ(tier->stats().evictions, 0) << "as many as may be";
+    EXPECT_EQ(tier->stats().generations, 3);
+    ASSERT_TRUE(Put(*tier, OriginOf("d")).ok());
+    EXPECT_EQ(tier->stats().evictions, 1);
+    EXPECT_FALSE(tier->Find(OriginOf("a")).has_value());
+    CheckBooks(*tier);
+    const auto first = tier->Stage(1), second = tier->Stage(1);
+    EXPECT_EQ(tier->stats().generations, 1) << "what comes counts, too";
+    ASSERT_TRUE(first.ok() && second.ok());
+  }
+  for (const int adapters_max : {1, 0}) {
+    const auto tier = Open(1000, SteadyNow, adapters_max);
+    EXPECT_EQ(tier->stats().generations, adapters_max);
+    EXPECT_EQ(tier->Find(OriginOf("d")).has_value(), adapters_max == 1);
+    CheckBooks(*tier);
+  }
+}
+
 TEST_F(DiskTierTest, KeepsTheOrderOfUseAndAnewBoundAcrossARestart) {
   {
     const auto tier = Open(300);
@@ -391,6 +414,19 @@ TEST_F(DiskTierTest, ForgetsWhatIsNotWhole) {
   const auto tier = Open();
   EXPECT_THAT(Names("content"), ElementsAre(digest));
   CheckBooks(*tier);
+}
+
+TEST_F(DiskTierTest, ForgetsWhatSaysTooMuchOfWhereItCameFrom) {
+  const std::string name = "disk/content/" + DigestOf(Weights("a", 100)) + "/origins.json";
+  { ASSERT_TRUE(Put(*Open(), OriginOf("a")).ok()); }
+  for (const int64_t more : {0, 1}) {
+    std::string origins = WriteDiskOrigins({{OriginOf("a"), absl::Now()}});
+    origins.resize(kOriginsBytesMax + more, ' ');
+    folder_.Write(name, origins);
+    const auto tier = Open();
+    EXPECT_EQ(tier->Find(OriginOf("a")).has_value(), more == 0);
+    CheckBooks(*tier);
+  }
 }
 
 TEST_F(DiskTierTest, AFolderThatCannotBeIsAnError) {
