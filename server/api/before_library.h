@@ -3,7 +3,8 @@
 // Calls within a shared library go to a function of the program first where it has one of that
 // name. Such a function asks the library's own (OfLibrary) and changes what that says. Names and
 // layouts are those of one version of gRPC, and where its library is another one nobody would call
-// ours: so a server asks first (StandsBefore) and does not start then.
+// ours: so a server asks first (StandsBefore) and does not start then. They stand in
+// grpc_internals.h.
 #pragma once
 
 #include <dlfcn.h>
@@ -12,11 +13,6 @@
 
 #include "absl/status/status.h"
 #include "absl/strings/string_view.h"
-#include "grpcpp/version_info.h"
-
-static_assert(GRPC_CPP_VERSION_MAJOR == 1 && GRPC_CPP_VERSION_MINOR == 51,
-              "another gRPC: see whether it still needs its functions stood before, and whether "
-              "those of message_bound, metadata_bound, read_bound and call_backlog fit it");
 
 namespace lorica {
 

@@ -8,21 +8,8 @@
 #include "grpc/support/time.h"
 #include "grpcpp/alarm.h"
 #include "server/api/before_library.h"
+#include "server/api/grpc_internals.h"
 #include "server/api/refusal_log.h"
-
-#define LORICA_BEGIN_STREAM                                                   \
-  "_ZN18grpc_chttp2_streamC1EP21grpc_chttp2_transportP20grpc_stream_refcount" \
-  "PKvPN9grpc_core5ArenaE"
-#define LORICA_CLOSE_STREAM                                    \
-  "_Z30grpc_chttp2_mark_stream_closedP21grpc_chttp2_transport" \
-  "P18grpc_chttp2_streamiiN4absl7debian36StatusE"
-#define LORICA_END_STREAM "_ZN18grpc_chttp2_streamD1Ev"
-#define LORICA_READ "_Z18grpc_endpoint_readP13grpc_endpointP17grpc_slice_bufferP12grpc_closurebi"
-
-// The library's own.
-struct grpc_endpoint;
-struct grpc_transport;
-grpc_endpoint* grpc_transport_get_endpoint(grpc_transport* transport);
 
 namespace lorica {
 namespace {

@@ -1,27 +1,10 @@
 #include "server/api/go_away.h"
 
 #include "absl/strings/cord.h"
-#include "absl/strings/string_view.h"
 #include "adapters/hub/steady_now.h"
-#include "grpcpp/version_info.h"
+#include "server/api/grpc_internals.h"
 #include "server/api/socket_name.h"
 #include "spdlog/spdlog.h"
-
-static_assert(GRPC_CPP_VERSION_MAJOR == 1 && GRPC_CPP_VERSION_MINOR == 51,
-              "another gRPC: see whether it can say GOAWAY now, and whether this fits it");
-
-// The library's own, as its headers, which are not installed, have them.
-struct grpc_closure;
-struct grpc_endpoint;
-struct grpc_transport;
-struct grpc_transport_op {
-  void* unused[5];
-  absl::Status goaway_error;
-};
-grpc_endpoint* grpc_transport_get_endpoint(grpc_transport* transport);
-absl::string_view grpc_endpoint_get_peer(grpc_endpoint* endpoint);
-grpc_transport_op* grpc_make_transport_op(grpc_closure* on_complete);
-void grpc_transport_perform_op(grpc_transport* transport, grpc_transport_op* op);
 
 namespace lorica {
 namespace {

@@ -4,17 +4,11 @@
 #include <vector>
 
 #include "absl/strings/string_view.h"
-#include "absl/types/variant.h"
 #include "grpc/slice.h"
 #include "grpc/slice_buffer.h"
 #include "grpcpp/support/slice.h"
 #include "server/api/before_library.h"
-
-// The library's own names and layouts.
-struct grpc_chttp2_stream;
-namespace grpc_core {
-class SliceBuffer;  // begins with a grpc_slice_buffer
-}
+#include "server/api/grpc_internals.h"
 
 namespace lorica {
 namespace {
@@ -24,9 +18,6 @@ constexpr absl::string_view kTooLarge("\0the message is too large", 25);
 constexpr absl::string_view kMisframed("\0the message's frame is none", 28);
 constexpr absl::string_view kCompressed("\0the message is compressed", 26);
 constexpr unsigned kIsCompressed = 0x80000000;  // of a message's flags
-constexpr char kDeframe[] =
-    "_Z40grpc_deframe_unprocessed_incoming_frames"
-    "P18grpc_chttp2_streamPlPN9grpc_core11SliceBufferEPj";
 
 bool IsMark(const grpc::ByteBuffer& bytes, absl::string_view mark) {
   std::vector<grpc::Slice> slices;
@@ -39,10 +30,6 @@ bool IsMark(const grpc::ByteBuffer& bytes, absl::string_view mark) {
 }
 
 }  // namespace
-
-// grpc_core::Poll<absl::Status>, as its headers, which are not installed, have it.
-struct MessagePending {};
-using MessageProgress = absl::variant<MessagePending, absl::Status>;
 
 bool IsTooLarge(const grpc::ByteBuffer& bytes) {
   return bytes.Length() > kMessageBytesMax || IsMark(bytes, kTooLarge);
@@ -74,7 +61,7 @@ using Deframe = lorica::MessageProgress (*)(grpc_chttp2_stream*, long*, grpc_cor
 __attribute__((visibility("default"))) lorica::MessageProgress
 grpc_deframe_unprocessed_incoming_frames(grpc_chttp2_stream* stream, long* to_come,
                                          grpc_core::SliceBuffer* message, unsigned int* flags) {
-  static const auto librarys = lorica::OfLibrary<Deframe>(lorica::kDeframe);
+  static const auto librarys = lorica::OfLibrary<Deframe>(LORICA_DEFRAME);
   lorica::MessageProgress progress = librarys(stream, to_come, message, flags);
   if (to_come == nullptr || message == nullptr) return progress;
   const absl::string_view mark = lorica::MarkFor(progress, *to_come, flags == nullptr ? 0 : *flags);
@@ -90,7 +77,9 @@ grpc_deframe_unprocessed_incoming_frames(grpc_chttp2_stream* stream, long* to_co
 namespace lorica {
 
 absl::Status CheckMessageBound() {
-  if (StandsBefore(kDeframe, &grpc_deframe_unprocessed_incoming_frames)) return absl::OkStatus();
+  if (StandsBefore(LORICA_DEFRAME, &grpc_deframe_unprocessed_incoming_frames)) {
+    return absl::OkStatus();
+  }
   return CannotBeKeptFrom("reading messages of any length");
 }
 

@@ -13,26 +13,10 @@
 #include "server/api/before_library.h"
 #include "server/api/call_backlog.h"
 #include "server/api/go_away.h"
+#include "server/api/grpc_internals.h"
 #include "server/api/refusal_log.h"
 
-#define LORICA_BEGIN_FRAME                                                       \
-  "_ZN9grpc_core11HPackParser10BeginFrameEP19grpc_metadata_batchjNS0_8BoundaryE" \
-  "NS0_8PriorityENS0_7LogInfoE"
-#define LORICA_END_PARSER "_ZN9grpc_core11HPackParserD1Ev"
-#define LORICA_PARSE                                              \
-  "_Z31grpc_chttp2_header_parser_parsePvP21grpc_chttp2_transport" \
-  "P18grpc_chttp2_streamRK10grpc_slicei"
-
 namespace lorica {
-
-// The library's own layouts, in no unnamed namespace: what has them as parameters is seen outside.
-struct HeadLogInfo {
-  uint32_t stream;
-  uint8_t type;
-  bool is_client;
-};
-enum class HeadBoundary : uint8_t { kNone, kEndOfHead, kEndOfStream };
-
 namespace {
 
 // A parser is its connection's, and lives as long.

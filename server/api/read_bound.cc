@@ -1,20 +1,11 @@
 #include "server/api/read_bound.h"
 
 #include <algorithm>
-#include <cstddef>
 
 #include "server/api/before_library.h"
-
-#define LORICA_PRESSURE "_ZN9grpc_core16BasicMemoryQuota15GetPressureInfoEv"
+#include "server/api/grpc_internals.h"
 
 namespace lorica {
-
-// BasicMemoryQuota::PressureInfo, as the library's headers, which are not installed, have it.
-struct MemoryPressure {
-  double at_once;
-  double control;
-  size_t allocation_bytes_max;
-};
 
 // What the library calls in the place of its own.
 __attribute__((visibility("default"), used)) MemoryPressure PressureOf(void* quota) __asm__(
