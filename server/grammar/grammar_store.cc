@@ -27,13 +27,14 @@ std::string KeyOf(const ResponseFormat& format) {
   return hash.Finish();
 }
 
-int MaskThreadCount(int wanted) {
-  if (wanted > 0) return wanted;
-  const int cores = static_cast<int>(std::thread::hardware_concurrency());
-  return std::clamp(cores / 2, 1, kMaskThreadsMax);
+int CountOf(int mask_threads) {
+  if (mask_threads > 0) return mask_threads;
+  return MaskThreadsFor(static_cast<int>(std::thread::hardware_concurrency()));
 }
 
 }  // namespace
+
+int MaskThreadsFor(int cores) { return std::clamp(cores / 2, 1, kMaskThreadsMax); }
 
 struct GrammarStore::Entry {
   std::string key;
@@ -59,7 +60,7 @@ GrammarStore::GrammarStore(const GrammarVocabulary& vocabulary, std::string tria
                            GrammarLimits limits, int mask_threads)
     : limits_(limits),
       maker_(vocabulary),
-      mask_threads_(std::make_shared<MaskThreads>(MaskThreadCount(mask_threads))) {
+      mask_threads_(std::make_shared<MaskThreads>(CountOf(mask_threads))) {
   for (int i = 0; i < kCompileThreads; ++i) {
     TrialBounds bounds = limits.trial;
     if (i + 1 < kCompileThreads) bounds.cpu = std::min(bounds.cpu, kShortCompileCpu);

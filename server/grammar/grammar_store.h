@@ -38,6 +38,9 @@ inline constexpr int kMaskThreadsMax = 8;
 // Computing for one mask. A grammar that takes longer ends its answer, and begins no other.
 inline constexpr absl::Duration kMaskCpuMax = absl::Seconds(1);
 
+// How many threads make masks on a machine with so many cores: half as many, within the bound.
+int MaskThreadsFor(int cores);
+
 struct GrammarLimits {
   int entries = kGrammarEntriesMax;
   int64_t bytes = kGrammarBytesMax;
@@ -68,7 +71,7 @@ class MaskThreads;
 
 class GrammarStore {
  public:
-  // `trial_program`: lorica-grammar. `mask_threads`: 0 takes half of the cores.
+  // `trial_program`: lorica-grammar. `mask_threads`: 0 takes MaskThreadsFor this machine.
   static absl::StatusOr<std::unique_ptr<GrammarStore>> Make(const GrammarVocabulary& vocabulary,
                                                             std::string trial_program,
                                                             GrammarLimits limits = {},

@@ -219,6 +219,14 @@ TEST_F(GrammarStoreTest, AnAnswerWhoseMasksTakeTooLongEnds) {
   EXPECT_EQ(store_->stats().masks, 1);
 }
 
+TEST(MaskThreadsFor, AreHalfOfTheCoresUpToTheirBound) {
+  EXPECT_EQ(MaskThreadsFor(0), 1) << "nobody knows how many there are";
+  EXPECT_EQ(MaskThreadsFor(1), 1);
+  EXPECT_EQ(MaskThreadsFor(6), 3);
+  EXPECT_EQ(MaskThreadsFor(2 * kMaskThreadsMax), kMaskThreadsMax);
+  EXPECT_EQ(MaskThreadsFor(2 * kMaskThreadsMax + 2), kMaskThreadsMax);
+}
+
 TEST_F(GrammarStoreTest, APatienceThatEndsIsNoFault) {
   Start();
   auto constraint = *store_->Constrain("", EndlessFormat(), NobodyWakes, AsItIs);
