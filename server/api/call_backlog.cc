@@ -1,5 +1,7 @@
 #include "server/api/call_backlog.h"
 
+#include <sys/ioctl.h>
+
 #include <memory>
 #include <utility>
 
@@ -47,10 +49,9 @@ struct WaitingRead {
   grpc::Alarm alarm;  // whose thread may call the library
 };
 
-void LookAgain(const PendingRead& read) {
+void LookAgain(const PendingRead& read, absl::Duration time) {
   auto* const waiting = new WaitingRead{read, {}};
-  const gpr_timespec pause =
-      gpr_time_from_millis(absl::ToInt64Milliseconds(kReadPause), GPR_TIMESPAN);
+  const gpr_timespec pause = gpr_time_from_millis(absl::ToInt64Milliseconds(time), GPR_TIMESPAN);
   waiting->alarm.Set(gpr_time_add(gpr_now(GPR_CLOCK_MONOTONIC), pause),
                      [waiting](bool) { ReadOrWait(std::unique_ptr<WaitingRead>(waiting)->read); });
 }
@@ -61,8 +62,22 @@ Read LibrarysRead() {
 }
 
 void ReadOrWait(const PendingRead& read) {
-  if (TheBacklog().MustWait(read.endpoint, SteadyNow() - read.since)) return LookAgain(read);
+  const absl::Duration waited = SteadyNow() - read.since;
+  if (TheBacklog().MustWait(read.endpoint, waited)) return LookAgain(read, kReadPause);
   LibrarysRead()(read.endpoint, read.slices, read.done, read.urgent, read.bytes_min);
+}
+
+// Whether it may read on: this thread has read for a moment only, or there is nothing yet.
+bool HasItsTurn(void* endpoint) {
+  thread_local absl::Time began;
+  thread_local absl::Time last;
+  const absl::Time now = SteadyNow();
+  if (now - std::exchange(last, now) > kTurnGap) began = now;
+  if (now - began < kTurnTime) return true;
+  began = now;
+  int bytes = 0;
+  const int socket = grpc_endpoint_get_fd(static_cast<grpc_endpoint*>(endpoint));
+  return ::ioctl(socket, FIONREAD, &bytes) != 0 || bytes == 0;
 }
 
 }  // namespace
@@ -99,10 +114,12 @@ void EndOneStream(void* stream) {
 }
 
 void ReadOfConnection(void* endpoint, void* slices, void* done, bool urgent, int bytes_min) {
-  if (!TheBacklog().MustWait(endpoint, absl::ZeroDuration())) {
+  const bool waits = TheBacklog().MustWait(endpoint, absl::ZeroDuration());
+  if (!waits && HasItsTurn(endpoint)) {
     return LibrarysRead()(endpoint, slices, done, urgent, bytes_min);
   }
-  LookAgain({endpoint, slices, done, urgent, bytes_min, SteadyNow()});
+  LookAgain({endpoint, slices, done, urgent, bytes_min, SteadyNow()},
+            waits ? kReadPause : kTurnPause);
 }
 
 void CallBacklog::Begin(const void* connection, const void* call) {

@@ -1,4 +1,5 @@
-// How many calls of a connection may be open, and how many closed that have not ended.
+// How many calls of a connection may be open, how many closed that have not ended, and how long its
+// reads may keep others waiting.
 //
 // This gRPC holds to how many may be open once the client has acknowledged that. Whoever does so
 // early, or never, could begin any number. But a client may begin some before it has heard of a
@@ -10,6 +11,9 @@
 // comes through a proxy harms nobody before its connection is asked to go away (go_away.h).
 // Should a call take long to end, what shares its connection waits kReadPauseMax for each read and
 // no longer.
+// While a connection always has more of frames that ask for an answer, as SETTINGS, the thread that
+// reads it looks at no other one: as many connections as the library has threads kept all others
+// waiting for as long as they went on. So who still has more after kTurnTime waits for kTurnPause.
 // As in message_bound functions of the program stand before the library's: those that begin, close
 // and end a call, and read of a connection. Holds for all of HTTP/2 in the process.
 #pragma once
@@ -32,6 +36,9 @@ inline constexpr int kClosedCallsTogetherMax = 1000;  // of all; beyond, a conne
 inline constexpr int kClosedCallsShare = 10;          // so many
 inline constexpr absl::Duration kReadPause = absl::Milliseconds(5);  // until it is looked at again
 inline constexpr absl::Duration kReadPauseMax = absl::Seconds(1);
+inline constexpr absl::Duration kTurnTime = absl::Milliseconds(2);   // of reads that are apart
+inline constexpr absl::Duration kTurnGap = absl::Microseconds(500);  // by no more than this
+inline constexpr absl::Duration kTurnPause = absl::Milliseconds(1);
 
 // Which calls are open, and which are closed and have not ended. Connections and calls are the
 // library's objects, which nobody looks into. Thread-safe.

@@ -35,6 +35,10 @@ static_assert(GRPC_CPP_VERSION_MAJOR == 1 && GRPC_CPP_VERSION_MINOR == 51,
 #define LORICA_PARSE                                              \
   "_Z31grpc_chttp2_header_parser_parsePvP21grpc_chttp2_transport" \
   "P18grpc_chttp2_streamRK10grpc_slicei"
+#define LORICA_PING_STRIKE "_Z27grpc_chttp2_add_ping_strikeP21grpc_chttp2_transport"
+#define LORICA_PARSE_PING                                       \
+  "_Z29grpc_chttp2_ping_parser_parsePvP21grpc_chttp2_transport" \
+  "P18grpc_chttp2_streamRK10grpc_slicei"
 #define LORICA_PRESSURE "_ZN9grpc_core16BasicMemoryQuota15GetPressureInfoEv"
 
 struct grpc_chttp2_stream;
@@ -52,6 +56,7 @@ class SliceBuffer;  // begins with a grpc_slice_buffer
 // Its own, which are called.
 grpc_endpoint* grpc_transport_get_endpoint(grpc_transport* transport);
 absl::string_view grpc_endpoint_get_peer(grpc_endpoint* endpoint);
+int grpc_endpoint_get_fd(grpc_endpoint* endpoint);
 grpc_transport_op* grpc_make_transport_op(grpc_closure* on_complete);
 void grpc_transport_perform_op(grpc_transport* transport, grpc_transport_op* op);
 

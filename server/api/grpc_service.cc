@@ -29,6 +29,7 @@
 #include "server/api/inference_service.h"
 #include "server/api/message_bound.h"
 #include "server/api/metadata_bound.h"
+#include "server/api/ping_guard.h"
 #include "server/api/read_bound.h"
 #include "server/api/refusal_log.h"
 #include "server/api/reset_guard.h"
@@ -205,6 +206,7 @@ absl::Status GrpcService::Listen(const GrpcOptions& options) {
   if (absl::Status s = CheckMetadataBound(); !s.ok()) return s;
   if (absl::Status s = CheckReadBound(); !s.ok()) return s;
   if (absl::Status s = CheckCallBacklog(); !s.ok()) return s;
+  if (absl::Status s = CheckPingGuard(); !s.ok()) return s;
   grpc::ServerBuilder builder;
   grpc::reflection::InitProtoReflectionServerBuilderPlugin();
   if (!options.reflection) builder.SetOption(std::make_unique<WithoutReflection>());

@@ -6,6 +6,7 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cstdint>
 #include <string>
 #include <string_view>
@@ -147,11 +148,13 @@ class RawConnection {
   // Until `text` is in what came; false when time is up.
   bool WaitFor(std::string_view text, absl::Duration limit) {
     const absl::Time end = absl::Now() + limit;
-    while (heard_.find(text) == std::string::npos) {
+    size_t from = 0;  // what stands before was looked at
+    while (heard_.find(text, from) == std::string::npos) {
+      from = heard_.size() - std::min(heard_.size(), text.size());
       if (absl::Now() >= end) return false;
       pollfd entry{socket_, POLLIN, 0};
       ::poll(&entry, 1, 20);
-      if (entry.revents != 0 && !Take()) return heard_.find(text) != std::string::npos;
+      if (entry.revents != 0 && !Take()) return heard_.find(text, from) != std::string::npos;
     }
     return true;
   }

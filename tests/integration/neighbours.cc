@@ -47,9 +47,14 @@ absl::StatusOr<std::string> Neighbours::Answer(LoricaClient* client) const {
   request.set_prompt("Good day");
   request.set_max_tokens(kTokens);
   request.set_ignore_eos(true);
-  const auto answer = client->Generate(request, {.timeout = absl::Seconds(30)});
-  if (!answer.ok()) return answer.status();
-  return absl::StrJoin(answer->token_ids(), " ");
+  std::vector<int32_t> tokens;
+  const auto add = [&tokens](const v1::GenerateStreamResponse& chunk) {
+    tokens.insert(tokens.end(), chunk.token_ids().begin(), chunk.token_ids().end());
+    return true;
+  };
+  const absl::Status status = client->GenerateStream(request, add, {.timeout = absl::Seconds(30)});
+  if (!status.ok()) return status;
+  return absl::StrJoin(tokens, " ");
 }
 
 absl::StatusOr<std::string> Neighbours::AnswerOverHttp() const {

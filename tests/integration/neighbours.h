@@ -1,8 +1,9 @@
 // Well-behaved clients beside a fault, and what the fault must have left behind.
 //
-// One gRPC and one HTTP client ask the same questions again and again, from an answer before
-// the fault until Check, which fails the test if any was late, other than that first, or missing.
-// Told that there are too many connections (503), the HTTP client asks again after `Retry-After`.
+// One gRPC client, by streams, and one HTTP client ask the same again and again, from an answer
+// before the fault until Check, which fails the test if any was late, other than that first, or
+// missing. Told that there are too many connections (503), the HTTP client asks again after
+// `Retry-After`.
 #pragma once
 
 #include <atomic>
