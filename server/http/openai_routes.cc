@@ -256,10 +256,13 @@ void ListModels(const HttpContext& context, const HttpRequest& http, HttpReply& 
   const auto tenant = context.Authenticate(http, reply);
   if (!tenant.ok()) return Refuse(tenant.status(), reply);
   OrderedJson models = OrderedJson::array({BaseJson(context)});
+  bool has_more = false;
   const absl::Status status = context.RunWork([&] {
-    const auto entries =
-        context.gateway()->catalog()->List((*tenant)->name, "", "", kListedModelsMax);
+    auto entries =
+        context.gateway()->catalog()->List((*tenant)->name, "", "", kListedModelsMax + 1);
     if (!entries.ok()) return entries.status();
+    has_more = std::ssize(*entries) > kListedModelsMax;
+    if (has_more) entries->pop_back();
     for (const CatalogEntry& entry : *entries) {
       models.push_back(AdapterJson(context, entry));
     }
@@ -269,6 +272,7 @@ void ListModels(const HttpContext& context, const HttpRequest& http, HttpReply& 
   OrderedJson json;
   json["object"] = "list";
   json["data"] = std::move(models);
+  json["has_more"] = has_more;
   reply.Send(200, Dump(json));
 }
 

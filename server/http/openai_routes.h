@@ -8,6 +8,7 @@
 
 namespace lorica {
 
+// Adapters that /v1/models lists; where there are more it says so (`has_more`).
 inline constexpr int kListedModelsMax = 10'000;
 
 // `context` outlives the routes.

@@ -34,12 +34,15 @@ TEST_F(OpenAiModelsTest, ModelsListTheBaseAndEveryAdapter) {
 }
 
 TEST_F(OpenAiModelsTest, BoundsTheModelsOfAList) {
-  const auto listed = [this] { return HttpCall(port(), "GET", "/v1/models").json()["data"]; };
+  const auto list = [this] { return HttpCall(port(), "GET", "/v1/models").json(); };
   server_.LinkAdapters("x", kListedModelsMax - 4);  // which are there
-  const Json all = listed();
-  EXPECT_EQ(all.size(), size_t{kListedModelsMax} + 1) << "the base as well";
+  const Json all = list();
+  EXPECT_EQ(all["data"].size(), size_t{kListedModelsMax} + 1) << "the base as well";
+  EXPECT_EQ(all["has_more"], false);
   server_.LinkAdapters("y", 1);
-  EXPECT_TRUE(listed() == all) << "the last one is left out";
+  const Json most = list();
+  EXPECT_TRUE(most["data"] == all["data"]) << "the last one is left out";
+  EXPECT_EQ(most["has_more"], true);
 }
 
 TEST_F(OpenAiModelsTest, ARegisteredModelWasCreatedWhenItWasRegistered) {
