@@ -9,7 +9,9 @@
 #include "grpcpp/impl/codegen/proto_utils.h"
 #include "server/api/call_pump.h"
 #include "server/api/field_error.h"
+#include "server/api/metadata_bound.h"
 #include "server/api/refusal_log.h"
+#include "server/api/socket_name.h"
 #include "server/api/status_map.h"
 
 namespace lorica {
@@ -40,7 +42,7 @@ void HeldCall::Begin(absl::StatusOr<IntakeCaller> caller) {
 }
 
 void HeldCall::Refuse(const absl::Status& status) {
-  LogRefusal(method_, "", status, SteadyNow());
+  if (!EndsForAHead(PeerText(context_->peer()))) LogRefusal(method_, "", status, SteadyNow());
   Finish(ToGrpcStatus(status));
 }
 

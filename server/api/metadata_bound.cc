@@ -2,9 +2,11 @@
 
 #include <algorithm>
 #include <cstdint>
+#include <string>
 
 #include "absl/base/thread_annotations.h"
 #include "absl/container/flat_hash_map.h"
+#include "absl/container/flat_hash_set.h"
 #include "absl/status/status.h"
 #include "absl/strings/str_cat.h"
 #include "absl/synchronization/mutex.h"
@@ -15,6 +17,7 @@
 #include "server/api/go_away.h"
 #include "server/api/grpc_internals.h"
 #include "server/api/refusal_log.h"
+#include "server/api/socket_name.h"
 
 namespace lorica {
 namespace {
@@ -50,9 +53,21 @@ class LongHeads {
     return found->second.bytes <= kTransportMetadataBytesMax &&
            found->second.frames <= kHeadFramesMax;
   }
+  void End(const void* parser, const std::string& peer) {
+    absl::MutexLock lock(&mutex_);
+    heads_[parser].ended_peer = peer;
+    ended_.insert(peer);
+  }
+  bool HasEnded(const std::string& peer) {
+    absl::MutexLock lock(&mutex_);
+    return ended_.contains(peer);
+  }
   void Forget(const void* parser) {
     absl::MutexLock lock(&mutex_);
-    heads_.erase(parser);
+    const auto found = heads_.find(parser);
+    if (found == heads_.end()) return;
+    ended_.erase(found->second.ended_peer);
+    heads_.erase(found);
   }
 
  private:
@@ -60,9 +75,11 @@ class LongHeads {
     int frames = 0;
     size_t bytes = 0;
     bool in_last_frame = false;
+    std::string ended_peer;  // whose connection ends for it
   };
   absl::Mutex mutex_;
   absl::flat_hash_map<const void*, Head> heads_ ABSL_GUARDED_BY(mutex_);
+  absl::flat_hash_set<std::string> ended_ ABSL_GUARDED_BY(mutex_);
 };
 
 LongHeads& Heads() {
@@ -70,7 +87,9 @@ LongHeads& Heads() {
   return heads;
 }
 
-absl::Status TooLarge() {
+absl::Status TooLarge(const void* parser, void* transport) {
+  auto* const connection = static_cast<grpc_transport*>(transport);
+  Heads().End(parser, PeerText(grpc_endpoint_get_peer(grpc_transport_get_endpoint(connection))));
   absl::Status status = absl::ResourceExhaustedError(
       absl::StrCat("the head of a call has more than ", kTransportMetadataBytesMax, " bytes or ",
                    kHeadFramesMax, " frames; its connection ends"));
@@ -109,11 +128,13 @@ void EndHeadParser(void* parser) {
 absl::Status ParseHead(void* parser, void* transport, void* stream, const grpc_slice& bytes,
                        int is_last) {
   static const auto librarys = OfLibrary<Parse>(LORICA_PARSE);
-  if (!Heads().Add(parser, GRPC_SLICE_LENGTH(bytes))) return TooLarge();
+  if (!Heads().Add(parser, GRPC_SLICE_LENGTH(bytes))) return TooLarge(parser, transport);
   if (absl::Status s = GoAwayIfAsked(transport, /*skipped=*/stream == nullptr); !s.ok()) return s;
   if (absl::Status s = CheckOpenCalls(transport); !s.ok()) return s;
   return librarys(parser, transport, stream, bytes, is_last);
 }
+
+bool EndsForAHead(const std::string& peer) { return Heads().HasEnded(peer); }
 
 absl::Status CheckMetadataBound() {
   const bool ours = StandsBefore(LORICA_BEGIN_FRAME, &BeginHeadFrame) &&

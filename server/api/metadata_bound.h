@@ -7,6 +7,8 @@
 // the connection that it comes on. Holds for all of HTTP/2 in the process.
 #pragma once
 
+#include <string>
+
 #include "absl/status/status.h"
 
 namespace lorica {
@@ -15,6 +17,10 @@ namespace lorica {
 inline constexpr int kTransportMetadataBytesMax = 64 << 10;
 // That a head may be cut into; a frame has at most 16 KiB.
 inline constexpr int kHeadFramesMax = 16;
+
+// Whether the connection of `peer`, as gRPC names it, its escapes undone, ends for such a head. The
+// log has a line for that already, and the call that the head began needs none.
+bool EndsForAHead(const std::string& peer);
 
 // FailedPrecondition: the library that was loaded calls none of ours.
 absl::Status CheckMetadataBound();

@@ -250,8 +250,9 @@ class GrpcMessages : public ::testing::Test {
     EXPECT_EQ(flood.open(), 0);
     return flood.heads();
   }
-  // Until the log has it once; it may come after the answer.
-  void ExpectOneLine(const std::string& text) {
+  // Until the log has it so often; it may come after the answer.
+  void ExpectOneLine(const std::string& text) { ExpectLines(text, 1); }
+  void ExpectLines(const std::string& text, int lines) {
     const auto count = [&] {
       const std::string log = server_->Log();
       int found = 0;
@@ -260,8 +261,8 @@ class GrpcMessages : public ::testing::Test {
       return found;
     };
     const absl::Time end = absl::Now() + absl::Seconds(5);
-    while (count() == 0 && absl::Now() < end) absl::SleepFor(absl::Milliseconds(10));
-    EXPECT_EQ(count(), 1) << text << "\n" << server_->Log();
+    while (count() < lines && absl::Now() < end) absl::SleepFor(absl::Milliseconds(10));
+    EXPECT_EQ(count(), lines) << text << "\n" << server_->Log();
   }
 
   TemporaryFolder adapters_;
@@ -418,6 +419,24 @@ TEST_F(GrpcMessages, AHeadHasSoManyFrames) {
   RawConnection large(port_);  // has not acknowledged the limit
   send(large, 6, Literal("x-f", std::string(14'000, 'y')));
   EXPECT_TRUE(large.ClosedWithin(absl::Seconds(10)));
+}
+
+// Of a call that is there before its head is whole: the path comes first.
+TEST_F(GrpcMessages, AHeadThatIsTooLargeHasOneLine) {
+  Start(/*with_keys=*/false);
+  for (const int bytes : {kTransportMetadataBytesMax, 14'000}) {
+    RawHeaders headers;
+    for (int i = 0; i * bytes < kTransportMetadataBytesMax; ++i) {
+      headers.emplace_back(absl::StrCat("x-f", i), std::string(bytes, 'y'));
+    }
+    RawConnection connection(port_);
+    connection.Send(Preface() + CallHeaders(1, kGenerate, headers));
+    EXPECT_TRUE(connection.ClosedWithin(absl::Seconds(10)));
+    RawConnection next(port_);
+    next.Send(Preface() + CallHeaders(1, kGenerate) + MessageData(1, ""));
+    EXPECT_TRUE(next.WaitFor("grpc-status", absl::Seconds(10))) << "it has a line, too";
+  }
+  ExpectLines("refused method=", 4);
 }
 
 // Frames that nothing holds back, without pause.
