@@ -168,6 +168,13 @@ bool CallBacklog::MustWait(const void* connection, absl::Duration waited) const 
          found->second.closed > (crowded ? kClosedCallsShare : kClosedCallsMax);
 }
 
+int64_t CallBacklog::calls() const {
+  absl::MutexLock lock(&mutex_);
+  return std::ssize(calls_);
+}
+
+int64_t CallsInBacklog() { return TheBacklog().calls(); }
+
 absl::Status CheckOpenCalls(void* transport) {
   if (!TheBacklog().HasTooManyOpen(ConnectionOf(transport))) return absl::OkStatus();
   absl::Status status = absl::UnavailableError(

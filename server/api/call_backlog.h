@@ -19,6 +19,7 @@
 #pragma once
 
 #include <atomic>
+#include <cstdint>
 
 #include "absl/base/thread_annotations.h"
 #include "absl/container/flat_hash_map.h"
@@ -51,6 +52,7 @@ class CallBacklog {
   void End(const void* call);
   // More than kStreamsUntoldMax.
   bool HasTooManyOpen(const void* connection) const;
+  int64_t calls() const;
   // Whether a read that has waited so long goes on waiting.
   bool MustWait(const void* connection, absl::Duration waited) const;
 
@@ -72,6 +74,9 @@ class CallBacklog {
   absl::flat_hash_map<const void*, Connection> connections_ ABSL_GUARDED_BY(mutex_);
   std::atomic<int> closed_together_{0};
 };
+
+// That have begun and not ended, of all connections.
+int64_t CallsInBacklog();
 
 // Of `transport`, a grpc_chttp2_transport. Unavailable: the connection has to end.
 absl::Status CheckOpenCalls(void* transport);

@@ -69,8 +69,9 @@ AskedToGoAway::Next AskedToGoAway::AtHead(const std::string& peer, const void* t
   return {asked.told, false};
 }
 
-int AskedToGoAway::peers() const {
+int AskedToGoAway::peers(absl::Time now) {
   absl::MutexLock lock(&mutex_);
+  Forget(now);
   return static_cast<int>(peers_.size());
 }
 
@@ -84,6 +85,8 @@ void AskedToGoAway::Forget(absl::Time now) {
 }
 
 bool AskToGoAway(const std::string& peer, absl::Time now) { return TheAsked().Ask(peer, now); }
+
+int PeersAskedToGoAway() { return TheAsked().peers(SteadyNow()); }
 
 absl::Status GoAwayIfAsked(void* transport, bool skipped) {
   if (!TheAsked().any()) return absl::OkStatus();

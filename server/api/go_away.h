@@ -31,6 +31,9 @@ inline constexpr int kGoAwaysMax = 4096;  // peers that are remembered
 // `peer` as gRPC names it, its escapes undone. False: it was asked already.
 bool AskToGoAway(const std::string& peer, absl::Time now);
 
+// Peers that were asked and are remembered.
+int PeersAskedToGoAway();
+
 // The library has a head of `transport`, a grpc_chttp2_transport, to parse. `skipped`: of no call
 // that it looks at. ResourceExhausted: the connection has to end.
 absl::Status GoAwayIfAsked(void* transport, bool skipped);
@@ -46,7 +49,8 @@ class AskedToGoAway {
   bool Ask(const std::string& peer, absl::Time now);
   // When a head has come on its connection `transport`.
   Next AtHead(const std::string& peer, const void* transport, bool skipped, absl::Time now);
-  int peers() const;
+  // That are not yet forgotten.
+  int peers(absl::Time now);
   // Without a lock. False: there are none.
   bool any() const { return any_.load(std::memory_order_relaxed); }
 

@@ -26,10 +26,14 @@ absl::Duration TimeLeft(const grpc::ServerContextBase& context) {
 // Of a call within the process.
 bool IsWithin(absl::string_view peer) { return absl::StartsWith(peer, "inproc"); }
 
+ResetLimit& TheResets() {
+  static ResetLimit& resets = *new ResetLimit;  // connections may outlive what is static
+  return resets;
+}
+
 class CallWatch final : public grpc::experimental::Interceptor {
  public:
-  CallWatch(ResetLimit* limit, grpc::experimental::ServerRpcInfo* info)
-      : limit_(limit), info_(info), begun_(SteadyNow()) {}
+  explicit CallWatch(grpc::experimental::ServerRpcInfo* info) : info_(info), begun_(SteadyNow()) {}
 
   void Intercept(grpc::experimental::InterceptorBatchMethods* methods) override {
     if (methods->QueryInterceptionHookPoint(InterceptionHookPoints::POST_RECV_CLOSE)) Closed();
@@ -43,14 +47,13 @@ class CallWatch final : public grpc::experimental::Interceptor {
     if (!IsEarlyReset(now - begun_, TimeLeft(context)) || !context.IsCancelled()) return;
     const std::string peer = PeerText(context.peer());
     // A call that ended before its head was looked at does not say whose it was.
-    const std::string from = peer.substr(0, 2) == "ip" ? peer : limit_->Likeliest(now);
-    if (from.empty() || IsWithin(context.peer()) || !limit_->Exceeded(from, now)) return;
+    const std::string from = peer.substr(0, 2) == "ip" ? peer : TheResets().Likeliest(now);
+    if (from.empty() || IsWithin(context.peer()) || !TheResets().Exceeded(from, now)) return;
     if (!AskToGoAway(from, now)) return;
     spdlog::warn("{} has begun and reset {} calls: its connection is asked to go away", from,
                  kEarlyResetsMax);
   }
 
-  ResetLimit* const limit_;
   grpc::experimental::ServerRpcInfo* const info_;
   const absl::Time begun_;
 };
@@ -61,11 +64,8 @@ class ResetGuard final : public grpc::experimental::ServerInterceptorFactoryInte
       grpc::experimental::ServerRpcInfo* info) override {
     // Its calls are synchronous: to ask whether such a call is cancelled ends it a second time.
     if (absl::StartsWith(info->method(), "/grpc.reflection.")) return nullptr;
-    return new CallWatch(&limit_, info);
+    return new CallWatch(info);
   }
-
- private:
-  ResetLimit limit_;
 };
 
 }  // namespace
@@ -73,6 +73,8 @@ class ResetGuard final : public grpc::experimental::ServerInterceptorFactoryInte
 std::unique_ptr<grpc::experimental::ServerInterceptorFactoryInterface> MakeResetGuard() {
   return std::make_unique<ResetGuard>();
 }
+
+int PeersWithResets() { return TheResets().peers(SteadyNow()); }
 
 bool IsEarlyReset(absl::Duration open, absl::Duration left) {
   const bool by_deadline = open >= kOpenForDeadline && left <= kDeadlineSlack;
@@ -105,13 +107,18 @@ std::string ResetLimit::Likeliest(absl::Time now) const {
   return likeliest;
 }
 
-int ResetLimit::peers() const {
+int ResetLimit::peers(absl::Time now) {
   absl::MutexLock lock(&mutex_);
+  Forget(now);
   return static_cast<int>(peers_.size());
 }
 
-void ResetLimit::MakeRoom(absl::Time now) {
+void ResetLimit::Forget(absl::Time now) {
   absl::erase_if(peers_, [now](const auto& entry) { return entry.second.LeftAt(now) == 0.0; });
+}
+
+void ResetLimit::MakeRoom(absl::Time now) {
+  Forget(now);
   // All of them new: whoever made that many connections paid for them.
   if (peers_.size() >= kResettersMax) peers_.clear();
 }

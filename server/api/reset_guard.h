@@ -44,7 +44,8 @@ class ResetLimit {
   bool Exceeded(const std::string& peer, absl::Time now);
   // Who has taken back the most calls just now; empty: nobody has kSuspectResets.
   std::string Likeliest(absl::Time now) const;
-  int peers() const;
+  // That have some left.
+  int peers(absl::Time now);
 
  private:
   struct Resetter {
@@ -54,10 +55,14 @@ class ResetLimit {
     double LeftAt(absl::Time now) const;
   };
   void MakeRoom(absl::Time now) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  void Forget(absl::Time now) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
 
   mutable absl::Mutex mutex_;
   absl::flat_hash_map<std::string, Resetter> peers_ ABSL_GUARDED_BY(mutex_);
 };
+
+// Connections that have taken back calls just now.
+int PeersWithResets();
 
 // Give it to one grpc::ServerBuilder.
 std::unique_ptr<grpc::experimental::ServerInterceptorFactoryInterface> MakeResetGuard();

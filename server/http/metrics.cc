@@ -12,6 +12,9 @@
 #include "prometheus/histogram.h"
 #include "prometheus/metric_family.h"
 #include "prometheus/text_serializer.h"
+#include "server/api/call_backlog.h"
+#include "server/api/go_away.h"
+#include "server/api/reset_guard.h"
 
 namespace lorica {
 namespace {
@@ -220,6 +223,9 @@ void Metrics::AddHeld(const MetricsFacts& facts, Gateway& gateway, Page* page) {
       {"queue_tenants", engine.queue_tenants},
       {"streams", accounts.streams},
       {"http_tenants", facts.generation_tenants == nullptr ? 0 : facts.generation_tenants()},
+      {"grpc_calls", CallsInBacklog()},
+      {"peers_with_resets", PeersWithResets()},
+      {"peers_asked_to_go", PeersAskedToGoAway()},
       {"looks", catalog.looks},
       {"copies_arriving", catalog.arriving},
       {"merges_under_way", catalog.merges_under_way},

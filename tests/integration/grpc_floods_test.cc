@@ -16,6 +16,7 @@
 #include "tests/fakes/raw_http2.h"
 #include "tests/integration/neighbours.h"
 #include "tests/server/api/tiny_server.h"
+#include "tests/server/http/http_call.h"
 
 namespace lorica {
 namespace {
@@ -32,6 +33,7 @@ const std::string kNoWindow = BigEndian(4, 2) + BigEndian(0, 4);
 // Of the server, in processor time, for a whole flood and the neighbours beside it.
 constexpr absl::Duration kFloodTime = absl::Seconds(10);
 constexpr int64_t kFloodBytes = 48 << 20;  // that it needs more
+constexpr absl::Duration kLook = absl::Milliseconds(10);
 
 // Of the server's process, the most it ever was.
 int64_t PeakResidentBytes(const ServerProcess& server) {
@@ -251,6 +253,37 @@ TEST_F(FloodedServer, AFloodOfCallsThatNameNobodyCostsNobodyElsesConnection) {
       flooding = flood.Send(calls, absl::Seconds(10));
     }
     EXPECT_FALSE(bystander.ClosedWithin(absl::Seconds(1))) << timeout << server_->Log();
+  }
+}
+
+// What is kept of calls and of who resets them goes with them; of who was asked to go away for a
+// while longer (go_away_test).
+TEST_F(FloodedServer, LeavesNothingInTheBooks) {
+  const auto held = [this](const std::string& of) {
+    const std::string page = HttpCall(server_->http_port(), "GET", "/metrics").body;
+    const std::string line = absl::StrCat("lorica_held_entries{of=\"", of, "\"} ");
+    const size_t at = page.find(line);
+    return at == std::string::npos ? -1 : std::atoi(page.c_str() + at + line.size());
+  };
+  constexpr int kOpen = 20;
+  {
+    RawConnection connection(port_);
+    connection.Send(Preface() + Frame(FrameType::kSettings, 0, 0, kNoWindow));
+    for (int i = 0; i < kOpen + kEarlyResetsPerSecond; ++i) {
+      connection.Send(CallHeaders(2 * i + 1, kStream));
+      if (i >= kOpen) connection.Send(Frame(FrameType::kReset, 0, 2 * i + 1, BigEndian(8, 4)));
+    }
+    const absl::Time end = absl::Now() + kUnaffected;
+    while (held("peers_with_resets") != 1 && absl::Now() < end) absl::SleepFor(kLook);
+    EXPECT_EQ(held("peers_with_resets"), 1);
+    EXPECT_GE(held("grpc_calls"), kOpen);
+  }
+  const absl::Time end = absl::Now() + absl::Seconds(1) + kUnaffected;
+  while (held("grpc_calls") + held("peers_with_resets") > 0 && absl::Now() < end) {
+    absl::SleepFor(kLook);
+  }
+  for (const char* of : {"grpc_calls", "peers_with_resets", "peers_asked_to_go"}) {
+    EXPECT_EQ(held(of), 0) << of;
   }
 }
 

@@ -103,6 +103,9 @@ TEST_F(CallBacklogTest, CallsCountOnce) {
   Close(1);
   BeginAndClose(0, kClosedCallsMax + 1);
   EXPECT_TRUE(MustWait(0)) << "those that ended took nothing off the others";
+  EXPECT_EQ(backlog_.calls(), kClosedCallsMax + 1);
+  for (int i = 0; i < begun_; ++i) backlog_.End(&calls_[i]);
+  EXPECT_EQ(backlog_.calls(), 0);
 }
 
 }  // namespace

@@ -30,7 +30,7 @@ TEST(ResetLimit, CountsEachConnectionAlone) {
     EXPECT_FALSE(limit.Exceeded("ipv4:127.0.0.1:2", kBegin));
   }
   EXPECT_TRUE(limit.Exceeded("ipv4:127.0.0.1:1", kBegin));
-  EXPECT_EQ(limit.peers(), 1) << "who is shut down is forgotten";
+  EXPECT_EQ(limit.peers(kBegin), 1) << "who is shut down is forgotten";
 }
 
 TEST(ResetLimit, TimeTakesResetsOff) {
@@ -46,16 +46,24 @@ TEST(ResetLimit, TimeTakesResetsOff) {
 TEST(ResetLimit, RemembersABoundedNumber) {
   ResetLimit limit;
   for (int i = 0; i < kResettersMax; ++i) limit.Exceeded(absl::StrCat(i), kBegin);
-  EXPECT_EQ(limit.peers(), kResettersMax);
+  EXPECT_EQ(limit.peers(kBegin), kResettersMax);
   limit.Exceeded("0", kBegin);
-  EXPECT_EQ(limit.peers(), kResettersMax);
+  EXPECT_EQ(limit.peers(kBegin), kResettersMax);
   limit.Exceeded("one more", kBegin);
-  EXPECT_EQ(limit.peers(), 1) << "all of them were new";
+  EXPECT_EQ(limit.peers(kBegin), 1) << "all of them were new";
   for (int i = 1; i < kResettersMax; ++i) limit.Exceeded(absl::StrCat(i), kBegin);
   const absl::Time later = kBegin + absl::Seconds(1);
   for (int i = 0; i < kEarlyResetsMax; ++i) limit.Exceeded("5", later);
   limit.Exceeded("another", later);
-  EXPECT_EQ(limit.peers(), 2) << "those of long ago go first";
+  EXPECT_EQ(limit.peers(later), 2) << "those of long ago go first";
+}
+
+TEST(ResetLimit, ForgetsWhoHasNoneLeft) {
+  ResetLimit limit;
+  for (int i = 0; i < kEarlyResetsPerSecond; ++i) limit.Exceeded("a", kBegin);
+  const absl::Time end = kBegin + absl::Seconds(1);
+  EXPECT_EQ(limit.peers(end - absl::Milliseconds(1)), 1);
+  EXPECT_EQ(limit.peers(end), 0);
 }
 
 TEST(ResetLimit, KnowsWhoTakesBackTheMost) {
