@@ -109,8 +109,8 @@ void SetLimits(const GrpcOptions& options, grpc::ServerBuilder* builder) {
     set_ms(GRPC_ARG_MAX_CONNECTION_AGE_GRACE_MS, kConnectionGrace);
   }
   set_ms(GRPC_ARG_SERVER_HANDSHAKE_TIMEOUT_MS, kHandshakeMax);
-  set_ms(GRPC_ARG_KEEPALIVE_TIME_MS, kKeepaliveTime);
-  set_ms(GRPC_ARG_KEEPALIVE_TIMEOUT_MS, kKeepaliveTimeout);
+  set_ms(GRPC_ARG_KEEPALIVE_TIME_MS, options.keepalive_time);
+  set_ms(GRPC_ARG_KEEPALIVE_TIMEOUT_MS, options.keepalive_timeout);
   set_ms(GRPC_ARG_HTTP2_MIN_RECV_PING_INTERVAL_WITHOUT_DATA_MS, kClientPingMin);
 }
 

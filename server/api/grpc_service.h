@@ -53,6 +53,8 @@ struct GrpcOptions {
   bool reflection = true;
   // Then clients are asked to connect anew, here or elsewhere. Infinite: never.
   absl::Duration connection_age = absl::InfiniteDuration();
+  absl::Duration keepalive_time = kKeepaliveTime;  // since it was heard, until a peer is asked
+  absl::Duration keepalive_timeout = kKeepaliveTimeout;  // for its answer
   int work_threads = 2;
   int work_queue = 1024;    // calls that wait to be looked at
   int64_t block_bytes = 0;  // of the arena, for CheckAdapter

@@ -145,6 +145,11 @@ class RawConnection {
     }
     return false;
   }
+  // The same for one who reads nothing of what it says.
+  bool EndsUnreadWithin(absl::Duration limit) const {
+    pollfd entry{socket_, POLLRDHUP, 0};
+    return ::poll(&entry, 1, static_cast<int>(absl::ToInt64Milliseconds(limit))) == 1;
+  }
   // Until `text` is in what came; false when time is up.
   bool WaitFor(std::string_view text, absl::Duration limit) {
     const absl::Time end = absl::Now() + limit;

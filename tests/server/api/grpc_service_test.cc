@@ -1,0 +1,79 @@
+// Goal: who is gone is let go though his connection says nothing of it. Over a gateway whose engine
+// nobody runs: health is all that is asked.
+#include "server/api/grpc_service.h"
+
+#include "adapters/hub/steady_now.h"
+#include "grpc/health/v1/health.grpc.pb.h"
+#include "tests/fakes/fake_device.h"
+#include "tests/fakes/fake_loader.h"
+#include "tests/fakes/raw_http2.h"
+#include "tests/server/api/fake_tokenizer.h"
+#include "tests/server/api/tiny_server.h"
+
+namespace lorica {
+namespace {
+
+constexpr int32_t kBlocks = 64;
+constexpr absl::Duration kTick = absl::Milliseconds(10);  // of the library's clock, at most
+
+class GrpcServiceTest : public ::testing::Test {
+ protected:
+  using Service = absl::StatusOr<std::unique_ptr<GrpcService>>;
+
+  GrpcServiceTest() {
+    options_.address = "127.0.0.1:0";
+    limits_.context_tokens = 400;
+    limits_.vocabulary = tokenizer_.size();
+    limits_.end_tokens = {FakeTokenizer::kEnd};
+    limits_.base_name = "base";
+    gateway_ =
+        std::make_unique<Gateway>(limits_, &engine_, &catalog_, &pool_, &tokenizer_, nullptr);
+  }
+  Service Start() { return GrpcService::Start(options_, {}, gateway_.get()); }
+
+  GrpcOptions options_;
+  TemporaryFolder folder_;
+  fakes::FakeMemory memory_{kBlocks};
+  fakes::FakeBackend backend_{&memory_};
+  fakes::FakeExecutor executor_{&memory_, 0, 259};
+  BlockArena arena_{kBlocks};
+  KvCache cache_{nullptr, fakes::kFakeBlockBytes, {}};
+  PeftLoader loader_{{}, &backend_, fakes::kFakeBlockBytes};
+  AdapterCatalog catalog_{*MakeLocalSource(folder_.path()), &loader_, "base"};
+  fakes::HeldExecutor loads_;
+  AdapterPool pool_{{}, &loader_, &loads_, &backend_, cache_, &arena_};
+  Engine engine_{{}, &executor_, &pool_, &arena_};
+  FakeTokenizer tokenizer_;
+  GatewayLimits limits_;
+  std::unique_ptr<Gateway> gateway_;
+};
+
+// Row 34: with a call of his and without, and beside one who answers.
+TEST_F(GrpcServiceTest, WhoNeitherReadsNorAnswersIsLetGo) {
+  options_.keepalive_time = absl::Milliseconds(400);
+  options_.keepalive_timeout = absl::Milliseconds(300);
+  const Service service = Start();
+  ASSERT_TRUE(service.ok()) << service.status();
+  Context context;
+  const auto health = grpc::health::v1::Health::NewStub(ChannelWithKey((*service)->port(), ""));
+  const auto watch = health->Watch(&context, {});
+  grpc::health::v1::HealthCheckResponse state;
+  ASSERT_TRUE(watch->Read(&state));
+  const absl::Time began = SteadyNow();
+  RawConnection idle((*service)->port());
+  RawConnection watching((*service)->port());
+  idle.Send(Preface() + Frame(FrameType::kSettings, 1, 0, ""));
+  watching.Send(Preface() + Frame(FrameType::kSettings, 1, 0, "") +
+                CallHeaders(1, "/grpc.health.v1.Health/Watch") + MessageData(1, ""));
+  for (RawConnection* gone : {&idle, &watching}) {
+    EXPECT_TRUE(gone->EndsUnreadWithin(kInstrumentationFactor * absl::Seconds(3)));
+    EXPECT_GE(SteadyNow() - began + kTick, options_.keepalive_time + options_.keepalive_timeout);
+  }
+  (*service)->SetState(ServingState::kServing);
+  EXPECT_TRUE(watch->Read(&state)) << "who answers stays";
+  EXPECT_EQ(state.status(), grpc::health::v1::HealthCheckResponse::SERVING);
+  context.TryCancel();
+}
+
+}  // namespace
+}  // namespace lorica
