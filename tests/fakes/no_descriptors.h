@@ -1,4 +1,5 @@
-// Takes every descriptor that the process may still open, until it goes. One at a time.
+// Takes every descriptor that the process may still open but `left` of them, until it goes. One at
+// a time.
 #pragma once
 
 #include <sys/resource.h>
@@ -11,11 +12,15 @@ namespace lorica {
 
 class NoDescriptors {
  public:
-  NoDescriptors() {
+  explicit NoDescriptors(int left = 0) {
     ::getrlimit(RLIMIT_NOFILE, &before_);
     const rlimit few{std::min(kFew, before_.rlim_cur), before_.rlim_max};
     ::setrlimit(RLIMIT_NOFILE, &few);
     for (int taken = ::dup(0); taken >= 0; taken = ::dup(0)) taken_.push_back(taken);
+    for (; left > 0 && !taken_.empty(); --left) {
+      ::close(taken_.back());
+      taken_.pop_back();
+    }
   }
   NoDescriptors(const NoDescriptors&) = delete;
   NoDescriptors& operator=(const NoDescriptors&) = delete;

@@ -2,38 +2,18 @@
 #include "server/api/grpc_door.h"
 
 #include <arpa/inet.h>
-#include <dlfcn.h>
 #include <poll.h>
-#include <pthread.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
-#include <atomic>
-#include <cerrno>
 #include <system_error>
 #include <thread>
 
 #include "grpcpp/generic/async_generic_service.h"
 #include "grpcpp/server.h"
 #include "tests/fakes/no_descriptors.h"
+#include "tests/fakes/thread_shim.h"
 #include "tests/server/api/tiny_server.h"
-
-// The thread sanitizer takes the library's threads for ours if ours begins them.
-#ifndef __SANITIZE_THREAD__
-namespace {
-std::atomic<bool> no_threads_more{false};
-}  // namespace
-
-// Before the system's: as where a process has all threads that it may have.
-extern "C" __attribute__((visibility("default"))) int pthread_create(pthread_t* thread,
-                                                                     const pthread_attr_t* how,
-                                                                     void* (*run)(void*),
-                                                                     void* argument) noexcept {
-  static const auto systems =
-      reinterpret_cast<decltype(&pthread_create)>(::dlsym(RTLD_NEXT, "pthread_create"));
-  return no_threads_more.load() ? EAGAIN : systems(thread, how, run, argument);
-}
-#endif
 
 namespace lorica {
 namespace {
@@ -105,16 +85,36 @@ TEST_F(GrpcDoorTest, OtherSocketsStayAndTheDoorStaysOpen) {
   ::close(others[1]);
 }
 
+// The listener, /proc and what takes a descriptor's place need one each.
+TEST(GrpcDoor, IsNotMadeWhereTheProcessMayHaveTooFewDescriptors) {
+  constexpr int kNeeded = 3;
+  for (int left = 0; left <= kNeeded; ++left) {
+    grpc::ServerBuilder builder;
+    const NoDescriptors none(left);
+    {
+      const auto door = GrpcDoor::Make("127.0.0.1:0", grpc::InsecureServerCredentials(), &builder);
+      EXPECT_EQ(door.status().code(),
+                left < kNeeded ? absl::StatusCode::kUnavailable : absl::StatusCode::kOk)
+          << left << door.status();
+    }
+    std::vector<int> taken;
+    for (int i = ::dup(0); i >= 0; i = ::dup(0)) taken.push_back(i);
+    EXPECT_EQ(std::ssize(taken), left) << "it keeps none";
+    for (const int i : taken) ::close(i);
+  }
+}
+
 #ifndef __SANITIZE_THREAD__
 TEST(GrpcDoor, AServerEndsWhereTheProcessMayHaveNoThreadMore) {
   TinyServer server;
   ASSERT_EQ(server.Status().state(), v1::SERVING_STATE_SERVING);
-  no_threads_more.store(true);
-  EXPECT_THROW(std::thread([] {}), std::system_error);
   const absl::Time began = SteadyNow();
-  server.server().Drain();
-  server.server().Stop();
-  no_threads_more.store(false);
+  {
+    const fakes::NoThreads none;
+    EXPECT_THROW(std::thread([] {}), std::system_error);
+    server.server().Drain();
+    server.server().Stop();
+  }
   EXPECT_LT(SteadyNow() - began, kLong);
 }
 #endif

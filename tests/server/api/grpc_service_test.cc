@@ -1,19 +1,27 @@
-// Goal: who is gone is let go though his connection says nothing of it. Over a gateway whose engine
-// nobody runs: health is all that is asked.
+// Goal: who is gone is let go though his connection says nothing of it; and a service that cannot
+// start says why and leaves nothing behind. Over a gateway whose engine nobody runs: health is all
+// that is asked.
 #include "server/api/grpc_service.h"
 
+#include "absl/strings/str_cat.h"
 #include "adapters/hub/steady_now.h"
+#include "gmock/gmock.h"
 #include "grpc/health/v1/health.grpc.pb.h"
 #include "tests/fakes/fake_device.h"
 #include "tests/fakes/fake_loader.h"
+#include "tests/fakes/no_descriptors.h"
 #include "tests/fakes/raw_http2.h"
+#include "tests/fakes/thread_shim.h"
 #include "tests/server/api/fake_tokenizer.h"
 #include "tests/server/api/tiny_server.h"
 
 namespace lorica {
 namespace {
 
+using ::testing::HasSubstr;
+
 constexpr int32_t kBlocks = 64;
+constexpr int kAll = 1000;                                // threads
 constexpr absl::Duration kTick = absl::Milliseconds(10);  // of the library's clock, at most
 
 class GrpcServiceTest : public ::testing::Test {
@@ -30,6 +38,10 @@ class GrpcServiceTest : public ::testing::Test {
         std::make_unique<Gateway>(limits_, &engine_, &catalog_, &pool_, &tokenizer_, nullptr);
   }
   Service Start() { return GrpcService::Start(options_, {}, gateway_.get()); }
+  std::string Refusal(const Service& service) const {
+    EXPECT_TRUE(absl::IsUnavailable(service.status())) << service.status();
+    return std::string(service.status().message());
+  }
 
   GrpcOptions options_;
   TemporaryFolder folder_;
@@ -74,6 +86,38 @@ TEST_F(GrpcServiceTest, WhoNeitherReadsNorAnswersIsLetGo) {
   EXPECT_EQ(state.status(), grpc::health::v1::HealthCheckResponse::SERVING);
   context.TryCancel();
 }
+
+TEST_F(GrpcServiceTest, APortThatIsTakenIsToldWithItsFlag) {
+  const Service first = Start();
+  ASSERT_TRUE(first.ok()) << first.status();
+  options_.address = absl::StrCat("127.0.0.1:", (*first)->port());
+  EXPECT_THAT(Refusal(Start()), HasSubstr("choose another with --grpc-address"));
+}
+
+TEST_F(GrpcServiceTest, WithoutADescriptorForItsPortItDoesNotStart) {
+  for (const int left : {0, 1, 2}) {
+    const NoDescriptors none(left);
+    EXPECT_NE(Refusal(Start()), "");
+  }
+  EXPECT_TRUE(Start().ok()) << "afterwards";
+}
+
+#ifndef __SANITIZE_THREAD__
+TEST_F(GrpcServiceTest, WithoutAThreadForItsPortOrItsEndItDoesNotStart) {
+  int needed = 0;
+  {
+    const fakes::FewThreads all(kAll);
+    EXPECT_TRUE(Start().ok());
+    needed = all.begun();
+  }
+  for (const int missing : {1, 2}) {
+    const fakes::FewThreads few(needed - missing);
+    EXPECT_THAT(Refusal(Start()), HasSubstr("the process may have no thread more"));
+    EXPECT_EQ(few.begun(), needed - missing);
+  }
+  EXPECT_TRUE(Start().ok()) << "afterwards";
+}
+#endif
 
 }  // namespace
 }  // namespace lorica
