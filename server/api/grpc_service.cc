@@ -126,7 +126,7 @@ struct GrpcService::Parts {
         health(state),
         tenant_turns(kTenantTurns),
         open_turns(kOpenTurns),
-        bytes(kMessagesBytesMax, options.tenant_parts),
+        bytes(options.messages_bytes, options.tenant_parts),
         intakes{{v1::InferenceService::service_full_name(), gateway, {&tenant_turns, &bytes}},
                 {v1::AdapterService::service_full_name(), gateway, {&tenant_turns, &bytes}},
                 {v1::ServerService::service_full_name(), gateway, {&tenant_turns, &bytes}},

@@ -58,7 +58,8 @@ struct GrpcOptions {
   int work_threads = 2;
   int work_queue = 1024;    // calls that wait to be looked at
   int64_t block_bytes = 0;  // of the arena, for CheckAdapter
-  int tenant_parts = 1;     // one tenant's may be one of so many parts of kMessagesBytesMax
+  int64_t messages_bytes = kMessagesBytesMax;
+  int tenant_parts = 1;  // one tenant's may be one of so many parts of messages_bytes
 };
 
 class GrpcService {

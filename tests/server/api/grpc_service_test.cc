@@ -3,6 +3,9 @@
 // that is asked.
 #include "server/api/grpc_service.h"
 
+#include <atomic>
+#include <thread>
+
 #include "absl/strings/str_cat.h"
 #include "adapters/hub/steady_now.h"
 #include "gmock/gmock.h"
@@ -85,6 +88,52 @@ TEST_F(GrpcServiceTest, WhoNeitherReadsNorAnswersIsLetGo) {
   EXPECT_TRUE(watch->Read(&state)) << "who answers stays";
   EXPECT_EQ(state.status(), grpc::health::v1::HealthCheckResponse::SERVING);
   context.TryCancel();
+}
+
+// Of each the first 64 KiB are free, and a call holds its message until it ends.
+TEST_F(GrpcServiceTest, MessagesOfOpenCallsHaveABoundTogether) {
+  constexpr int64_t kRoom = 1000;
+  options_.messages_bytes = kRoom;
+  const Service service = Start();
+  ASSERT_TRUE(service.ok()) << service.status();
+  const auto channel = ChannelWithKey((*service)->port(), "");
+  const auto code = [&](int64_t bytes, Context* context, int tokens) {
+    v1::GenerateRequest request = TokensRequest(tokens);
+    auto* const padding = request.GetReflection()->MutableUnknownFields(&request);
+    const int64_t head = TokensRequest(tokens).ByteSizeLong() + 5;  // of field 100: tag, length
+    padding->AddLengthDelimited(100, std::string(bytes - head, 'x'));
+    EXPECT_EQ(static_cast<int64_t>(request.ByteSizeLong()), bytes);
+    v1::GenerateResponse response;
+    return v1::InferenceService::NewStub(channel)
+        ->Generate(context, request, &response)
+        .error_code();
+  };
+  const auto refused = [&](int64_t bytes) {  // also where there is room, for its tokens
+    Context context;
+    return code(bytes, &context, -1);
+  };
+  EXPECT_EQ(refused(kSmallBodyBytes + kRoom + 1), grpc::StatusCode::UNAVAILABLE);
+  Context open;
+  std::atomic<bool> ended = false;
+  std::thread first([&] {
+    EXPECT_EQ(code(kSmallBodyBytes + kRoom, &open, 4), grpc::StatusCode::CANCELLED);
+    ended = true;
+  });
+  const absl::Time end = SteadyNow() + kInstrumentationFactor * absl::Seconds(10);
+  while (gateway_->open_answers() == 0 && SteadyNow() < end) absl::SleepFor(kTick);
+  EXPECT_EQ(refused(kSmallBodyBytes), grpc::StatusCode::INVALID_ARGUMENT);
+  EXPECT_EQ(refused(kSmallBodyBytes + 1), grpc::StatusCode::UNAVAILABLE);
+  open.TryCancel();
+  while (gateway_->open_answers() > 0 || !ended) {
+    engine_.Step(SteadyNow());
+    absl::SleepFor(kTick);
+  }
+  first.join();
+  grpc::StatusCode last = grpc::StatusCode::UNAVAILABLE;  // until the call is gone, too
+  while (last == grpc::StatusCode::UNAVAILABLE && SteadyNow() < end) {
+    last = refused(kSmallBodyBytes + kRoom);
+  }
+  EXPECT_EQ(last, grpc::StatusCode::INVALID_ARGUMENT);
 }
 
 TEST_F(GrpcServiceTest, APortThatIsTakenIsToldWithItsFlag) {
