@@ -34,6 +34,11 @@ bool HasPassed(const gpr_timespec& deadline) {
 
 }  // namespace
 
+void LogRefusedCall(absl::string_view method, const grpc::ServerContextBase& context,
+                    const absl::Status& status) {
+  if (!EndsForAHead(PeerText(context.peer()))) LogRefusal(method, "", status, SteadyNow());
+}
+
 void HeldCall::Begin(absl::StatusOr<IntakeCaller> caller) {
   if (!caller.ok()) return Refuse(caller.status());
   tenant_ = std::move(caller->tenant);
@@ -42,7 +47,7 @@ void HeldCall::Begin(absl::StatusOr<IntakeCaller> caller) {
 }
 
 void HeldCall::Refuse(const absl::Status& status) {
-  if (!EndsForAHead(PeerText(context_->peer()))) LogRefusal(method_, "", status, SteadyNow());
+  LogRefusedCall(method_, *context_, status);
   Finish(ToGrpcStatus(status));
 }
 

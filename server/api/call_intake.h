@@ -52,6 +52,10 @@ struct IntakeCaller {
   std::string tenant;
 };
 
+// The line in the log of a call that is refused at the door; none where its connection has one.
+void LogRefusedCall(absl::string_view method, const grpc::ServerContextBase& context,
+                    const absl::Status& status);
+
 // A call until its handler has it, and between that one's reactor and the library from then on.
 class HeldCall : public grpc::ServerGenericBidiReactor, private MessageTurns::Turn {
  public:

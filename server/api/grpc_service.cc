@@ -31,7 +31,6 @@
 #include "server/api/metadata_bound.h"
 #include "server/api/ping_guard.h"
 #include "server/api/read_bound.h"
-#include "server/api/refusal_log.h"
 #include "server/api/reset_guard.h"
 #include "server/api/server_tls.h"
 #include "server/api/status_map.h"
@@ -74,7 +73,7 @@ class UnknownMethods final : public grpc::CallbackGenericService {
       grpc::GenericCallbackServerContext* context) override {
     const absl::Status status = absl::UnimplementedError(
         absl::StrCat("this server has no method ", absl::StripPrefix(context->method(), "/")));
-    LogRefusal("unknown", "", status, SteadyNow());
+    LogRefusedCall("unknown", *context, status);
     class Refusal final : public grpc::ServerGenericBidiReactor {
      public:
       void OnDone() override { delete this; }

@@ -424,19 +424,21 @@ TEST_F(GrpcMessages, AHeadHasSoManyFrames) {
 // Of a call that is there before its head is whole: the path comes first.
 TEST_F(GrpcMessages, AHeadThatIsTooLargeHasOneLine) {
   Start(/*with_keys=*/false);
-  for (const int bytes : {kTransportMetadataBytesMax, 14'000}) {
+  for (const auto& [method, bytes] : {std::pair(kGenerate, kTransportMetadataBytesMax),
+                                      {kGenerate, 14'000},
+                                      {"/none.Service/None", 14'000}}) {
     RawHeaders headers;
     for (int i = 0; i * bytes < kTransportMetadataBytesMax; ++i) {
       headers.emplace_back(absl::StrCat("x-f", i), std::string(bytes, 'y'));
     }
     RawConnection connection(port_);
-    connection.Send(Preface() + CallHeaders(1, kGenerate, headers));
+    connection.Send(Preface() + CallHeaders(1, method, headers));
     EXPECT_TRUE(connection.ClosedWithin(absl::Seconds(10)));
     RawConnection next(port_);
     next.Send(Preface() + CallHeaders(1, kGenerate) + MessageData(1, ""));
     EXPECT_TRUE(next.WaitFor("grpc-status", absl::Seconds(10))) << "it has a line, too";
   }
-  ExpectLines("refused method=", 4);
+  ExpectLines("refused method=", 6);
 }
 
 // Frames that nothing holds back, without pause.
