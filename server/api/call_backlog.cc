@@ -152,10 +152,13 @@ void CallBacklog::End(const void* call) {
   calls_.erase(found);
 }
 
-bool CallBacklog::HasTooManyOpen(const void* connection) const {
+bool CallBacklog::HasTooMany(const void* connection) const {
   absl::MutexLock lock(&mutex_);
   const auto found = connections_.find(connection);
-  return found != connections_.end() && found->second.open > kStreamsUntoldMax;
+  if (found == connections_.end()) return false;
+  const auto [open, closed] = found->second;
+  const bool crowded = calls_.size() > kCallsTogetherMax;
+  return open > kStreamsUntoldMax || (crowded && open + closed > kCallsShare);
 }
 
 bool CallBacklog::MustWait(const void* connection, absl::Duration waited) const {
@@ -176,9 +179,10 @@ int64_t CallBacklog::calls() const {
 int64_t CallsInBacklog() { return TheBacklog().calls(); }
 
 absl::Status CheckOpenCalls(void* transport) {
-  if (!TheBacklog().HasTooManyOpen(ConnectionOf(transport))) return absl::OkStatus();
+  if (!TheBacklog().HasTooMany(ConnectionOf(transport))) return absl::OkStatus();
   absl::Status status = absl::UnavailableError(
-      absl::StrCat("more than ", kStreamsUntoldMax, " calls are open on a connection; it ends"));
+      absl::StrCat("too many calls of a connection have not ended, more than ", kStreamsUntoldMax,
+                   ", or ", kCallsShare, " beside many of others; it ends"));
   LogRefusal("unknown", "", status, SteadyNow());
   return status;
 }

@@ -3,7 +3,8 @@
 //
 // This gRPC holds to how many may be open once the client has acknowledged that. Whoever does so
 // early, or never, could begin any number. But a client may begin some before it has heard of a
-// limit at all. So who has more than kStreamsUntoldMax loses his connection.
+// limit at all. So who has more than kStreamsUntoldMax loses his connection; and where all together
+// have more than kCallsTogetherMax, who has more than who keeps to the limits can have.
 // A call that is reset, or has its answer, is closed for its client, and the next one may begin in
 // its place; here it ends behind all that were begun before it. Floods over many connections had
 // gigabytes of calls wait so, and others behind them for minutes. Now nothing more is read of a
@@ -33,6 +34,8 @@ inline constexpr int kStreamsPerConnectionMax = 256;
 inline constexpr int kStreamsUntoldMax = 1024;  // of a connection that may not know
 // Of a connection: all that may be open may end at once.
 inline constexpr int kClosedCallsMax = kStreamsPerConnectionMax;
+inline constexpr int kCallsTogetherMax = 4096;  // of all, open or closed; beyond, a connection may
+inline constexpr int kCallsShare = kStreamsPerConnectionMax + kClosedCallsMax;  // have so many
 inline constexpr int kClosedCallsTogetherMax = 1000;  // of all; beyond, a connection may have
 inline constexpr int kClosedCallsShare = 10;          // so many
 inline constexpr absl::Duration kReadPause = absl::Milliseconds(5);  // until it is looked at again
@@ -50,8 +53,8 @@ class CallBacklog {
   void Close(const void* call, bool reads, bool writes);
   // Also one that was never closed.
   void End(const void* call);
-  // More than kStreamsUntoldMax.
-  bool HasTooManyOpen(const void* connection) const;
+  // So that it has to end.
+  bool HasTooMany(const void* connection) const;
   int64_t calls() const;
   // Whether a read that has waited so long goes on waiting.
   bool MustWait(const void* connection, absl::Duration waited) const;

@@ -155,14 +155,17 @@ void HeldCall::SendAndFinish(const google::protobuf::Message& message, grpc::Wri
   StartWriteAndFinish(&bytes_, options, std::move(status));
 }
 
-absl::StatusOr<IntakeCaller> CallIntake::CallerOf(
-    const grpc::CallbackServerContext& context) const {
+absl::StatusOr<IntakeCaller> CallIntake::CallerOf(const grpc::CallbackServerContext& context,
+                                                  IntakeChecks checks) const {
   if (absl::Status s = CheckMetadata(context); !s.ok()) return s;
   if (gateway_ == nullptr) return IntakeCaller{context.peer(), ""};
   absl::StatusOr<TenantPtr> tenant = gateway_->Authenticate(CredentialsOf(context));
   if (!tenant.ok()) {
     gateway_->CountRefusal();
     return tenant.status();
+  }
+  if (checks == IntakeChecks::kCallerAndRoom) {
+    if (absl::Status s = gateway_->CheckRoom(**tenant); !s.ok()) return s;
   }
   const std::string& name = (*tenant)->name;
   return IntakeCaller{gateway_->needs_keys() ? name : context.peer(), name};

@@ -9,6 +9,7 @@
 #pragma once
 
 #include <atomic>
+#include <cstdint>
 #include <deque>
 #include <functional>
 #include <optional>
@@ -55,6 +56,10 @@ struct IntakeCaller {
 // The line in the log of a call that is refused at the door; none where its connection has one.
 void LogRefusedCall(absl::string_view method, const grpc::ServerContextBase& context,
                     const absl::Status& status);
+
+// What is looked at before a call's message: who calls, and, of calls that generate, whether the
+// engine's queue has room for any more of theirs.
+enum class IntakeChecks : uint8_t { kCaller, kCallerAndRoom };
 
 // A call until its handler has it, and between that one's reactor and the library from then on.
 class HeldCall : public grpc::ServerGenericBidiReactor, private MessageTurns::Turn {
@@ -181,36 +186,42 @@ class CallIntake final : public grpc::Service {
   template <typename Server, typename Request, typename Response>
   void Add(const std::string& method, Server* server,
            grpc::ServerUnaryReactor* (Server::*handle)(grpc::CallbackServerContext*, const Request*,
-                                                       Response*)) {
+                                                       Response*),
+           IntakeChecks checks = IntakeChecks::kCaller) {
     AddHeld<HeldUnary<Request, Response>>(
-        method, [=](grpc::CallbackServerContext* context, const Request* request,
-                    Response* response) { return (server->*handle)(context, request, response); });
+        method, checks,
+        [=](grpc::CallbackServerContext* context, const Request* request, Response* response) {
+          return (server->*handle)(context, request, response);
+        });
   }
   // One that streams its answer.
   template <typename Server, typename Request, typename Response>
   void Add(const std::string& method, Server* server,
            grpc::ServerWriteReactor<Response>* (Server::*handle)(grpc::CallbackServerContext*,
-                                                                 const Request*)) {
+                                                                 const Request*),
+           IntakeChecks checks = IntakeChecks::kCaller) {
     AddHeld<HeldStream<Request, Response>>(
-        method, [=](grpc::CallbackServerContext* context, const Request* request) {
+        method, checks, [=](grpc::CallbackServerContext* context, const Request* request) {
           return (server->*handle)(context, request);
         });
   }
 
  private:
   template <typename Held>
-  void AddHeld(const std::string& method, typename Held::Handler handler) {
+  void AddHeld(const std::string& method, IntakeChecks checks, typename Held::Handler handler) {
     const absl::string_view name = names_.emplace_back(method);
-    Register(method, [this, name, handler = std::move(handler)](grpc::CallbackServerContext* call) {
-      auto* const held = new Held(name, rooms_, call, handler);  // until OnDone
-      held->Begin(CallerOf(*call));
-      return held;
-    });
+    Register(method,
+             [this, name, checks, handler = std::move(handler)](grpc::CallbackServerContext* call) {
+               auto* const held = new Held(name, rooms_, call, handler);  // until OnDone
+               held->Begin(CallerOf(*call, checks));
+               return held;
+             });
   }
   void Register(const std::string& method,
                 std::function<grpc::ServerGenericBidiReactor*(grpc::CallbackServerContext*)> begin);
   // Or why the call is refused.
-  absl::StatusOr<IntakeCaller> CallerOf(const grpc::CallbackServerContext& context) const;
+  absl::StatusOr<IntakeCaller> CallerOf(const grpc::CallbackServerContext& context,
+                                        IntakeChecks checks) const;
 
   const std::string service_;
   Gateway* const gateway_;

@@ -144,6 +144,12 @@ absl::StatusOr<Gateway::Answers> Gateway::GenerateSamples(const TenantPtr& tenan
   return answers;
 }
 
+absl::Status Gateway::CheckRoom(const Tenant& tenant) {
+  absl::Status status = engine_->CheckRoom(tenant.name);
+  if (!status.ok()) CountRefusal();
+  return status;
+}
+
 absl::StatusOr<Gateway::Answers> Gateway::Admit(const TenantPtr& tenant, const GenerateCall& call,
                                                 int count) {
   const absl::Time now = limits_.clock();

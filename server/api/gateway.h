@@ -198,6 +198,10 @@ class Gateway {
                                                                        const GenerateCall& call,
                                                                        int count);
 
+  // Who finds the queue full need not be listened to: the faces ask before they read, parse or
+  // hand over a call that generates. Unavailable: it is; counts as a refusal.
+  absl::Status CheckRoom(const Tenant& tenant);
+
   struct Tokenized {
     std::vector<int32_t> token_ids;
     std::vector<std::string> tokens;

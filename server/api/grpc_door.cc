@@ -44,19 +44,14 @@ absl::StatusOr<std::unique_ptr<GrpcDoor>> GrpcDoor::Make(
     return absl::UnavailableError(
         absl::StrCat(kDescriptors, " cannot be read: ", std::strerror(errno)));
   }
-  const int held = ::fcntl((*listener)->socket(), F_DUPFD_CLOEXEC, 0);
-  std::unique_ptr<GrpcDoor> door(new GrpcDoor(*std::move(listener), descriptors, held));
-  if (held < 0) return absl::UnavailableError("the process may have no descriptor more");
+  std::unique_ptr<GrpcDoor> door(new GrpcDoor(*std::move(listener), descriptors));
   door->acceptor_ = builder->experimental().AddExternalConnectionAcceptor(
       grpc::ServerBuilder::experimental_type::ExternalConnectionType::FROM_FD,
       std::move(credentials));
   return door;
 }
 
-GrpcDoor::~GrpcDoor() {
-  Close();
-  if (held_ >= 0) ::close(held_);
-}
+GrpcDoor::~GrpcDoor() { Close(); }
 
 void GrpcDoor::Open() {
   thread_ = std::thread([this] { Loop(); });
@@ -79,15 +74,11 @@ void GrpcDoor::EndConnections() {
     const std::string_view name = entry->d_name;
     int descriptor = -1;
     std::from_chars(name.data(), name.data() + name.size(), descriptor);
-    if (descriptor >= 0 && descriptor != held_) EndConnection(descriptor);
+    // Not a copy of it, though by its number it could become another socket meanwhile: when a copy
+    // of a file is closed, the process loses its locks on that file.
+    const bool is_ours = LocalEndOf(descriptor).port == port() && !PeerOf(descriptor).ip.empty();
+    if (is_ours) ::shutdown(descriptor, SHUT_RDWR);
   }
-  ::dup3(listener_->socket(), held_, O_CLOEXEC);
-}
-
-void GrpcDoor::EndConnection(int descriptor) {
-  // By its number it could become another file meanwhile.
-  if (::dup3(descriptor, held_, O_CLOEXEC) < 0) return;
-  if (LocalEndOf(held_).port == port() && !PeerOf(held_).ip.empty()) ::shutdown(held_, SHUT_RDWR);
 }
 
 void GrpcDoor::Close() {

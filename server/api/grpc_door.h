@@ -2,7 +2,7 @@
 //
 // The library's own listener is lost for ever when it once finds no free descriptor. This one
 // waits, and takes no more connections than leave descriptors for HTTP's connections and for files.
-// What it needs to end them, two descriptors, it has from the start. Used by one thread.
+// What it needs to end them, a descriptor, it has from the start. Used by one thread.
 #pragma once
 
 #include <dirent.h>
@@ -46,14 +46,12 @@ class GrpcDoor {
     void operator()(DIR* folder) const { ::closedir(folder); }
   };
 
-  GrpcDoor(std::unique_ptr<Listener> listener, DIR* descriptors, int held)
-      : listener_(std::move(listener)), descriptors_(descriptors), held_(held) {}
+  GrpcDoor(std::unique_ptr<Listener> listener, DIR* descriptors)
+      : listener_(std::move(listener)), descriptors_(descriptors) {}
   void Loop();
-  void EndConnection(int descriptor);
 
   const std::unique_ptr<Listener> listener_;
   const std::unique_ptr<DIR, CloseFolder> descriptors_;  // of this process
-  const int held_;  // takes the place of what is looked at, and has the listener's else
   std::unique_ptr<Acceptor> acceptor_;
   std::thread thread_;
 };

@@ -164,8 +164,9 @@ struct GrpcService::Parts {
 
 void GrpcService::Parts::AddMethods() {
   auto& [of_inference, of_adapters, of_server, of_health] = intakes;
-  of_inference.Add("Generate", &inference, &InferenceService::Generate);
-  of_inference.Add("GenerateStream", &inference, &InferenceService::GenerateStream);
+  constexpr auto kGenerates = IntakeChecks::kCallerAndRoom;
+  of_inference.Add("Generate", &inference, &InferenceService::Generate, kGenerates);
+  of_inference.Add("GenerateStream", &inference, &InferenceService::GenerateStream, kGenerates);
   of_inference.Add("Tokenize", &inference, &InferenceService::Tokenize);
   of_adapters.Add("RegisterAdapter", &adapters, &AdapterService::RegisterAdapter);
   of_adapters.Add("MergeAdapters", &adapters, &AdapterService::MergeAdapters);

@@ -501,6 +501,10 @@ absl::StatusOr<RequestId> Engine::Submit(EngineRequest request, absl::Time now) 
   return impl_->inbox.Submit(*std::move(state));
 }
 
+absl::Status Engine::CheckRoom(const std::string& tenant) const {
+  return impl_->inbox.CheckRoom(tenant);
+}
+
 void Engine::Cancel(RequestId id) { impl_->inbox.Send(id, {.end = Wish::End::kCancel}); }
 
 void Engine::Finish(RequestId id, StopReason reason) {

@@ -105,6 +105,9 @@ class Engine {
   // (adapters + KV of prompt + max_tokens) than the arena has. After an error the sink
   // hears nothing.
   absl::StatusOr<RequestId> Submit(EngineRequest request, absl::Time now);
+  // Unavailable: the queue has no room for any request of this tenant, as Submit would say, so
+  // nobody need prepare one. A moment later it may have.
+  absl::Status CheckRoom(const std::string& tenant) const;  // any thread
   // Its sink hears OnFinish(Cancelled) by the next step border, unless it has ended. A
   // stop string found in the text ends a request the same way but with `reason`.
   void Cancel(RequestId id);

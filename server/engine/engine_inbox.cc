@@ -48,6 +48,11 @@ absl::StatusOr<RequestId> EngineInbox::Submit(std::unique_ptr<RequestState> requ
   return id;
 }
 
+absl::Status EngineInbox::CheckRoom(const std::string& tenant) const {
+  absl::MutexLock lock(&mutex_);
+  return queue_.Check(tenant, {.requests = 1, .tokens = 1, .bytes = 1});
+}
+
 void EngineInbox::CountRefusal() {
   absl::MutexLock lock(&mutex_);
   ++refused_;

@@ -54,6 +54,8 @@ class EngineInbox {
 
   absl::StatusOr<RequestId> Submit(std::unique_ptr<RequestState> request);
   void CountRefusal();
+  // Whether the least of requests would find room. Unavailable: see Submit.
+  absl::Status CheckRoom(const std::string& tenant) const;
   // Ignored for requests that have ended.
   void Send(RequestId id, const Wish& wish);
   void Abort(const absl::Status& status);

@@ -27,12 +27,15 @@ void Add(QueueShare& taken, const QueueShare& share, int64_t times) {
 
 }  // namespace
 
-absl::Status QueueRoom::Enter(const std::string& tenant, const QueueShare& share) {
+absl::Status QueueRoom::Check(const std::string& tenant, const QueueShare& share) const {
   if (absl::Status s = Room(taken_, share, limit_, "the queue"); !s.ok()) return s;
-  if (const auto own = taken_by_.find(tenant); own != taken_by_.end()) {
-    absl::Status s = Room(own->second, share, part_, "this tenant's part of the queue");
-    if (!s.ok()) return s;
-  }
+  const auto own = taken_by_.find(tenant);
+  if (own == taken_by_.end()) return absl::OkStatus();
+  return Room(own->second, share, part_, "this tenant's part of the queue");
+}
+
+absl::Status QueueRoom::Enter(const std::string& tenant, const QueueShare& share) {
+  if (absl::Status s = Check(tenant, share); !s.ok()) return s;
   Add(taken_, share, 1);
   Add(taken_by_[tenant], share, 1);
   return absl::OkStatus();

@@ -28,6 +28,8 @@ class QueueRoom {
               limit.bytes / tenant_parts} {}
 
   // Unavailable: full, with the limit in the text.
+  absl::Status Check(const std::string& tenant, const QueueShare& share) const;
+  // The same, and `share` is taken.
   absl::Status Enter(const std::string& tenant, const QueueShare& share);
   // REQUIRES: it has entered.
   void Leave(const std::string& tenant, const QueueShare& share);

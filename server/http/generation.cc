@@ -154,8 +154,9 @@ absl::StatusOr<std::shared_ptr<AnswerSet>> HttpContext::Generate(
   const auto tenant = Authenticate(request, reply);
   auto slot = tenant.ok() ? generations_.Enter((*tenant)->name) : tenant.status();
   std::vector<std::shared_ptr<Answer>> answers;
-  const absl::Status status =
-      slot.ok() ? RunWork([&] { return Admit(*tenant, calls, count, &answers); }) : slot.status();
+  absl::Status status = slot.status();
+  if (status.ok()) status = gateway_->CheckRoom(**tenant);
+  if (status.ok()) status = RunWork([&] { return Admit(*tenant, calls, count, &answers); });
   if (status.ok()) return std::make_shared<AnswerSet>(std::move(answers), *std::move(slot));
   for (const auto& answer : answers) answer->Cancel();
   LogRefusalOnce(status, reply);

@@ -277,8 +277,10 @@ void BystanderTest::Start() {
 
 void BystanderTest::Watch() {
   while (!stop_) {
+    const absl::Time begun = SteadyNow();
     EXPECT_EQ(TokensFrom(*bystanders_stub_, bystanders_adapter_), alone_)
         << "another stream was touched";
+    EXPECT_LT(SteadyNow() - begun, answer_max_) << "another stream was held up";
     ++answers_;
   }
 }

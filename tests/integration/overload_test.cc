@@ -18,7 +18,9 @@
 
 #include "absl/strings/match.h"
 #include "absl/time/clock.h"
+#include "grpcpp/completion_queue.h"
 #include "grpcpp/create_channel.h"
+#include "grpcpp/support/async_unary_call.h"
 #include "lorica/v1/inference.grpc.pb.h"
 #include "tests/fakes/test_paths.h"
 #include "tests/integration/server_process.h"
@@ -32,7 +34,6 @@ constexpr int kQueue = 16 / kInstrumentationFactor;  // slow servers see fewer c
 constexpr int kPeakCallers = kRunning + kQueue / 2;  // some wait: it is full while others ask anew
 constexpr int kAnswerTokens = 12;
 constexpr int kChannels = 4;
-constexpr int kCallers = 160;
 constexpr int kCallersNiceness = 10;
 constexpr double kOverload = 10.0;
 const absl::Duration kCallDeadline = kInstrumentationFactor * absl::Seconds(20);
@@ -80,27 +81,40 @@ class Overload : public ::testing::Test {
           server_->address(), grpc::InsecureChannelCredentials(), arguments)));
     }
   }
-  void Call(int number, Tally* tally) {
-    static const char* const kAdapters[] = {"", "intent", "headline", "text-to-sql"};
-    v1::GenerateRequest request;
-    request.set_prompt("The city council voted on Tuesday");
-    request.set_adapter_id(kAdapters[number % 4]);
-    request.set_max_tokens(kAnswerTokens);
-    request.set_ignore_eos(true);
+  struct Asked {
     grpc::ClientContext context;
-    context.set_deadline(absl::ToChronoTime(absl::Now() + kCallDeadline));
+    v1::GenerateRequest request;
     v1::GenerateResponse response;
-    const grpc::Status status = stubs_[number % kChannels]->Generate(&context, request, &response);
-    if (status.ok()) {
+    grpc::Status status;
+    std::unique_ptr<grpc::ClientAsyncResponseReader<v1::GenerateResponse>> reader;
+  };
+  static std::unique_ptr<Asked> Ask(int number) {
+    static const char* const kAdapters[] = {"", "intent", "headline", "text-to-sql"};
+    auto asked = std::make_unique<Asked>();
+    asked->request.set_prompt("The city council voted on Tuesday");
+    asked->request.set_adapter_id(kAdapters[number % 4]);
+    asked->request.set_max_tokens(kAnswerTokens);
+    asked->request.set_ignore_eos(true);
+    asked->context.set_deadline(absl::ToChronoTime(absl::Now() + kCallDeadline));
+    return asked;
+  }
+  static void Count(const Asked& asked, Tally* tally) {
+    if (asked.status.ok()) {
       ++tally->served;
-      tally->tokens += response.usage().completion_tokens();
-    } else if (status.error_code() == grpc::StatusCode::UNAVAILABLE) {
+      tally->tokens += asked.response.usage().completion_tokens();
+    } else if (asked.status.error_code() == grpc::StatusCode::UNAVAILABLE) {
       ++tally->refused;
-    } else if (status.error_code() == grpc::StatusCode::DEADLINE_EXCEEDED) {
+    } else if (asked.status.error_code() == grpc::StatusCode::DEADLINE_EXCEEDED) {
       ++tally->late;
     } else {
       ++tally->other;
     }
+  }
+  void Call(int number, Tally* tally) {
+    const auto asked = Ask(number);
+    asked->status =
+        stubs_[number % kChannels]->Generate(&asked->context, asked->request, &asked->response);
+    Count(*asked, tally);
   }
   // `callers` of them, one call after the other each.
   void CloseLoop(int callers, absl::Duration time, Tally* tally) {
@@ -120,37 +134,50 @@ class Overload : public ::testing::Test {
     absl::Duration recovery;  // from the last call until a lone one took at most `lone_max`
   };
   // Calls come at their rate whatever becomes of those before. Behind the last of them, while
-  // what was taken is still served, one caller tries again and again.
+  // what was taken is still served, one caller tries again and again. One thread makes all calls:
+  // a thread for each takes as much of the processor as the server takes to refuse one.
   Offered OpenLoop(double calls_per_second, absl::Duration time, absl::Duration lone_max,
                    Tally* tally) {
     const absl::Time begun = absl::Now();
     const auto count = static_cast<int>(calls_per_second * absl::ToDoubleSeconds(time));
-    std::atomic<int> next = 0;
-    std::atomic<int> made = 0;
-    std::vector<std::thread> threads;
-    for (int i = 0; i < kCallers; ++i) {
-      threads.emplace_back([&] {
-        for (int number = next++; number < count; number = next++) {
-          absl::SleepFor(begun + absl::Seconds(number / calls_per_second) - absl::Now());
-          ++made;
-          Call(number, tally);
-        }
-      });
-    }
-    while (made < count) absl::SleepFor(absl::Milliseconds(1));
+    const auto due = [&](int number) { return begun + absl::Seconds(number / calls_per_second); };
+    grpc::CompletionQueue answers;
     Offered offered;
-    const absl::Time last = absl::Now();
-    offered.time = last - begun;
-    std::thread lone([&] {
-      while (absl::Now() - last < kRecoveryMax && LoneLatency() > lone_max) {
-        absl::SleepFor(kRecoveryPause);
+    std::thread lone;
+    int made = 0;
+    for (int open = 0; made < count || open > 0;) {
+      for (; made < count && due(made) <= absl::Now(); ++open) Begin(made++, &answers);
+      if (made == count && !lone.joinable()) {
+        offered.time = absl::Now() - begun;
+        lone = std::thread([&] { offered.recovery = TimeToRecover(lone_max); });
       }
-      offered.recovery = absl::Now() - last;
-    });
-    for (std::thread& thread : threads) thread.join();
+      const absl::Time until = made < count ? due(made) : absl::InfiniteFuture();
+      void* tag = nullptr;
+      bool is_ok = false;
+      if (answers.AsyncNext(&tag, &is_ok, absl::ToChronoTime(until)) !=
+          grpc::CompletionQueue::GOT_EVENT) {
+        continue;
+      }
+      const std::unique_ptr<Asked> ended(static_cast<Asked*>(tag));
+      Count(*ended, tally);
+      --open;
+    }
     offered.answered = absl::Now() - begun;
-    lone.join();
+    if (lone.joinable()) lone.join();
     return offered;
+  }
+  void Begin(int number, grpc::CompletionQueue* answers) {
+    Asked* const asked = Ask(number).release();  // comes back as its tag
+    asked->reader =
+        stubs_[number % kChannels]->AsyncGenerate(&asked->context, asked->request, answers);
+    asked->reader->Finish(&asked->response, &asked->status, asked);
+  }
+  absl::Duration TimeToRecover(absl::Duration lone_max) {
+    const absl::Time begun = absl::Now();
+    while (absl::Now() - begun < kRecoveryMax && LoneLatency() > lone_max) {
+      absl::SleepFor(kRecoveryPause);
+    }
+    return absl::Now() - begun;
   }
   // Endless when it was refused.
   absl::Duration LoneLatency() {

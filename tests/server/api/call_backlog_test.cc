@@ -3,6 +3,7 @@
 // take bounded memory is tested over sockets (grpc_floods_test).
 #include "server/api/call_backlog.h"
 
+#include <algorithm>
 #include <vector>
 
 #include "gtest/gtest.h"
@@ -11,7 +12,8 @@ namespace lorica {
 namespace {
 
 constexpr int kEach = 100;
-constexpr int kConnections = kClosedCallsTogetherMax / kEach;
+constexpr int kConnections = kCallsTogetherMax / kEach;
+constexpr int kClosing = kClosedCallsTogetherMax / kEach;  // connections whose closed calls are all
 static_assert(kEach > kClosedCallsShare && kEach < kClosedCallsMax);
 
 class CallBacklogTest : public ::testing::Test {
@@ -27,35 +29,49 @@ class CallBacklogTest : public ::testing::Test {
   void EndFirst(int count) {
     for (int i = 0; i < count; ++i) backlog_.End(&calls_[ended_++]);
   }
-  bool HasTooManyOpen(int connection) const {
-    return backlog_.HasTooManyOpen(&connections_[connection]);
-  }
+  bool HasTooMany(int connection) const { return backlog_.HasTooMany(&connections_[connection]); }
   bool MustWait(int connection) const {
     return backlog_.MustWait(&connections_[connection], absl::ZeroDuration());
   }
 
   CallBacklog backlog_;
   char connections_[kConnections + 1] = {};
-  std::vector<char> calls_ = std::vector<char>(2 * kClosedCallsTogetherMax);
+  std::vector<char> calls_ = std::vector<char>(2 * kCallsTogetherMax);
   int begun_ = 0;
   int ended_ = 0;
 };
 
 TEST_F(CallBacklogTest, CallsAreOpenUntilTheyAreClosedForReadsAndWrites) {
   Begin(0, kStreamsUntoldMax);
-  EXPECT_FALSE(HasTooManyOpen(0));
+  EXPECT_FALSE(HasTooMany(0));
   Begin(0, 1);
-  EXPECT_TRUE(HasTooManyOpen(0));
-  EXPECT_FALSE(HasTooManyOpen(1));
+  EXPECT_TRUE(HasTooMany(0));
+  EXPECT_FALSE(HasTooMany(1));
   backlog_.Close(&calls_[0], /*reads=*/true, /*writes=*/false);
   backlog_.Close(&calls_[1], /*reads=*/false, /*writes=*/true);
-  EXPECT_TRUE(HasTooManyOpen(0));
+  EXPECT_TRUE(HasTooMany(0));
   backlog_.Close(&calls_[1], /*reads=*/true, /*writes=*/false);
-  EXPECT_FALSE(HasTooManyOpen(0));
+  EXPECT_FALSE(HasTooMany(0));
   Begin(0, 1);
-  EXPECT_TRUE(HasTooManyOpen(0));
+  EXPECT_TRUE(HasTooMany(0));
   EndFirst(1);
-  EXPECT_FALSE(HasTooManyOpen(0)) << "the first ended without being closed";
+  EXPECT_FALSE(HasTooMany(0)) << "the first ended without being closed";
+}
+
+TEST_F(CallBacklogTest, WhereAllHaveTooManyThoseEndThatHaveMoreThanWhoKeepsToTheLimits) {
+  Begin(0, kCallsShare - 1);
+  BeginAndClose(0, 1);
+  Begin(1, kCallsShare + 1);
+  for (int i = 2; begun_ < kCallsTogetherMax; ++i) {
+    Begin(i, std::min(kEach, kCallsTogetherMax - begun_));
+  }
+  EXPECT_FALSE(HasTooMany(1)) << "as many as may be";
+  Begin(kConnections, 1);
+  EXPECT_TRUE(HasTooMany(1));
+  EXPECT_FALSE(HasTooMany(0)) << "it has a share";
+  BeginAndClose(0, 1);
+  EXPECT_TRUE(HasTooMany(0)) << "closed ones count";
+  EXPECT_FALSE(HasTooMany(2));
 }
 
 TEST_F(CallBacklogTest, AConnectionWaitsBeyondItsLimitUntilACallHasEnded) {
@@ -72,18 +88,18 @@ TEST_F(CallBacklogTest, AConnectionWaitsBeyondItsLimitUntilACallHasEnded) {
 }
 
 TEST_F(CallBacklogTest, WhenAllHaveTooManyThoseWaitThatHaveMoreThanAShare) {
-  for (int i = 0; i < kConnections - 1; ++i) BeginAndClose(i, kEach);
-  BeginAndClose(kConnections - 1, kEach - kClosedCallsShare);
-  BeginAndClose(kConnections, kClosedCallsShare);
+  for (int i = 0; i < kClosing - 1; ++i) BeginAndClose(i, kEach);
+  BeginAndClose(kClosing - 1, kEach - kClosedCallsShare);
+  BeginAndClose(kClosing, kClosedCallsShare);
   EXPECT_FALSE(MustWait(0)) << "as many as may be";
   BeginAndClose(1, 1);
   EXPECT_TRUE(MustWait(0));
   EXPECT_TRUE(MustWait(1));
-  EXPECT_FALSE(MustWait(kConnections)) << "it has a share";
-  BeginAndClose(kConnections, 1);
-  EXPECT_TRUE(MustWait(kConnections));
+  EXPECT_FALSE(MustWait(kClosing)) << "it has a share";
+  BeginAndClose(kClosing, 1);
+  EXPECT_TRUE(MustWait(kClosing));
   EndFirst(2);
-  EXPECT_FALSE(MustWait(kConnections));
+  EXPECT_FALSE(MustWait(kClosing));
 }
 
 TEST_F(CallBacklogTest, AReadWaitsSoLongAndNoLonger) {

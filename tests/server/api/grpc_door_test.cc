@@ -2,8 +2,10 @@
 #include "server/api/grpc_door.h"
 
 #include <arpa/inet.h>
+#include <fcntl.h>
 #include <poll.h>
 #include <sys/socket.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #include <system_error>
@@ -12,6 +14,7 @@
 #include "grpcpp/generic/async_generic_service.h"
 #include "grpcpp/server.h"
 #include "tests/fakes/no_descriptors.h"
+#include "tests/fakes/temporary_folder.h"
 #include "tests/fakes/thread_shim.h"
 #include "tests/server/api/tiny_server.h"
 
@@ -85,9 +88,9 @@ TEST_F(GrpcDoorTest, OtherSocketsStayAndTheDoorStaysOpen) {
   ::close(others[1]);
 }
 
-// The listener, /proc and what takes a descriptor's place need one each.
+// The listener and /proc need one each.
 TEST(GrpcDoor, IsNotMadeWhereTheProcessMayHaveTooFewDescriptors) {
-  constexpr int kNeeded = 3;
+  constexpr int kNeeded = 2;
   for (int left = 0; left <= kNeeded; ++left) {
     grpc::ServerBuilder builder;
     const NoDescriptors none(left);
@@ -102,6 +105,29 @@ TEST(GrpcDoor, IsNotMadeWhereTheProcessMayHaveTooFewDescriptors) {
     EXPECT_EQ(std::ssize(taken), left) << "it keeps none";
     for (const int i : taken) ::close(i);
   }
+}
+
+// SQLite's among them: another program would take a change that is under way for one that was cut.
+TEST_F(GrpcDoorTest, TheProcessKeepsItsLocksOnFiles) {
+  TemporaryFolder folder;
+  const int file = ::open((folder.path() + "/locked").c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0600);
+  struct flock lock = {.l_type = F_WRLCK, .l_whence = SEEK_SET};
+  ASSERT_EQ(::fcntl(file, F_SETLK, &lock), 0);
+  const int socket = ConnectTo(door_->port());
+  ASSERT_TRUE(HearsOf(socket, POLLIN, kLong)) << "it was let in";
+  door_->EndConnections();
+  EXPECT_TRUE(HearsOf(socket, POLLRDHUP, kLong));
+  const pid_t other = ::fork();
+  if (other == 0) {
+    struct flock seen = {.l_type = F_WRLCK, .l_whence = SEEK_SET};
+    ::fcntl(file, F_GETLK, &seen);
+    ::_exit(seen.l_type == F_WRLCK ? 0 : 1);
+  }
+  int status = -1;
+  ASSERT_EQ(::waitpid(other, &status, 0), other);
+  EXPECT_EQ(status, 0) << "anybody could lock it";
+  ::close(socket);
+  ::close(file);
 }
 
 #ifndef __SANITIZE_THREAD__

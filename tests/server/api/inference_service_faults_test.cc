@@ -1,5 +1,9 @@
 // Calls over gRPC that fail once they run, or before they are whole: whose fault it is, and what
 // the log says of it.
+#include <atomic>
+#include <functional>
+#include <thread>
+
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
 #include "gmock/gmock.h"
@@ -24,8 +28,9 @@ bool AwaitRefusalLogged(int64_t before, absl::Duration patience = absl::Seconds(
   return RefusalsLogged() > before;
 }
 
-// Starts a call without its message, and cancels it `after` that.
-void CancelBeforeMessage(const TinyServer& server, absl::Duration after) {
+// Starts a call without its message. How it ends when `then` has been done.
+grpc::Status CallWithoutMessage(const TinyServer& server, const std::string& method,
+                                const std::function<void(grpc::ClientContext&)>& then) {
   grpc::GenericStub stub(server.channel());
   grpc::CompletionQueue queue;
   const auto await = [&queue] {
@@ -34,14 +39,21 @@ void CancelBeforeMessage(const TinyServer& server, absl::Duration after) {
     queue.Next(&tag, &ok);
   };
   Context context;
-  const auto call = stub.PrepareCall(&context, "/lorica.v1.InferenceService/Generate", &queue);
+  const auto call = stub.PrepareCall(&context, "/lorica.v1.InferenceService/" + method, &queue);
   call->StartCall(nullptr);
   await();
-  absl::SleepFor(after);
-  context.TryCancel();
   grpc::Status status;
   call->Finish(&status, nullptr);
+  then(context);
   await();
+  return status;
+}
+
+void CancelBeforeMessage(const TinyServer& server, absl::Duration after) {
+  const grpc::Status status = CallWithoutMessage(server, "Generate", [&](auto& context) {
+    absl::SleepFor(after);
+    context.TryCancel();
+  });
   EXPECT_EQ(status.error_code(), grpc::StatusCode::CANCELLED);
 }
 
@@ -133,6 +145,45 @@ TEST_F(FailedCalls, HaveOneLineWithTheirMethodInTheLog) {
     const auto of_stream = LinesOf([&, request = request] { EXPECT_FALSE(Stream(request).ok()); });
     EXPECT_THAT(of_stream, line("GenerateStream"));
   }
+}
+
+// Nobody is listened to whom the queue has no room for.
+TEST(FullQueue, CallsAreRefusedBeforeTheirMessageComes) {
+  Config config;
+  config.running_requests = config.queue_requests = 1;
+  TinyServer server(config);
+  std::atomic<bool> stop = false;
+  std::vector<std::thread> others;  // more than find room, so the queue is never empty for long
+  for (int i = 0; i < 4; ++i) {
+    others.emplace_back([&] {
+      while (!stop) {
+        Context context;
+        v1::GenerateResponse response;
+        (void)server.inference().Generate(&context, TokensRequest(480), &response);
+      }
+    });
+  }
+  server.WaitFor([](const auto& status) { return status.queued() == 1; });
+  for (const char* method : {"Generate", "GenerateStream"}) {
+    grpc::Status status;
+    for (int i = 0; i < 10 && status.error_code() != grpc::StatusCode::UNAVAILABLE; ++i) {
+      status = CallWithoutMessage(server, method, [](auto& context) {
+        absl::SleepFor(kInstrumentationFactor * absl::Milliseconds(200));
+        context.TryCancel();  // one that found room waits for its message
+      });
+    }
+    EXPECT_EQ(status.error_code(), grpc::StatusCode::UNAVAILABLE) << method;
+    EXPECT_THAT(status.error_message(), StartsWith("the queue is full: its limit is 1 requests"));
+  }
+  EXPECT_GE(server.Status().counters().requests_refused(), 2);
+  Context context;
+  v1::TokenizeRequest tokenize;
+  tokenize.set_prompt("a");
+  v1::TokenizeResponse tokens;
+  EXPECT_TRUE(server.inference().Tokenize(&context, tokenize, &tokens).ok()) << "needs no room";
+  stop = true;
+  for (std::thread& other : others) other.join();
+  EXPECT_EQ(server.Status().queued(), 0);
 }
 
 // Nobody's mistake, and no line that says so.

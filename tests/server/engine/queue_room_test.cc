@@ -29,6 +29,18 @@ TEST(QueueRoom, IsBoundedInRequestsTokensAndBytes) {
   EXPECT_TRUE(room.Enter("c", {1, 10, 100}).ok());
 }
 
+TEST(QueueRoom, IsLookedAtWithoutTakingAny) {
+  QueueRoom room({2, 20, 200}, 2);
+  for (int i = 0; i < 5; ++i) EXPECT_TRUE(room.Check("a", {1, 1, 1}).ok());
+  EXPECT_EQ(room.tenants(), 0);
+  EXPECT_TRUE(room.Enter("a", {1, 1, 1}).ok());
+  EXPECT_THAT(Said(room.Check("a", {1, 1, 1})), HasSubstr("this tenant's part of the queue"));
+  EXPECT_TRUE(room.Check("b", {1, 19, 199}).ok());
+  EXPECT_THAT(Said(room.Check("b", {1, 20, 199})), HasSubstr("its limit is 20 tokens"));
+  room.Leave("a", {1, 1, 1});
+  EXPECT_TRUE(room.Check("a", {1, 20, 200}).ok());
+}
+
 TEST(QueueRoom, OneTenantFillsItsPartAloneAndOthersStillComeIn) {
   QueueRoom room({4, 40, 400}, 2);
   EXPECT_TRUE(room.Enter("greedy", {1, 10, 100}).ok());

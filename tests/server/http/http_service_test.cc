@@ -158,6 +158,30 @@ TEST(HttpServiceTest, OneTenantsGenerationsLeaveHalfOfThePlacesToOthers) {
   EXPECT_EQ(status, 200);
 }
 
+TEST(HttpServiceTest, WhoFindsTheQueueFullIsNotListenedTo) {
+  Config config;
+  config.running_requests = config.queue_requests = 1;
+  TinyServer server(config);
+  const int port = server.server().http_port();
+  std::atomic<bool> stop = false;
+  std::vector<std::thread> others;  // more than find room, so the queue is never empty for long
+  for (int i = 0; i < 4; ++i) {
+    others.emplace_back([&] {
+      while (!stop) Post(port, "/generate", LongBody(480));
+    });
+  }
+  server.WaitFor([](const auto& status) { return status.queued() == 1; });
+  Json nobodys = LongBody(1);
+  nobodys["parameters"]["adapter_id"] = "nobodys";
+  HttpAnswer answer;
+  for (int i = 0; i < 10 && answer.status != 429; ++i) answer = Post(port, "/generate", nobodys);
+  EXPECT_EQ(answer.status, 429) << "though there is no such adapter";
+  EXPECT_THAT(answer.body, ::testing::HasSubstr("the queue is full: its limit is 1 requests"));
+  stop = true;
+  for (std::thread& other : others) other.join();
+  EXPECT_EQ(Post(port, "/generate", nobodys).status, 424);
+}
+
 TEST(HttpServiceTest, AClientThatLeavesIsNoticedWhileItWaitsAndWhileItReads) {
   Config config;
   config.running_requests = 1;
