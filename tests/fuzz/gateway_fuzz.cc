@@ -20,28 +20,31 @@ constexpr int kTextBytesMax = 1024;
 constexpr int kCallsBetweenLooks = 64;
 constexpr int kContextTokens = 48;    // short answers
 constexpr int kWatchMessagesMax = 1;  // nothing has to change for a second one
-constexpr char kGenerateStream[] = "InferenceService/GenerateStream";
-constexpr char kWatchAdapters[] = "AdapterService/WatchAdapters";
+constexpr char kGenerateStream[] = "lorica.v1.InferenceService/GenerateStream";
+constexpr char kWatchAdapters[] = "lorica.v1.AdapterService/WatchAdapters";
+constexpr char kWatchHealth[] = "grpc.health.v1.Health/Watch";
 
 const char* const kMethods[] = {
-    "InferenceService/Generate",
-    "InferenceService/Tokenize",
-    "AdapterService/RegisterAdapter",
-    "AdapterService/CheckAdapter",
-    "AdapterService/GetAdapter",
-    "AdapterService/ListAdapters",
-    "AdapterService/LoadAdapter",
-    "AdapterService/EvictAdapter",
-    "AdapterService/PinAdapter",
-    "AdapterService/UnpinAdapter",
-    "AdapterService/DeleteAdapter",
-    "AdapterService/RollbackAdapter",
-    "AdapterService/SetAlias",
-    "ServerService/GetUsage",
-    "AdapterService/MergeAdapters",
-    "ServerService/GetStatus",
+    "lorica.v1.InferenceService/Generate",
+    "lorica.v1.InferenceService/Tokenize",
+    "lorica.v1.AdapterService/RegisterAdapter",
+    "lorica.v1.AdapterService/CheckAdapter",
+    "lorica.v1.AdapterService/GetAdapter",
+    "lorica.v1.AdapterService/ListAdapters",
+    "lorica.v1.AdapterService/LoadAdapter",
+    "lorica.v1.AdapterService/EvictAdapter",
+    "lorica.v1.AdapterService/PinAdapter",
+    "lorica.v1.AdapterService/UnpinAdapter",
+    "lorica.v1.AdapterService/DeleteAdapter",
+    "lorica.v1.AdapterService/RollbackAdapter",
+    "lorica.v1.AdapterService/SetAlias",
+    "lorica.v1.ServerService/GetUsage",
+    "lorica.v1.AdapterService/MergeAdapters",
+    "lorica.v1.ServerService/GetStatus",
     kGenerateStream,
     kWatchAdapters,
+    "grpc.health.v1.Health/Check",
+    kWatchHealth,
 };
 
 // Reads a stream's messages to its end, or so many and cancels it.
@@ -77,8 +80,8 @@ grpc::Status ReadStream(const TinyServer& server, const std::string& method,
 grpc::Status Call(const TinyServer& server, uint8_t choice, const std::string& request) {
   const std::string name = kMethods[choice % std::size(kMethods)];
   const int number = choice / std::size(kMethods);
-  const std::string method = absl::StrCat("/lorica.v1.", name);
-  if (name == kWatchAdapters) {
+  const std::string method = absl::StrCat("/", name);
+  if (name == kWatchAdapters || name == kWatchHealth) {
     return ReadStream(server, method, request, number % (kWatchMessagesMax + 1));
   }
   if (name == kGenerateStream) {
