@@ -61,7 +61,7 @@ TEST_F(HostileIds, PathsAreRefused) {
 }
 
 TEST_F(HostileIds, NothingIsDecoded) {
-  for (const char* id : {"%2e%2e%2f", "..\\..\\x", "%252e"}) ExpectRefused(id);
+  for (const char* id : {"%2e%2e%2f", "a%2e%2e", "..\\..\\x", "%252e"}) ExpectRefused(id);
 }
 
 TEST_F(HostileIds, ControlCharactersAreRefused) {
