@@ -166,9 +166,11 @@ bool CallBacklog::MustWait(const void* connection, absl::Duration waited) const 
   if (together <= kClosedCallsShare || waited >= kReadPauseMax) return false;
   absl::MutexLock lock(&mutex_);
   const auto found = connections_.find(connection);
-  const bool crowded = together > kClosedCallsTogetherMax;
-  return found != connections_.end() &&
-         found->second.closed > (crowded ? kClosedCallsShare : kClosedCallsMax);
+  if (found == connections_.end()) return false;
+  int most = kClosedCallsMax;
+  if (calls_.size() > kCallsTogetherMax / 2) most = kClosedCallsCrowdedMax;
+  if (together > kClosedCallsTogetherMax) most = kClosedCallsShare;
+  return found->second.closed > most;
 }
 
 int64_t CallBacklog::calls() const {
@@ -183,7 +185,7 @@ absl::Status CheckOpenCalls(void* transport) {
   absl::Status status = absl::UnavailableError(
       absl::StrCat("too many calls of a connection have not ended, more than ", kStreamsUntoldMax,
                    ", or ", kCallsShare, " beside many of others; it ends"));
-  LogRefusal("unknown", "", status, SteadyNow());
+  LogEnded(status, SteadyNow());
   return status;
 }
 

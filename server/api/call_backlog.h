@@ -35,7 +35,9 @@ inline constexpr int kStreamsUntoldMax = 1024;  // of a connection that may not 
 // Of a connection: all that may be open may end at once.
 inline constexpr int kClosedCallsMax = kStreamsPerConnectionMax;
 inline constexpr int kCallsTogetherMax = 2048;  // of all, open or closed; beyond, a connection may
-inline constexpr int kCallsShare = kStreamsPerConnectionMax + 64;  // have so many, of both kinds
+inline constexpr int kCallsShare = kStreamsPerConnectionMax + 128;  // have so many, of both kinds
+// Of closed ones from half of kCallsTogetherMax on: who keeps to the limits stays well below.
+inline constexpr int kClosedCallsCrowdedMax = 64;
 inline constexpr int kClosedCallsTogetherMax = 1000;  // of all; beyond, a connection may have
 inline constexpr int kClosedCallsShare = 10;          // so many
 inline constexpr absl::Duration kReadPause = absl::Milliseconds(5);  // until it is looked at again

@@ -144,8 +144,14 @@ absl::StatusOr<Gateway::Answers> Gateway::GenerateSamples(const TenantPtr& tenan
   return answers;
 }
 
+absl::Status Gateway::CheckDrain() const {
+  if (!draining_.load(std::memory_order_relaxed)) return absl::OkStatus();
+  return GoElsewhere("the server is shutting down; send the call to another one");
+}
+
 absl::Status Gateway::CheckRoom(const Tenant& tenant) {
-  absl::Status status = engine_->CheckRoom(tenant.name);
+  absl::Status status = CheckDrain();
+  if (status.ok()) status = engine_->CheckRoom(tenant.name);
   if (!status.ok()) CountRefusal();
   return status;
 }
@@ -156,9 +162,7 @@ absl::StatusOr<Gateway::Answers> Gateway::Admit(const TenantPtr& tenant, const G
   if (call.deadline <= now) {
     return absl::DeadlineExceededError("the deadline had passed when the call arrived");
   }
-  if (draining_.load(std::memory_order_relaxed)) {
-    return GoElsewhere("the server is shutting down; send the call to another one");
-  }
+  if (absl::Status s = CheckDrain(); !s.ok()) return s;
   if (count < 1 || count > kSamplesMax) {
     return FieldError("n", absl::StrCat("must be from 1 to ", kSamplesMax, ", not ", count));
   }

@@ -199,7 +199,7 @@ class Gateway {
                                                                        int count);
 
   // Who finds the queue full need not be listened to: the faces ask before they read, parse or
-  // hand over a call that generates. Unavailable: it is; counts as a refusal.
+  // hand over a call that generates. Unavailable: it is, or the server drains; counts as a refusal.
   absl::Status CheckRoom(const Tenant& tenant);
 
   struct Tokenized {
@@ -245,6 +245,7 @@ class Gateway {
 
   using Answers = std::vector<std::shared_ptr<Answer>>;
   using Charges = std::vector<std::shared_ptr<Charge>>;
+  absl::Status CheckDrain() const;
   absl::StatusOr<Answers> Admit(const TenantPtr& tenant, const GenerateCall& call, int count);
   absl::StatusOr<Charges> EnterAll(const TenantPtr& tenant, int count);
   absl::StatusOr<Adapters> FindAdapters(const Tenant& tenant, const GenerateCall& call);

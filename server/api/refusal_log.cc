@@ -86,6 +86,11 @@ void LogUnreached(const absl::Status& why, absl::Time now) {
   LogIn(window, "unreached", "fetch", "", why, now);
 }
 
+void LogEnded(const absl::Status& why, absl::Time now) {
+  static Window& window = *new Window;
+  LogIn(window, "ended", "connection", "", why, now);
+}
+
 int64_t RefusalsLogged() { return g_logged.load(std::memory_order_relaxed); }
 
 }  // namespace lorica

@@ -27,6 +27,8 @@ void LogStale(absl::string_view adapter_id, const absl::Status& why, absl::Time 
 // "unreached": what a hub, a bucket or a web server failed with, and where it is. The calls that
 // waited for it have lines of their own, so these are limited, and counted, apart.
 void LogUnreached(const absl::Status& why, absl::Time now);
+// "ended": a connection, and why. Its calls may have lines of their own; limited and counted apart.
+void LogEnded(const absl::Status& why, absl::Time now);
 
 // Text as a field of such a line: where it ends does not depend on what it says.
 std::string QuotedForLog(absl::string_view text);

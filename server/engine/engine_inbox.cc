@@ -27,9 +27,13 @@ EngineInbox::EngineInbox(const EngineOptions& options)
       queue_({options.queue_requests_max, options.queue_tokens_max, options.queue_bytes_max},
              options.queue_tenant_parts) {}
 
-absl::Status EngineInbox::Admit(const EngineRequest& request) {
+absl::Status EngineInbox::CheckOpen() const {
   if (!closed_.ok()) return closed_;
-  if (draining_) return absl::UnavailableError("the server is shutting down");
+  return draining_ ? absl::UnavailableError("the server is shutting down") : absl::OkStatus();
+}
+
+absl::Status EngineInbox::Admit(const EngineRequest& request) {
+  if (absl::Status s = CheckOpen(); !s.ok()) return s;
   return queue_.Enter(request.tenant, ShareOf(request));
 }
 
@@ -50,6 +54,7 @@ absl::StatusOr<RequestId> EngineInbox::Submit(std::unique_ptr<RequestState> requ
 
 absl::Status EngineInbox::CheckRoom(const std::string& tenant) const {
   absl::MutexLock lock(&mutex_);
+  if (absl::Status s = CheckOpen(); !s.ok()) return s;
   return queue_.Check(tenant, {.requests = 1, .tokens = 1, .bytes = 1});
 }
 

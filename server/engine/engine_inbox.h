@@ -76,6 +76,7 @@ class EngineInbox {
   EngineStats stats() const;
 
  private:
+  absl::Status CheckOpen() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   absl::Status Admit(const EngineRequest& request) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   bool Woken() const { return woken_; }
 

@@ -102,6 +102,21 @@ TEST_F(CallBacklogTest, WhenAllHaveTooManyThoseWaitThatHaveMoreThanAShare) {
   EXPECT_FALSE(MustWait(kClosing));
 }
 
+// So that who keeps to the limits is never among those that end.
+TEST_F(CallBacklogTest, FromHalfOfWhatAllMayHaveAConnectionWaitsSooner) {
+  static_assert(kStreamsPerConnectionMax + kClosedCallsCrowdedMax < kCallsShare);
+  BeginAndClose(0, kClosedCallsCrowdedMax + 1);
+  for (int i = 1; begun_ < kCallsTogetherMax / 2; ++i) {
+    Begin(i, std::min(kEach, kCallsTogetherMax / 2 - begun_));
+  }
+  EXPECT_FALSE(MustWait(0)) << "as many as may be";
+  Begin(kConnections, 2);
+  EXPECT_TRUE(MustWait(0));
+  EXPECT_FALSE(MustWait(1));
+  EndFirst(1);
+  EXPECT_FALSE(MustWait(0)) << "it has so many and no more";
+}
+
 TEST_F(CallBacklogTest, AReadWaitsSoLongAndNoLonger) {
   BeginAndClose(0, kClosedCallsMax + 1);
   const absl::Duration tick = absl::Nanoseconds(1);

@@ -5,6 +5,7 @@
 
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
+#include "server/api/field_error.h"
 #include "tests/fakes/fake_device.h"
 #include "tests/fakes/fake_loader.h"
 #include "tests/fakes/temporary_folder.h"
@@ -281,6 +282,20 @@ TEST_F(GatewayTest, SamplesAreBoundedAndComeAllOrNone) {
   EXPECT_TRUE(absl::IsUnavailable(gateway_->GenerateSamples(tenant_, Call(), 2).status()));
   Steps(1);
   EXPECT_EQ(engine_.stats().cancelled, 1) << "the one that had been taken";
+}
+
+// Who comes to a server that ends should not come back to it.
+TEST_F(GatewayTest, AFullQueueIsToldBeforeACallIsPreparedAndADrainBeforeThat) {
+  EXPECT_TRUE(gateway_->CheckRoom(*tenant_).ok());
+  while (gateway_->Generate(Call()).ok()) continue;
+  const int64_t refused = gateway_->refused_count();
+  const absl::Status full = gateway_->CheckRoom(*tenant_);
+  EXPECT_TRUE(absl::IsUnavailable(full)) << full;
+  EXPECT_THAT(std::string(full.message()), ::testing::HasSubstr("the queue is full"));
+  gateway_->StartDrain();
+  const absl::Status drains = gateway_->CheckRoom(*tenant_);
+  EXPECT_TRUE(MeansElsewhere(drains)) << drains;
+  EXPECT_EQ(gateway_->refused_count(), refused + 2);
 }
 
 TEST_F(GatewayTest, AnUnreadAnswerIsPausedThenCancelled) {
