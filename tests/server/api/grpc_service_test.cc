@@ -1,6 +1,6 @@
 // Goal: who is gone is let go though his connection says nothing of it; and a service that cannot
-// start says why and leaves nothing behind. Over a gateway whose engine nobody runs: health is all
-// that is asked.
+// start says why and leaves nothing behind. Over a gateway whose engine takes no step but those of
+// a test.
 #include "server/api/grpc_service.h"
 
 #include <atomic>
